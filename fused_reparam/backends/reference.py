@@ -1,0 +1,261 @@
+"""The reference backend: every op in plain PyTorch, on any device. It is the specification.
+
+Every backend module has the functions ``unavailable_reason``, ``info``, ``normal``,
+``gaussian_forward`` and ``gaussian_backward`` with the arguments used here. The op layer allocates
+all outputs, arranges memory and guarantees:
+
+* There is at least one element. ``loc, scale, eps, z, grad_z, grad_loc, grad_scale`` share one
+  dtype (float32, float16, bfloat16 or float64) and one device; those that are not wanted are None.
+* ``dense=True``: each of them is n consecutive elements in one common memory order; shapes and
+  strides say nothing more. ``dense=False``: each is a 2-D tensor of one shape (R, C) with any
+  non-negative strides; element ``i`` is ``[i // C, i % C]``; ``z`` is contiguous, outputs never
+  overlap.
+* ``key`` is a contiguous uint64 tensor of shape (2,) on the device; ``eps``, if given, replaces it.
+* ``kl`` and ``grad_kl`` are float32 (float64 for float64) and hold S values, where S divides n:
+  ``kl[s] = weight * sum of the element KLs s*n/S .. (s+1)*n/S - 1``. They are contiguous, except
+  that for S = n they are laid out as the operands are.
+* ``low, high`` bound the scale parameter; infinite for none.
+
+Arithmetic is float32 (float64 for float64) and is rounded once, when a result is stored.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from .. import noise
+
+# The scale keywords; a backend receives the position in this tuple.
+SCALE_KINDS = ("logvar", "log_std", "std", "var", "rho")
+LOGVAR, LOG_STD, STD, VAR, RHO = range(5)
+
+
+def unavailable_reason(device: torch.device) -> str | None:
+    """Why this backend can't serve tensors on a device; None when it can. This one always can."""
+    return None
+
+
+def info() -> dict[str, str]:
+    """What ``python -m fused_reparam info`` prints about this backend."""
+    return {"implementation": "plain PyTorch"}
+
+
+def normal(key: Tensor, out: Tensor) -> None:
+    """Fill ``out`` with the stream of ``key`` in memory order."""
+    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
+    _flat(out).copy_(noise.stream(key, out.numel(), compute))
+
+
+def gaussian_forward(
+    loc: Tensor,
+    scale: Tensor,
+    key: Tensor | None,
+    eps: Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+    z: Tensor | None,
+    kl: Tensor | None,
+) -> None:
+    """``z = loc + sigma * eps`` and ``kl = weight * sum 0.5 (loc^2 + sigma^2 - 1 - log sigma^2)``.
+
+    ``z`` or ``kl`` may be None.
+    """
+    mu, x = _elements(loc, dense), clamp(_elements(scale, dense), low, high)
+    sigma = sigma_of(x, kind)
+    if z is not None:
+        _store(z, mu + sigma * _noise(key, eps, mu, dense), dense)
+    if kl is not None:
+        element = kl_element(mu, x, sigma, kind)
+        if kl.numel() == element.numel():
+            _store(kl, weight * element, dense)
+        else:
+            kl.view(-1).copy_(weight * element.view(kl.numel(), -1).sum(1))
+
+
+def gaussian_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    loc: Tensor,
+    scale: Tensor,
+    key: Tensor | None,
+    eps: Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+    grad_loc: Tensor | None,
+    grad_scale: Tensor | None,
+) -> None:
+    """Gradients of ``gaussian_forward``, with ``gk = weight * grad_kl`` of the element's sum::
+
+        grad_loc   = grad_z + gk * loc
+        grad_scale = inside(scale) * (grad_z * eps * dsigma + gk * dKL)
+
+    ``grad_z`` or ``grad_kl`` may be None (no gradient came), and so may either result.
+    """
+    mu, raw = _elements(loc, dense), _elements(scale, dense)
+    x = clamp(raw, low, high)
+    to_loc, to_scale = torch.zeros_like(mu), torch.zeros_like(mu)
+    sigma = sigma_of(x, kind)
+    if grad_z is not None:
+        gz = _elements(grad_z, dense)
+        to_loc = gz
+        if grad_scale is not None:
+            to_scale = gz * _noise(key, eps, mu, dense) * dsigma_of(x, sigma, kind)
+    if grad_kl is not None:
+        if grad_kl.numel() == mu.numel():
+            gk = weight * _elements(grad_kl, dense)
+        else:
+            segment = mu.numel() // grad_kl.numel()
+            gk = weight * grad_kl.reshape(-1).repeat_interleave(segment)
+        to_loc = to_loc + gk * mu
+        to_scale = to_scale + gk * dkl_of(x, sigma, kind)
+    if grad_loc is not None:
+        _store(grad_loc, to_loc, dense)
+    if grad_scale is not None:
+        _store(grad_scale, torch.where(inside(raw, low, high), to_scale, 0.0), dense)
+
+
+# Formulas, element by element. x is the scale parameter after clamping. They are differentiable
+# PyTorch code: the double backward is built from them.
+
+
+def clamp(x: Tensor, low: float, high: float) -> Tensor:
+    """Bound the scale parameter; NaN stays NaN."""
+    return x if low == -torch.inf and high == torch.inf else x.clamp(low, high)
+
+
+def inside(x: Tensor, low: float, high: float) -> Tensor:
+    """Where the gradient of the clamp is 1: at and inside the bounds, and at NaN."""
+    return ~((x < low) | (x > high))
+
+
+def sigma_of(x: Tensor, kind: int) -> Tensor:
+    """The standard deviation."""
+    if kind == LOGVAR:
+        return torch.exp(0.5 * x)
+    if kind == LOG_STD:
+        return torch.exp(x)
+    if kind == STD:
+        return x
+    if kind == VAR:
+        return torch.sqrt(x)
+    return _softplus(x)
+
+
+def log_var_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``log sigma^2``."""
+    if kind == LOGVAR:
+        return x
+    if kind == LOG_STD:
+        return 2.0 * x
+    if kind == STD:
+        return 2.0 * torch.log(sigma)
+    if kind == VAR:
+        return torch.log(x)
+    linear = x < -_softplus_edge(x)
+    return 2.0 * torch.where(linear, x, torch.log(torch.where(linear, 1.0, sigma)))
+
+
+def kl_element(mu: Tensor, x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``KL(N(mu, sigma^2) || N(0, 1))``."""
+    return 0.5 * (mu * mu + sigma * sigma - 1.0 - log_var_of(x, sigma, kind))
+
+
+def dsigma_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``d sigma / d x``."""
+    if kind == LOGVAR:
+        return 0.5 * sigma
+    if kind == LOG_STD:
+        return sigma
+    if kind == STD:
+        return torch.ones_like(x)
+    if kind == VAR:
+        return 0.5 / sigma
+    return torch.sigmoid(x)
+
+
+def dkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``d KL / d x``."""
+    if kind == LOGVAR:
+        return 0.5 * (sigma * sigma - 1.0)
+    if kind == LOG_STD:
+        return sigma * sigma - 1.0
+    if kind == STD:
+        return sigma - 1.0 / sigma
+    if kind == VAR:
+        return 0.5 * (1.0 - 1.0 / x)
+    return sigma * torch.sigmoid(x) - _dlog_softplus(x, sigma)
+
+
+def ddsigma_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``d^2 sigma / d x^2``."""
+    if kind == LOGVAR:
+        return 0.25 * sigma
+    if kind == LOG_STD:
+        return sigma
+    if kind == STD:
+        return torch.zeros_like(x)
+    if kind == VAR:
+        return -0.25 / (sigma * x)
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def ddkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``d^2 KL / d x^2``."""
+    if kind == LOGVAR:
+        return 0.5 * sigma * sigma
+    if kind == LOG_STD:
+        return 2.0 * sigma * sigma
+    if kind == STD:
+        return 1.0 + 1.0 / (sigma * sigma)
+    if kind == VAR:
+        return 0.5 / (x * x)
+    up, down, ratio = torch.sigmoid(x), torch.sigmoid(-x), _dlog_softplus(x, sigma)
+    return up * up + sigma * up * down - ratio * down + ratio * ratio
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return softplus(x, threshold=_softplus_edge(x))
+
+
+def _dlog_softplus(x: Tensor, sigma: Tensor) -> Tensor:
+    """``sigmoid(x) / softplus(x)``, which tends to 1 where both underflow."""
+    linear = x < -_softplus_edge(x)
+    return torch.where(linear, 1.0, torch.sigmoid(x) / torch.where(linear, 1.0, sigma))
+
+
+def _softplus_edge(x: Tensor) -> float:
+    """Beyond it softplus(x) is x, and below its negative exp(x), to the dtype's last bit."""
+    return 40.0 if x.dtype == torch.float64 else 20.0
+
+
+def _noise(key: Tensor | None, eps: Tensor | None, like: Tensor, dense: bool) -> Tensor:
+    if eps is not None:
+        return _elements(eps, dense)
+    assert key is not None
+    return noise.stream(key, like.numel(), like.dtype)
+
+
+def _flat(t: Tensor) -> Tensor:
+    """The n consecutive elements of a dense tensor, whatever its shape."""
+    return t.as_strided((t.numel(),), (1,))
+
+
+def _elements(t: Tensor, dense: bool) -> Tensor:
+    """The operand's elements in index order, 1-D, in the dtype of the arithmetic."""
+    flat = _flat(t) if dense else t.reshape(-1)
+    return flat if t.dtype == torch.float64 else flat.float()
+
+
+def _store(out: Tensor, value: Tensor, dense: bool) -> None:
+    if dense:
+        _flat(out).copy_(value)
+    else:
+        out.copy_(value.view(out.shape))

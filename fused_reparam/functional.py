@@ -1,0 +1,428 @@
+"""What a user calls: checks the arguments, finds the noise, calls an op."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import noise
+from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
+from .ops.gaussian import gaussian_latent as _latent_op
+from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
+from .ops.layout import empty_ordered, memory_order
+
+__all__ = ["gaussian_latent", "gaussian_rsample", "gaussian_kl", "gaussian_latent_from_moments"]
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_RNGS = ("philox", "torch")
+
+
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
+    reduction: str = "batchmean",
+    clamp: tuple[float, float] | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    rng: str = "philox",
+    eps: Tensor | None = None,
+    return_eps: bool = False,
+) -> tuple[Tensor, ...]:
+    r"""Sample a diagonal Gaussian by reparameterization and its KL divergence to N(0, I).
+
+    .. math::
+        z = \mu + \sigma \epsilon, \quad \epsilon \sim N(0, 1) \qquad
+        KL = \tfrac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2) \text{ per element, reduced}
+
+    Noise, sample and KL take one pass over memory, and so does the backward pass, which makes the
+    noise again from a 16-byte key: nothing of the latent's size is saved but the inputs.
+
+    Args:
+        mu: means, any shape; float32, float64, float16 or bfloat16.
+        logvar: log sigma^2. Exactly one of the five scales must be given. Tensors broadcast
+            against ``mu``; a python number stands for a 0-d tensor.
+        log_std: log sigma.
+        std: sigma.
+        var: sigma^2.
+        rho: sigma = softplus(rho) = log(1 + exp(rho)).
+        reduction: of the KL, in nats. "none": element-wise; "sample": summed over all dims but the
+            first; "sum"; "mean": over all elements; "batchmean": sum / size of dim 0.
+        clamp: (low, high) bounds on logvar or log_std, the same in z, in the KL and in the gradient
+            (1 at and inside the bounds, 0 outside).
+        key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn.
+        generator: where the key (or, with ``rng="torch"``, the noise) is drawn from; the default
+            generator of mu's device when None.
+        rng: "philox": this package's stream. "torch": the very numbers that
+            ``torch.randn_like(mu)`` would draw, the generator left in the same state; the noise is
+            then saved for the backward pass.
+        eps: noise to use instead of drawing any, of the sample's shape; it may require grad.
+        return_eps: also return the noise.
+
+    Returns:
+        ``(z, kl)``, or ``(z, kl, eps)`` with ``return_eps``. z has the broadcast shape, the inputs'
+        promoted dtype and mu's memory format. kl is float32 (float64 for float64 inputs) of
+        shape z.shape ("none"), z.shape[:1] ("sample") or (). eps is like z, and detached unless
+        it was given.
+
+    Raises:
+        TypeError: an input is not a floating tensor of the four dtypes, or the key's dtype is not
+            uint64.
+        ValueError: no scale or several, shapes that do not broadcast, an unknown reduction or rng,
+            different devices, a clamp that is not two numbers low <= high, or conflicting sources
+            of noise.
+        RuntimeError: the backend asked for can't serve mu's device.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4 and appendix B.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import gaussian_latent, noise
+        >>> mu = torch.zeros(4, 3, requires_grad=True)
+        >>> z, kl = gaussian_latent(mu, logvar=torch.zeros(4, 3), key=noise.key(0))
+        >>> z.shape, kl.item()
+        (torch.Size([4, 3]), 0.0)
+        >>> z.sum().backward()
+        >>> mu.grad.unique()
+        tensor([1.])
+    """
+    kind, scale = _one_scale(logvar, log_std, std, var, rho)
+    _check_reduction(reduction)
+    loc, x = _pair(mu, scale, kind)
+    source = _Source(key, generator, rng, eps)
+    return _latent(loc, x, -1, kind, clamp, reduction, source, return_eps)
+
+
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
+    clamp: tuple[float, float] | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    rng: str = "philox",
+    eps: Tensor | None = None,
+    return_eps: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Sample ``z = mu + sigma * eps`` without the KL.
+
+    Arguments, dtypes and errors are those of :func:`gaussian_latent`.
+
+    Returns:
+        z, or ``(z, eps)`` with ``return_eps``.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import gaussian_rsample, noise
+        >>> z = gaussian_rsample(torch.zeros(3), std=2.0, key=noise.key(1))
+        >>> torch.equal(z, 2.0 * noise.normal(noise.key(1), 3))
+        True
+    """
+    kind, scale = _one_scale(logvar, log_std, std, var, rho)
+    loc, x = _pair(mu, scale, kind)
+    source = _Source(key, generator, rng, eps)
+    z, _, *noise_used = _latent(loc, x, -1, kind, clamp, None, source, return_eps)
+    return (z, *noise_used) if return_eps else z  # type: ignore[return-value]
+
+
+def gaussian_kl(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
+    reduction: str = "batchmean",
+    clamp: tuple[float, float] | None = None,
+) -> Tensor:
+    """KL divergence of N(mu, sigma^2) to N(0, 1), in nats, without a sample.
+
+    ``0.5 * (mu^2 + sigma^2 - 1 - log sigma^2)`` per element, reduced. Arguments, dtypes and errors
+    are those of :func:`gaussian_latent`.
+
+    Returns:
+        float32 tensor (float64 for float64 inputs), shaped as ``reduction`` says.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, appendix B.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import gaussian_kl
+        >>> gaussian_kl(torch.ones(2, 5), std=torch.ones(5), reduction="sample")
+        tensor([2.5000, 2.5000])
+    """
+    kind, scale = _one_scale(logvar, log_std, std, var, rho)
+    _check_reduction(reduction)
+    loc, x = _pair(mu, scale, kind)
+    low, high = _bounds(clamp, kind)
+    spec = Spec(_order(loc, x, -1), kind, low, high, reduction, False, -1)
+    return _latent_op(Inputs(loc, x, None, None), spec)[1]
+
+
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    scale: str = "logvar",
+    reduction: str = "batchmean",
+    clamp: tuple[float, float] | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    rng: str = "philox",
+    eps: Tensor | None = None,
+    return_eps: bool = False,
+) -> tuple[Tensor, ...]:
+    """:func:`gaussian_latent` of the two halves of one tensor: means first, then scales.
+
+    The halves are read in place, and the backward pass writes one gradient in the layout of
+    ``moments``.
+
+    Args:
+        moments: tensor whose size along ``dim`` is even.
+        dim: the dim to halve.
+        scale: what the second half is: "logvar", "log_std", "std", "var" or "rho".
+        reduction, clamp, key, generator, rng, eps, return_eps: see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)`` or ``(z, kl, eps)``, see :func:`gaussian_latent`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for an
+            odd size along ``dim``, a dim that moments does not have, or an unknown scale.
+
+    Source: the layout is that of latent-diffusion autoencoders (Rombach et al., 2022).
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import gaussian_latent_from_moments
+        >>> z, kl = gaussian_latent_from_moments(torch.zeros(2, 8, 4, 4))
+        >>> z.shape
+        torch.Size([2, 4, 4, 4])
+    """
+    kind = scale_kind(scale)
+    _check_reduction(reduction)
+    dim = moments_dim(moments, dim)
+    source = _Source(key, generator, rng, eps)
+    return _latent(moments, None, dim, kind, clamp, reduction, source, return_eps)
+
+
+def moments_dim(moments: Tensor, dim: int) -> int:
+    """The dim along which moments are halved, counted from the front, once they are checked."""
+    _check_tensor("moments", moments)
+    if not -moments.dim() <= dim < moments.dim():
+        raise ValueError(f"moments of shape {tuple(moments.shape)} have no dim {dim}")
+    if moments.shape[dim] % 2:
+        raise ValueError(
+            f"moments must have an even size along dim {dim} (means, then scales), got "
+            f"{moments.shape[dim]}: shape {tuple(moments.shape)}"
+        )
+    return dim % moments.dim()
+
+
+def scale_kind(scale: str) -> int:
+    """Position of a scale keyword in SCALE_KINDS."""
+    if scale not in SCALE_KINDS:
+        raise ValueError(f"scale must be one of {', '.join(SCALE_KINDS)}, got {scale!r}")
+    return SCALE_KINDS.index(scale)
+
+
+def check_options(
+    scale: str, reduction: str, clamp: tuple[float, float] | None, rng: str
+) -> None:
+    """Raise ValueError unless a module's options are those of a call."""
+    _bounds(clamp, scale_kind(scale))
+    _check_reduction(reduction)
+    _Source(None, None, rng, None)
+
+
+class _Source:
+    """Where the noise comes from."""
+
+    __slots__ = ("eps", "generator", "key", "rng")
+
+    def __init__(
+        self,
+        key: Tensor | None,
+        generator: torch.Generator | None,
+        rng: str,
+        eps: Tensor | None,
+    ) -> None:
+        if rng not in _RNGS:
+            raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
+        if (key is not None) + (generator is not None) + (eps is not None) > 1:
+            raise ValueError("give at most one of key, generator and eps: each decides the noise")
+        if rng == "torch" and (key is not None or eps is not None):
+            raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
+        self.key, self.generator, self.rng, self.eps = key, generator, rng, eps
+
+    def find(self, loc: Tensor, shape: torch.Size, order: list[int]) -> Any:
+        """The key and the noise of a call: one of them is None."""
+        if self.eps is not None:
+            return None, _given_noise(self.eps, loc, shape)
+        if self.rng == "torch":
+            return None, _torch_noise(loc, shape, order, self.generator)
+        if self.key is None:
+            return noise.draw_key(loc.device, self.generator), None
+        noise.check_key(self.key)
+        return self.key if self.key.device == loc.device else self.key.to(loc.device), None
+
+
+def _latent(
+    loc: Tensor,
+    scale: Tensor | None,
+    dim: int,
+    kind: int,
+    clamp: tuple[float, float] | None,
+    reduction: str | None,
+    source: _Source,
+    return_eps: bool,
+) -> tuple[Tensor, ...]:
+    low, high = _bounds(clamp, kind)
+    order = _order(loc, scale, dim)
+    shape = _shape(loc, scale, dim)
+    key, eps = source.find(loc, shape, order)
+    spec = Spec(order, kind, low, high, reduction, True, dim)
+    z, kl = _latent_op(Inputs(loc, scale, key, eps), spec)
+    if not return_eps:
+        return z, kl
+    if eps is None:
+        eps = torch.ops.fused_reparam.normal(key, shape, order, loc.dtype)
+    return z, kl, eps
+
+
+def _one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
+    """Position and value of the one scale keyword that was given."""
+    found = None
+    for kind, scale in enumerate(scales):
+        if scale is not None:
+            if found is not None:
+                break
+            found = kind, scale
+    else:
+        if found is not None:
+            return found
+    given = [name for name, s in zip(SCALE_KINDS, scales, strict=True) if s is not None]
+    raise ValueError(
+        f"give exactly one of {', '.join(SCALE_KINDS)}; got "
+        + (" and ".join(given) if given else "none")
+    )
+
+
+def _pair(mu: Tensor, scale: Tensor | float, kind: int) -> tuple[Tensor, Tensor]:
+    """Location and scale parameter, checked, of one dtype."""
+    _check_tensor("mu", mu)
+    name = SCALE_KINDS[kind]
+    if not isinstance(scale, Tensor):
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+            raise TypeError(
+                f"{name} must be a floating tensor or a number, got {scale!r} of type "
+                f"{type(scale).__name__}"
+            )
+        return mu, torch.full((), scale, dtype=mu.dtype, device=mu.device)
+    _check_tensor(name, scale)
+    if mu.device != scale.device:
+        raise ValueError(
+            f"mu and {name} must be on one device, got mu on {mu.device} and {name} on "
+            f"{scale.device}"
+        )
+    if mu.shape != scale.shape and not _broadcastable(mu.shape, scale.shape):
+        raise ValueError(
+            f"mu and {name} must have shapes that broadcast, got mu {tuple(mu.shape)} and {name} "
+            f"{tuple(scale.shape)}"
+        )
+    if mu.dtype != scale.dtype:
+        dtype = torch.result_type(mu, scale)
+        return mu.to(dtype), scale.to(dtype)
+    return mu, scale
+
+
+def _broadcastable(a: Sequence[int], b: Sequence[int]) -> bool:
+    return all(m == n or m == 1 or n == 1 for m, n in zip(reversed(a), reversed(b), strict=False))
+
+
+def _check_tensor(name: str, t: Tensor) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a floating tensor, got {t!r} of type {type(t).__name__}")
+    if t.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype} of shape "
+            f"{tuple(t.shape)}"
+        )
+    if t.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be a dense (strided) tensor, got layout {t.layout} of shape "
+            f"{tuple(t.shape)}"
+        )
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def _bounds(clamp: tuple[float, float] | None, kind: int) -> tuple[float, float]:
+    if clamp is None:
+        return -math.inf, math.inf
+    if kind not in (LOGVAR, LOG_STD):
+        raise ValueError(f"clamp bounds logvar or log_std, the scale given is {SCALE_KINDS[kind]}")
+    try:
+        low, high = (float(bound) for bound in clamp)
+    except (TypeError, ValueError):
+        raise ValueError(f"clamp must be two numbers (low, high), got {clamp!r}") from None
+    if not low <= high:
+        raise ValueError(f"clamp must be (low, high) with low <= high, got ({low}, {high})")
+    return low, high
+
+
+def _shape(loc: Tensor, scale: Tensor | None, dim: int) -> torch.Size:
+    if scale is None:
+        return loc.shape[:dim] + (loc.shape[dim] // 2,) + loc.shape[dim + 1 :]
+    return loc.shape if loc.shape == scale.shape else torch.broadcast_shapes(loc.shape, scale.shape)
+
+
+def _order(loc: Tensor, scale: Tensor | None, dim: int) -> list[int]:
+    """Memory order of the sample: mu's, or the scale's where mu is broadcast."""
+    if scale is None:
+        return memory_order(halves(loc, dim)[0])
+    if loc.shape == scale.shape:
+        return memory_order(loc)
+    shape = torch.broadcast_shapes(loc.shape, scale.shape)
+    for t in (loc, scale):
+        if t.shape == shape:
+            return memory_order(t)
+    return []
+
+
+def _given_noise(eps: Tensor, loc: Tensor, shape: torch.Size) -> Tensor:
+    _check_tensor("eps", eps)
+    if eps.shape != shape:
+        raise ValueError(
+            f"eps must have the sample's shape {tuple(shape)}, got {tuple(eps.shape)}"
+        )
+    if eps.device != loc.device:
+        raise ValueError(f"eps must be on mu's device {loc.device}, got {eps.device}")
+    return eps.to(loc.dtype)
+
+
+def _torch_noise(
+    loc: Tensor, shape: torch.Size, order: list[int], generator: torch.Generator | None
+) -> Tensor:
+    like = loc if loc.shape == shape else empty_ordered(shape, order, loc.dtype, loc.device)
+    if generator is None:
+        return torch.randn_like(like)
+    return torch.empty_like(like).normal_(generator=generator)

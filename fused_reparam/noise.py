@@ -1,0 +1,238 @@
+"""Keys, and the noise stream (version 1) written in plain PyTorch: its definition.
+
+A *key* is a ``uint64`` tensor ``[seed, offset]``; noise is a pure function of it. ``offset`` counts
+128-bit blocks. Block ``b`` of a key is Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011) with key ``(seed low, seed high)`` and counter ``(c low, c high, 0, 0)``,
+``c = offset + b`` modulo 2^64. Its four 32-bit words become four float32 normals, or two float64
+normals, by the Box-Muller transform. Nothing depends on device, dtype, block size or sharding.
+
+The stream is the one of PyTorch's own stateless generator, ``torch.func._random.normal``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["draw_key", "key", "normal"]
+
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW32 = 0xFFFFFFFF
+_TWO63 = 1 << 63
+# Normals that one 128-bit block holds, by the dtype in which they are computed.
+LANES = {torch.float32: 4, torch.float64: 2}
+
+
+def key(seed: int, offset: int = 0, *, device: torch.device | str | None = None) -> Tensor:
+    """Make a noise key from two integers.
+
+    Args:
+        seed: selects the stream, ``0 <= seed < 2**64``.
+        offset: first 128-bit block of the stream to use, ``0 <= offset < 2**64``. One block holds
+            four float32 (float16, bfloat16) or two float64 normals.
+        device: where the key is to live; the CPU when None. A CPU key is also accepted with
+            tensors on another device (16 bytes are copied).
+
+    Returns:
+        Tensor of dtype uint64 and shape (2,): ``[seed, offset]``.
+
+    Raises:
+        TypeError: seed or offset is not an integer.
+        ValueError: seed or offset is out of range.
+
+    Example:
+        >>> from fused_reparam import noise
+        >>> noise.key(2**64 - 1, 7)
+        tensor([18446744073709551615,                    7], dtype=torch.uint64)
+    """
+    values = [_as_uint64("seed", seed), _as_uint64("offset", offset)]
+    signed = [v - 2 * _TWO63 if v >= _TWO63 else v for v in values]
+    return torch.tensor(signed, dtype=torch.int64, device=device).view(torch.uint64)
+
+
+def _as_uint64(name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"noise.key: {name} must be an integer, got {value!r} of type {type(value).__name__}"
+        ) from None
+    if not 0 <= number < 2 * _TWO63:
+        raise ValueError(f"noise.key: {name} must be in [0, 2**64), got {number}")
+    return number
+
+
+def draw_key(
+    device: torch.device | str | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw a fresh key from a generator, on its device and without synchronising.
+
+    Two 63-bit integers come from ``generator``, or from the default generator of ``device``: so
+    ``torch.manual_seed`` decides the key, each call gets another, and ``fork_rng``, activation
+    checkpointing, CUDA-graph replay and ``vmap(..., randomness=...)`` treat it as they treat
+    ``torch.randint``, by which it is drawn.
+
+    Args:
+        device: where the key is to live; the generator's device, or the default device, when None.
+        generator: source of randomness; the default generator of ``device`` when None.
+
+    Returns:
+        Tensor of dtype uint64 and shape (2,).
+
+    Raises:
+        RuntimeError: generator and device disagree (from PyTorch).
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import noise
+        >>> g = torch.Generator().manual_seed(0)
+        >>> a, b = noise.draw_key(generator=g), noise.draw_key(generator=g)
+        >>> bool((a.view(torch.int64) == b.view(torch.int64)).all())
+        False
+    """
+    if device is None and generator is not None:
+        device = generator.device
+    # Under torch.compile a custom op without tensor inputs would be merged with its twin by common
+    # subexpression elimination (two calls, one noise); randint is known to every such pass.
+    if generator is None:
+        drawn = torch.randint(_TWO63 - 1, (2,), device=device)
+    else:
+        drawn = torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
+    return drawn.view(torch.uint64)
+
+
+def check_key(key: Tensor) -> None:
+    """Raise TypeError or ValueError unless ``key`` is a uint64 tensor of shape (2,)."""
+    if not isinstance(key, Tensor):
+        raise TypeError(
+            f"key must be a uint64 tensor of shape (2,) as noise.key(seed, offset) makes, got "
+            f"{key!r} of type {type(key).__name__}"
+        )
+    if key.dtype != torch.uint64:
+        raise TypeError(f"key must have dtype torch.uint64, got {key.dtype}; see noise.key")
+    if key.shape != (2,):
+        raise ValueError(
+            f"key must have shape (2,), that is [seed, offset], got shape {tuple(key.shape)}"
+        )
+
+
+def normal(
+    key: Tensor,
+    shape: int | Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    index_offset: int = 0,
+) -> Tensor:
+    """Standard normals as a pure function of a key: what every op of this package draws.
+
+    Element ``i`` (in memory order) of float32 noise is lane ``i % 4`` of block ``i // 4``::
+
+        u = fma(float(w0), 2^-32, 2^-33)    v = fma(float(w1), 2^-32, 2^-33)
+        r = sqrt(-2 ln u)                   lanes 0, 1 = r cos(2 pi v), r sin(2 pi v)
+
+    and words ``w2, w3`` give lanes 2, 3. float16 and bfloat16 are float32 noise, rounded. float64
+    uses ``(w0 << 32 | w1) * 2^-64`` and ``(w2 << 32 | w3) * 2^-64``: two lanes per block.
+
+    Args:
+        key: uint64 tensor of shape (2,).
+        shape: shape of the result.
+        dtype: float32, float64, float16 or bfloat16.
+        device: device of the result; the key's when None.
+        index_offset: index of the first element, for a shard of a longer stream.
+
+    Returns:
+        A contiguous tensor of the given shape and dtype.
+
+    Raises:
+        TypeError: key is not a uint64 tensor, or dtype is not one of the four.
+        ValueError: key has another shape, or index_offset is negative.
+
+    Source: Box and Muller, "A note on the generation of random normal deviates", 1958.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import noise
+        >>> whole = noise.normal(noise.key(0), 10)
+        >>> tail = noise.normal(noise.key(0), 4, index_offset=6)
+        >>> torch.equal(whole[6:], tail)
+        True
+    """
+    check_key(key)
+    sizes = [operator.index(shape)] if not isinstance(shape, Sequence) else list(shape)
+    if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"noise.normal: dtype must be float32, float64, float16 or bfloat16, got {dtype}"
+        )
+    if index_offset < 0:
+        raise ValueError(f"noise.normal: index_offset must be >= 0, got {index_offset}")
+    if device is not None:
+        key = key.to(device)
+    op = torch.ops.fused_reparam.normal
+    if index_offset == 0:
+        return op(key, sizes, [], dtype)
+    lanes = 2 if dtype == torch.float64 else 4
+    blocks, lead = divmod(index_offset, lanes)
+    count = math.prod(sizes)
+    drawn = op(advance(key, blocks), [lead + count], [], dtype)
+    return drawn[lead:].clone().view(sizes)
+
+
+def advance(key: Tensor, blocks: int) -> Tensor:
+    """The key whose first block is block ``blocks`` of ``key`` (modulo 2^64)."""
+    wrapped = blocks % (2 * _TWO63)
+    step = torch.tensor([0, wrapped - 2 * _TWO63 if wrapped >= _TWO63 else wrapped])
+    return (key.view(torch.int64) + step.to(key.device)).view(torch.uint64)
+
+
+def words(key: Tensor, blocks: int) -> Tensor:
+    """The Philox words of the first ``blocks`` blocks of a key: int64, shape (blocks, 4)."""
+    seed, offset = key.view(torch.int64).unbind()
+    # int64 addition wraps as unsigned addition does, so the carry into the high word is exact.
+    count = offset + torch.arange(blocks, dtype=torch.int64, device=key.device)
+    zero = torch.zeros_like(count)
+    counter = (count & _LOW32, (count >> 32) & _LOW32, zero, zero)
+    return torch.stack(philox4x32(counter, (seed & _LOW32, (seed >> 32) & _LOW32)), dim=1)
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 of unsigned 32-bit words held in int64 tensors."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(PHILOX_ROUNDS):
+        low0, high0 = _multiply_32x32(PHILOX_MULTIPLIERS[0], c0)
+        low1, high1 = _multiply_32x32(PHILOX_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & _LOW32, (k1 + PHILOX_WEYL[1]) & _LOW32
+    return c0, c1, c2, c3
+
+
+def _multiply_32x32(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Low and high 32 bits of the 64-bit product of two unsigned 32-bit numbers held in int64."""
+    product = b * a
+    return product & _LOW32, (product >> 32) & _LOW32
+
+
+def stream(key: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """The first ``n`` normals of the stream, shape (n,), dtype float32 or float64."""
+    lanes = LANES[dtype]
+    w = words(key, -(-n // lanes))
+    if dtype == torch.float64:
+        # float(high) * 2^32 is exact, so the sum rounds once, as converting the 64-bit word would.
+        uniform = (w[:, 0::2].to(dtype) * 2.0**32 + w[:, 1::2].to(dtype)) * 2.0**-64
+        u, v = uniform[:, 0:1].clamp_min(2.0**-64), uniform[:, 1:2]
+    else:
+        # The product by a power of two is exact: this is the fused multiply-add of the definition.
+        uniform = w.to(dtype) * 2.0**-32 + 2.0**-33
+        u, v = uniform[:, 0::2], uniform[:, 1::2]
+    radius, angle = torch.sqrt(-2.0 * torch.log(u)), (2.0 * math.pi) * v
+    pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2)
+    return pairs.reshape(-1)[:n]

@@ -1,0 +1,8 @@
+"""The ``torch.library`` ops, one file per family: schema, fake kernel, autograd, vmap.
+
+Importing this package registers them under ``torch.ops.fused_reparam``.
+"""
+
+from . import gaussian, gaussian_vmap, normal
+
+__all__ = ["gaussian", "gaussian_vmap", "normal"]

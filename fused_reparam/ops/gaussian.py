@@ -1,0 +1,254 @@
+"""``fused_reparam::gaussian_latent`` and its backward: schemas, fake kernels and autograd.
+
+Three ways lead to one computation. In plain eager mode ``gaussian_latent`` applies the autograd
+Function directly to a backend. Under a compiler or a dispatch mode it calls the op, whose Autograd
+kernel applies the same Function around the op's own dispatch. Under a functorch transform it
+applies the Function in the form that functorch takes, which costs more by call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import select
+from . import gaussian_call
+from .gaussian_call import Grads, Inputs, Spec
+from .gaussian_double_backward import double_backward
+from .library import LIB, define, direct, functorch_active
+
+_INPUTS = "Tensor loc, Tensor? scale, Tensor? key, Tensor? eps"
+_SPEC = "int[] order, int kind, float low, float high, str? reduction, bool sample, int dim"
+define(f"gaussian_latent({_INPUTS}, {_SPEC}) -> (Tensor, Tensor)")
+define(
+    f"gaussian_latent_backward(Tensor? grad_z, Tensor? grad_kl, {_INPUTS}, {_SPEC}, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+Forward = Callable[[Inputs, Spec], tuple[Tensor, Tensor]]
+Backward = Callable[[Tensor | None, Tensor | None, Inputs, Spec, Sequence[bool]], Grads]
+
+
+def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
+    """z and KL, differentiable; an output that the spec does not want has no elements."""
+    if functorch_active():
+        return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, spec, *inputs)  # type: ignore[no-any-return]
+    if not direct(inputs.loc):
+        return torch.ops.fused_reparam.gaussian_latent(*inputs, *spec)  # type: ignore[no-any-return]
+    backend = select.pick(inputs.loc.device)
+
+    def forward(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
+        return gaussian_call.forward(backend, inputs, spec)
+
+    def backward(*args: Any) -> Grads:
+        return gaussian_call.backward(backend, *args)
+
+    if not _needs_grad(*inputs):
+        return forward(inputs, spec)
+    return GaussianLatent.apply(forward, backward, spec, *inputs)  # type: ignore[no-any-return]
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    return (_TRANSFORMABLE[function] if functorch_active() else function).apply(*args)
+
+
+class GaussianLatent(torch.autograd.Function):
+    """Saves the inputs and the key, nothing of the latent's size."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, forward: Forward, backward: Backward, spec: Spec, *inputs: Any
+    ) -> tuple[Tensor, Tensor]:
+        GaussianLatent.setup(ctx, backward, spec, inputs)
+        return forward(Inputs(*inputs), spec)
+
+    @staticmethod
+    def setup(ctx: Any, backward: Backward, spec: Spec, inputs: Sequence[Any]) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
+        ctx.backward_of, ctx.spec = backward, spec
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:  # type: ignore[override]
+        loc, scale, key, eps = ctx.saved_tensors
+        _, _, _, *(to_loc, to_scale, _, to_eps) = ctx.needs_input_grad
+        inputs, needs = Inputs(loc, scale, key, eps), (to_loc, to_scale, to_eps)
+        grad_z = grad_z if ctx.spec.sample else None
+        grad_kl = grad_kl if ctx.spec.reduction is not None else None
+        if grad_z is None and grad_kl is None:
+            return (None,) * 7
+        if _needs_grad(grad_z, grad_kl, *inputs):
+            grads = _apply(
+                GaussianLatentBackward, ctx.backward_of, ctx.spec, needs, grad_z, grad_kl, *inputs
+            )
+        else:
+            grads = ctx.backward_of(grad_z, grad_kl, inputs, ctx.spec, needs)
+        return None, None, None, grads[0], grads[1], None, grads[2]
+
+
+class GaussianLatentBackward(torch.autograd.Function):
+    """The backward pass as a function of its own, so that it has a gradient too."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, backward: Backward, spec: Spec, needs: Sequence[bool], *tensors: Any
+    ) -> Grads:
+        GaussianLatentBackward.setup(ctx, spec, needs, tensors)
+        grad_z, grad_kl, *inputs = tensors
+        return backward(grad_z, grad_kl, Inputs(*inputs), spec, needs)
+
+    @staticmethod
+    def setup(ctx: Any, spec: Spec, needs: Sequence[bool], tensors: Sequence[Any]) -> None:
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.spec, ctx.needs = spec, needs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:  # type: ignore[override]
+        grad_z, grad_kl, *inputs = ctx.saved_tensors
+        wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
+        grads = double_backward(wanted, grad_z, grad_kl, Inputs(*inputs), ctx.spec)
+        return None, None, None, *(
+            g if needed else None for g, needed in zip(grads, ctx.needs_input_grad[3:], strict=True)
+        )
+
+
+class _TransformableLatent(GaussianLatent):
+    """For vmap, torch.func.grad and their compositions."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(forward: Forward, _: Backward, spec: Spec, *inputs: Any) -> Any:  # type: ignore[override]
+        return forward(Inputs(*inputs), spec)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+        _, backward, spec, *tensors = inputs
+        GaussianLatent.setup(ctx, backward, spec, tensors)
+
+
+class _TransformableBackward(GaussianLatentBackward):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backward: Backward, spec: Spec, needs: Sequence[bool], *tensors: Any) -> Any:  # type: ignore[override]
+        return backward(*tensors[:2], Inputs(*tensors[2:]), spec, needs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+        _, spec, needs, *tensors = inputs
+        GaussianLatentBackward.setup(ctx, spec, needs, tensors)
+
+
+_TRANSFORMABLE: dict[type[torch.autograd.Function], type[torch.autograd.Function]] = {
+    GaussianLatent: _TransformableLatent,
+    GaussianLatentBackward: _TransformableBackward,
+}
+
+# The ops. Below autograd they compute; their Autograd kernels apply the Functions around a second
+# call of the op, so that a compiler, vmap or a mode sees the op itself.
+
+
+def _forward_op(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple[Tensor, Tensor]:
+    _check_dtypes(loc, scale, eps)
+    backend = select.pick(loc.device)
+    return gaussian_call.forward(backend, Inputs(loc, scale, key, eps), Spec(*spec))
+
+
+def _backward_op(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
+    inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    backend = select.pick(inputs.loc.device)
+    grads = gaussian_call.backward(backend, grad_z, grad_kl, inputs, spec, needs)
+    return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
+
+
+def _check_dtypes(loc: Tensor, *others: Tensor | None) -> None:
+    for other in others:
+        if other is not None and other.dtype != loc.dtype:
+            raise TypeError(
+                "torch.ops.fused_reparam.gaussian_latent takes loc, scale and eps of one dtype, "
+                f"got {loc.dtype} and {other.dtype}; fused_reparam.gaussian_latent promotes them"
+            )
+
+
+def _forward_fake(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple[Tensor, Tensor]:
+    _check_dtypes(loc, scale, eps)
+    s = Spec(*spec)
+    mu, _ = gaussian_call.operands(loc, scale, s.dim)
+    return gaussian_call.allocate(loc, mu.shape, s)
+
+
+def _backward_fake(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
+    inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    loc, scale, _, eps = inputs
+    mu, _ = gaussian_call.operands(loc, scale, spec.dim)
+    to_loc, to_scale, moments = gaussian_call.allocate_grads(inputs, mu.shape, spec, needs)
+    found = (
+        to_loc if moments is None else moments,
+        to_scale if moments is None else None,
+        torch.empty_like(eps) if needs[2] and eps is not None else None,
+    )
+    return tuple(
+        loc.new_empty(0) if g is None or like is None
+        else g if g.shape == like.shape else loc.new_empty(like.shape)
+        for g, like in zip(found, (loc, scale, eps), strict=True)
+    )  # fmt: skip
+
+
+def _below_autograd(op: Any, *args: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def _redispatch_forward(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
+    return _below_autograd(  # type: ignore[no-any-return]
+        torch.ops.fused_reparam.gaussian_latent.default, *inputs, *spec
+    )
+
+
+def _redispatch_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    inputs: Inputs,
+    spec: Spec,
+    needs: Sequence[bool],
+) -> Grads:
+    op = torch.ops.fused_reparam.gaussian_latent_backward.default
+    grads = _below_autograd(op, grad_z, grad_kl, *inputs, *spec, list(needs))
+    return tuple(g if n else None for g, n in zip(grads, needs, strict=True))  # type: ignore[return-value]
+
+
+def _forward_autograd(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> Any:
+    inputs = Inputs(loc, scale, key, eps)
+    if not _needs_grad(*inputs):
+        return _redispatch_forward(inputs, Spec(*spec))
+    return _apply(
+        GaussianLatent, _redispatch_forward, _redispatch_backward, Spec(*spec), *inputs
+    )
+
+
+def _backward_autograd(grad_z: Any, grad_kl: Any, *rest: Any) -> Any:
+    inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    if _needs_grad(grad_z, grad_kl, *inputs):
+        grads = _apply(
+            GaussianLatentBackward, _redispatch_backward, spec, needs, grad_z, grad_kl, *inputs
+        )
+    else:
+        grads = _redispatch_backward(grad_z, grad_kl, inputs, spec, needs)
+    return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
+
+
+for _name, _kernel, _fake, _autograd in (
+    ("gaussian_latent", _forward_op, _forward_fake, _forward_autograd),
+    ("gaussian_latent_backward", _backward_op, _backward_fake, _backward_autograd),
+):
+    LIB.impl(_name, _kernel, "CompositeExplicitAutograd")
+    LIB.impl(_name, _autograd, "Autograd")
+    torch.library.register_fake(f"fused_reparam::{_name}", _fake, lib=LIB)

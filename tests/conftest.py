@@ -1,0 +1,85 @@
+"""Shared by all tests: which backends are at hand, memory filled with NaN, fixed seeds."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Before triton is imported: without a GPU its kernels run in the interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import fused_reparam
+from fused_reparam.backends import select
+
+CPU = torch.device("cpu")
+# Every (backend, device) that a numeric test runs on.
+TARGETS = [(name, "cpu") for name in ("reference", "native", "triton")]
+GPU_TARGETS = [(name, "cuda") for name in ("reference", "triton")]
+if torch.cuda.is_available():
+    TARGETS += GPU_TARGETS
+
+
+def missing(name, device):
+    """Why a backend can't run on a device here, or None."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return "no CUDA GPU"
+    return select.unavailable_reason(name, torch.device(device))
+
+
+def pytest_report_header():
+    lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
+    for name, device in dict.fromkeys(TARGETS + GPU_TARGETS):
+        reason = missing(name, device)
+        lines.append(f"backend {name} on {device}: {'runs' if reason is None else reason}")
+    return lines
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(params=[f"{name}-{device}" for name, device in TARGETS])
+def target(request):
+    """Runs the test once for each backend and device; yields (backend, device)."""
+    name, device = request.param.split("-")
+    reason = missing(name, device)
+    if reason is not None:
+        pytest.skip(f"backend {name} on {device}: {reason}")
+    with fused_reparam.backend(name):
+        yield name, torch.device(device)
+
+
+@pytest.fixture
+def device(target):
+    """The device of ``target``, with its backend asked for."""
+    return target[1]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory_is_nan():
+    """``torch.empty`` gives NaN, so that an element that no kernel writes shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(20140412)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The cases of noise_stream_v1.json, with integers for seed and offset."""
+    path = Path(__file__).parent / "golden" / "noise_stream_v1.json"
+    cases = json.loads(path.read_text())["cases"]
+    for case in cases:
+        case["seed"], case["offset"] = int(case["seed"]), int(case["offset"])
+    return cases

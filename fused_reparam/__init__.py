@@ -1,6 +1,7 @@
 """Fused reparameterized sampling for PyTorch: noise, sample and KL in one pass each way."""
 
-from . import noise, ops
+from . import noise
+from . import ops as _ops  # noqa: F401  (registers torch.ops.fused_reparam)
 from ._version import __version__
 from .backends.select import backend
 from .backends.select import current as current_backend
@@ -12,11 +13,9 @@ from .functional import (
 )
 from .modules import FusedGaussianLatent
 
-
-
 __all__ = [
-    "__version__",
     "FusedGaussianLatent",
+    "__version__",
     "backend",
     "current_backend",
     "gaussian_kl",

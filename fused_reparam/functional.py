@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from .ops.gaussian import gaussian_latent as _latent_op
 from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
 from .ops.layout import empty_ordered, memory_order
 
-__all__ = ["gaussian_latent", "gaussian_rsample", "gaussian_kl", "gaussian_latent_from_moments"]
+__all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _RNGS = ("philox", "torch")
@@ -97,8 +96,9 @@ def gaussian_latent(
     kind, scale = _one_scale(logvar, log_std, std, var, rho)
     _check_reduction(reduction)
     loc, x = _pair(mu, scale, kind)
-    source = _Source(key, generator, rng, eps)
-    return _latent(loc, x, -1, kind, clamp, reduction, source, return_eps)
+    return _latent(
+        loc, x, -1, kind, clamp, reduction, key, generator, rng, eps, return_eps
+    )  # fmt: skip
 
 
 def gaussian_rsample(
@@ -134,8 +134,9 @@ def gaussian_rsample(
     """
     kind, scale = _one_scale(logvar, log_std, std, var, rho)
     loc, x = _pair(mu, scale, kind)
-    source = _Source(key, generator, rng, eps)
-    z, _, *noise_used = _latent(loc, x, -1, kind, clamp, None, source, return_eps)
+    z, _, *noise_used = _latent(
+        loc, x, -1, kind, clamp, None, key, generator, rng, eps, return_eps
+    )  # fmt: skip
     return (z, *noise_used) if return_eps else z  # type: ignore[return-value]
 
 
@@ -217,8 +218,7 @@ def gaussian_latent_from_moments(
     kind = scale_kind(scale)
     _check_reduction(reduction)
     dim = moments_dim(moments, dim)
-    source = _Source(key, generator, rng, eps)
-    return _latent(moments, None, dim, kind, clamp, reduction, source, return_eps)
+    return _latent(moments, None, dim, kind, clamp, reduction, key, generator, rng, eps, return_eps)
 
 
 def moments_dim(moments: Tensor, dim: int) -> int:
@@ -241,45 +241,23 @@ def scale_kind(scale: str) -> int:
     return SCALE_KINDS.index(scale)
 
 
-def check_options(
-    scale: str, reduction: str, clamp: tuple[float, float] | None, rng: str
-) -> None:
+def check_options(scale: str, reduction: str, clamp: tuple[float, float] | None, rng: str) -> None:
     """Raise ValueError unless a module's options are those of a call."""
     _bounds(clamp, scale_kind(scale))
     _check_reduction(reduction)
-    _Source(None, None, rng, None)
+    _check_sources(None, None, rng, None)
 
 
-class _Source:
-    """Where the noise comes from."""
-
-    __slots__ = ("eps", "generator", "key", "rng")
-
-    def __init__(
-        self,
-        key: Tensor | None,
-        generator: torch.Generator | None,
-        rng: str,
-        eps: Tensor | None,
-    ) -> None:
-        if rng not in _RNGS:
-            raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
-        if (key is not None) + (generator is not None) + (eps is not None) > 1:
-            raise ValueError("give at most one of key, generator and eps: each decides the noise")
-        if rng == "torch" and (key is not None or eps is not None):
-            raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
-        self.key, self.generator, self.rng, self.eps = key, generator, rng, eps
-
-    def find(self, loc: Tensor, shape: torch.Size, order: list[int]) -> Any:
-        """The key and the noise of a call: one of them is None."""
-        if self.eps is not None:
-            return None, _given_noise(self.eps, loc, shape)
-        if self.rng == "torch":
-            return None, _torch_noise(loc, shape, order, self.generator)
-        if self.key is None:
-            return noise.draw_key(loc.device, self.generator), None
-        noise.check_key(self.key)
-        return self.key if self.key.device == loc.device else self.key.to(loc.device), None
+def _check_sources(
+    key: Tensor | None, generator: torch.Generator | None, rng: str, eps: Tensor | None
+) -> None:
+    """Raise ValueError unless the noise has one source."""
+    if rng not in _RNGS:
+        raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
+    if (key is not None) + (generator is not None) + (eps is not None) > 1:
+        raise ValueError("give at most one of key, generator and eps: each decides the noise")
+    if rng == "torch" and (key is not None or eps is not None):
+        raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
 
 
 def _latent(
@@ -289,18 +267,31 @@ def _latent(
     kind: int,
     clamp: tuple[float, float] | None,
     reduction: str | None,
-    source: _Source,
+    key: Tensor | None,
+    generator: torch.Generator | None,
+    rng: str,
+    eps: Tensor | None,
     return_eps: bool,
 ) -> tuple[Tensor, ...]:
     low, high = _bounds(clamp, kind)
     order = _order(loc, scale, dim)
-    shape = _shape(loc, scale, dim)
-    key, eps = source.find(loc, shape, order)
+    _check_sources(key, generator, rng, eps)
+    if eps is not None:
+        eps = _given_noise(eps, loc, _shape(loc, scale, dim))
+    elif rng == "torch":
+        eps = _torch_noise(loc, _shape(loc, scale, dim), order, generator)
+    elif key is None:
+        key = noise.draw_key(loc.device, generator)
+    else:
+        noise.check_key(key)
+        if key.device != loc.device:
+            key = key.to(loc.device)
     spec = Spec(order, kind, low, high, reduction, True, dim)
     z, kl = _latent_op(Inputs(loc, scale, key, eps), spec)
     if not return_eps:
         return z, kl
     if eps is None:
+        shape = _shape(loc, scale, dim)
         eps = torch.ops.fused_reparam.normal(key, shape, order, loc.dtype)
     return z, kl, eps
 
@@ -391,7 +382,7 @@ def _bounds(clamp: tuple[float, float] | None, kind: int) -> tuple[float, float]
 
 def _shape(loc: Tensor, scale: Tensor | None, dim: int) -> torch.Size:
     if scale is None:
-        return loc.shape[:dim] + (loc.shape[dim] // 2,) + loc.shape[dim + 1 :]
+        return torch.Size((*loc.shape[:dim], loc.shape[dim] // 2, *loc.shape[dim + 1 :]))
     return loc.shape if loc.shape == scale.shape else torch.broadcast_shapes(loc.shape, scale.shape)
 
 
@@ -411,9 +402,7 @@ def _order(loc: Tensor, scale: Tensor | None, dim: int) -> list[int]:
 def _given_noise(eps: Tensor, loc: Tensor, shape: torch.Size) -> Tensor:
     _check_tensor("eps", eps)
     if eps.shape != shape:
-        raise ValueError(
-            f"eps must have the sample's shape {tuple(shape)}, got {tuple(eps.shape)}"
-        )
+        raise ValueError(f"eps must have the sample's shape {tuple(shape)}, got {tuple(eps.shape)}")
     if eps.device != loc.device:
         raise ValueError(f"eps must be on mu's device {loc.device}, got {eps.device}")
     return eps.to(loc.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -79,22 +81,28 @@ class FusedGaussianLatent(nn.Module):
         """``layer(mu, scale)`` or ``layer(moments)``: the sample (in eval: the mean) and the KL."""
         if not self.training:
             return self._mean(mu, scale)
-        options = dict(
-            reduction=self.reduction, clamp=self.clamp, key=key, generator=generator,
-            rng=self.rng, eps=eps,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "reduction": self.reduction,
+            "clamp": self.clamp,
+            "key": key,
+            "generator": generator,
+            "rng": self.rng,
+            "eps": eps,
+        }
         if scale is None:
-            return functional.gaussian_latent_from_moments(
+            z, kl = functional.gaussian_latent_from_moments(
                 mu, self.dim, scale=self.scale, **options
             )
-        return functional.gaussian_latent(mu, **{self.scale: scale}, **options)
+        else:
+            options[self.scale] = scale
+            z, kl = functional.gaussian_latent(mu, **options)
+        return z, kl
 
     def _mean(self, mu: Tensor, scale: Tensor | float | None) -> tuple[Tensor, Tensor]:
         if scale is None:
             mu, scale = halves(mu, functional.moments_dim(mu, self.dim))
-        kl = functional.gaussian_kl(
-            mu, **{self.scale: scale}, reduction=self.reduction, clamp=self.clamp
-        )
+        parameter: dict[str, Any] = {self.scale: scale}
+        kl = functional.gaussian_kl(mu, **parameter, reduction=self.reduction, clamp=self.clamp)
         if isinstance(scale, Tensor):
             shape = torch.broadcast_shapes(mu.shape, scale.shape)
             mu = mu.to(torch.result_type(mu, scale)).expand(shape)

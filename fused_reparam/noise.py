@@ -16,7 +16,9 @@ import operator
 from collections.abc import Sequence
 
 import torch
+import torch._functorch.config
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["draw_key", "key", "normal"]
 
@@ -98,13 +100,32 @@ def draw_key(
     """
     if device is None and generator is not None:
         device = generator.device
-    # Under torch.compile a custom op without tensor inputs would be merged with its twin by common
-    # subexpression elimination (two calls, one noise); randint is known to every such pass.
     if generator is None:
+        if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+            return _draw_key_in_graph(device)
         drawn = torch.randint(_TWO63 - 1, (2,), device=device)
     else:
         drawn = torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
     return drawn.view(torch.uint64)
+
+
+def _draw_key_in_graph(device: torch.device | str | None) -> Tensor:
+    """Draw a key by an op of the compiled graph: the key that eager mode would draw."""
+    witness = torch.empty(0, device=device)
+    op = torch.ops.fused_reparam.draw_key.default
+    if _all_is_recomputed():
+        # A memory budget of 0 makes the backward graph draw anew, for PyTorch's own random ops too.
+        # Inside a checkpointed region the generator's state is kept and the draw replayed.
+        return checkpoint(op, witness, use_reentrant=False)
+    return op(witness)
+
+
+def _all_is_recomputed() -> bool:
+    return torch._functorch.config.activation_memory_budget == 0
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler (1 s) for it.
+_all_is_recomputed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_key(key: Tensor) -> None:

@@ -154,7 +154,9 @@ def test_nan_and_inf_flow_through(device, kind):
 def test_nan_scale_passes_a_clamp(device):
     mu = torch.zeros(3, device=device)
     x = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device, requires_grad=True)
-    z, kl = gaussian_latent(mu, x, clamp=(-1.0, 1.0), key=noise.key(0, device=device), reduction="none")
+    z, kl = gaussian_latent(
+        mu, x, clamp=(-1.0, 1.0), key=noise.key(0, device=device), reduction="none"
+    )
     assert torch.isnan(z[0])
     assert torch.isnan(kl[0])
     want = 0.5 * (torch.tensor([1.0, -1.0]).exp() - 1 - torch.tensor([1.0, -1.0]))

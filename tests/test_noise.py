@@ -43,7 +43,10 @@ def test_random123_known_answers(counter, key, want):
 def test_normals_are_the_golden_ones(golden, device):
     for case in golden:
         key = noise.key(case["seed"], case["offset"], device=device)
-        for name, dtype, atol in (("float32", torch.float32, 4e-6), ("float64", torch.float64, 1e-13)):
+        for name, dtype, atol in (
+            ("float32", torch.float32, 4e-6),
+            ("float64", torch.float64, 1e-13),
+        ):
             want = torch.tensor(case[f"normal_{name}"], dtype=torch.float64)
             got = noise.normal(key, want.shape, dtype=dtype)
             assert got.dtype == dtype
@@ -154,7 +157,12 @@ def test_lanes_and_neighbouring_blocks_are_independent(ten_million):
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [((0, 0), (1, 0)), ((0, 0), (1 << 32, 0)), ((7, 0), (7, 1 << 32)), ((0, 1 << 20), (1 << 20, 0))],
+    [
+        ((0, 0), (1, 0)),
+        ((0, 0), (1 << 32, 0)),
+        ((7, 0), (7, 1 << 32)),
+        ((0, 1 << 20), (1 << 20, 0)),
+    ],
 )
 def test_neighbouring_seeds_and_offsets_are_independent(a, b):
     n = 1_000_000

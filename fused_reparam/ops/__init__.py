@@ -3,6 +3,6 @@
 Importing this package registers them under ``torch.ops.fused_reparam``.
 """
 
-from . import gaussian, gaussian_vmap, normal
+from . import gaussian, gaussian_vmap, noise
 
-__all__ = ["gaussian", "gaussian_vmap", "normal"]
+__all__ = ["gaussian", "gaussian_vmap", "noise"]

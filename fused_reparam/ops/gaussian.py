@@ -9,13 +9,14 @@ applies the Function in the form that functorch takes, which costs more by call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import select
-from . import gaussian_call
+from . import gaussian_call, gaussian_dense
 from .gaussian_call import Grads, Inputs, Spec
 from .gaussian_double_backward import double_backward
 from .library import LIB, define, direct, functorch_active
@@ -34,20 +35,43 @@ Backward = Callable[[Tensor | None, Tensor | None, Inputs, Spec, Sequence[bool]]
 def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
     """z and KL, differentiable; an output that the spec does not want has no elements."""
     if functorch_active():
-        return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, spec, *inputs)  # type: ignore[no-any-return]
+        return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, spec, *inputs)
     if not direct(inputs.loc):
-        return torch.ops.fused_reparam.gaussian_latent(*inputs, *spec)  # type: ignore[no-any-return]
+        return torch.ops.fused_reparam.gaussian_latent(*inputs, *spec)
     backend = select.pick(inputs.loc.device)
-
-    def forward(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
+    differentiable = _needs_grad(*inputs)
+    if gaussian_dense.serves(inputs, spec):
+        loc, scale, key, _ = inputs
+        assert scale is not None
+        assert key is not None
+        weight = gaussian_call.kl_weight(loc.shape, spec.reduction)
+        if differentiable:
+            return gaussian_dense.apply(loc, scale, key, backend, spec, weight)
+        return gaussian_dense.call(backend, loc, scale, key, spec, weight)
+    if not differentiable:
         return gaussian_call.forward(backend, inputs, spec)
+    return GaussianLatent.apply(
+        partial(gaussian_call.forward, backend),
+        partial(gaussian_call.backward, backend),
+        spec,
+        *inputs,
+    )
 
-    def backward(*args: Any) -> Grads:
-        return gaussian_call.backward(backend, *args)
 
-    if not _needs_grad(*inputs):
-        return forward(inputs, spec)
-    return GaussianLatent.apply(forward, backward, spec, *inputs)  # type: ignore[no-any-return]
+def latent_backward(
+    compute: Backward,
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    inputs: Inputs,
+    spec: Spec,
+    needs: Sequence[bool],
+) -> Grads:
+    """The gradients that are needed of loc, scale and eps; differentiable when asked to be."""
+    if grad_z is None and grad_kl is None:
+        return None, None, None
+    if _needs_grad(grad_z, grad_kl, *inputs):
+        return _apply(GaussianLatentBackward, compute, spec, needs, grad_z, grad_kl, *inputs)
+    return compute(grad_z, grad_kl, inputs, spec, needs)
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
@@ -62,7 +86,7 @@ class GaussianLatent(torch.autograd.Function):
     """Saves the inputs and the key, nothing of the latent's size."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, forward: Forward, backward: Backward, spec: Spec, *inputs: Any
     ) -> tuple[Tensor, Tensor]:
         GaussianLatent.setup(ctx, backward, spec, inputs)
@@ -75,20 +99,13 @@ class GaussianLatent(torch.autograd.Function):
         ctx.backward_of, ctx.spec = backward, spec
 
     @staticmethod
-    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
         loc, scale, key, eps = ctx.saved_tensors
         _, _, _, *(to_loc, to_scale, _, to_eps) = ctx.needs_input_grad
         inputs, needs = Inputs(loc, scale, key, eps), (to_loc, to_scale, to_eps)
         grad_z = grad_z if ctx.spec.sample else None
         grad_kl = grad_kl if ctx.spec.reduction is not None else None
-        if grad_z is None and grad_kl is None:
-            return (None,) * 7
-        if _needs_grad(grad_z, grad_kl, *inputs):
-            grads = _apply(
-                GaussianLatentBackward, ctx.backward_of, ctx.spec, needs, grad_z, grad_kl, *inputs
-            )
-        else:
-            grads = ctx.backward_of(grad_z, grad_kl, inputs, ctx.spec, needs)
+        grads = latent_backward(ctx.backward_of, grad_z, grad_kl, inputs, ctx.spec, needs)
         return None, None, None, grads[0], grads[1], None, grads[2]
 
 
@@ -96,7 +113,7 @@ class GaussianLatentBackward(torch.autograd.Function):
     """The backward pass as a function of its own, so that it has a gradient too."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, backward: Backward, spec: Spec, needs: Sequence[bool], *tensors: Any
     ) -> Grads:
         GaussianLatentBackward.setup(ctx, spec, needs, tensors)
@@ -110,12 +127,18 @@ class GaussianLatentBackward(torch.autograd.Function):
         ctx.spec, ctx.needs = spec, needs
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         grad_z, grad_kl, *inputs = ctx.saved_tensors
         wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
         grads = double_backward(wanted, grad_z, grad_kl, Inputs(*inputs), ctx.spec)
-        return None, None, None, *(
-            g if needed else None for g, needed in zip(grads, ctx.needs_input_grad[3:], strict=True)
+        return (
+            None,
+            None,
+            None,
+            *(
+                g if needed else None
+                for g, needed in zip(grads, ctx.needs_input_grad[3:], strict=True)
+            ),
         )
 
 
@@ -129,7 +152,7 @@ class _TransformableLatent(GaussianLatent):
         return forward(Inputs(*inputs), spec)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _, backward, spec, *tensors = inputs
         GaussianLatent.setup(ctx, backward, spec, tensors)
 
@@ -139,10 +162,11 @@ class _TransformableBackward(GaussianLatentBackward):
 
     @staticmethod
     def forward(backward: Backward, spec: Spec, needs: Sequence[bool], *tensors: Any) -> Any:  # type: ignore[override]
-        return backward(*tensors[:2], Inputs(*tensors[2:]), spec, needs)
+        grad_z, grad_kl, *inputs = tensors
+        return backward(grad_z, grad_kl, Inputs(*inputs), spec, needs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _, spec, needs, *tensors = inputs
         GaussianLatentBackward.setup(ctx, spec, needs, tensors)
 
@@ -208,9 +232,7 @@ def _below_autograd(op: Any, *args: Any) -> Any:
 
 
 def _redispatch_forward(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
-    return _below_autograd(  # type: ignore[no-any-return]
-        torch.ops.fused_reparam.gaussian_latent.default, *inputs, *spec
-    )
+    return _below_autograd(torch.ops.fused_reparam.gaussian_latent.default, *inputs, *spec)
 
 
 def _redispatch_backward(
@@ -229,19 +251,12 @@ def _forward_autograd(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> A
     inputs = Inputs(loc, scale, key, eps)
     if not _needs_grad(*inputs):
         return _redispatch_forward(inputs, Spec(*spec))
-    return _apply(
-        GaussianLatent, _redispatch_forward, _redispatch_backward, Spec(*spec), *inputs
-    )
+    return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, Spec(*spec), *inputs)
 
 
 def _backward_autograd(grad_z: Any, grad_kl: Any, *rest: Any) -> Any:
     inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
-    if _needs_grad(grad_z, grad_kl, *inputs):
-        grads = _apply(
-            GaussianLatentBackward, _redispatch_backward, spec, needs, grad_z, grad_kl, *inputs
-        )
-    else:
-        grads = _redispatch_backward(grad_z, grad_kl, inputs, spec, needs)
+    grads = latent_backward(_redispatch_backward, grad_z, grad_kl, inputs, spec, needs)
     return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
 
 

@@ -66,7 +66,7 @@ def kl_shape(shape: torch.Size, reduction: str) -> torch.Size:
     return shape[:1] if reduction == "sample" else shape[:0]
 
 
-def kl_weight(shape: torch.Size, reduction: str) -> float:
+def kl_weight(shape: torch.Size, reduction: str | None) -> float:
     """The factor of a sum of element KLs; nan for a mean over nothing, as torch.mean has it."""
     if reduction == "mean":
         count = shape.numel()
@@ -122,7 +122,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> tuple[Tensor, Te
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
     z, kl = allocate(loc, shape, spec)
-    weight = 1.0 if reduction is None else kl_weight(shape, reduction)
+    weight = kl_weight(shape, reduction)
     if not mu.numel():
         return z, kl.fill_(0.0 * weight)
     kl_out, elementwise = (kl, False) if reduction is not None else (None, False)

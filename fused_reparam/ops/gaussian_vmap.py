@@ -39,7 +39,9 @@ def _batched(inputs: Inputs, in_dims: Sequence[Any], size: int, spec: Spec) -> t
     loc, scale, eps = (
         _front(t, d, size)
         for t, d in zip(
-            (inputs.loc, inputs.scale, inputs.eps), (in_dims[0], in_dims[1], in_dims[3]), strict=True
+            (inputs.loc, inputs.scale, inputs.eps),
+            (in_dims[0], in_dims[1], in_dims[3]),
+            strict=True,
         )
     )
     assert loc is not None
@@ -62,7 +64,7 @@ def _noise(
     key: Tensor, dim: int | None, size: int, shape: Any, order: list[int], dtype: torch.dtype
 ) -> Tensor:
     def draw(one: Tensor) -> Tensor:
-        return torch.ops.fused_reparam.normal(one, shape, order, dtype)  # type: ignore[no-any-return]
+        return torch.ops.fused_reparam.normal(one, shape, order, dtype)
 
     if dim is None:
         return draw(key).expand(size, *shape)

@@ -6,7 +6,9 @@ the dims' own order. Element ``i`` of the noise stream is element ``i`` in this 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,24 +49,66 @@ def arrange(
     they are. Otherwise each becomes a view of shape (rows, columns) with two strides; an input
     that no such view can show is copied.
     """
-    operands = [t for t in (*inputs, *outputs) if t is not None]
-    if not order and all(t.is_contiguous() for t in operands):
+    operands = (*inputs, *outputs)
+    if not order and all(t is None or t.is_contiguous() for t in operands):
         return True, list(inputs), list(outputs)
-    if order and all(t.permute(order).is_contiguous() for t in operands):
+    shape = next(t.shape for t in operands if t is not None)
+    strides = tuple(None if t is None else t.stride() for t in operands)
+    plan = _plan(tuple(order), shape, strides, len(inputs))
+    if plan is None:
         return True, list(inputs), list(outputs)
+    rows = [
+        t if t is None else _as_rows(t, order, plan.size, at)
+        for t, at in zip(operands, plan.strides, strict=True)
+    ]
+    return False, rows[: len(inputs)], rows[len(inputs) :]
 
-    def permuted(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        return [t.permute(order) if order and t is not None else t for t in tensors]
 
-    rows_in, rows_out = permuted(inputs), permuted(outputs)
-    split = _best_split(
-        [t for t in rows_in if t is not None], [t for t in rows_out if t is not None]
-    )
-    return (
-        False,
-        [t if t is None else _as_rows(t, split) for t in rows_in],
-        [t if t is None else _as_rows(t, split) for t in rows_out],
-    )
+class _Plan(NamedTuple):
+    size: tuple[int, int]  # rows, columns
+    strides: list[tuple[int, int] | None]  # of each operand; None where it must be copied
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    order: tuple[int, ...],
+    shape: torch.Size,
+    strides: tuple[tuple[int, ...] | None, ...],
+    inputs: int,
+) -> _Plan | None:
+    """How operands of these strides become rows; None when all are dense.
+
+    Cached: to find it costs as much as a small latent's whole forward pass.
+    """
+    if order:
+        shape = torch.Size([shape[d] for d in order])
+        strides = tuple(s if s is None else tuple(s[d] for d in order) for s in strides)
+    best = None
+    for split in range(len(shape) + 1):
+        found = [None if s is None else _row_strides(shape, s, split) for s in strides]
+        copies = sum(f is None and s is not None for f, s in zip(found, strides, strict=True))
+        writable = all(
+            f is not None or s is None
+            for f, s in zip(found[inputs:], strides[inputs:], strict=True)
+        )
+        # The first of the best has the longest columns.
+        if writable and (best is None or copies < best[0]):
+            best = copies, split, found
+    assert best is not None
+    _, split, found = best
+    rows, columns = shape[:split].numel(), shape[split:].numel()
+    if split == 0 and all(f is None or f[1] == 1 or columns == 1 for f in found) and not best[0]:
+        return None
+    return _Plan((rows, columns), found)
+
+
+def _row_strides(
+    shape: Sequence[int], strides: Sequence[int], split: int
+) -> tuple[int, int] | None:
+    """The two strides of an operand cut into rows and columns before dim ``split``."""
+    row = _run_stride(shape[:split], strides[:split])
+    column = _run_stride(shape[split:], strides[split:])
+    return None if row is None or column is None else (row, column)
 
 
 def _run_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
@@ -82,27 +126,9 @@ def _run_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
     return 0 if run is None else run
 
 
-def _row_strides(t: Tensor, split: int) -> tuple[int, int] | None:
-    row = _run_stride(t.shape[:split], t.stride()[:split])
-    column = _run_stride(t.shape[split:], t.stride()[split:])
-    return None if row is None or column is None else (row, column)
-
-
-def _best_split(inputs: list[Tensor], outputs: list[Tensor]) -> int:
-    """Where to cut the dims into rows and columns: fewest copies, then the longest columns."""
-    splits = [
-        split
-        for split in range((inputs or outputs)[0].dim() + 1)
-        if all(_row_strides(t, split) is not None for t in outputs)
-    ]
-    return min(splits, key=lambda s: sum(_row_strides(t, s) is None for t in inputs))
-
-
-def _as_rows(t: Tensor, split: int) -> Tensor:
-    strides = _row_strides(t, split)
+def _as_rows(
+    t: Tensor, order: list[int], size: tuple[int, int], strides: tuple[int, int] | None
+) -> Tensor:
     if strides is None:
-        t = t.contiguous()
-        strides = _row_strides(t, split)
-        assert strides is not None
-    rows, columns = t.shape[:split].numel(), t.shape[split:].numel()
-    return t.as_strided((rows, columns), strides, t.storage_offset())
+        return (t.permute(order) if order else t).contiguous().view(size)
+    return t.as_strided(size, strides)

@@ -11,9 +11,9 @@ LIB = torch.library.Library("fused_reparam", "DEF")
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 
-def define(schema: str) -> None:
+def define(schema: str, *tags: torch.Tag) -> None:
     """Define an op of the package."""
-    LIB.define(schema, tags=_TAGS)
+    LIB.define(schema, tags=(*_TAGS, *tags))
 
 
 def direct(t: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""``fused_reparam::normal``: the noise stream as a tensor."""
+"""``fused_reparam::normal``, the noise stream as a tensor, and ``draw_key``, a key as an op."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import noise
 from ..backends import select
 from .layout import empty_ordered
 from .library import LIB, define
@@ -37,3 +38,22 @@ def _vmap(info, in_dims, key, shape, order, dtype):  # type: ignore[no-untyped-d
 
 
 torch.library.register_vmap("fused_reparam::normal", _vmap, lib=LIB)
+
+
+# A compiler merges two calls of an op with the same arguments, random or not, unless it knows the
+# op. Each call therefore gets a witness: an empty tensor of its own, of which the compiler knows
+# that it can't be merged. The tag lets it replay the draw where it recomputes (activation
+# checkpointing).
+define("draw_key(Tensor witness) -> Tensor", torch.Tag.nondeterministic_seeded)
+
+
+def _draw_key(witness: Tensor) -> Tensor:
+    return noise.draw_key(witness.device)
+
+
+LIB.impl("draw_key", _draw_key, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "fused_reparam::draw_key",
+    lambda witness: torch.empty((2,), dtype=torch.uint64, device=witness.device),
+    lib=LIB,
+)

@@ -1,0 +1,48 @@
+# make demo    train the example VAE with and without the fused op, side by side
+# make test    run the tests
+# make lint    check format, lint and types
+# make bench   time the op against eager PyTorch, torch.compile and torch.distributions
+#
+# Each sets up what it needs in $(VENV); a second run skips that. To use another interpreter or
+# PyTorch: make test PYTHON=python3.12 TORCH=torch==2.14.1 VENV=.venv-2.14
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+# One stamp for each PyTorch and Python: asking for another sets up again.
+STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
+LINT := $(VENV)/.lint-ready
+
+.PHONY: demo test lint bench clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/vae_digits.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) $(LINT)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m bench --device cpu
+
+# torch first, so that the native library is compiled by the install rather than at first use.
+$(STAMP): pyproject.toml setup.py fused_reparam/backends/_build.py $(wildcard kernels/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
+	rm -f $(VENV)/.ready-*
+	touch "$@"
+
+$(LINT): pyproject.toml $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[lint]"
+	touch "$@"
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info fused_reparam/*.so

@@ -1,0 +1,11 @@
+"""Speed and memory of the package's ops, side by side with what they replace.
+
+    python -m bench --device cpu                  measure, print, write JSON and CSV
+    python -m bench compare A.json B.json         what changed between two results
+    python -m bench table RESULT.json             the README's table, in Markdown
+
+One file for each idea: `ops/` says what an op computes and what it must move, `variants` who
+computes it, `gate` whether the answer is right, `timing` and `memory` how long and how much,
+`limits` what the machine itself can do, `measure` runs it all, `report`, `files`, `compare` and
+`markdown` show it.
+"""

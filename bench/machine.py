@@ -1,0 +1,83 @@
+"""Where and with what a measurement was made."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+
+def describe(device: torch.device) -> dict[str, object]:
+    """Device, processor, versions, commit and time, as they go into every result file."""
+    return {
+        "device": device_name(device),
+        "device_type": device.type,
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": _versions(),
+        "commit": commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+def folder_name(machine: dict[str, object]) -> str:
+    """A machine's folder under the results: `intel-xeon-processor-2.50ghz-2-threads`."""
+    name = re.sub(r"\((R|TM|r|tm)\)|CPU|@", " ", str(machine["device"]))
+    if machine["device_type"] == "cpu":
+        name += f" {machine['threads']} threads"
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.lower().startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of the checkout, with `+` when files differ from it; `unknown` without git."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = _git(here, "rev-parse", "--short=12", "HEAD")
+        # Results don't change what is measured.
+        dirty = _git(here, "status", "--porcelain", "--", "..", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if dirty else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda:
+        versions["cuda"] = torch.version.cuda
+    for name in ("triton", "fused_reparam"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

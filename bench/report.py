@@ -1,0 +1,137 @@
+"""The terminal: tables and a progress bar, through rich where it is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from bench.variants import EAGER
+
+try:
+    import rich.box
+    import rich.console
+    import rich.progress
+    import rich.table
+except ImportError:
+    HAVE_RICH = False
+else:
+    HAVE_RICH = True
+
+COLUMNS = ("variant", "time", "spread", "ns/elem", "GB/s", "of copy", "of fresh", "of limit",
+           "vs eager", "vs compile", "saved bytes")  # fmt: skip
+LEGEND = """\
+time         median of interleaved samples; spread: half the distance of the quartiles
+forward      with the graph recorded, as in training
+GB/s         for the bytes that the op must read and write
+of copy      against a plain copy of as many bytes, measured in the same rounds
+of fresh     against copies into as many new tensors as the op makes, likewise
+of limit     against the larger of that plain copy and the fastest noise measured here
+vs ...       times faster
+saved bytes  kept for the backward pass beyond the inputs"""
+
+
+def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
+    """Everything measured, one table for each dtype and size."""
+    machine, limits = result["machine"], result["limits"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(f"{machine['device']}, {machine['threads']} threads, {machine['simd']}; {versions}; "
+          f"commit {machine['commit']}; {machine['time']}")  # fmt: skip
+    print(f"copy {limits['copy_gb_per_s']:.1f} GB/s, into fresh memory "
+          f"{limits['fresh_copy_gb_per_s']:.1f} GB/s")  # fmt: skip
+    for dtype, times in limits["normal_ns"].items():
+        print(f"ns per {dtype} normal: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
+    for missing in result["missing"]:
+        print(f"not here: {missing['name']}: {missing['reason']}")
+    for (dtype, shape), rows in groupby(result["rows"], lambda r: (r["dtype"], r["shape"])):
+        lines: list[list[str]] = []
+        for work, same in groupby(rows, lambda r: str(r["work"])):
+            lines.append([work])
+            lines += [
+                ["  " + cell if not i else cell for i, cell in enumerate(cells(r))] for r in same
+            ]
+        print_table(f"{result['settings']['op']}, {dtype}, {shape}", COLUMNS, lines, use_rich)
+    failed = {
+        (r["dtype"], r["size"], r["variant"], r["reason"]): 0
+        for r in result["rows"]
+        if r["status"] != "ok"
+    }
+    for dtype, size, variant, reason in failed:
+        print(f"NOT TIMED, for its result is wrong: {variant}, {dtype}, {size}: {reason}")
+    print(f"\n{LEGEND}")
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the result as text, one cell for each of COLUMNS."""
+    if row["status"] != "ok":
+        return [row["variant"], row["status"].upper()]
+    spread = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
+    compiled = row["vs_compile"]
+    return [
+        row["variant"],
+        duration(row["median_s"]),
+        f"±{spread:.0%}",
+        f"{row['ns_per_element']:.2f}",
+        f"{row['gb_per_s']:.1f}",
+        f"{row['of_copy']:.0%}",
+        f"{row['of_fresh']:.0%}",
+        f"{row['of_limit']:.0%}",
+        "" if row["variant"] == EAGER or row["vs_eager"] is None else f"{row['vs_eager']:.2f}x",
+        "" if compiled is None else f"{compiled:.2f}x",
+        f"{row['saved_bytes']:,}",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Three figures and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{_figures(seconds / scale)} {unit}"
+    return f"{_figures(seconds * 1e9)} ns"
+
+
+def _figures(value: float) -> str:
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def print_table(
+    title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], use_rich: bool = HAVE_RICH
+) -> None:
+    """A table, figures to the right. A line of a single cell heads a section."""
+    rows = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
+    print()
+    if use_rich:
+        table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        for line, row in zip(lines, rows, strict=True):
+            table.add_row(*row, style="bold" if len(line) == 1 else None)
+        rich.console.Console(width=None if sys.stdout.isatty() else 140).print(table)
+        return
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    print(title)
+    for row in ([*columns], ["-" * width for width in widths], *rows):
+        texts = [f"{cell:{'>' if i else '<'}{widths[i]}}" for i, cell in enumerate(row)]
+        print("  ".join(texts).rstrip())
+
+
+@contextmanager
+def progress(use_rich: bool = HAVE_RICH) -> Iterator[Callable[[str, float], None]]:
+    """Yields a function that shows what is going on and which share of the whole is done."""
+    if use_rich and sys.stderr.isatty():
+        console = rich.console.Console(stderr=True)
+        with rich.progress.Progress(console=console, transient=True) as bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda what, done: bar.update(task, description=what, completed=done)
+        return
+    shown = ""
+
+    def plain(what: str, done: float) -> None:
+        nonlocal shown
+        if what != shown:
+            print(f"{done:4.0%}  {what}", file=sys.stderr, flush=True)
+            shown = what
+
+    yield plain

@@ -1,0 +1,168 @@
+"""Time: clocks, and interleaved rounds, in which all rivals meet the same state of the machine."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Contestant:
+    """Something to be timed: `call(item)` for each item of `prepare(count)`, which isn't timed."""
+
+    name: str
+    call: Callable[[Any], object]
+    prepare: Callable[[int], Sequence[Any]] = range
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
+    most_calls: int = 1 << 20
+    calls: int = 1
+    """Calls in one sample, so that a sample is long enough for the clock: set by `autorange`."""
+    rounds: int = 0
+    samples: list[float] = field(default_factory=list)
+    """Seconds for one call, one entry for each sample."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of the seconds that one call took."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Spread:
+        if len(samples) == 1:
+            return cls(samples[0], samples[0], samples[0], 1)
+        low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+        return cls(median, low, high, len(samples))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure one kind of work."""
+
+    sample_seconds: float = 0.005
+    seconds: float = 20.0
+    least_rounds: int = 5
+    most_rounds: int = 60
+
+
+THOROUGH = Effort()
+QUICK = Effort(sample_seconds=0.002, seconds=2.0, least_rounds=3, most_rounds=15)
+
+
+class CpuClock:
+    """Wall time."""
+
+    def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
+        start = time.perf_counter()
+        for item in items:
+            call(item)
+        return time.perf_counter() - start
+
+
+class CudaClock:
+    """Device time between events around each call, with the L2 cache emptied before it.
+
+    The flush also keeps the device busy while the host launches, so that host time stays hidden.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        self.flush = torch.empty(4 * max(cache, 1 << 22), dtype=torch.int8, device=device)
+
+    def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
+        with torch.cuda.device(self.device):
+            events = [(_event(), _event()) for _ in items]
+            for item, (start, end) in zip(items, events, strict=True):
+                self.flush.zero_()
+                start.record()
+                call(item)
+                end.record()
+            torch.cuda.synchronize(self.device)
+        return float(sum(start.elapsed_time(end) for start, end in events)) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+Clock = CpuClock | CudaClock
+
+
+def clock_for(device: torch.device) -> Clock:
+    return CudaClock(device) if device.type == "cuda" else CpuClock()
+
+
+def autorange(clock: Clock, contestant: Contestant, effort: Effort) -> float:
+    """Sets the calls of one sample; returns the seconds that it then takes, set-up included."""
+    _sample(clock, contestant)  # a warm-up: first calls compile, allocate and fault pages in
+    while True:
+        start = time.perf_counter()
+        seconds = _sample(clock, contestant) * contestant.calls
+        whole = time.perf_counter() - start
+        if seconds >= effort.sample_seconds or contestant.calls >= contestant.most_calls:
+            return whole
+        wanted = contestant.calls * min(10.0, 1.2 * effort.sample_seconds / max(seconds, 1e-9))
+        contestant.calls = min(int(wanted) + 1, contestant.most_calls)
+
+
+def interleave(
+    clock: Clock,
+    contestants: Sequence[Contestant],
+    effort: Effort,
+    tick: Callable[[float], object] = lambda _: None,
+) -> dict[str, Spread]:
+    """Time the contestants in turns, in a new order each round; `tick` hears the share done.
+
+    Each gets an equal part of the time. A slow one joins fewer rounds, spread over all of them.
+    """
+    with _no_garbage_collection():
+        share = effort.seconds / len(contestants)
+        for contestant in contestants:
+            whole = autorange(clock, contestant, effort)
+            rounds = int(share / max(whole, 1e-9))
+            contestant.rounds = min(max(rounds, effort.least_rounds), effort.most_rounds)
+        total = max(c.rounds for c in contestants)
+        order, chance = list(contestants), random.Random(0)
+        for turn in range(total):
+            chance.shuffle(order)
+            for contestant in order:
+                if _joins(contestant.rounds, turn, total):
+                    contestant.samples.append(_sample(clock, contestant))
+            tick((turn + 1) / total)
+    return {c.name: Spread.of(c.samples) for c in contestants}
+
+
+def _sample(clock: Clock, contestant: Contestant) -> float:
+    with contestant.context():
+        items = contestant.prepare(contestant.calls)
+        return clock.seconds(contestant.call, items) / contestant.calls
+
+
+def _joins(rounds: int, turn: int, total: int) -> bool:
+    """True in `rounds` of `total` turns, evenly spread."""
+    return (turn + 1) * rounds // total > turn * rounds // total
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,69 @@
+"""``python -m fused_reparam info`` and ``python -m fused_reparam selftest``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+
+import torch
+
+import fused_reparam
+from fused_reparam import selftest
+from fused_reparam.backends import select
+
+
+def devices() -> list[torch.device]:
+    """The CPU, and each kind of accelerator that is here."""
+    found = [torch.device("cpu")]
+    for kind in ("cuda", "xpu"):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            found.append(torch.device(kind))
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def info_lines() -> Iterator[str]:
+    """Versions, devices, and each backend with the reason where it can't serve."""
+    yield f"fused_reparam {fused_reparam.__version__}"
+    yield f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield f"torch         {torch.__version__}, {torch.get_num_threads()} threads"
+    yield f"triton        {_version('triton')}"
+    for device in devices():
+        name = (
+            platform.processor() or platform.machine()
+            if device.type == "cpu"
+            else getattr(torch, device.type).get_device_name()
+        )
+        yield f"\n{device.type} ({name}): uses {select.current(device)}"
+        for backend in select.BACKENDS:
+            reason = select.unavailable_reason(backend, device)
+            yield f"  {backend:<10}{'available' if reason is None else 'missing: ' + reason}"
+            if reason is None:
+                details = select.load(backend).info()
+                yield from (f"  {'':<10}{name}: {value}" for name, value in details.items())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status is 1 when the self-test found a difference."""
+    parser = argparse.ArgumentParser(prog="python -m fused_reparam", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="versions, devices and backends, and why one is missing")
+    commands.add_parser("selftest", help="check every backend at hand against the reference")
+    if parser.parse_args(argv).command == "info":
+        print("\n".join(info_lines()))
+        return 0
+    return selftest.run(devices())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""The native CPU backend: the library compiled from ``kernels/``, and the calls into it.
+
+Importing this module loads and builds nothing; the first ``unavailable_reason`` does. The library
+that the package was installed with is taken first, else one is built into a per-user cache.
+
+What the functions take and compute is stated in ``reference.py``. Dense operands go straight to the
+library's C functions, with all arguments packed in one struct, because on small latents the cost of
+a call is all there is: it takes a quarter of the time of PyTorch's dispatcher. Other layouts go
+through ``torch.ops.fused_reparam_native``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import _build
+
+ISA_NAMES = ("portable", "avx2", "avx512")
+_DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+
+# The fields of fused_reparam_call in kernels/ops.cpp.
+_pack = struct.Struct("=12q3d").pack
+
+
+class _Entry(Protocol):
+    def __call__(self, packed: bytes, /) -> int: ...
+
+
+class _Library:
+    """A loaded library: its C functions and its operators."""
+
+    def __init__(self, path: Path, origin: str) -> None:
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+        handle = ctypes.CDLL(str(path))
+        self.path, self.origin = path, origin
+        self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
+        self.forward: _Entry = handle.fused_reparam_gaussian_forward
+        self.backward: _Entry = handle.fused_reparam_gaussian_backward
+        for entry in (self.forward, self.backward):
+            entry.argtypes = (ctypes.c_char_p,)  # type: ignore[attr-defined]
+        ops = torch.ops.fused_reparam_native
+        self.normal_op = ops.normal.default
+        self.forward_op = ops.gaussian_forward.default
+        self.backward_op = ops.gaussian_backward.default
+
+
+_library: _Library | None = None
+_reason: str | None = None
+_lock = threading.Lock()
+
+
+def unavailable_reason(device: torch.device) -> str | None:
+    """None when this backend can serve ``device``, else what is missing and how to get it.
+
+    The first call for a CPU may build the library; it never raises.
+    """
+    if device.type != "cpu":
+        return f"the native backend serves CPU tensors, not {device.type}"
+    if _library is None and _reason is None:
+        _load()
+    return _reason
+
+
+def info() -> dict[str, str]:
+    """The library's file, how it came to be, and the instruction set in use."""
+    reason = unavailable_reason(torch.device("cpu"))
+    if _library is None:
+        return {"unavailable": reason or ""}
+    return {
+        "library": str(_library.path),
+        "built": _library.origin,
+        "instruction set": ISA_NAMES[_library.isa()],
+    }
+
+
+def isa() -> str:
+    """The instruction set in use: ``portable``, ``avx2`` or ``avx512``."""
+    return ISA_NAMES[_loaded().isa()]
+
+
+def set_isa(name: str) -> str:
+    """Use another instruction set, or the best below it that the machine has; returns which.
+
+    ``FUSED_REPARAM_ISA`` in the environment does the same from the start.
+    """
+    return ISA_NAMES[_loaded().set_isa(ISA_NAMES.index(name))]
+
+
+def normal(key: Tensor, out: Tensor) -> None:
+    """Fill ``out`` with the noise stream of ``key``, in memory order."""
+    _loaded().normal_op(key, out)
+
+
+def gaussian_forward(
+    loc: Tensor,
+    scale: Tensor,
+    key: Tensor | None,
+    eps: Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+    z: Tensor | None,
+    kl: Tensor | None,
+) -> None:
+    """See ``reference.gaussian_forward``."""
+    library = _library or _loaded()
+    if not dense:
+        library.forward_op(loc, scale, key, eps, kind, low, high, weight, False, z, kl)
+    elif library.forward(
+        _pack(
+            loc.data_ptr(),
+            scale.data_ptr(),
+            0 if key is None else key.data_ptr(),
+            0 if eps is None else eps.data_ptr(),
+            0 if z is None else z.data_ptr(),
+            0 if kl is None else kl.data_ptr(),
+            0,
+            0,
+            loc.numel(),
+            1 if kl is None else kl.numel(),
+            _DTYPE_CODES[loc.dtype],
+            kind,
+            low,
+            high,
+            weight,
+        )
+    ):
+        raise RuntimeError("the native library failed")
+
+
+def gaussian_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    loc: Tensor,
+    scale: Tensor,
+    key: Tensor | None,
+    eps: Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+    grad_loc: Tensor | None,
+    grad_scale: Tensor | None,
+) -> None:
+    """See ``reference.gaussian_backward``."""
+    library = _library or _loaded()
+    if not dense:
+        library.backward_op(
+            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, False, grad_loc,
+            grad_scale,
+        )  # fmt: skip
+    elif library.backward(
+        _pack(
+            loc.data_ptr(),
+            scale.data_ptr(),
+            0 if key is None else key.data_ptr(),
+            0 if eps is None else eps.data_ptr(),
+            0 if grad_z is None else grad_z.data_ptr(),
+            0 if grad_kl is None else grad_kl.data_ptr(),
+            0 if grad_loc is None else grad_loc.data_ptr(),
+            0 if grad_scale is None else grad_scale.data_ptr(),
+            loc.numel(),
+            1 if grad_kl is None else grad_kl.numel(),
+            _DTYPE_CODES[loc.dtype],
+            kind,
+            low,
+            high,
+            weight,
+        )
+    ):
+        raise RuntimeError("the native library failed")
+
+
+def _loaded() -> _Library:
+    reason = unavailable_reason(torch.device("cpu"))
+    if _library is None:
+        raise RuntimeError(f"the native backend is not available: {reason}")
+    return _library
+
+
+def _load() -> None:
+    global _library, _reason
+    with _lock:
+        if _library is not None or _reason is not None:
+            return
+        try:
+            _library = _find()
+        except Exception as error:  # whatever went wrong, the reference backend can serve
+            _reason = str(error) or type(error).__name__
+            warnings.warn(
+                f"fused_reparam runs on plain PyTorch on the CPU, which is slower: {_reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _find() -> _Library:
+    """The library of the package, or of the cache, or a fresh one."""
+    installed = _build.installed_library()
+    if installed.is_file():
+        with _ignore_load_error():
+            return _Library(installed, "with the package")
+    cached = _build.cached_library()
+    if not cached.is_file() and os.environ.get("FUSED_REPARAM_NO_JIT", "0") not in ("", "0"):
+        raise _build.BuildError(
+            "the native library is not built and FUSED_REPARAM_NO_JIT forbids building it"
+        )
+    return _Library(_build.build_in_cache(), "at first use")
+
+
+class _ignore_load_error:
+    """A library made for another system is as good as none."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> bool:
+        return kind is not None and issubclass(kind, OSError)

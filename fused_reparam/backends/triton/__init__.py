@@ -1,0 +1,134 @@
+"""The Triton backend: CUDA, ROCm and XPU tensors; CPU tensors in Triton's interpreter.
+
+Importing this package imports neither triton nor a GPU runtime; the first use does.
+
+- `philox`, `approx`, `box_muller`, `scale`: device functions, each once.
+- `tiles`: which elements a program works on, and where they lie.
+- `forward`, `backward`, `fill`, `finish`: the kernels.
+- `launch`: tile shapes, variants, and the launch itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_DEVICES = ("cuda", "xpu")
+
+
+def _interpreter_asked() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _interpreted() -> bool | None:
+    """Whether kernels run in the interpreter; None when triton was imported under the other setting.
+
+    Triton decides when its functions are defined: the variable must be set before its import.
+    """
+    language = sys.modules.get("triton.language.standard")
+    asked = _interpreter_asked()
+    if language is None or asked == (type(language.sum).__name__ == "InterpretedFunction"):
+        return asked
+    return None
+
+
+@cache
+def _triton_reason() -> str | None:
+    try:
+        found = importlib.util.find_spec("triton") is not None
+    except (ImportError, ValueError):
+        found = False
+    return None if found else "triton is not installed: pip install triton"
+
+
+def unavailable_reason(device: torch.device) -> str | None:
+    """None when this backend can serve tensors on `device`, else one sentence: what is missing."""
+    missing = _triton_reason()
+    if missing:
+        return missing
+    interpreted = _interpreted()
+    if interpreted is None:
+        return "TRITON_INTERPRET was changed after triton was imported: set it before that"
+    if device.type == "cpu" and not interpreted:
+        return (
+            "the Triton backend serves CPU tensors only in Triton's interpreter: "
+            "set TRITON_INTERPRET=1 in the environment before triton is first imported"
+        )
+    if device.type == "cpu":
+        return None
+    if device.type not in _DEVICES:
+        return f"the Triton backend serves {' and '.join(_DEVICES)} devices, not {device.type}"
+    return None
+
+
+def info() -> dict[str, Any]:
+    """Triton's version, whether kernels run in its interpreter, and the devices that are served."""
+    missing = _triton_reason()
+    if missing:
+        return {"triton": None, "reason": missing}
+    from importlib import metadata
+
+    interpreted = bool(_interpreted())
+    targets = ["cpu (interpreter)"] if interpreted else []
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:  # builds under another name
+        import triton
+
+        version = triton.__version__
+    return {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
+
+
+def normal(key: torch.Tensor, out: torch.Tensor) -> None:
+    """Fill `out` (dense) with the noise stream of `key`, in memory order."""
+    from . import launch
+
+    launch.normal(key, out)
+
+
+def gaussian_forward(
+    loc: torch.Tensor,
+    scale: torch.Tensor,
+    key: torch.Tensor | None,
+    eps: torch.Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+    z: torch.Tensor | None,
+    kl: torch.Tensor | None,
+) -> None:
+    """Write z = loc + sigma * noise and the weighted KL into the outputs that are not None."""
+    from . import launch
+
+    launch.gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+
+
+def gaussian_backward(
+    grad_z: torch.Tensor | None,
+    grad_kl: torch.Tensor | None,
+    loc: torch.Tensor,
+    scale: torch.Tensor,
+    key: torch.Tensor | None,
+    eps: torch.Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+    grad_loc: torch.Tensor | None,
+    grad_scale: torch.Tensor | None,
+) -> None:
+    """Write the gradients that are not None; the noise is made again from `key`."""
+    from . import launch
+
+    launch.gaussian_backward(
+        grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc, grad_scale
+    )

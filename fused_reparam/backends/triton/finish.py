@@ -1,0 +1,46 @@
+"""The second, small kernel of a KL: adds the tiles' sums in a fixed order, so that bits repeat."""
+
+# Triton reads the annotations "i64" and "fp64" as the types of numbers.
+# ruff: noqa: F821
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(
+    do_not_specialize=[
+        "tiles",
+        "length",
+    ]
+)
+def finish_kernel(
+    sums, kl, tiles: "i64", length: "i64", weight: "fp64",
+    SLOTS: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """kl[s] = weight * the sums of the tiles of segment s (the program's index).
+
+    sums: [tiles, SLOTS]. With two slots, a tile's second one belongs to the segment that begins
+    inside it.
+    WHOLE: there is one segment, and it holds every tile.
+    """
+    segment = tl.program_id(0).to(tl.int64)
+    if WHOLE:
+        first = segment
+        last = tl.cast(tiles, tl.int64)
+        begin = segment
+    else:
+        begin = segment * length
+        first = begin // TILE
+        last = (begin + length - 1) // TILE + 1
+    total = tl.zeros((BLOCK,), sums.dtype.element_ty)
+    tile = first + tl.arange(0, BLOCK)
+    while first < last:
+        if SLOTS == 2:
+            total += tl.load(
+                sums + 2 * tile + (tile * TILE < begin).to(tl.int64), mask=tile < last, other=0.0
+            )
+        else:
+            total += tl.load(sums + tile, mask=tile < last, other=0.0)
+        first += BLOCK
+        tile += BLOCK
+    tl.store(kl + segment, tl.sum(total) * tl.full((), weight, total.dtype))

@@ -1,0 +1,95 @@
+"""The five parameterizations of sigma: their values, log sigma^2 and derivatives.
+
+`KIND`: 0 logvar, 1 log_std, 2 std, 3 var, 4 rho (sigma = softplus(rho)).
+"""
+
+# A Triton function returns from every branch or from none.
+# ruff: noqa: RET505
+
+import triton
+import triton.language as tl
+
+from .approx import exp, log, sqrt
+
+LOGVAR: tl.constexpr = tl.constexpr(0)
+LOG_STD: tl.constexpr = tl.constexpr(1)
+STD: tl.constexpr = tl.constexpr(2)
+VAR: tl.constexpr = tl.constexpr(3)
+RHO: tl.constexpr = tl.constexpr(4)
+
+
+@triton.jit
+def clamp(x, low, high):
+    """As torch.clamp: NaN stays NaN."""
+    x = tl.maximum(x, low, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(x, high, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def softplus_parts(x, MATH: tl.constexpr):
+    """softplus(x), and what stays finite where it underflows: (sigma, e, ratio).
+
+    e = exp(-|x|); ratio = log1p(e) / e for x <= 0, else sigma: so log sigma = log(ratio) + min(x,
+    0). log1p(e) = 2 atanh(s) with s = e / (2 + e) <= 1/3: its series keeps the relative precision
+    of a small e.
+    """
+    e = exp(-tl.abs(x), 1.0, 1.0, True, MATH)
+    s = 1.0 / (2.0 + e)
+    square = (e * s) * (e * s)
+    TERMS: tl.constexpr = 17 if x.dtype.is_fp64() else 8
+    series = tl.full(x.shape, 1.0 / (2 * TERMS + 1), x.dtype)
+    for k in tl.static_range(TERMS - 1, -1, -1):
+        series = series * square + 1.0 / (2 * k + 1)
+    slope = 2.0 * s * series
+    sigma = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) + e * slope
+    return sigma, e, tl.where(x > 0.0, sigma, slope)
+
+
+@triton.jit
+def sigma_squares(x, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr, KL: tl.constexpr):
+    """(sigma, sigma^2, log sigma^2); the last two are meaningful only with KL."""
+    if KIND == LOGVAR:
+        sigma = exp(x, 0.5, 1.0, EXACT, MATH)
+        return sigma, sigma * sigma, x
+    elif KIND == LOG_STD:
+        sigma = exp(x, 1.0, 1.0, EXACT, MATH)
+        return sigma, sigma * sigma, 2.0 * x
+    elif KIND == STD:
+        return x, x * x, (2.0 * log(x, MATH) if KL else x)
+    elif KIND == VAR:
+        return sqrt(x, MATH), x, (log(x, MATH) if KL else x)
+    else:
+        sigma, _, ratio = softplus_parts(x, MATH)
+        low = tl.minimum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        return sigma, sigma * sigma, (2.0 * (log(ratio, MATH) + low) if KL else x)
+
+
+@triton.jit
+def derivatives(x, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+    """(d sigma / dx, d KL / dx divided by `kl_factor(KIND)`)."""
+    if KIND == LOGVAR:
+        half = exp(x, 0.5, 0.5, EXACT, MATH)
+        return half, half * half - 0.25
+    elif KIND == LOG_STD:
+        sigma = exp(x, 1.0, 1.0, EXACT, MATH)
+        return sigma, sigma * sigma - 1.0
+    elif KIND == STD:
+        return tl.full(x.shape, 1.0, x.dtype), x - 1.0 / x
+    elif KIND == VAR:
+        return 0.5 / sqrt(x, MATH), 1.0 - 1.0 / x
+    else:
+        sigma, e, ratio = softplus_parts(x, MATH)
+        share = 1.0 / (1.0 + e)
+        sigmoid = tl.where(x > 0.0, share, e * share)
+        return sigmoid, sigma * sigmoid - share / ratio
+
+
+@triton.jit
+def kl_factor(KIND: tl.constexpr):
+    """The constant left out of `derivatives`: it belongs into the one scalar weight."""
+    if KIND == LOGVAR:
+        return 2.0
+    elif KIND == VAR:
+        return 0.5
+    else:
+        return 1.0

@@ -1,0 +1,3 @@
+// The kernels for avx2.
+#define FR_ISA 1
+#include "kernels.inc"

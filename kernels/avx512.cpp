@@ -1,0 +1,3 @@
+// The kernels for avx512.
+#define FR_ISA 2
+#include "kernels.inc"

@@ -1,0 +1,95 @@
+// Operands that are not linear memory: rows with any strides, staged a tile at a time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "interface.h"
+
+namespace fr {
+
+// A dense operand is n consecutive elements. Otherwise element i is at row i / columns and column
+// i % columns, with strides in elements. Null data is an operand that is absent.
+struct Operand {
+  void* data = nullptr;
+  int64_t row_stride = 0, column_stride = 0;
+  bool linear = true;  // n consecutive elements, whatever the strides say
+};
+
+namespace rows {
+
+template <class T, class Visit>
+inline void for_each_piece(const Operand& op, int64_t columns, int64_t first, int64_t count,
+                           const Visit& visit) {
+  int64_t row = first / columns, column = first % columns;
+  for (int64_t done = 0; done < count; ++row, column = 0) {
+    const int64_t left = count - done, length = columns - column < left ? columns - column : left;
+    visit(static_cast<T*>(op.data) + row * op.row_stride + column * op.column_stride, done, length);
+    done += length;
+  }
+}
+
+template <class T>
+inline void gather(const Operand& op, int64_t columns, int64_t first, int64_t count, T* out) {
+  for_each_piece<T>(op, columns, first, count, [&](const T* p, int64_t at, int64_t length) {
+    if (op.column_stride == 1)
+      std::memcpy(out + at, p, static_cast<size_t>(length) * sizeof(T));
+    else
+      for (int64_t i = 0; i < length; ++i) out[at + i] = p[i * op.column_stride];
+  });
+}
+
+template <class T>
+inline void scatter(const T* in, const Operand& op, int64_t columns, int64_t first, int64_t count) {
+  for_each_piece<T>(op, columns, first, count, [&](T* p, int64_t at, int64_t length) {
+    if (op.column_stride == 1)
+      std::memcpy(p, in + at, static_cast<size_t>(length) * sizeof(T));
+    else
+      for (int64_t i = 0; i < length; ++i) p[i * op.column_stride] = in[at + i];
+  });
+}
+
+// The tile itself when it is linear memory already, else null.
+inline void* direct(const Operand& op, int64_t item, int64_t columns, int64_t first, int64_t count) {
+  char* data = static_cast<char*>(op.data);
+  if (op.linear) return data + first * item;
+  const int64_t column = first % columns;
+  if (op.column_stride != 1 || column + count > columns) return nullptr;
+  return data + (first / columns * op.row_stride + column) * item;
+}
+
+}  // namespace rows
+
+// Room for one tile of one operand.
+struct alignas(64) Stage {
+  unsigned char bytes[kTile * 8];
+};
+
+// The tile of an input as linear memory.
+inline const void* tile_in(const Operand& op, int64_t item, int64_t columns, int64_t first,
+                           int64_t count, Stage& stage) {
+  if (!op.data) return nullptr;
+  if (const void* p = rows::direct(op, item, columns, first, count)) return p;
+  void* to = stage.bytes;
+  if (item == 2) rows::gather(op, columns, first, count, static_cast<uint16_t*>(to));
+  if (item == 4) rows::gather(op, columns, first, count, static_cast<uint32_t*>(to));
+  if (item == 8) rows::gather(op, columns, first, count, static_cast<uint64_t*>(to));
+  return to;
+}
+
+// Where the kernel may write the tile of an output; tile_written brings it to its place.
+inline void* tile_out(const Operand& op, int64_t item, int64_t columns, int64_t first, int64_t count,
+                      Stage& stage) {
+  if (!op.data) return nullptr;
+  void* p = rows::direct(op, item, columns, first, count);
+  return p ? p : stage.bytes;
+}
+inline void tile_written(const Operand& op, int64_t item, int64_t columns, int64_t first,
+                         int64_t count, const void* p, const Stage& stage) {
+  if (p != stage.bytes) return;
+  if (item == 2) rows::scatter(static_cast<const uint16_t*>(p), op, columns, first, count);
+  if (item == 4) rows::scatter(static_cast<const uint32_t*>(p), op, columns, first, count);
+  if (item == 8) rows::scatter(static_cast<const uint64_t*>(p), op, columns, first, count);
+}
+
+}  // namespace fr

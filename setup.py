@@ -1,0 +1,98 @@
+"""Packages, the native sources and the native library; everything else is in pyproject.toml.
+
+With PyTorch and a C++ compiler at hand (``pip install --no-build-isolation .``) the library is
+compiled into the package. Otherwise, or when that fails, it is built at first use from the sources
+that the package carries; with FUSED_REPARAM_REQUIRE_NATIVE=1 a failure is an error.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).resolve().parent
+
+
+def load_build_description():
+    """``_build.py`` by path: the package itself can't be imported here, PyTorch may be missing."""
+    path = HERE / "fused_reparam" / "backends" / "_build.py"
+    spec = importlib.util.spec_from_file_location("_fused_reparam_build", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+native = load_build_description()
+
+
+def reason_not_to_compile():
+    """None when everything needed to compile the library is here."""
+    try:
+        native.torch_root()
+        native.compiler()
+    except native.BuildError as error:
+        return str(error)
+    return None
+
+
+class CopySources(build_py):
+    """The package carries the sources of the library, to build it where it will run."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "fused_reparam" / "_kernels"
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted((HERE / "kernels").iterdir()):
+            if path.suffix in (".h", ".cpp", ".inc"):
+                shutil.copy2(path, target / path.name)
+
+
+class BuildLibrary(build_ext):
+    """The library is no Python extension: it's named and compiled as _build.py says."""
+
+    def get_ext_filename(self, fullname):
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def build_extension(self, ext):
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        try:
+            native.build(output)
+        except native.BuildError as error:
+            if REQUIRED:
+                raise
+            print(f"warning: {error}\nThe library will be built at first use.", file=sys.stderr)
+
+
+class PlatformWheel(bdist_wheel):
+    """One wheel for every Python: with the library it depends on the platform only."""
+
+    def get_tag(self):
+        python, abi, platform = super().get_tag()
+        return (python, abi, platform) if self.root_is_pure else ("py3", "none", platform)
+
+
+REQUIRED = os.environ.get("FUSED_REPARAM_REQUIRE_NATIVE", "0") not in ("", "0")
+missing = reason_not_to_compile()
+if missing and REQUIRED:
+    raise SystemExit(f"FUSED_REPARAM_REQUIRE_NATIVE is set, and {missing}")
+if missing:
+    print(f"The native library is left to first use: {missing}", file=sys.stderr)
+
+library = Extension(
+    "fused_reparam.backends." + native.library_name().removesuffix(".so"), sources=[], optional=True
+)
+
+setup(
+    packages=find_packages(include=["fused_reparam", "fused_reparam.*"]),
+    ext_modules=[] if missing else [library],
+    cmdclass={"build_py": CopySources, "build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
+)

@@ -1,0 +1,209 @@
+"""Gradients: gradcheck, double backward, repeated backward, checkpointing, what is saved."""
+
+import threading
+
+import pytest
+import torch
+from formulas import KINDS, REDUCTIONS, parameters
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+from fused_reparam import (
+    gaussian_kl,
+    gaussian_latent,
+    gaussian_latent_from_moments,
+    gaussian_rsample,
+    noise,
+)
+
+
+@pytest.fixture
+def key(device):
+    return noise.key(5, device=device)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(device, key, kind):
+    mu, x = parameters(kind, (3, 5), torch.float64, device)
+    for reduction in ("none", "sample", "batchmean"):
+
+        def call(mu, x, reduction=reduction):
+            return gaussian_latent(mu, **{kind: x}, key=key, reduction=reduction)
+
+        assert gradcheck(call, (mu, x))
+        assert gradgradcheck(call, (mu, x))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradcheck_with_a_clamp(device, key, reduction):
+    mu, x = parameters("logvar", (3, 5), torch.float64, device)
+
+    def call(mu, x):
+        return gaussian_latent(mu, x, key=key, reduction=reduction, clamp=(-0.6, 0.7))
+
+    assert gradcheck(call, (mu, x))
+    assert gradgradcheck(call, (mu, x))
+
+
+def test_gradcheck_of_the_parts(device, key):
+    mu, x = parameters("logvar", (2, 3), torch.float64, device)
+    eps = torch.randn(2, 3, device=device, dtype=torch.float64, requires_grad=True)
+    row = torch.randn(3, device=device, dtype=torch.float64, requires_grad=True)
+    moments = torch.randn(2, 6, 2, device=device, dtype=torch.float64, requires_grad=True)
+    for call, inputs in (
+        (lambda m, s: gaussian_rsample(m, s, key=key), (mu, x)),
+        (lambda m, s: gaussian_kl(m, s), (mu, x)),
+        (lambda m, s: gaussian_latent(m, s.detach(), key=key), (mu, x.detach())),
+        (lambda m, s: gaussian_latent(m.detach(), rho=s, key=key), (mu.detach(), x)),
+        (lambda m, s, e: gaussian_latent(m, log_std=s, eps=e), (mu, x, eps)),
+        (lambda m, s, e: gaussian_latent(m, s, eps=e, clamp=(-0.5, 0.5)), (mu, row, eps)),
+        (lambda m, s: gaussian_latent(m, rho=s, key=key, reduction="sample"), (mu, row)),
+        (lambda t: gaussian_latent_from_moments(t, key=key), (moments,)),
+        (lambda t: gaussian_latent_from_moments(t, key=key, clamp=(-0.5, 0.5)), (moments,)),
+    ):
+        assert gradcheck(call, inputs)
+        assert gradgradcheck(call, inputs)
+
+
+def test_third_derivative(device, key):
+    mu, x = parameters("log_std", (4,), torch.float64, device)
+    _, kl = gaussian_latent(mu, log_std=x, key=key, reduction="sum")
+    grad = kl
+    for _ in range(3):
+        (grad,) = torch.autograd.grad(grad.sum(), x, create_graph=True)
+    torch.testing.assert_close(grad, 4 * torch.exp(2 * x))
+
+
+def test_rho_has_finite_second_derivatives_far_out(device):
+    rho = torch.tensor([-1000.0, -110.0, -50.0, 50.0, 110.0], device=device, requires_grad=True)
+    kl = gaussian_kl(torch.zeros_like(rho), rho=rho, reduction="sum")
+    (first,) = torch.autograd.grad(kl, rho, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), rho)
+    want = torch.tensor([0.0, 0.0, 0.0, 1 + 1 / 50**2, 1 + 1 / 110**2], device=device)
+    torch.testing.assert_close(second, want, atol=1e-6, rtol=1e-5)
+
+
+def test_second_backward_uses_the_same_noise(device):
+    mu, x = parameters("logvar", (31, 7), torch.float32, device)
+    z, kl = gaussian_latent(mu, x)
+    loss = z.square().sum() + kl
+    first = torch.autograd.grad(loss, (mu, x), retain_graph=True)
+    torch.randn(100, device=device)  # moves the generator on
+    for a, b in zip(first, torch.autograd.grad(loss, (mu, x)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing(device, use_reentrant):
+    """The recomputed forward draws the noise of the first one."""
+    mu, x = parameters("logvar", (31, 7), torch.float32, device)
+
+    def block(mu, x):
+        z, kl = gaussian_latent(mu, x)
+        return (z * z).sum() + kl
+
+    torch.manual_seed(3)
+    want = torch.autograd.grad(block(mu, x), (mu, x))
+    for t in (mu, x):
+        t.grad = None
+    torch.manual_seed(3)
+    checkpoint(block, mu, x, use_reentrant=use_reentrant).backward()
+    assert torch.equal(mu.grad, want[0])
+    assert torch.equal(x.grad, want[1])
+
+
+def saved_beyond(inputs, call):
+    """Bytes that autograd keeps for the backward pass and that are not the inputs'."""
+    seen = {t.untyped_storage().data_ptr() for t in inputs}
+    extra = {}
+
+    def pack(t):
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in seen:
+            extra[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        outputs = call()
+    del outputs
+    return sum(extra.values())
+
+
+def test_only_the_key_is_saved(device):
+    mu, x = parameters("logvar", (128, 20), torch.float32, device)
+    moments = torch.randn(8, 40, device=device, requires_grad=True)
+    assert saved_beyond((mu, x), lambda: gaussian_latent(mu, x)) == 16
+    assert saved_beyond((mu, x), lambda: gaussian_rsample(mu, x)) == 16
+    assert saved_beyond((mu, x), lambda: gaussian_kl(mu, x)) == 0
+    assert saved_beyond((moments,), lambda: gaussian_latent_from_moments(moments)) == 16
+    textbook = saved_beyond((mu, x), lambda: mu + torch.exp(0.5 * x) * torch.randn_like(x))
+    assert textbook >= 2 * 128 * 20 * 4
+
+
+def test_only_what_is_asked_for_is_written(device, monkeypatch):
+    """A gradient that nobody needs is neither allocated nor computed."""
+    from fused_reparam.backends import select
+
+    module = select.pick(device)
+    asked = []
+    original = module.gaussian_backward
+    monkeypatch.setattr(
+        module,
+        "gaussian_backward",
+        lambda *a: asked.append([t is not None for t in a[-2:]]) or original(*a),
+    )
+    mu, x = parameters("logvar", (4, 5), torch.float32, device)
+    for needs in ((True, False), (False, True)):
+        z, kl = gaussian_latent(mu if needs[0] else mu.detach(), x if needs[1] else x.detach())
+        (z.sum() + kl).backward()
+        assert asked.pop() == list(needs)
+
+
+def test_no_graph_without_need(device):
+    mu, x = (t.detach() for t in parameters("logvar", (4, 5), torch.float32, device))
+    assert not gaussian_latent(mu, x)[0].requires_grad
+    mu.requires_grad_()
+    with torch.no_grad():
+        assert not gaussian_latent(mu, x)[0].requires_grad
+
+
+def test_threads_draw_and_differentiate_on_their_own(device):
+    mu, x = (t.detach() for t in parameters("logvar", (67, 31), torch.float32, device))
+    want, got = {}, {}
+
+    def run(seed, results):
+        m, s = mu.clone().requires_grad_(), x.clone().requires_grad_()
+        z, kl = gaussian_latent(m, s, key=noise.key(seed, device=device))
+        results[seed] = torch.autograd.grad(z.square().sum() + kl, (m, s))
+
+    for seed in range(8):
+        run(seed, want)
+    threads = [threading.Thread(target=run, args=(seed, got)) for seed in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for seed in range(8):
+        # Another thread does not inherit the backend asked for here: compare within the stream.
+        for a, b in zip(want[seed], got[seed], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_do_not_depend_on_the_number_of_threads(target, threads):
+    name, device = target
+    if device.type != "cpu" or name == "triton":
+        pytest.skip("threads are the CPU backends' business")
+    mu, x = parameters("logvar", (3, 40_001), torch.float32, device)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            z, kl = gaussian_latent(mu, x, key=noise.key(1), reduction="sample")
+            loss = (z * z).sum(1) + kl
+            results.append((z, kl, *torch.autograd.grad(loss.sum(), (mu, x))))
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)

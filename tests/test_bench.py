@@ -1,0 +1,349 @@
+"""The bench: its numbers hang together, its gate trips, its files and tables can be read again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from bench import __main__ as command_line
+from bench import compare, files, limits, markdown, measure, report
+from bench.gate import verdict
+from bench.machine import folder_name
+from bench.memory import saved_bytes
+from bench.ops import OPS
+from bench.ops.base import WORKS
+from bench.sizes import shape_of
+from bench.timing import Contestant, Effort, Spread, interleave
+from bench.variants import EAGER, Variant, backend_module, ours
+
+OP = OPS["gaussian_latent"]
+CPU = torch.device("cpu")
+BRIEF = Effort(sample_seconds=1e-5, seconds=0.02, least_rounds=3, most_rounds=4)
+ELEMENTS = 16 * 20
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def plain(name):
+    """A variant of PyTorch's own, by name, without the compiled ones."""
+    computes = {
+        EAGER: OP.textbook,
+        "distributions": OP.distributions(True),
+        "distributions unchecked": OP.distributions(False),
+    }
+    return Variant(name, computes[name])
+
+
+def wrong_gain(mu, logvar):
+    z, kl = OP.textbook(mu, logvar)
+    # 1% more gradient, and the same value.
+    return z + 0.01 * (z - z.detach()), kl
+
+
+def wrong_kl(mu, logvar):
+    z, kl = OP.textbook(mu, logvar)
+    return z, 2 * kl
+
+
+def wrong_sigma(mu, logvar):
+    return OP.textbook(mu, 2 * logvar)[0], OP.textbook(mu, logvar)[1]
+
+
+def wrong_noise_in_backward(mu, logvar):
+    first, kl = OP.textbook(mu, logvar)
+    second, _ = OP.textbook(mu, logvar)
+    return second + (first - second).detach(), kl
+
+
+def uniform_noise(mu, logvar):
+    # Uniform with mean 0 and variance 1: right in its moments, wrong in its shape.
+    eps = (torch.rand_like(mu) - 0.5) * math.sqrt(12)
+    return mu + torch.exp(0.5 * logvar) * eps, OP.textbook(mu, logvar)[1]
+
+
+def same_noise_each_call(mu, logvar):
+    eps = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0)).to(mu)
+    return mu + torch.exp(0.5 * logvar) * eps, OP.textbook(mu, logvar)[1]
+
+
+def nan_in_one_element(mu, logvar):
+    z, kl = OP.textbook(mu, logvar)
+    return z.index_fill(0, torch.tensor(0), math.nan), kl
+
+
+def dies(*_):
+    raise RuntimeError("no such kernel\nand more")
+
+
+@pytest.fixture(scope="module")
+def result():
+    """A tiny run over every kind of work, with one wrong variant in it."""
+    wrong = Variant("wrong", wrong_gain)
+    settings = measure.Settings(
+        op=OP.name, sizes=("16x20",), dtypes=("float32", "bfloat16"), quick=True, effort=BRIEF
+    )
+    [reference] = [v for v in ours(OP, CPU)[0] if v.name == "reference"]
+    entries = [plain(EAGER), plain("distributions"), wrong, reference]
+    return measure.measure(OP, settings, variants=entries)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [EAGER, "distributions", "distributions unchecked"])
+def test_gate_passes_what_is_right(name, dtype):
+    torch.manual_seed(1)
+    assert verdict(OP, plain(name), OP.inputs((128, 20), dtype, CPU)) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["reference", "native"])
+def test_gate_passes_our_backends(name, dtype):
+    module, reason = backend_module(name, CPU)
+    if module is None:
+        pytest.skip(f"{name}: {reason}")
+    torch.manual_seed(1)
+    [variant] = [v for v in ours(OP, CPU)[0] if v.name == name]
+    assert verdict(OP, variant, OP.inputs((128, 20), dtype, CPU)) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("compute", "complaint"),
+    [
+        (wrong_gain, "grad mu"),
+        (wrong_kl, "kl: an element is off"),
+        (wrong_sigma, "noise"),
+        (wrong_noise_in_backward, "grad logvar"),
+        (uniform_noise, "noise is not normal"),
+        (same_noise_each_call, "two calls drew the same noise"),
+        (nan_in_one_element, "noise"),
+        (dies, "RuntimeError: no such kernel"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_gate_trips_on_what_is_wrong(compute, complaint, dtype):
+    torch.manual_seed(1)
+    problem = verdict(OP, Variant("wrong", compute), OP.inputs((128, 20), dtype, CPU))
+    assert problem is not None
+    assert problem.startswith(complaint)
+
+
+def test_a_variant_that_fails_the_gate_gets_no_time(result):
+    rows = [row for row in result["rows"] if row["variant"] == "wrong"]
+    assert len(rows) == 2 * len(WORKS)
+    for row in rows:
+        assert row["status"] == "failed"
+        assert row["reason"].startswith("grad mu")
+        assert "median_s" not in row
+    assert all(row["status"] == "ok" for row in result["rows"] if row["variant"] != "wrong")
+
+
+def test_numbers_are_consistent(result):
+    timed = [row for row in result["rows"] if row["status"] == "ok"]
+    assert len(timed) == 3 * len(WORKS) * 2
+    for row in timed:
+        [eager] = [r for r in timed if r["variant"] == EAGER and _case(r) == _case(row)]
+        itemsize = 4 if row["dtype"] == "float32" else 2
+        tensors = {"forward": 3, "backward": 5, "forward+backward": 8}[row["work"]]
+        assert row["elements"] == ELEMENTS
+        assert row["moved_bytes"] == tensors * ELEMENTS * itemsize
+        assert 0 < row["low_s"] <= row["median_s"] <= row["high_s"]
+        assert row["samples"] >= BRIEF.least_rounds
+        assert row["vs_eager"] == pytest.approx(eager["median_s"] / row["median_s"])
+        assert row["vs_compile"] is None
+        assert row["of_copy"] == pytest.approx(row["copy_s"] / row["median_s"])
+        assert row["of_fresh"] == pytest.approx(row["fresh_s"] / row["median_s"])
+        assert row["of_limit"] >= row["of_copy"]
+        assert row["ns_per_element"] == pytest.approx(row["median_s"] * 1e9 / ELEMENTS)
+        assert row["gb_per_s"] == pytest.approx(row["moved_bytes"] / row["median_s"] / 1e9)
+        assert row["threads"] == torch.get_num_threads()
+        # The textbook keeps sigma, eps and exp(logvar); ours keeps a key.
+        expected = {EAGER: 3 * ELEMENTS * itemsize, "reference": 16}.get(row["variant"])
+        assert expected in (None, row["saved_bytes"])
+
+
+def _case(row):
+    return row["dtype"], row["shape"], row["work"]
+
+
+def test_machine_and_limits_are_written_down(result):
+    machine = result["machine"]
+    assert machine["versions"]["torch"] == torch.__version__
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["time"].endswith("+00:00")
+    assert result["settings"]["sizes"] == ("16x20",)
+    assert result["limits"]["copy_gb_per_s"] > 0
+    for times in result["limits"]["normal_ns"].values():
+        assert {"torch.randn", "reference"} <= set(times)
+        assert min(times.values()) > 0
+
+
+def test_saved_bytes_counts_storages_once_and_not_the_inputs():
+    x = torch.randn(10, 8, requires_grad=True)
+    left, right = x.chunk(2, dim=1)
+    assert saved_bytes(lambda a, b: (a * b,), (left, right)) == 0
+    # exp keeps its result, which the product keeps again.
+    assert saved_bytes(lambda a: (a.exp() * a.exp().detach(),), (x,)) == 2 * 10 * 8 * 4
+    assert saved_bytes(lambda a: ((y := a.exp()) * y,), (x,)) == 10 * 8 * 4
+
+
+class FakeClock:
+    """Says that every call takes what its contestant's items are."""
+
+    def __init__(self):
+        self.order = []
+
+    def seconds(self, call, items):
+        self.order.append(call)
+        return sum(items)
+
+
+def test_rounds_are_interleaved_and_medians_are_theirs():
+    clock = FakeClock()
+    entries = [
+        Contestant(str(cost), call=float(cost).hex, prepare=lambda n, c=cost: [c] * n)
+        for cost in (0.25, 0.5)
+    ]
+    effort = Effort(sample_seconds=1.0, seconds=math.inf, least_rounds=5, most_rounds=7)
+    effort = dataclasses.replace(effort, seconds=1e9)
+    spreads = interleave(clock, entries, effort)
+    assert spreads == {"0.25": Spread(0.25, 0.25, 0.25, 7), "0.5": Spread(0.5, 0.5, 0.5, 7)}
+    assert [entry.calls for entry in entries] == [5, 3]
+    rounds = clock.order[-14:]
+    for turn in range(7):
+        assert set(rounds[2 * turn : 2 * turn + 2]) == {entry.call for entry in entries}
+
+
+def test_spread_is_median_and_quartiles():
+    assert Spread.of([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("128x20", (128, 20)),
+        ("1M", (1024, 1024)),
+        ("16M", (4096, 4096)),
+        ("2.5k", (40, 64)),
+        ("1e6", (1000, 1000)),
+        ("7", (1, 7)),
+        ("8x16x128x128", (8, 16, 128, 128)),
+    ],
+)
+def test_sizes(text, shape):
+    assert shape_of(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "big", "0", "12x", "-3", "4x0"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(ValueError, match="size"):
+        shape_of(text)
+
+
+def test_copy_moves_as_many_bytes_as_said():
+    contestant = limits.copy_contestant(8000, CPU)
+    assert contestant.call(None).untyped_storage().nbytes() == 4000
+
+
+def test_json_and_csv_round_trip(result, tmp_path):
+    json_path, csv_path = files.write(result, tmp_path)
+    assert json_path.parent == tmp_path / folder_name(result["machine"])
+    again = files.read(json_path)
+    assert again == json.loads(json.dumps(result))
+    lines = list(csv.DictReader(csv_path.read_text().splitlines()))
+    assert len(lines) == len(result["rows"])
+    for line, row in zip(lines, result["rows"], strict=True):
+        assert line["variant"] == row["variant"]
+        assert line["device"] == result["machine"]["device"]
+        if row["status"] == "ok":
+            assert float(line["median_s"]) == row["median_s"]
+            assert int(line["saved_bytes"]) == row["saved_bytes"]
+
+
+def test_reading_another_json_file_says_what_was_expected(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="expected a result of python -m bench"):
+        files.read(path)
+
+
+@pytest.mark.parametrize("use_rich", [False, True])
+def test_report_shows_every_row(result, use_rich, capsys):
+    if use_rich and not report.HAVE_RICH:
+        pytest.skip("rich is not installed")
+    report.print_result(result, use_rich=use_rich)
+    text = capsys.readouterr().out
+    assert text.count("FAILED") == 2 * len(WORKS)
+    assert "NOT TIMED, for its result is wrong: wrong, float32, 16x20: grad mu" in text
+    for row in result["rows"]:
+        if row["status"] == "ok":
+            assert report.duration(row["median_s"]) in text
+
+
+@pytest.mark.parametrize("seconds", [4e-9, 3.5e-6, 0.0123, 7.0])
+def test_durations_keep_three_figures(seconds):
+    number, unit = report.duration(seconds).split()
+    scale = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+    assert float(number) * scale == pytest.approx(seconds, rel=5e-3)
+
+
+def test_compare_tells_what_changed(result):
+    before = json.loads(json.dumps(result))
+    after = json.loads(json.dumps(result))
+    assert all(line[-1] == "" for line in compare.comparison(before, after))
+    row = next(r for r in after["rows"] if r["variant"] == "reference")
+    for name in ("median_s", "low_s", "high_s"):
+        row[name] *= 100
+    row["saved_bytes"] = 24
+    after["rows"].remove(next(r for r in after["rows"] if r["variant"] == "distributions"))
+    lines = compare.comparison(before, after)
+    [slower] = [line for line in lines if line[-1] == "SLOWER MORE MEMORY"]
+    assert slower[1] == "reference"
+    assert slower[4] == "0.01x"
+    assert "16 -> 24" in slower
+    assert lines[-1][3] == "absent"
+
+
+def test_markdown_table_shows_the_medians(result):
+    lines = markdown.table(result).splitlines()
+    row = _row(result, "reference", "float32")
+    eager = _row(result, EAGER, "float32")
+    assert lines[2].startswith("| 16 x 20 | float32 |")
+    assert f" {report.duration(row['median_s'])} (reference) " in lines[2]
+    assert f"**{row['vs_eager']:.1f}x**" in lines[2]
+    assert f"{eager['saved_bytes']:,}" in lines[2]
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert result["machine"]["commit"] in lines[-1]
+
+
+def _row(result, variant, dtype):
+    [row] = [
+        row
+        for row in result["rows"]
+        if (row["variant"], row["dtype"], row["work"]) == (variant, dtype, "forward+backward")
+    ]
+    return row
+
+
+def test_command_line_from_measuring_to_table(tmp_path, capsys):
+    words = "--quick --sizes 16x20 --dtype float32 --work forward --variants reference --out"
+    assert command_line.main([*words.split(), str(tmp_path)]) == 0
+    [path] = tmp_path.glob("*/*.json")
+    capsys.readouterr()
+    assert command_line.main(["table", str(path), "--work", "forward"]) == 0
+    assert "| 16 x 20 | float32 |" in capsys.readouterr().out
+    assert command_line.main(["compare", str(path), str(path)]) == 0
+    assert "1.00x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["--sizes", "big"], ["--dtype", "int8"], ["--work", "sideways"], ["--op", "none"]]
+)
+def test_command_line_refuses_what_it_does_not_know(words, capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(words)
+    assert words[1] in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""The command line, the choice of a backend, and imports that need nothing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fused_reparam
+from fused_reparam import __main__ as cli
+from fused_reparam import selftest
+from fused_reparam.backends import select
+
+
+def python(code, **environment):
+    """Run code in a fresh interpreter; returns the finished process."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FUSED_REPARAM", "TRITON"))}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env | environment, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch         {torch.__version__}" in out
+    assert f"cpu ({cli.platform.processor() or cli.platform.machine()}): uses" in out
+    for name in select.BACKENDS:
+        reason = select.unavailable_reason(name, torch.device("cpu"))
+        assert f"{name:<10}" + ("available" if reason is None else f"missing: {reason}") in out
+
+
+@pytest.fixture
+def fastest(monkeypatch):
+    """The backend that the self-test is tried with; the interpreter would take a minute."""
+    for name, device in (("native", "cpu"), ("triton", "cuda")):
+        if (device == "cpu" or torch.cuda.is_available()) and (
+            select.unavailable_reason(name, torch.device(device)) is None
+        ):
+            monkeypatch.setattr(select, "BACKENDS", (name, "reference"))
+            return name, torch.device(device)
+    pytest.skip("no backend besides the reference runs on this machine's device")
+
+
+def test_selftest_passes(capsys, fastest):
+    name, device = fastest
+    assert cli.main(["selftest"]) == 0
+    said = f"{name} on {device.type}: 24 checks agree with the reference"
+    assert said in capsys.readouterr().out
+
+
+def test_selftest_sees_a_difference(monkeypatch, capsys, fastest):
+    name, device = fastest
+    module = select.load(name)
+    original = module.gaussian_backward
+
+    def wrong(*args):
+        original(*args)
+        args[-1].mul_(1.02)
+
+    monkeypatch.setattr(module, "gaussian_backward", wrong)
+    assert selftest.run([device]) == 1
+    out = capsys.readouterr().out
+    assert (
+        f"{name} on {device.type}: FAILED gaussian_latent logvar torch.float32: differs by" in out
+    )
+
+
+def test_backend_override_nests():
+    for name in ("reference", "native"):
+        if select.unavailable_reason(name, torch.device("cpu")) is None:
+            with fused_reparam.backend(name):
+                assert fused_reparam.current_backend("cpu") == name
+                with fused_reparam.backend("reference"):
+                    assert fused_reparam.current_backend("cpu") == "reference"
+                assert fused_reparam.current_backend("cpu") == name
+
+
+def test_environment_variable():
+    code = "import fused_reparam; print(fused_reparam.current_backend('cpu'))"
+    assert python(code, FUSED_REPARAM_BACKEND="reference").stdout.strip() == "reference"
+    wrong = python(code, FUSED_REPARAM_BACKEND="cuda")
+    assert "environment variable FUSED_REPARAM_BACKEND: unknown backend 'cuda'" in wrong.stderr
+    triton = python(code, FUSED_REPARAM_BACKEND="triton")
+    assert "'triton' was asked for and can't serve cpu tensors" in triton.stderr
+
+
+def test_import_needs_neither_triton_nor_compiler_nor_gpu():
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('triton', 'ninja'): raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+import torch, fused_reparam
+assert not torch.cuda.is_initialized()
+assert not any(name.startswith(('triton', 'torch._inductor')) for name in sys.modules), 'imported'
+assert 'fused_reparam.backends.native' not in sys.modules
+z, kl = fused_reparam.FusedGaussianLatent()(torch.zeros(3, 4), torch.zeros(3, 4))
+print(fused_reparam.current_backend('cpu'), kl.item())
+"""
+    done = python(code, PATH="", FUSED_REPARAM_NO_JIT="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "0.0"
+
+
+def test_forced_fallback_says_how_to_get_the_fast_path(tmp_path):
+    """Without a library and without a compiler: one warning, and right results."""
+    code = """
+import torch, fused_reparam
+from fused_reparam.backends import _build, native
+native.PREBUILT = None
+for _ in range(3):
+    z, kl = fused_reparam.gaussian_latent(torch.zeros(3, 4), torch.zeros(3, 4))
+print(fused_reparam.current_backend('cpu'), kl.item())
+"""
+    done = python(code, PATH="", FUSED_REPARAM_CACHE=str(tmp_path))
+    if "native" in done.stdout:
+        pytest.skip("the library is installed in the package and needs no compiler")
+    assert done.stdout.split() == ["reference", "0.0"], done.stderr
+    assert done.stderr.count("compiler") == 1

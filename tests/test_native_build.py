@@ -1,0 +1,149 @@
+"""Building the native library: into the cache, by two processes at once, and when it can't be."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fused_reparam.backends import _build
+
+ROOT = Path(__file__).resolve().parent.parent
+PROBE = (
+    "import torch; from fused_reparam.backends import native;"
+    "print(native.unavailable_reason(torch.device('cpu'))); print(native.info())"
+)
+
+
+def run(code, cache, **environment):
+    env = {**os.environ, "FUSED_REPARAM_CACHE": str(cache), "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-W", "always", "-c", code],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def compiler_missing():
+    try:
+        _build.compiler()
+    except _build.BuildError as error:
+        return str(error)
+    return None
+
+
+needs_compiler = pytest.mark.skipif(compiler_missing() is not None, reason=str(compiler_missing()))
+# A checkout that was installed in place has its library already.
+needs_no_installed = pytest.mark.skipif(
+    _build.installed_library().is_file(), reason="the library is installed in the package"
+)
+
+
+@pytest.mark.slow
+@needs_compiler
+@needs_no_installed
+def test_two_processes_build_once(tmp_path):
+    both = [run(PROBE, tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=600) for process in both]
+    for process, (out, err) in zip(both, outputs, strict=True):
+        assert process.returncode == 0, err
+        assert out.splitlines()[0] == "None", out + err
+    notices = "".join(err for _, err in outputs).splitlines()
+    notices = [line for line in notices if "building the native library" in line]
+    assert len(notices) == 1
+    assert str(tmp_path) in notices[0]
+    assert "FUSED_REPARAM_NO_JIT=1" in notices[0]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert [path.name for path in files] == [_build.library_name()]
+
+    third = run(PROBE, tmp_path, PATH="", CXX="")  # found again, without a compiler and in silence
+    out, err = third.communicate(timeout=100)
+    assert out.splitlines()[0] == "None"
+    assert "building" not in err
+
+
+@needs_no_installed
+def test_no_compiler_is_said_once(tmp_path):
+    code = PROBE + "; native.unavailable_reason(torch.device('cpu'))"
+    out, err = run(code, tmp_path, PATH="", CXX="").communicate(timeout=100)
+    assert "install g++" in out.splitlines()[0]
+    assert err.count("RuntimeWarning") == 1
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_no_installed
+def test_building_can_be_turned_off(tmp_path):
+    out, err = run(PROBE, tmp_path, FUSED_REPARAM_NO_JIT="1").communicate(timeout=100)
+    assert "FUSED_REPARAM_NO_JIT" in out.splitlines()[0]
+    assert "building the native library" not in err
+    assert not list(tmp_path.rglob("*"))
+
+
+@needs_no_installed
+def test_a_failed_build_leaves_nothing(tmp_path):
+    out, err = run(PROBE, tmp_path, CXX="false").communicate(timeout=100)
+    assert "could not be built" in out.splitlines()[0]
+    assert "could not be built" in err
+    assert not list(tmp_path.rglob("*.so"))
+    assert not list(tmp_path.rglob(".build-*"))
+
+
+@needs_no_installed
+def test_an_unwritable_cache_is_a_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    out, _ = run(PROBE, tmp_path / "file").communicate(timeout=100)
+    assert "cache folder" in out.splitlines()[0] or compiler_missing() is not None
+
+
+def test_importing_loads_nothing():
+    code = (
+        "import sys; from fused_reparam.backends import native; import torch;"
+        "assert native._library is None and native._reason is None;"
+        "assert 'GPU' not in str(native.unavailable_reason(torch.device('meta')));"
+        "assert native._library is None"
+    )
+    process = run(code, "/nonexistent")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
+    """What build isolation gives: a wheel for any platform, with the sources inside."""
+    pytest.importorskip("setuptools", minversion="77")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        text = (ROOT / name).read_text() if (ROOT / name).is_file() else ""
+        (source / name).write_text(text)
+    for folder in ("kernels", "fused_reparam"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".pyc", ".so"):
+                target = source / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    code = (
+        "from setuptools import build_meta; import sys; "
+        "print(build_meta.build_wheel(sys.argv[1] if len(sys.argv) > 1 else '.'))"
+    )
+    env = {**os.environ, "PATH": "", "CXX": "", "FUSED_REPARAM_REQUIRE_NATIVE": str(int(required))}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=source, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if required:
+        assert done.returncode != 0
+        assert "install g++" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for path in (ROOT / "kernels").iterdir():
+        if path.suffix in (".h", ".cpp", ".inc"):
+            assert f"fused_reparam/_kernels/{path.name}" in names
+    assert not [name for name in names if name.endswith(".so")]

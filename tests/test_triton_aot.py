@@ -1,0 +1,99 @@
+"""The Triton kernels' machine code, for GPUs that need not be here.
+
+Compiled in a subprocess, because this one may run Triton's interpreter; see `aot.py` for what is
+counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+import aot
+
+HERE = Path(__file__).parent
+DTYPES = ("float32", "bfloat16")
+BOUNDS = {"forward": 38.0, "backward": 42.0}  # instructions per element on sm_90
+# Loads and stores of latent tensors for one thread's tile, beside the key, the KL and its gradient.
+LATENTS = {"forward": 3, "backward": 5}
+
+
+def run(*arguments: str) -> str:
+    """Python without the interpreter, and with this checkout and this directory on its path."""
+    dropped = ("TRITON_INTERPRET", "FUSED_REPARAM")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    path = [str(HERE.parent), str(HERE), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    command = [sys.executable, *arguments]
+    out = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert out.returncode == 0, out.stderr[-4000:]
+    return out.stdout
+
+
+@cache
+def listings(target: str) -> dict[tuple[str, str], aot.Listing]:
+    """By (dtype, pass)."""
+    out = run(str(HERE / "aot.py"), "--json", "--targets", target, "--dtypes", *DTYPES)
+    found = [aot.Listing(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
+    assert len(found) == len(DTYPES) * len(aot.PASSES)
+    return {(one.dtype, one.name): one for one in found}
+
+
+def wide(one: aot.Listing) -> list[str]:
+    return [op for op in one.accesses if ".128" in op or op.endswith("dwordx4")]
+
+
+def narrow(one: aot.Listing) -> list[str]:
+    return [op for op in one.accesses if op not in wide(one)]
+
+
+@pytest.mark.parametrize("name", aot.PASSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_no_spills_and_wide_accesses(target, dtype, name):
+    one = listings(target)[dtype, name]
+    assert one.spills == 0
+    assert one.local == []
+    # Every latent tensor moves in accesses of 128 bits: as many as the tile needs (on AMD also the
+    # key).
+    needed = LATENTS[name] * one.elements * aot.BYTES[dtype] // 16
+    assert len(wide(one)) - needed in ((0, 1) if target.startswith("gfx") else (0,))
+    # What is left: the key's two numbers, and one KL value or its gradient.
+    assert len(narrow(one)) <= 3, narrow(one)
+
+
+@pytest.mark.parametrize("name", aot.PASSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_instructions_per_element_on_sm_90(dtype, name):
+    one = listings("sm_90")[dtype, name]
+    assert one.branches == 0  # so that the static count is the executed one
+    assert 20.0 < one.per_element <= BOUNDS[name]
+
+
+@pytest.mark.parametrize("name", aot.PASSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shared_memory_serves_the_last_reduction_only(dtype, name):
+    """No shuffle of tiles: one store and one load for the warps' sums, and none in the backward."""
+    one = listings("sm_90")[dtype, name]
+    limit = {"forward": 2, "backward": 0}[name]
+    assert len(one.shared) <= limit
+    assert one.shared_bytes <= (64 if name == "forward" else 0)
+
+
+def test_a_slow_kernel_is_seen():
+    """The counter itself: the path for arbitrary strides is narrow and far over the bound."""
+    code = (
+        "import aot; one = aot.listing('forward', 'float32', 'sm_90', LAYOUT=2);"
+        "print(one.per_element, len([a for a in one.accesses if '.128' in a]))"
+    )
+    out = run("-c", code)
+    per_element, wide_count = out.split()[-2:]
+    assert float(per_element) > BOUNDS["forward"]
+    assert int(wide_count) == 0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import noise
 from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
+from .ops import gaussian_short
 from .ops.gaussian import gaussian_latent as _latent_op
 from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
 from .ops.layout import empty_ordered, memory_order
@@ -95,10 +96,16 @@ def gaussian_latent(
     """
     kind, scale = _one_scale(logvar, log_std, std, var, rho)
     _check_reduction(reduction)
+    _check_sources(key, generator, rng, eps)
+    bounds = _bounds(clamp, kind)
+    if eps is None and rng == "philox" and not return_eps:
+        if key is not None:
+            noise.check_key(key)
+        short = gaussian_short.latent(mu, scale, -1, kind, bounds, reduction, key, generator)
+        if short is not None:
+            return short
     loc, x = _pair(mu, scale, kind)
-    return _latent(
-        loc, x, -1, kind, clamp, reduction, key, generator, rng, eps, return_eps
-    )  # fmt: skip
+    return _latent(loc, x, -1, kind, bounds, reduction, key, generator, rng, eps, return_eps)
 
 
 def gaussian_rsample(
@@ -133,9 +140,11 @@ def gaussian_rsample(
         True
     """
     kind, scale = _one_scale(logvar, log_std, std, var, rho)
+    _check_sources(key, generator, rng, eps)
+    bounds = _bounds(clamp, kind)
     loc, x = _pair(mu, scale, kind)
     z, _, *noise_used = _latent(
-        loc, x, -1, kind, clamp, None, key, generator, rng, eps, return_eps
+        loc, x, -1, kind, bounds, None, key, generator, rng, eps, return_eps
     )  # fmt: skip
     return (z, *noise_used) if return_eps else z  # type: ignore[return-value]
 
@@ -170,8 +179,8 @@ def gaussian_kl(
     kind, scale = _one_scale(logvar, log_std, std, var, rho)
     _check_reduction(reduction)
     loc, x = _pair(mu, scale, kind)
-    low, high = _bounds(clamp, kind)
-    spec = Spec(_order(loc, x, -1), kind, low, high, reduction, False, -1)
+    bounds = _bounds(clamp, kind)
+    spec = Spec(_order(loc, x, -1), kind, *bounds, reduction, False, -1)
     return _latent_op(Inputs(loc, x, None, None), spec)[1]
 
 
@@ -217,8 +226,18 @@ def gaussian_latent_from_moments(
     """
     kind = scale_kind(scale)
     _check_reduction(reduction)
+    _check_sources(key, generator, rng, eps)
+    bounds = _bounds(clamp, kind)
     dim = moments_dim(moments, dim)
-    return _latent(moments, None, dim, kind, clamp, reduction, key, generator, rng, eps, return_eps)
+    if eps is None and rng == "philox" and not return_eps:
+        if key is not None:
+            noise.check_key(key)
+        short = gaussian_short.latent(moments, None, dim, kind, bounds, reduction, key, generator)
+        if short is not None:
+            return short
+    return _latent(
+        moments, None, dim, kind, bounds, reduction, key, generator, rng, eps, return_eps
+    )
 
 
 def moments_dim(moments: Tensor, dim: int) -> int:
@@ -265,7 +284,7 @@ def _latent(
     scale: Tensor | None,
     dim: int,
     kind: int,
-    clamp: tuple[float, float] | None,
+    bounds: tuple[float, float],
     reduction: str | None,
     key: Tensor | None,
     generator: torch.Generator | None,
@@ -273,9 +292,7 @@ def _latent(
     eps: Tensor | None,
     return_eps: bool,
 ) -> tuple[Tensor, ...]:
-    low, high = _bounds(clamp, kind)
     order = _order(loc, scale, dim)
-    _check_sources(key, generator, rng, eps)
     if eps is not None:
         eps = _given_noise(eps, loc, _shape(loc, scale, dim))
     elif rng == "torch":
@@ -286,7 +303,7 @@ def _latent(
         noise.check_key(key)
         if key.device != loc.device:
             key = key.to(loc.device)
-    spec = Spec(order, kind, low, high, reduction, True, dim)
+    spec = Spec(order, kind, *bounds, reduction, True, dim)
     z, kl = _latent_op(Inputs(loc, scale, key, eps), spec)
     if not return_eps:
         return z, kl
@@ -298,7 +315,7 @@ def _latent(
 
 def _one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
     """Position and value of the one scale keyword that was given."""
-    found = None
+    found: tuple[int, Tensor | float] | None = None
     for kind, scale in enumerate(scales):
         if scale is not None:
             if found is not None:

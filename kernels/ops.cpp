@@ -1,15 +1,13 @@
-// The native backend's operators, on the LibTorch stable ABI: fused_reparam_native::normal,
-// gaussian_forward and gaussian_backward. What they compute and what they are promised (layouts,
-// dtypes, sizes) is written in fused_reparam/backends/reference.py.
-//
-// The same calls can be made without PyTorch's dispatcher through the plain C functions at the end,
-// for operands that are dense: the Python side uses those where the cost of a call matters.
+// The native backend's entry points, on the LibTorch stable ABI: the operator
+// fused_reparam_native::normal, and gaussian_forward and gaussian_backward as plain C functions,
+// since on small latents the cost of a call is all there is and PyTorch's dispatcher takes four
+// times as long. What they compute and what they are promised (layouts, dtypes, sizes) is written
+// in fused_reparam/backends/reference.py.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdlib>
-#include <optional>
 
 #include "cpu.h"
 #include "gaussian_driver.h"
@@ -19,7 +17,6 @@ namespace fr {
 namespace {
 
 using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
 
 // Work below this many tiles is not worth waking another thread.
 constexpr int64_t kGrain = 8;
@@ -74,116 +71,63 @@ Dtype dtype_of(const Tensor& t) {
   }
 }
 
-Operand operand(const MaybeTensor& t, bool dense) {
-  Operand op;
-  if (!t) return op;
-  op.data = t->data_ptr();
-  if (!dense && t->dim() == 2) {
-    op.row_stride = t->stride(0);
-    op.column_stride = t->stride(1);
-    op.linear = op.column_stride == 1 && op.row_stride == t->size(1);
-  }
-  return op;
-}
-
-void set_key(GaussianCall& c, const uint64_t* key) {
-  if (!key) return;
-  c.seed = key[0];
-  c.offset = key[1];
-}
-const uint64_t* key_of(const MaybeTensor& key) {
-  return key ? static_cast<const uint64_t*>(key->data_ptr()) : nullptr;
-}
-
-void set_call(GaussianCall& c, const Tensor& loc, const Tensor& scale, const MaybeTensor& key,
-              const MaybeTensor& eps, int64_t kind, bool dense) {
-  STD_TORCH_CHECK(kind >= 0 && kind < kKinds, "unknown kind of scale: ", kind);
-  c.dtype = dtype_of(loc);
-  c.kind = static_cast<Kind>(kind);
-  c.n = loc.numel();
-  c.columns = dense ? c.n : loc.size(1);
-  c.loc = operand(loc, dense);
-  c.scale = operand(scale, dense);
-  c.eps = operand(eps, dense);
-  set_key(c, key_of(key));
-}
-
 void normal(Tensor key, Tensor out) {
-  run_normal(dtype_of(out), key_of(key), out.numel(), out.data_ptr());
-}
-
-void gaussian_forward(Tensor loc, Tensor scale, MaybeTensor key, MaybeTensor eps, int64_t kind,
-                      double low, double high, double weight, bool dense, MaybeTensor z,
-                      MaybeTensor kl) {
-  GaussianForward c{};
-  set_call(c, loc, scale, key, eps, kind, dense);
-  c.low = low;
-  c.high = high;
-  c.weight = weight;
-  c.z = operand(z, dense);
-  c.kl = kl ? kl->data_ptr() : nullptr;
-  c.segments = kl ? kl->numel() : 1;
-  run_forward(c);
-}
-
-void gaussian_backward(MaybeTensor grad_z, MaybeTensor grad_kl, Tensor loc, Tensor scale,
-                       MaybeTensor key, MaybeTensor eps, int64_t kind, double low, double high,
-                       double weight, bool dense, MaybeTensor grad_loc, MaybeTensor grad_scale) {
-  GaussianBackward c{};
-  set_call(c, loc, scale, key, eps, kind, dense);
-  c.low = low;
-  c.high = high;
-  c.weight = weight;
-  c.segments = grad_kl ? grad_kl->numel() : 1;
-  c.grad_z = operand(grad_z, dense);
-  c.grad_kl = operand(grad_kl, dense);
-  c.grad_loc = operand(grad_loc, dense);
-  c.grad_scale = operand(grad_scale, dense);
-  run_backward(c);
+  run_normal(dtype_of(out), static_cast<const uint64_t*>(key.data_ptr()), out.numel(), out.data_ptr());
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(fused_reparam_native, m) {
   m.def("normal(Tensor key, Tensor(a!) out) -> ()");
-  m.def(
-      "gaussian_forward(Tensor loc, Tensor scale, Tensor? key, Tensor? eps, int kind, float low, "
-      "float high, float weight, bool dense, Tensor(a!)? z, Tensor(b!)? kl) -> ()");
-  m.def(
-      "gaussian_backward(Tensor? grad_z, Tensor? grad_kl, Tensor loc, Tensor scale, Tensor? key, "
-      "Tensor? eps, int kind, float low, float high, float weight, bool dense, "
-      "Tensor(a!)? grad_loc, Tensor(b!)? grad_scale) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_reparam_native, CPU, m) {
   m.impl("normal", TORCH_BOX(&normal));
-  m.impl("gaussian_forward", TORCH_BOX(&gaussian_forward));
-  m.impl("gaussian_backward", TORCH_BOX(&gaussian_backward));
 }
 
 }  // namespace fr
 
 // ---- plain C -------------------------------------------------------------------------------------
 
-// A call on dense operands, packed by fused_reparam/backends/native.py: only 8-byte fields.
+// A call as fused_reparam/backends/native.py packs it: only 8-byte fields. Dense operands have
+// columns = 0 and end there; the others are rows of `columns` elements, each with its two strides.
 struct fused_reparam_call {
   void *loc, *scale;
   const uint64_t* key;
   void *eps, *z_or_grad_z, *kl_or_grad_kl, *grad_loc, *grad_scale;
   int64_t n, segments, dtype, kind;
   double low, high, weight;
+  int64_t columns;
+  struct { int64_t row, column; } loc_strides, scale_strides, eps_strides, z_strides, kl_strides,
+      grad_loc_strides, grad_scale_strides;
 };
 
 namespace {
 
+template <class Strides>
+fr::Operand operand(const fused_reparam_call& p, void* data, const Strides& strides) {
+  fr::Operand op;
+  op.data = data;
+  if (p.columns > 0) {
+    op.row_stride = strides.row;
+    op.column_stride = strides.column;
+    op.linear = op.column_stride == 1 && op.row_stride == p.columns;
+  }
+  return op;
+}
+
 void unpack(const fused_reparam_call& p, fr::GaussianCall& c) {
   c.dtype = static_cast<fr::Dtype>(p.dtype);
   c.kind = static_cast<fr::Kind>(p.kind);
-  c.n = c.columns = p.n;
-  c.loc.data = p.loc;
-  c.scale.data = p.scale;
-  c.eps.data = p.eps;
-  fr::set_key(c, p.key);
+  c.n = p.n;
+  c.columns = p.columns > 0 ? p.columns : p.n;
+  c.loc = operand(p, p.loc, p.loc_strides);
+  c.scale = operand(p, p.scale, p.scale_strides);
+  c.eps = operand(p, p.eps, p.eps_strides);
+  if (p.key) {
+    c.seed = p.key[0];
+    c.offset = p.key[1];
+  }
   c.low = p.low;
   c.high = p.high;
   c.weight = p.weight;
@@ -203,7 +147,7 @@ FR_API int fused_reparam_set_isa(int level) { return fr::set_isa(level); }
 FR_API int fused_reparam_gaussian_forward(const fused_reparam_call* p) {
   fr::GaussianForward c{};
   unpack(*p, c);
-  c.z.data = p->z_or_grad_z;
+  c.z.data = p->z_or_grad_z;  // always dense
   c.kl = p->kl_or_grad_kl;
   try {
     fr::run_forward(c);
@@ -216,10 +160,10 @@ FR_API int fused_reparam_gaussian_forward(const fused_reparam_call* p) {
 FR_API int fused_reparam_gaussian_backward(const fused_reparam_call* p) {
   fr::GaussianBackward c{};
   unpack(*p, c);
-  c.grad_z.data = p->z_or_grad_z;
-  c.grad_kl.data = p->kl_or_grad_kl;
-  c.grad_loc.data = p->grad_loc;
-  c.grad_scale.data = p->grad_scale;
+  c.grad_z = operand(*p, p->z_or_grad_z, p->z_strides);
+  c.grad_kl = operand(*p, p->kl_or_grad_kl, p->kl_strides);
+  c.grad_loc = operand(*p, p->grad_loc, p->grad_loc_strides);
+  c.grad_scale = operand(*p, p->grad_scale, p->grad_scale_strides);
   try {
     fr::run_backward(c);
   } catch (...) {

@@ -3,10 +3,9 @@
 Importing this module loads and builds nothing; the first ``unavailable_reason`` does. The library
 that the package was installed with is taken first, else one is built into a per-user cache.
 
-What the functions take and compute is stated in ``reference.py``. Dense operands go straight to the
-library's C functions, with all arguments packed in one struct, because on small latents the cost of
-a call is all there is: it takes a quarter of the time of PyTorch's dispatcher. Other layouts go
-through ``torch.ops.fused_reparam_native``.
+What the functions take and compute is stated in ``reference.py``. They go straight to the library's
+C functions with all arguments packed in one struct, because on small latents the cost of a call is
+all there is: it takes a quarter of the time of PyTorch's dispatcher.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ from . import _build
 ISA_NAMES = ("portable", "avx2", "avx512")
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-# The fields of fused_reparam_call in kernels/ops.cpp.
-_pack = struct.Struct("=12q3d").pack
+# The fields of fused_reparam_call in kernels/ops.cpp: dense operands need no strides.
+_pack_dense = struct.Struct("=12q3dq").pack
+_pack_rows = struct.Struct("=12q3dq14q").pack
 
 
 class _Entry(Protocol):
@@ -47,10 +47,7 @@ class _Library:
         self.backward: _Entry = handle.fused_reparam_gaussian_backward
         for entry in (self.forward, self.backward):
             entry.argtypes = (ctypes.c_char_p,)  # type: ignore[attr-defined]
-        ops = torch.ops.fused_reparam_native
-        self.normal_op = ops.normal.default
-        self.forward_op = ops.gaussian_forward.default
-        self.backward_op = ops.gaussian_backward.default
+        self.normal_op = torch.ops.fused_reparam_native.normal.default
 
 
 _library: _Library | None = None
@@ -114,29 +111,10 @@ def gaussian_forward(
     kl: Tensor | None,
 ) -> None:
     """See ``reference.gaussian_forward``."""
-    library = _library or _loaded()
-    if not dense:
-        library.forward_op(loc, scale, key, eps, kind, low, high, weight, False, z, kl)
-    elif library.forward(
-        _pack(
-            loc.data_ptr(),
-            scale.data_ptr(),
-            0 if key is None else key.data_ptr(),
-            0 if eps is None else eps.data_ptr(),
-            0 if z is None else z.data_ptr(),
-            0 if kl is None else kl.data_ptr(),
-            0,
-            0,
-            loc.numel(),
-            1 if kl is None else kl.numel(),
-            _DTYPE_CODES[loc.dtype],
-            kind,
-            low,
-            high,
-            weight,
-        )
-    ):
-        raise RuntimeError("the native library failed")
+    _call(
+        (_library or _loaded()).forward, (loc, scale, eps, z, kl, None, None), key,
+        kind, low, high, weight, dense,
+    )  # fmt: skip
 
 
 def gaussian_backward(
@@ -155,32 +133,54 @@ def gaussian_backward(
     grad_scale: Tensor | None,
 ) -> None:
     """See ``reference.gaussian_backward``."""
-    library = _library or _loaded()
-    if not dense:
-        library.backward_op(
-            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, False, grad_loc,
-            grad_scale,
-        )  # fmt: skip
-    elif library.backward(
-        _pack(
-            loc.data_ptr(),
-            scale.data_ptr(),
-            0 if key is None else key.data_ptr(),
-            0 if eps is None else eps.data_ptr(),
-            0 if grad_z is None else grad_z.data_ptr(),
-            0 if grad_kl is None else grad_kl.data_ptr(),
-            0 if grad_loc is None else grad_loc.data_ptr(),
-            0 if grad_scale is None else grad_scale.data_ptr(),
-            loc.numel(),
-            1 if grad_kl is None else grad_kl.numel(),
-            _DTYPE_CODES[loc.dtype],
-            kind,
-            low,
-            high,
-            weight,
-        )
-    ):
+    _call(
+        (_library or _loaded()).backward,
+        (loc, scale, eps, grad_z, grad_kl, grad_loc, grad_scale), key,
+        kind, low, high, weight, dense,
+    )  # fmt: skip
+
+
+def _call(
+    entry: _Entry,
+    operands: tuple[Any, ...],
+    key: Tensor | None,
+    kind: int,
+    low: float,
+    high: float,
+    weight: float,
+    dense: bool,
+) -> None:
+    """Pack and make a call; operands are loc, scale, eps, (grad of) z and kl, gradients."""
+    loc, scale, eps, z, kl, grad_loc, grad_scale = operands
+    fields = (
+        loc.data_ptr(),
+        scale.data_ptr(),
+        0 if key is None else key.data_ptr(),
+        0 if eps is None else eps.data_ptr(),
+        0 if z is None else z.data_ptr(),
+        0 if kl is None else kl.data_ptr(),
+        0 if grad_loc is None else grad_loc.data_ptr(),
+        0 if grad_scale is None else grad_scale.data_ptr(),
+        loc.numel(),
+        1 if kl is None else kl.numel(),
+        _DTYPE_CODES[loc.dtype],
+        kind,
+        low,
+        high,
+        weight,
+    )
+    if dense:
+        packed = _pack_dense(*fields, 0)
+    else:
+        strides = [s for t in operands for s in _row_strides(t)]
+        packed = _pack_rows(*fields, loc.shape[1], *strides)
+    if entry(packed):
         raise RuntimeError("the native library failed")
+
+
+def _row_strides(t: Tensor | None) -> tuple[int, ...]:
+    # A KL that is not element-wise is no matrix, and its strides are not read.
+    return t.stride() if t is not None and t.dim() == 2 else (0, 0)
 
 
 def _loaded() -> _Library:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..backends import select
-from . import gaussian_call, gaussian_dense
+from . import gaussian_call
 from .gaussian_call import Grads, Inputs, Spec
 from .gaussian_double_backward import double_backward
-from .library import LIB, define, direct, functorch_active
+from .library import LIB, define, functorch_active, plain
 
 _INPUTS = "Tensor loc, Tensor? scale, Tensor? key, Tensor? eps"
 _SPEC = "int[] order, int kind, float low, float high, str? reduction, bool sample, int dim"
@@ -36,19 +36,10 @@ def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
     """z and KL, differentiable; an output that the spec does not want has no elements."""
     if functorch_active():
         return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, spec, *inputs)
-    if not direct(inputs.loc):
+    if not plain(inputs.loc):
         return torch.ops.fused_reparam.gaussian_latent(*inputs, *spec)
     backend = select.pick(inputs.loc.device)
-    differentiable = _needs_grad(*inputs)
-    if gaussian_dense.serves(inputs, spec):
-        loc, scale, key, _ = inputs
-        assert scale is not None
-        assert key is not None
-        weight = gaussian_call.kl_weight(loc.shape, spec.reduction)
-        if differentiable:
-            return gaussian_dense.apply(loc, scale, key, backend, spec, weight)
-        return gaussian_dense.call(backend, loc, scale, key, spec, weight)
-    if not differentiable:
+    if not _needs_grad(*inputs):
         return gaussian_call.forward(backend, inputs, spec)
     return GaussianLatent.apply(
         partial(gaussian_call.forward, backend),

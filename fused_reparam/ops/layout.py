@@ -54,28 +54,30 @@ def arrange(
         return True, list(inputs), list(outputs)
     shape = next(t.shape for t in operands if t is not None)
     strides = tuple(None if t is None else t.stride() for t in operands)
-    plan = _plan(tuple(order), shape, strides, len(inputs))
-    if plan is None:
+    found = plan(tuple(order), shape, strides, len(inputs))
+    if found is None:
         return True, list(inputs), list(outputs)
     rows = [
-        t if t is None else _as_rows(t, order, plan.size, at)
-        for t, at in zip(operands, plan.strides, strict=True)
+        t if t is None else _as_rows(t, order, found.size, at)
+        for t, at in zip(operands, found.strides, strict=True)
     ]
     return False, rows[: len(inputs)], rows[len(inputs) :]
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """How operands become rows."""
+
     size: tuple[int, int]  # rows, columns
     strides: list[tuple[int, int] | None]  # of each operand; None where it must be copied
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(
+def plan(
     order: tuple[int, ...],
     shape: torch.Size,
     strides: tuple[tuple[int, ...] | None, ...],
     inputs: int,
-) -> _Plan | None:
+) -> Plan | None:
     """How operands of these strides become rows; None when all are dense.
 
     Cached: to find it costs as much as a small latent's whole forward pass.
@@ -99,7 +101,7 @@ def _plan(
     rows, columns = shape[:split].numel(), shape[split:].numel()
     if split == 0 and all(f is None or f[1] == 1 or columns == 1 for f in found) and not best[0]:
         return None
-    return _Plan((rows, columns), found)
+    return Plan((rows, columns), found)
 
 
 def _row_strides(

@@ -27,7 +27,7 @@ def _interpreter_asked() -> bool:
 
 
 def _interpreted() -> bool | None:
-    """Whether kernels run in the interpreter; None when triton was imported under the other setting.
+    """Whether kernels are interpreted; None when triton was imported under the other setting.
 
     Triton decides when its functions are defined: the variable must be set before its import.
     """

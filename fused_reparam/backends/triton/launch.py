@@ -151,9 +151,8 @@ def launch(
             _plain(kernel, programs, pointers, scalars, constants, warps)
         return
     addresses = tuple([None if p is None else p.data_ptr() for p in pointers])
-    # What Triton specializes on: types, None, and 16-byte alignment. The numbers' types are
-    # annotated.
-    facts = tuple([None if p is None else (p.dtype, p.data_ptr() % 16 == 0) for p in pointers])
+    # What Triton specializes on. The numbers' types are annotated and their values left alone.
+    facts = tuple([None if p is None else _facts(p) for p in pointers])
     key = (kernel, device.index, facts, constants, warps)
     with _device_guard(device):
         compiled = _COMPILED.get(key)
@@ -176,6 +175,14 @@ def launch(
             ):  # raised before anything is launched: another Triton's calling convention
                 _COMPILED[key] = False
                 _plain(kernel, programs, pointers, scalars, constants, warps)
+
+
+def _facts(tensor: torch.Tensor) -> tuple:
+    """Type and alignment; on ROCm also whether the storage can be addressed in 32 bits."""
+    aligned = tensor.data_ptr() % 16 == 0
+    if torch.version.hip:
+        return tensor.dtype, aligned, tensor.untyped_storage().nbytes() < 1 << 31
+    return tensor.dtype, aligned
 
 
 def _launchable(compiled) -> bool:

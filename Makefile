@@ -1,6 +1,7 @@
 # make demo    train the example VAE with and without the fused op, side by side
 # make test    run the tests
 # make lint    check format, lint and types
+# make setup   only what the others need
 # make bench   time the op against eager PyTorch, torch.compile and torch.distributions
 #
 # Each sets up what it needs in $(VENV); a second run skips that. To use another interpreter or
@@ -15,13 +16,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench setup clean
+
+setup: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python examples/vae_digits.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(STAMP) $(LINT)
 	$(BIN)/ruff format --check .

@@ -63,10 +63,20 @@ def table(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench table")
     parser.add_argument("result", type=Path, help="result JSON")
     parser.add_argument("--work", choices=WORKS, default="forward+backward")
+    parser.add_argument("--into", type=Path, help="replace the table between this page's markers")
     options = parser.parse_args(words)
     from bench import files, markdown
 
-    print(markdown.table(files.read(options.result), options.work))
+    made = markdown.table(files.read(options.result), options.work)
+    if options.into is None:
+        print(made)
+        return 0
+    page = options.into.read_text()
+    try:
+        options.into.write_text(markdown.replace_table(page, made))
+    except ValueError as error:
+        parser.error(f"{options.into}: {error}")
+    print(f"wrote {options.into}")
     return 0
 
 

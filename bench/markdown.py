@@ -13,6 +13,22 @@ HEADER = ("latent", "dtype", "eager", COMPILE, "torch.distributions", "fused",
           "bytes kept, eager", "fused")  # fmt: skip
 
 
+_BEGIN, _END = "<!-- table: ", "<!-- end of table -->"
+
+
+def replace_table(page: str, made: str) -> str:
+    """The page with what stands between its markers replaced.
+
+    Raises:
+        ValueError: the page has not one pair of markers.
+    """
+    if page.count(_BEGIN) != 1 or page.count(_END) != 1:
+        raise ValueError(f"expected one line {_BEGIN}... --> and one line {_END}")
+    head, rest = page.split(_BEGIN)
+    marker, rest = rest.split("\n", 1)
+    return f"{head}{_BEGIN}{marker}\n\n{made}\n\n{_END}{rest.split(_END, 1)[1]}"
+
+
 def table(result: dict[str, Any], work: str = "forward+backward") -> str:
     """One line for each size and dtype, with the fastest of our backends, and where it was run."""
     lines = [_line(HEADER), _line(["---"] * 2 + ["---:"] * (len(HEADER) - 2))]

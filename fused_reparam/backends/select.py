@@ -31,7 +31,8 @@ def _from_environment() -> str | None:
     return _checked(name, f"environment variable {ENVIRONMENT_VARIABLE}") if name else None
 
 
-_asked: ContextVar[str | None] = ContextVar("fused_reparam_backend", default=_from_environment())
+_default = _from_environment()
+_asked: ContextVar[str | None] = ContextVar("fused_reparam_backend", default=_default)
 _picked: dict[tuple[str | None, str], ModuleType] = {}
 
 

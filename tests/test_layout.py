@@ -164,16 +164,20 @@ def test_views_are_read_in_place(monkeypatch):
     assert [c for c in copies if c.numel() > 1] == []
 
 
-def test_saved_tensors_may_lose_their_strides(device):
+@pytest.mark.parametrize("view", ["channels_last", "halves of a chunk", "reversed dims"])
+def test_saved_tensors_may_lose_their_strides(device, view):
     """Hooks such as save_on_cpu hand back contiguous copies; the noise must not move."""
-    x = base((3, 6, 5, 4), device, 2)
+    mu, x = base((3, 6, 5), device, 1), base((3, 6, 5), device, 2)
+    if view == "channels_last":
+        mu, x = (t[..., None].to(memory_format=torch.channels_last) for t in (mu, x))
+    else:
+        mu, x = VIEWS[view](mu), VIEWS[view](x)
     grads = []
-    for pack in (lambda t: t, lambda t: t.detach().contiguous()):
-        mu = base((3, 6, 5, 4), device, 1).to(memory_format=torch.channels_last).requires_grad_()
-        x.requires_grad_()
+    for pack in (lambda t: t, lambda t: t.detach().clone(memory_format=torch.contiguous_format)):
+        leaves = [t.detach().requires_grad_() for t in (mu, x)]
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            z, kl = gaussian_latent(mu, x, key=noise.key(1, device=device))
-        grads.append(torch.autograd.grad(z.square().sum() + kl, (mu, x)))
+            z, kl = gaussian_latent(*leaves, key=noise.key(1, device=device))
+        grads.append(torch.autograd.grad(z.square().sum() + kl, leaves))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 

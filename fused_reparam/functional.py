@@ -243,6 +243,8 @@ def gaussian_latent_from_moments(
 def moments_dim(moments: Tensor, dim: int) -> int:
     """The dim along which moments are halved, counted from the front, once they are checked."""
     _check_tensor("moments", moments)
+    if not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got {dim!r} of type {type(dim).__name__}")
     if not -moments.dim() <= dim < moments.dim():
         raise ValueError(f"moments of shape {tuple(moments.shape)} have no dim {dim}")
     if moments.shape[dim] % 2:

@@ -20,7 +20,7 @@ class FusedGaussianLatent(nn.Module):
         z = \mu + \sigma \epsilon, \qquad KL = \tfrac12 \sum (\mu^2 + \sigma^2 - 1 - \log \sigma^2)
 
     Drops in for a hand-written ``reparameterize()`` and its KL term. It has no parameters. In
-    ``eval()`` mode z is the mean.
+    ``eval()`` mode z is the mean: ``mu`` itself, not a copy.
 
     Args:
         scale: what the second argument is: "logvar", "log_std", "std", "var" or "rho".

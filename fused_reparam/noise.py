@@ -55,7 +55,8 @@ def key(seed: int, offset: int = 0, *, device: torch.device | str | None = None)
     """
     values = [_as_uint64("seed", seed), _as_uint64("offset", offset)]
     signed = [v - 2 * _TWO63 if v >= _TWO63 else v for v in values]
-    return torch.tensor(signed, dtype=torch.int64, device=device).view(torch.uint64)
+    # Not the default device: a key is for any tensor.
+    return torch.tensor(signed, dtype=torch.int64, device=device or "cpu").view(torch.uint64)
 
 
 def _as_uint64(name: str, value: int) -> int:
@@ -148,6 +149,11 @@ def check_key(key: Tensor) -> None:
         )
 
 
+def check_bits(key: Tensor) -> None:
+    """``check_key`` for an op: the bits may also come as int64."""
+    check_key(key.view(torch.uint64) if key.dtype == torch.int64 else key)
+
+
 def normal(
     key: Tensor,
     shape: int | Sequence[int],
@@ -213,7 +219,8 @@ def normal(
 def advance(key: Tensor, blocks: int) -> Tensor:
     """The key whose first block is block ``blocks`` of ``key`` (modulo 2^64)."""
     wrapped = blocks % (2 * _TWO63)
-    step = torch.tensor([0, wrapped - 2 * _TWO63 if wrapped >= _TWO63 else wrapped])
+    signed = wrapped - 2 * _TWO63 if wrapped >= _TWO63 else wrapped
+    step = torch.tensor([0, signed], dtype=torch.int64, device="cpu")
     return (key.view(torch.int64) + step.to(key.device)).view(torch.uint64)
 
 

@@ -136,7 +136,13 @@ template <bool kNormal>
 FR_INLINE void split(f32 x, f32& m, f32& e) {
 #if FR_ISA == 2
   m = (f32)_mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_zero);
-  e = (f32)_mm512_getexp_ps(x * 0x1.555556p0f);             // 4/3, which rounds the same way
+  f32 shift = f32{};
+  if constexpr (!kNormal) {                                 // 4/3 x must not overflow
+    const auto large = x > 0x1p126f;
+    x = large ? x * 0.25f : x;
+    shift = large ? splat(2.0f) : f32{};
+  }
+  e = (f32)_mm512_getexp_ps(x * 0x1.555556p0f) + shift;     // 4/3, which rounds the same way
 #else
   f32 shift = f32{};
   if constexpr (!kNormal) {

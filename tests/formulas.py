@@ -11,7 +11,9 @@ DTYPES = (torch.float32, torch.float64, *LOW_PRECISION)
 def composition(mu, x, eps, kind="logvar", reduction="batchmean", clamp=None):
     """z and KL in the dtype of the arguments, differentiable."""
     if clamp is not None:
-        x = torch.clamp(x, *clamp)
+        # Not torch.clamp: what its gradient is at the bounds depends on the release of PyTorch.
+        outside = (x < clamp[0]) | (x > clamp[1])
+        x = torch.where(outside, x.detach().clamp(*clamp), x)
     sigma, log_var = {
         "logvar": lambda: (torch.exp(0.5 * x), x),
         "log_std": lambda: (torch.exp(x), 2 * x),

@@ -220,3 +220,111 @@ def test_bits_do_not_depend_on_the_number_of_threads(name, threads):
         torch.set_num_threads(before)
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+LOSSES = {
+    "sum": lambda z, kl: z.sum(),
+    "kl": lambda z, kl: kl,
+    "both": lambda z, kl: z.sum() + kl,
+    "dense": lambda z, kl: (z * z).sum() + kl,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_saved_tensors_are_unpacked_once(device, loss, frozen):
+    """A non-reentrant checkpoint allows no more, and offloading hooks copy each time."""
+    mu, x = parameters("logvar", (4, 3), torch.float32, device)
+    x.requires_grad_(not frozen)
+    key = noise.key(2, device=device)
+    wanted = [t for t in (mu, x) if t.requires_grad]
+    want = torch.autograd.grad(LOSSES[loss](*gaussian_latent(mu, x, key=key)), wanted)
+    unpacked = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: unpacked.append(1) or t):
+        z, kl = gaussian_latent(mu, x, key=key)
+    torch.autograd.grad(LOSSES[loss](z, kl), wanted)
+    ours = 3 + (2 if loss == "dense" else 0)  # z * z saves z, outside the hooks or not
+    assert len(unpacked) in (3, ours)
+    z, kl = checkpoint(lambda m, s: gaussian_latent(m, s, key=key), mu, x, use_reentrant=False)
+    for a, b in zip(torch.autograd.grad(LOSSES[loss](z, kl), wanted), want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_strided_key_is_the_same_key(device):
+    mu, x = parameters("logvar", (4, 3), torch.float32, device)
+    key = noise.key(5, 7, device=device)
+    other = noise.key(11, 13, device=device)
+    both = torch.stack([key.view(torch.int64), other.view(torch.int64)], 1).view(torch.uint64)
+    for reduction in ("sum", "none"):
+        want = gaussian_latent(mu, x, key=key, reduction=reduction)
+        got = gaussian_latent(mu, x, key=both[:, 0], reduction=reduction)
+        for a, b in zip(got, want, strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(
+            torch.autograd.grad(got[0].square().sum(), (mu, x)),
+            torch.autograd.grad(want[0].square().sum(), (mu, x)),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
+    assert torch.equal(noise.normal(both[:, 0], 6), noise.normal(key, 6))
+    drawn = torch.vmap(lambda k: noise.normal(k, 6), in_dims=1)(both)
+    assert torch.equal(drawn, torch.stack([noise.normal(key, 6), noise.normal(other, 6)]))
+
+
+def test_negative_bits_are_resolved(device):
+    """``.conj().imag`` is a view with a sign that is still to be applied."""
+    key = noise.key(1, device=device)
+    mu = torch.randn(6, dtype=torch.complex64, device=device).conj().imag
+    assert mu.is_neg()
+    zero = torch.zeros(6, device=device)
+    for reduction in ("sum", "none"):
+        for got, want in zip(
+            gaussian_latent(mu, zero, key=key, reduction=reduction),
+            gaussian_latent(mu.clone(), zero, key=key, reduction=reduction),
+            strict=True,
+        ):
+            assert torch.equal(got, want)
+        leaf = torch.randn(6, device=device, requires_grad=True)
+        z, _ = gaussian_latent(leaf, zero.clone().requires_grad_(), key=key, reduction=reduction)
+        weight = torch.complex(zero, torch.arange(6.0, device=device))
+        (torch.complex(torch.zeros_like(z), z).conj() * weight).real.sum().backward()
+        assert leaf.grad.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_hooks_may_change_the_dtype(device):
+    mu, x = parameters("logvar", (4, 3), torch.float32, device)
+    with torch.no_grad():  # values that float16 holds
+        mu.copy_(mu.half())
+        x.copy_(x.half())
+    key = noise.key(1, device=device)
+
+    def small(t):
+        return t.half() if t.is_floating_point() else t
+
+    for reduction in ("sum", "none"):
+        grads = []
+        for pack in (lambda t: t, small):
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                z, kl = gaussian_latent(mu, x, key=key, reduction=reduction)
+            grads.append(torch.autograd.grad((z, kl), (mu, x), (torch.ones_like(z), kl.detach())))
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_forward_mode_is_refused(device):
+    mu, x = parameters("logvar", (4, 3), torch.float32, device)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(mu.detach(), torch.ones_like(mu))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            gaussian_latent(dual, x.detach())
+
+
+def test_fake_and_tracing_go_through_the_op():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(torch.ones(6))
+    z, _ = gaussian_latent(torch.zeros(6), fake, key=noise.key(0))
+    assert z.shape == (6,)
+    traced = torch.jit.trace(lambda a, b: gaussian_kl(a, b), (torch.ones(4, 3),) * 2)
+    mu = torch.full((4, 3), 3.0)
+    torch.testing.assert_close(traced(mu, mu), gaussian_kl(mu, mu))

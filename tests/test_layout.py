@@ -161,7 +161,7 @@ def test_views_are_read_in_place(monkeypatch):
     big = torch.randn(64, 32, requires_grad=True)
     z, kl = gaussian_latent(big, torch.randn(32))
     (z.sum() + kl).backward()
-    assert [c for c in copies if c.numel() > 1] == []
+    assert [c for c in copies if c.numel() > 2] == [], "more than keys and scalars"
 
 
 @pytest.mark.parametrize("view", ["channels_last", "halves of a chunk", "reversed dims"])

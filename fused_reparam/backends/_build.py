@@ -94,7 +94,10 @@ def torch_root() -> Path:
 def compiler() -> list[str]:
     """The C++ compiler's command: ``CXX``, or the first usual name on the path."""
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        command = shlex.split(name)
+        try:
+            command = shlex.split(name)
+        except ValueError as error:
+            raise BuildError(f"the environment variable CXX is {name!r}: {error}") from None
         if command and shutil.which(command[0]):
             return command
     raise BuildError(NO_COMPILER)

@@ -196,6 +196,7 @@ def _load() -> None:
         if _library is not None or _reason is not None:
             return
         try:
+            _check_environment()
             _library = _find()
         except Exception as error:  # whatever went wrong, the reference backend can serve
             _reason = str(error) or type(error).__name__
@@ -204,6 +205,15 @@ def _load() -> None:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _check_environment() -> None:
+    asked = os.environ.get("FUSED_REPARAM_ISA", "")
+    if asked and asked not in ISA_NAMES:
+        raise ValueError(
+            f"the environment variable FUSED_REPARAM_ISA must be one of {', '.join(ISA_NAMES)}, "
+            f"got {asked!r}"
+        )
 
 
 def _find() -> _Library:
@@ -217,6 +227,9 @@ def _find() -> _Library:
         raise _build.BuildError(
             "the native library is not built and FUSED_REPARAM_NO_JIT forbids building it"
         )
+    with _ignore_load_error():
+        return _Library(_build.build_in_cache(), "at first use")
+    cached.unlink()  # not a library, or not one for this system: once more
     return _Library(_build.build_in_cache(), "at first use")
 
 

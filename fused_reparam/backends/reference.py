@@ -127,8 +127,11 @@ def gaussian_backward(
 
 
 def clamp(x: Tensor, low: float, high: float) -> Tensor:
-    """Bound the scale parameter; NaN stays NaN."""
-    return x if low == -torch.inf and high == torch.inf else x.clamp(low, high)
+    """Bound the scale parameter; NaN stays NaN. Its gradient is ``inside``."""
+    if low == -torch.inf and high == torch.inf:
+        return x
+    # torch.clamp's own gradient at the bounds is not the same in every release of PyTorch.
+    return torch.where(inside(x, low, high), x, x.detach().clamp(low, high))
 
 
 def inside(x: Tensor, low: float, high: float) -> Tensor:

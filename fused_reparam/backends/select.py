@@ -91,7 +91,8 @@ def backend(name: str) -> Iterator[None]:
     """Ask for one backend inside a ``with`` block: "reference", "native" or "triton".
 
     It overrides the environment variable ``FUSED_REPARAM_BACKEND`` and holds for the current
-    thread (or async task). A gradient is computed by the backend that computed its forward pass.
+    thread (or async task). In eager mode a gradient is computed by the backend that computed its
+    forward pass; compiled graphs and functorch transforms choose when each op runs.
 
     Args:
         name: "reference" (plain PyTorch), "native" (C++, CPU tensors) or "triton" (GPU tensors; CPU

@@ -18,8 +18,9 @@ from torch import Tensor
 from ..backends import select
 from . import gaussian_call
 from .gaussian_call import Grads, Inputs, Spec
+from .gaussian_check import check
 from .gaussian_double_backward import double_backward
-from .library import LIB, define, functorch_active, plain
+from .library import LIB, define, forward_ad_active, functorch_active, plain
 
 _INPUTS = "Tensor loc, Tensor? scale, Tensor? key, Tensor? eps"
 _SPEC = "int[] order, int kind, float low, float high, str? reduction, bool sample, int dim"
@@ -36,7 +37,7 @@ def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
     """z and KL, differentiable; an output that the spec does not want has no elements."""
     if functorch_active():
         return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, spec, *inputs)
-    if not plain(inputs.loc):
+    if not all(t is None or plain(t) for t in inputs):
         return torch.ops.fused_reparam.gaussian_latent(*inputs, *spec)
     backend = select.pick(inputs.loc.device)
     if not _needs_grad(*inputs):
@@ -60,12 +61,16 @@ def latent_backward(
     """The gradients that are needed of loc, scale and eps; differentiable when asked to be."""
     if grad_z is None and grad_kl is None:
         return None, None, None
+    if not all(t is None or plain(t) for t in (grad_z, grad_kl, *inputs)):
+        compute = _redispatch_backward
     if _needs_grad(grad_z, grad_kl, *inputs):
         return _apply(GaussianLatentBackward, compute, spec, needs, grad_z, grad_kl, *inputs)
     return compute(grad_z, grad_kl, inputs, spec, needs)
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
+    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
+        return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -87,13 +92,15 @@ class GaussianLatent(torch.autograd.Function):
     def setup(ctx: Any, backward: Backward, spec: Spec, inputs: Sequence[Any]) -> None:
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
-        ctx.backward_of, ctx.spec = backward, spec
+        ctx.backward_of, ctx.spec, ctx.dtype = backward, spec, inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
         loc, scale, key, eps = ctx.saved_tensors
         _, _, _, *(to_loc, to_scale, _, to_eps) = ctx.needs_input_grad
-        inputs, needs = Inputs(loc, scale, key, eps), (to_loc, to_scale, to_eps)
+        # A hook on saved tensors may have changed their dtype.
+        scale, eps = (t if t is None else t.to(ctx.dtype) for t in (scale, eps))
+        inputs, needs = Inputs(loc.to(ctx.dtype), scale, key, eps), (to_loc, to_scale, to_eps)
         grad_z = grad_z if ctx.spec.sample else None
         grad_kl = grad_kl if ctx.spec.reduction is not None else None
         grads = latent_backward(ctx.backward_of, grad_z, grad_kl, inputs, ctx.spec, needs)
@@ -172,30 +179,22 @@ _TRANSFORMABLE: dict[type[torch.autograd.Function], type[torch.autograd.Function
 
 
 def _forward_op(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple[Tensor, Tensor]:
-    _check_dtypes(loc, scale, eps)
-    backend = select.pick(loc.device)
-    return gaussian_call.forward(backend, Inputs(loc, scale, key, eps), Spec(*spec))
+    inputs, s = Inputs(loc, scale, key, eps), Spec(*spec)
+    check(inputs, s)
+    return gaussian_call.forward(select.pick(loc.device), inputs, s)
 
 
 def _backward_op(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
     inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    check(inputs, spec, grad_z, grad_kl)
     backend = select.pick(inputs.loc.device)
     grads = gaussian_call.backward(backend, grad_z, grad_kl, inputs, spec, needs)
     return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
 
 
-def _check_dtypes(loc: Tensor, *others: Tensor | None) -> None:
-    for other in others:
-        if other is not None and other.dtype != loc.dtype:
-            raise TypeError(
-                "torch.ops.fused_reparam.gaussian_latent takes loc, scale and eps of one dtype, "
-                f"got {loc.dtype} and {other.dtype}; fused_reparam.gaussian_latent promotes them"
-            )
-
-
 def _forward_fake(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple[Tensor, Tensor]:
-    _check_dtypes(loc, scale, eps)
     s = Spec(*spec)
+    check(Inputs(loc, scale, key, eps), s)
     mu, _ = gaussian_call.operands(loc, scale, s.dim)
     return gaussian_call.allocate(loc, mu.shape, s)
 

@@ -121,6 +121,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> tuple[Tensor, Te
     order, kind, low, high, reduction, sample, dim = spec
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
+    key = None if key is None else key.contiguous()
     z, kl = allocate(loc, shape, spec)
     weight = kl_weight(shape, reduction)
     if not mu.numel():
@@ -167,7 +168,9 @@ def backward(
     to_loc, to_scale, moments = allocate_grads(inputs, shape, spec, needs)
     to_eps = None
     if needs[2]:
-        to_eps = torch.zeros_like(mu) if grad_z is None else _eps_grad(grad_z, x, spec)
+        assert eps is not None
+        to_eps = torch.empty_like(eps)
+        to_eps.copy_(torch.zeros_like(eps) if grad_z is None else _eps_grad(grad_z, x, spec))
     if (to_loc is not None or to_scale is not None) and mu.numel():
         weight, elementwise = 1.0, False
         if grad_kl is not None:
@@ -180,13 +183,14 @@ def backward(
             (grad_z, grad_kl if elementwise else None, mu, x, None if grad_z is None else eps),
             (to_loc, to_scale),
         )
+        key = None if grad_z is None or key is None else key.contiguous()
         backend.gaussian_backward(
-            ins[0], ins[1] if elementwise else grad_kl, ins[2], ins[3],
-            None if grad_z is None else key, ins[4], kind, low, high, weight, dense, *outs,
+            ins[0], ins[1] if elementwise else grad_kl, ins[2], ins[3], key, ins[4],
+            kind, low, high, weight, dense, *outs,
         )  # fmt: skip
     if moments is not None:
         return moments, None, to_eps
-    return _unbroadcast(to_loc, loc), _unbroadcast(to_scale, scale), _unbroadcast(to_eps, eps)
+    return _unbroadcast(to_loc, loc), _unbroadcast(to_scale, scale), to_eps
 
 
 def spread(grad_kl: Tensor, shape: torch.Size) -> Tensor:

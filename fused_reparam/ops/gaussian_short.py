@@ -19,7 +19,7 @@ from .. import noise
 from ..backends import select
 from . import gaussian_call, layout
 from .gaussian_call import Inputs, Spec
-from .library import plain
+from .library import forward_ad_active, plain
 
 _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
@@ -116,7 +116,9 @@ def latent(
         ):
             return None
         geometry = _geometry(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
-    if geometry is None or (key is not None and key.device != device):
+    if geometry is None or forward_ad_active():
+        return None
+    if key is not None and (key.device != device or not plain(key) or not key.is_contiguous()):
         return None
     backend = select.pick(device)
     if key is None:
@@ -167,7 +169,7 @@ class ShortLatent(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(loc, scale, key)
         ctx.set_materialize_grads(False)
-        ctx.call = call
+        ctx.call, ctx.dtype = call, loc.dtype
         return _forward(loc, scale, key, call)
 
     @staticmethod
@@ -179,11 +181,16 @@ class ShortLatent(torch.autograd.Function):
             torch.is_grad_enabled()
             or not (need_loc and (need_scale or scale is None))
             or grad_z is None
+            or not plain(grad_z)
             or not grad_z.is_contiguous()
-            # A hook on saved tensors may have changed their layout.
+            or not (grad_kl is None or plain(grad_kl))
+            # A hook on saved tensors may have changed them.
             or (loc.stride(), None if scale is None else scale.stride()) != geometry.strides
+            or not (loc.dtype is grad_z.dtype and (scale is None or scale.dtype is grad_z.dtype))
+            or not key.is_contiguous()
         ):
-            return _general_backward(ctx, grad_z, grad_kl)
+            # Unpacked once: a checkpoint allows no more.
+            return _general_backward(ctx, loc, scale, key, grad_z, grad_kl)
         mu, x = _operands(loc, scale, geometry)
         to_scale = None
         if scale is None:
@@ -202,16 +209,23 @@ class ShortLatent(torch.autograd.Function):
         return to_loc, to_scale, None, None
 
 
-def _general_backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
+def _general_backward(
+    ctx: Any,
+    loc: Tensor,
+    scale: Tensor | None,
+    key: Tensor,
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+) -> Any:
     from .gaussian import latent_backward
 
     call: Call = ctx.call
-    loc, scale, key = ctx.saved_tensors
+    dtype = ctx.dtype
     grads = latent_backward(
         functools.partial(gaussian_call.backward, call.backend),
         grad_z,
         grad_kl,
-        Inputs(loc, scale, key, None),
+        Inputs(loc.to(dtype), None if scale is None else scale.to(dtype), key, None),
         Spec([], call.kind, call.low, call.high, call.reduction, True, call.dim),
         (*ctx.needs_input_grad[:2], False),
     )

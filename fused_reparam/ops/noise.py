@@ -17,9 +17,10 @@ define("normal(Tensor key, SymInt[] shape, int[] order, ScalarType dtype) -> Ten
 
 def normal(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dtype) -> Tensor:
     """Noise of a shape and dtype, dense in the given memory order."""
+    noise.check_bits(key)
     out = fake(key, shape, order, dtype)
     if out.numel():
-        select.pick(key.device).normal(key, out)
+        select.pick(key.device).normal(key.contiguous(), out)
     return out
 
 

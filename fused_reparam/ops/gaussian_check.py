@@ -1,0 +1,60 @@
+"""What the ops require of their arguments when they are called by hand.
+
+``functional.py`` has checked a user's arguments by then, and says it in the user's terms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import noise
+from ..backends.reference import SCALE_KINDS
+from . import gaussian_call
+from .gaussian_call import REDUCTIONS, Inputs, Spec
+
+_OP = "torch.ops.fused_reparam.gaussian_latent"
+
+
+def check(
+    inputs: Inputs, spec: Spec, grad_z: Tensor | None = None, grad_kl: Tensor | None = None
+) -> None:
+    """Raise TypeError or ValueError unless the op can compute this."""
+    loc, scale, key, eps = inputs
+    for name, t in (("scale", scale), ("eps", eps), ("grad_z", grad_z)):
+        if t is not None and (t.dtype, t.device) != (loc.dtype, loc.device):
+            raise TypeError(
+                f"{_OP} takes loc, scale and eps of one dtype and device, got loc {loc.dtype} on "
+                f"{loc.device} and {name} {t.dtype} on {t.device}; "
+                "fused_reparam.gaussian_latent promotes them"
+            )
+    if not 0 <= spec.kind < len(SCALE_KINDS):
+        raise ValueError(f"{_OP}: kind must be in [0, {len(SCALE_KINDS)}), got {spec.kind}")
+    if spec.reduction is not None and spec.reduction not in REDUCTIONS:
+        raise ValueError(f"{_OP}: unknown reduction {spec.reduction!r}")
+    shape = gaussian_call.operands(loc, scale, spec.dim)[0].shape
+    if spec.order and sorted(spec.order) != list(range(len(shape))):
+        raise ValueError(f"{_OP}: order must be a permutation of the dims, got {spec.order}")
+    for name, t in (("eps", eps), ("grad_z", grad_z)):
+        if t is not None and t.shape != shape:
+            raise ValueError(f"{_OP}: {name} must have shape {tuple(shape)}, got {tuple(t.shape)}")
+    if grad_kl is not None:
+        _check_grad_kl(grad_kl, loc, shape, spec)
+    if key is not None:
+        noise.check_bits(key)
+        if key.device != loc.device:
+            raise ValueError(f"{_OP}: key must be on {loc.device}, got {key.device}")
+    elif eps is None and spec.sample:
+        raise ValueError(f"{_OP}: a sample takes a key or eps, got neither")
+
+
+def _check_grad_kl(grad_kl: Tensor, loc: Tensor, shape: torch.Size, spec: Spec) -> None:
+    want = (
+        None if spec.reduction is None else gaussian_call.kl_shape(shape, spec.reduction),
+        gaussian_call.compute_dtype(loc.dtype),
+    )
+    if (grad_kl.shape, grad_kl.dtype) != want:
+        raise ValueError(
+            f"{_OP}: grad_kl must have the KL's shape and dtype {want}, got "
+            f"{(grad_kl.shape, grad_kl.dtype)}"
+        )

@@ -52,7 +52,7 @@ class Effort:
     """How long to measure one kind of work."""
 
     sample_seconds: float = 0.005
-    seconds: float = 20.0
+    seconds: float = 10.0
     least_rounds: int = 5
     most_rounds: int = 60
 

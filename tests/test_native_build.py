@@ -11,8 +11,10 @@ import pytest
 from fused_reparam.backends import _build
 
 ROOT = Path(__file__).resolve().parent.parent
+# An installed library is hidden, so that there is something to build.
 PROBE = (
-    "import torch; from fused_reparam.backends import native;"
+    "import pathlib, torch; from fused_reparam.backends import _build, native;"
+    "_build.installed_library = lambda: pathlib.Path('absent');"
     "print(native.unavailable_reason(torch.device('cpu'))); print(native.info())"
 )
 
@@ -37,15 +39,10 @@ def compiler_missing():
 
 
 needs_compiler = pytest.mark.skipif(compiler_missing() is not None, reason=str(compiler_missing()))
-# A checkout that was installed in place has its library already.
-needs_no_installed = pytest.mark.skipif(
-    _build.installed_library().is_file(), reason="the library is installed in the package"
-)
 
 
 @pytest.mark.slow
 @needs_compiler
-@needs_no_installed
 def test_two_processes_build_once(tmp_path):
     both = [run(PROBE, tmp_path) for _ in range(2)]
     outputs = [process.communicate(timeout=600) for process in both]
@@ -65,8 +62,25 @@ def test_two_processes_build_once(tmp_path):
     assert out.splitlines()[0] == "None"
     assert "building" not in err
 
+    Path(files[0]).write_bytes(b"no library")  # a damaged one is built again
+    out, err = run(PROBE, tmp_path).communicate(timeout=600)
+    assert out.splitlines()[0] == "None", out + err
+    assert "building the native library" in err
 
-@needs_no_installed
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"CXX": 'clang"'}, "environment variable CXX is 'clang\"'"),
+        ({"FUSED_REPARAM_ISA": "neon"}, "FUSED_REPARAM_ISA must be one of portable, avx2, avx512"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path, environment, says):
+    out, err = run(PROBE, tmp_path, **environment).communicate(timeout=100)
+    assert says in out.splitlines()[0]
+    assert says in err
+
+
 def test_no_compiler_is_said_once(tmp_path):
     code = PROBE + "; native.unavailable_reason(torch.device('cpu'))"
     out, err = run(code, tmp_path, PATH="", CXX="").communicate(timeout=100)
@@ -75,7 +89,6 @@ def test_no_compiler_is_said_once(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
-@needs_no_installed
 def test_building_can_be_turned_off(tmp_path):
     out, err = run(PROBE, tmp_path, FUSED_REPARAM_NO_JIT="1").communicate(timeout=100)
     assert "FUSED_REPARAM_NO_JIT" in out.splitlines()[0]
@@ -83,7 +96,6 @@ def test_building_can_be_turned_off(tmp_path):
     assert not list(tmp_path.rglob("*"))
 
 
-@needs_no_installed
 def test_a_failed_build_leaves_nothing(tmp_path):
     out, err = run(PROBE, tmp_path, CXX="false").communicate(timeout=100)
     assert "could not be built" in out.splitlines()[0]
@@ -92,7 +104,6 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     assert not list(tmp_path.rglob(".build-*"))
 
 
-@needs_no_installed
 def test_an_unwritable_cache_is_a_reason(tmp_path):
     (tmp_path / "file").write_text("")
     out, _ = run(PROBE, tmp_path / "file").communicate(timeout=100)

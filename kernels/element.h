@@ -16,6 +16,7 @@ struct Element<Dtype::f32> {
   using Real = float;
   using Vector = f32;
   static constexpr Order order = Order::natural;
+  static constexpr bool coarse = false;
   FR_INLINE void load2(const float* p, f32& a, f32& b) {
     a = load<f32>(p);
     b = load<f32>(p + W);
@@ -32,6 +33,7 @@ struct Element<Dtype::f64> {
   using Real = double;
   using Vector = f64;
   static constexpr Order order = Order::natural;
+  static constexpr bool coarse = false;
   FR_INLINE void load2(const double* p, f64& a, f64& b) {
     a = load<f64>(p);
     b = load<f64>(p + WD);
@@ -49,14 +51,23 @@ struct Element<Dtype::bf16> {
   using Real = float;
   using Vector = f32;
   static constexpr Order order = Order::split;
+  static constexpr bool coarse = true;
   FR_INLINE void load2(const uint16_t* p, f32& even, f32& odd) {
     const u32 v = load<u32>(p);
     even = (f32)(v << 16);
     odd = (f32)(v & 0xffff0000u);
   }
+  // Half a unit, less the smallest bit where the upper half is even. A NaN passes unharmed, for its
+  // lower half is zero: it came from 16 bits, from an operation, or through plain_nan.
   FR_INLINE u32 rounded(f32 x) {
     const u32 bits = (u32)x;
-    return x != x ? (bits | 0x00400000u) : bits + ((bits >> 16) & 1u) + 0x7fffu;
+#if FR_ISA == 2
+    const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(0x10000));
+    const u32 up = bits + 0x7fffu;
+    return (u32)_mm512_mask_add_epi32((__m512i)up, odd, (__m512i)bits, _mm512_set1_epi32(0x8000));
+#else
+    return bits + ((bits >> 16) & 1u) + 0x7fffu;
+#endif
   }
   FR_INLINE void store2(uint16_t* p, f32 even, f32 odd) {
     store(p, (rounded(even) >> 16) | (rounded(odd) & 0xffff0000u));
@@ -68,6 +79,7 @@ struct Element<Dtype::f16> {
   using Memory = uint16_t;
   using Real = float;
   using Vector = f32;
+  static constexpr bool coarse = true;
 #if FR_ISA > 0
   static constexpr Order order = Order::natural;
 #if FR_ISA == 2

@@ -35,6 +35,15 @@ FR_INLINE void load_noise(const Memory<dtype>* given, const Real<dtype>* made, i
   }
 }
 
+// The usual call (noise from the key, everything wanted, nothing bounded) has kernels of its own
+// without the tests for all else inside their loops: 2.2 instructions per float32 element after the
+// noise become 1.8 forward, 3 become 2.2 backward.
+enum class Form { usual, any };
+
+FR_INLINE bool unbounded(const Common& c) {
+  return c.low == -__builtin_inf() && c.high == __builtin_inf();
+}
+
 // x within the bounds; NaN stays NaN.
 template <Kind kind, class V>
 FR_INLINE V bounded(V x, V low, V high) {
@@ -62,7 +71,8 @@ struct Forward {
   using V = Vector<dtype>;
   static constexpr int64_t step = kStep<dtype>, kRun = 16 * step;
 
-  // Twice the KL of a step, in memory order, through rest[]; z through its pointer.
+  // Twice the KL of a step goes to kl[], z through its pointer.
+  template <Form form>
   FR_INLINE void one_step(const M* loc, const M* scale, const M* eps, const R* made, int64_t i, M* z,
                           bool want_kl, V low, V high, V (&kl)[2]) {
     V mu[2], x[2], sigma[2];
@@ -70,41 +80,51 @@ struct Forward {
     E::load2(scale + i, x[0], x[1]);
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
-      x[j] = bounded<kind>(x[j], low, high);
-      if (want_kl) {
+      if constexpr (form == Form::any) x[j] = bounded<kind>(x[j], low, high);
+      if (form == Form::usual || want_kl) {
         V rest;
-        sigma_and_rest<kind>(x[j], sigma[j], rest);
+        sigma_and_rest<kind, E::coarse>(x[j], sigma[j], rest);
         kl[j] = fma(mu[j], mu[j], rest);
       } else {
-        sigma[j] = sigma_of<kind>(x[j]);
+        sigma[j] = sigma_of<kind, E::coarse>(x[j]);
       }
     }
-    if (z) {
+    if (form == Form::usual || z) {
       V noise[2];
-      load_noise<dtype>(eps, made, i, noise);
+      load_noise<dtype>(form == Form::usual ? nullptr : eps, made, i, noise);
       E::store2(z + i, fma(sigma[0], noise[0], mu[0]), fma(sigma[1], noise[1], mu[1]));
     }
   }
 
   static double tile(const ForwardTile& t) {
+    const bool usual = t.z && !t.in.eps && t.sum_kl && !t.kl && unbounded(t.in);
+    return usual ? run<Form::usual>(t) : run<Form::any>(t);
+  }
+
+  template <Form form>
+  FR_INLINE double run(const ForwardTile& t) {
     Buffer<R> buffer;
     const M *loc = (const M*)t.in.loc, *scale = (const M*)t.in.scale, *eps = (const M*)t.in.eps;
     M* z = (M*)t.z;
-    R* kl_out = (R*)t.kl;
+    R* kl_out = form == Form::usual ? nullptr : (R*)t.kl;
     const int64_t count = t.in.count, whole = count - count % step;
     const bool want_kl = t.sum_kl || kl_out;
     const V low = num<V>(t.in.low), high = num<V>(t.in.high);
-    if (z && !eps) fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data);
+    if (form == Form::usual && t.in.large)
+      fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data,
+                            Fetch<3>{{loc, scale, z}, sizeof(M)});
+    else if (z && !eps)
+      fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data);
 
     V total = V{}, kl[2] = {V{}, V{}};
     for (int64_t i = 0; i < whole;) {
       V part[2] = {V{}, V{}};                               // short runs keep the sum's error small
       const int64_t stop = whole - i < kRun ? whole : i + kRun;
       for (; i < stop; i += step) {
-        one_step(loc, scale, eps, buffer.data, i, z, want_kl, low, high, kl);
+        one_step<form>(loc, scale, eps, buffer.data, i, z, want_kl, low, high, kl);
         part[0] += kl[0];
         part[1] += kl[1];
-        if (kl_out) {
+        if (form == Form::any && kl_out) {
           to_natural<E>(kl[0], kl[1]);
           store(kl_out + i, kl[0]);
           store(kl_out + i + step / 2, kl[1]);
@@ -118,9 +138,9 @@ struct Forward {
       alignas(64) M z_pad[step];
       alignas(64) R kl_pad[step];
       const int64_t rest = count - whole;
-      one_step(loc_pad.take(loc + whole, rest), scale_pad.take(scale + whole, rest),
-               eps_pad.take(eps ? eps + whole : nullptr, rest), buffer.data + whole, 0,
-               z ? z_pad : nullptr, want_kl, low, high, kl);
+      one_step<form>(loc_pad.take(loc + whole, rest), scale_pad.take(scale + whole, rest),
+                     eps_pad.take(eps ? eps + whole : nullptr, rest), buffer.data + whole, 0,
+                     z ? z_pad : nullptr, want_kl, low, high, kl);
       if (z) std::memcpy(z + whole, z_pad, (size_t)rest * sizeof(M));
       if (want_kl) {
         to_natural<E>(kl[0], kl[1]);
@@ -142,32 +162,35 @@ struct Backward {
   using V = Vector<dtype>;
   static constexpr int64_t step = kStep<dtype>;
 
+  template <Form form>
   FR_INLINE void one_step(const BackwardTile& t, const M* loc, const M* scale, const M* eps,
                           const M* grad_z, const R* made, const R* weight, int64_t i, V low, V high,
                           V one_weight, M* grad_loc, M* grad_scale) {
+    constexpr bool usual = form == Form::usual;
     V mu[2], gz[2] = {V{}, V{}}, gk[2] = {one_weight, one_weight};
     E::load2(loc + i, mu[0], mu[1]);
-    if (grad_z) E::load2(grad_z + i, gz[0], gz[1]);
-    if (weight) {
+    if (usual || grad_z) E::load2(grad_z + i, gz[0], gz[1]);
+    if (!usual && weight) {
       gk[0] = load<V>(weight + i);
       gk[1] = load<V>(weight + i + step / 2);
       from_natural<E>(gk[0], gk[1]);
     }
-    if (grad_loc) {
-      if (t.has_weight)
+    if (usual || grad_loc) {
+      if (usual || t.has_weight)
         E::store2(grad_loc + i, fma(gk[0], mu[0], gz[0]), fma(gk[1], mu[1], gz[1]));
       else
         E::store2(grad_loc + i, gz[0], gz[1]);
     }
-    if (grad_scale) {
+    if (usual || grad_scale) {
       V x[2], noise[2] = {V{}, V{}}, g[2];
       E::load2(scale + i, x[0], x[1]);
-      if (grad_z) load_noise<dtype>(eps, made, i, noise);
+      if (usual || grad_z) load_noise<dtype>(usual ? nullptr : eps, made, i, noise);
 #pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
-        const V inside = bounded<kind>(x[j], low, high);
-        g[j] = scale_gradient<kind>(inside, grad_z != nullptr, gz[j] * noise[j], t.has_weight, gk[j]);
-        if constexpr (kind == Kind::logvar || kind == Kind::log_std) {
+        const V inside = usual ? x[j] : bounded<kind>(x[j], low, high);
+        g[j] = scale_gradient<kind, E::coarse>(inside, usual || grad_z, gz[j] * noise[j],
+                                               usual || t.has_weight, gk[j]);
+        if constexpr (!usual && (kind == Kind::logvar || kind == Kind::log_std)) {
           g[j] = x[j] < low ? V{} : g[j];
           g[j] = x[j] > high ? V{} : g[j];
         }
@@ -177,6 +200,13 @@ struct Backward {
   }
 
   static void tile(const BackwardTile& t) {
+    const bool usual = t.grad_z && t.grad_loc && t.grad_scale && t.has_weight && !t.weight &&
+                       !t.in.eps && unbounded(t.in);
+    usual ? run<Form::usual>(t) : run<Form::any>(t);
+  }
+
+  template <Form form>
+  FR_INLINE void run(const BackwardTile& t) {
     Buffer<R> buffer;
     const M *loc = (const M*)t.in.loc, *scale = (const M*)t.in.scale, *eps = (const M*)t.in.eps;
     const M* grad_z = (const M*)t.grad_z;
@@ -184,22 +214,25 @@ struct Backward {
     M *grad_loc = (M*)t.grad_loc, *grad_scale = (M*)t.grad_scale;
     const int64_t count = t.in.count, whole = count - count % step;
     const V low = num<V>(t.in.low), high = num<V>(t.in.high), one_weight = num<V>(t.one_weight);
-    if (grad_z && grad_scale && !eps)
+    if (form == Form::usual && t.in.large)
+      fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data,
+                            Fetch<5>{{loc, scale, grad_z, grad_loc, grad_scale}, sizeof(M)});
+    else if (grad_z && grad_scale && !eps)
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data);
 
     for (int64_t i = 0; i < whole; i += step)
-      one_step(t, loc, scale, eps, grad_z, buffer.data, weight, i, low, high, one_weight, grad_loc,
-               grad_scale);
+      one_step<form>(t, loc, scale, eps, grad_z, buffer.data, weight, i, low, high, one_weight,
+                     grad_loc, grad_scale);
     if (whole < count) {
       Padded<M, step> loc_pad, scale_pad, eps_pad, grad_pad;
       Padded<R, step> weight_pad;
       alignas(64) M out[2][step];
       const int64_t rest = count - whole;
-      one_step(t, loc_pad.take(loc + whole, rest), scale_pad.take(scale + whole, rest),
-               eps_pad.take(eps ? eps + whole : nullptr, rest),
-               grad_pad.take(grad_z ? grad_z + whole : nullptr, rest), buffer.data + whole,
-               weight_pad.take(weight ? weight + whole : nullptr, rest), 0, low, high, one_weight,
-               grad_loc ? out[0] : nullptr, grad_scale ? out[1] : nullptr);
+      one_step<form>(t, loc_pad.take(loc + whole, rest), scale_pad.take(scale + whole, rest),
+                     eps_pad.take(eps ? eps + whole : nullptr, rest),
+                     grad_pad.take(grad_z ? grad_z + whole : nullptr, rest), buffer.data + whole,
+                     weight_pad.take(weight ? weight + whole : nullptr, rest), 0, low, high,
+                     one_weight, grad_loc ? out[0] : nullptr, grad_scale ? out[1] : nullptr);
       if (grad_loc) std::memcpy(grad_loc + whole, out[0], (size_t)rest * sizeof(M));
       if (grad_scale) std::memcpy(grad_scale + whole, out[1], (size_t)rest * sizeof(M));
     }

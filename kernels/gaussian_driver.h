@@ -6,6 +6,9 @@
 
 namespace fr {
 
+// Bytes of an operand from which on it is fetched ahead: half of a usual second-level cache.
+constexpr int64_t kLarge = 1 << 19;
+
 struct GaussianCall {
   Dtype dtype;
   Kind kind;
@@ -22,7 +25,7 @@ struct GaussianCall {
     return {tile_in(loc, item(), columns, first, count, stage[0]),
             tile_in(scale, item(), columns, first, count, stage[1]),
             tile_in(eps, item(), columns, first, count, stage[2]),
-            seed, offset, first, count, low, high};
+            seed, offset, first, count, low, high, n * item() >= kLarge};
   }
 };
 
@@ -94,6 +97,12 @@ inline void forward_tile(const Kernels& kernels, const GaussianForward& c, int64
   if (t.z) tile_written(c.z, c.item(), c.columns, begin, count, t.z, out);
 }
 
+// A NaN without a payload in its lower half: the 16-bit kernels round by carrying into the upper one.
+template <class T>
+inline T plain_nan(T x) {
+  return x == x ? x : static_cast<T>(__builtin_nan(""));
+}
+
 // The weight of each element's KL gradient, weight * grad_kl[segment], as the kernel takes it.
 template <class T>
 inline void set_weight(const GaussianBackward& c, int64_t begin, int64_t count, Stage& stage,
@@ -103,19 +112,19 @@ inline void set_weight(const GaussianBackward& c, int64_t begin, int64_t count, 
   if (c.segments == c.n && c.n > 1) {
     const auto* g =
         static_cast<const T*>(tile_in(c.grad_kl, sizeof(T), c.columns, begin, count, stage));
-    for (int64_t i = 0; i < count; ++i) buffer[i] = weight * g[i];
+    for (int64_t i = 0; i < count; ++i) buffer[i] = plain_nan(weight * g[i]);
     t.weight = buffer;
     return;
   }
   const auto* g = static_cast<const T*>(c.grad_kl.data);
   const int64_t length = c.n / c.segments, first = begin / length;
   if ((begin + count - 1) / length == first) {
-    t.one_weight = static_cast<double>(weight * g[first]);
+    t.one_weight = static_cast<double>(plain_nan(weight * g[first]));
     return;
   }
   for (int64_t i = 0, s = first; i < count; ++s) {
     const int64_t to = (s + 1) * length - begin < count ? (s + 1) * length - begin : count;
-    for (const T w = weight * g[s]; i < to; ++i) buffer[i] = w;
+    for (const T w = plain_nan(weight * g[s]); i < to; ++i) buffer[i] = w;
   }
   t.weight = buffer;
 }

@@ -26,6 +26,7 @@ struct Common {
   uint64_t seed, offset;  // the key
   int64_t first, count;
   double low, high;       // bounds on logvar and log_std
+  bool large;             // the whole tensor is too large for the caches
 };
 
 struct ForwardTile {

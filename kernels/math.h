@@ -104,6 +104,21 @@ FR_INLINE f32 exp(f32 x) {
   r = fma(n, splat(-0x1.7f7d1cp-20f * kDivide), r);
   return scale2(polynomial(r, c), n, (u32)t);
 }
+// The same for 16-bit elements, from 2^t with t = x log2(e) / kDivide rounded to float: relative error
+// 3e-7 + 6e-8 |t|. 8 instructions in place of 13.
+template <int kDivide>
+FR_INLINE f32 exp_coarse(f32 x) {
+#if FR_ISA == 2
+  // 2^(f - 1/2) for f in [0, 1), which is 2^t without its whole part; fitted by minimax.
+  constexpr float c[] = {7.0710673912e-01f, 4.9013346116e-01f, 1.6981271924e-01f,
+                         3.9478605186e-02f, 6.3525932452e-03f, 1.3293606369e-03f};
+  const f32 t = fma(x, splat(0x1.715476p0f / kDivide), splat(0.5f));
+  const f32 f = (f32)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  return (f32)_mm512_scalef_ps(polynomial(f, c), t);        // which rounds t down by itself
+#else
+  return exp<kDivide>(x);
+#endif
+}
 template <int kDivide = 1>
 FR_INLINE f64 exp(f64 x) {
   constexpr double c[] = {1.0,

@@ -35,8 +35,11 @@ FR_INLINE Softplus<V> softplus(V x, bool want_log, bool want_gradient) {
   return s;
 }
 
-template <Kind kind, class V>
+// kCoarse: for 16-bit elements, see exp_coarse.
+template <Kind kind, bool kCoarse, class V>
 FR_INLINE V sigma_of(V x) {
+  if constexpr (kind == Kind::logvar && kCoarse) return exp_coarse<2>(x);
+  if constexpr (kind == Kind::log_std && kCoarse) return exp_coarse<1>(x);
   if constexpr (kind == Kind::logvar) return exp<2>(x);
   if constexpr (kind == Kind::log_std) return exp(x);
   if constexpr (kind == Kind::std) return x;
@@ -45,7 +48,7 @@ FR_INLINE V sigma_of(V x) {
 }
 
 // sigma, and rest = sigma^2 - 1 - log sigma^2.
-template <Kind kind, class V>
+template <Kind kind, bool kCoarse, class V>
 FR_INLINE void sigma_and_rest(V x, V& sigma, V& rest) {
   const V minus = num<V>(-1.0), two = num<V>(-2.0);
   if constexpr (kind == Kind::rho) {
@@ -53,7 +56,7 @@ FR_INLINE void sigma_and_rest(V x, V& sigma, V& rest) {
     sigma = s.sigma;
     rest = fma(two, s.log_sigma, fma(sigma, sigma, minus));
   } else {
-    sigma = sigma_of<kind>(x);
+    sigma = sigma_of<kind, kCoarse>(x);
     if constexpr (kind == Kind::logvar) rest = fma(sigma, sigma, minus) - x;
     if constexpr (kind == Kind::log_std) rest = fma(two, x, fma(sigma, sigma, minus));
     if constexpr (kind == Kind::std) rest = fma(two, log(x), fma(x, x, minus));
@@ -62,16 +65,16 @@ FR_INLINE void sigma_and_rest(V x, V& sigma, V& rest) {
 }
 
 // The gradient of x: from_z * eps * dsigma/dx + from_kl * dKL/dx, each part if it is there.
-template <Kind kind, class V>
+template <Kind kind, bool kCoarse, class V>
 FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_kl) {
   const V one = num<V>(1.0), half = num<V>(0.5);
   V dsigma, dkl;
   if constexpr (kind == Kind::logvar) {
-    const V sigma = exp<2>(x);
+    const V sigma = sigma_of<kind, kCoarse>(x);
     dsigma = half * sigma;
     dkl = fma(dsigma, sigma, -half);
   } else if constexpr (kind == Kind::log_std) {
-    dsigma = exp(x);
+    dsigma = sigma_of<kind, kCoarse>(x);
     dkl = fma(dsigma, dsigma, -one);
   } else if constexpr (kind == Kind::std) {
     if (!has_kl) return z_times_eps;

@@ -79,7 +79,7 @@ def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **change
     """(kernel, types, constants, launch shape) of the hot path: dense, logvar, KL summed, full
     blocks.
     """
-    from fused_reparam.backends.triton import backward, fill, forward, launch
+    from fused_reparam.backends.triton import backward, fill, forward, shapes
 
     kernel = {
         "forward": forward.forward_kernel,
@@ -87,7 +87,7 @@ def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **change
         "normal": fill.fill_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
-    shape = launch.large_shape(vector)
+    shape = shapes.large_shape(vector)
     element = "*" + TYPES[dtype]
     kl = "*fp64" if dtype == "float64" else "*fp32"
     types = {p: "i64" for p in kernel.arg_names if p.endswith(("_row", "_column"))}

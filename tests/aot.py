@@ -15,7 +15,9 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,6 +45,8 @@ class Listing:
     accesses: list[str]  # accesses to global memory
     shared: list[str]  # accesses to shared memory
     branches: int  # 0: every instruction runs once
+    mix: dict[str, int]  # instructions by the first part of their name
+    loads_in_flight: int  # 128-bit loads of one thread that are waited for at one time, at most
 
 
 def gpu_target(name: str):
@@ -75,10 +79,25 @@ def compile_kernel(kernel, target: str, types: dict, constants: dict, num_warps:
     )
 
 
-def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **changes):
-    """(kernel, types, constants, launch shape) of the hot path: dense, logvar, KL summed, full
-    blocks.
-    """
+# What the hot path (dense, logvar, KL summed, full blocks) passes: names that all kernels share. A
+# number's type is its annotation in the kernel, and a pointer that is not named here is a latent.
+POINTERS = {"key": "*i64", "kl": "*accumulator", "grad_kl": "*accumulator"}
+CONSTANTS = {
+    "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
+    "LONG": False, "BIG": False, "TAIL": 0, "eps": None,
+}  # fmt: skip
+
+
+def math_form(dtype: str, target: str) -> int:
+    from fused_reparam.backends.triton import approx
+
+    if target.startswith("sm_"):
+        return (approx.CUDA64 if dtype == "float64" else approx.PTX).value
+    return (approx.HIP64 if dtype == "float64" else approx.AMD).value
+
+
+def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
+    """(kernel, types, constants, launch shape) of the hot path; `changes` of its constants."""
     from fused_reparam.backends.triton import backward, fill, forward, shapes
 
     kernel = {
@@ -87,34 +106,18 @@ def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **change
         "normal": fill.fill_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
-    shape = shapes.large_shape(vector)
-    element = "*" + TYPES[dtype]
-    kl = "*fp64" if dtype == "float64" else "*fp32"
-    types = {p: "i64" for p in kernel.arg_names if p.endswith(("_row", "_column"))}
-    types |= {"n": "i64", "length": "i64", "columns": "i64"}
-    types |= {
-        "low": "fp64",
-        "high": "fp64",
-        "weight": "fp64",
-        "key": "*i64",
-        "kl": kl,
-        "grad_kl": kl,
-    }
-    for tensor in ("loc", "scale", "z", "grad_z", "grad_loc", "grad_scale", "out"):
-        types[tensor] = element
-    math = 1 if target.startswith("sm_") else 2
-    if dtype == "float64":
-        math += 2
-    constants = {"TAIL": tail, "Q": shape.groups, "VEC": vector, "MATH": math}
-    if name != "normal":
-        constants |= {"KIND": 0, "CLAMP": False, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0}
-        constants |= {
-            "LONG": False,
-            "BIG": False,
-            "KL" if name == "forward" else "GKL": 2,
-            "eps": None,
-        }
-    constants |= changes
+    shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector)
+    known = CONSTANTS | {"Q": shape.groups, "VEC": vector, "MATH": math_form(dtype, target)}
+    known |= changes
+    accumulator = TYPES["float64" if dtype == "float64" else "float32"]
+    types, constants = {}, {}
+    for parameter in kernel.params:
+        if parameter.is_constexpr or parameter.name in known:
+            constants[parameter.name] = known[parameter.name]
+        else:
+            pointer = POINTERS.get(parameter.name, "*" + TYPES[dtype])
+            kind = parameter.annotation_type or pointer
+            types[parameter.name] = kind.replace("accumulator", accumulator)
     return kernel, types, constants, shape
 
 
@@ -150,6 +153,31 @@ def resources(binary: bytes) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def nvidia_loads_in_flight(code: list[str]) -> int:
+    """A load is waited for where one of its four registers is named again."""
+    most, flying = 0, []
+    for line in code:
+        named = {int(r) for r in re.findall(r"\bR(\d+)", line)}
+        load = re.search(r"LDG\S*\.128\S*\s+R(\d+)", line)
+        flying = [first for first in flying if not named & set(range(first, first + 4))]
+        if load:
+            flying.append(int(load.group(1)))
+        most = max(most, len(flying))
+    return most
+
+
+def amd_loads_in_flight(body: str) -> int:
+    """`s_waitcnt vmcnt(n)`: all but the last n accesses are done."""
+    most, flying = 0, []
+    for line in body.splitlines():
+        if access := re.match(r"\t(?:global|buffer|flat)_(load|store)_(\w+)", line):
+            flying.append(access.groups() == ("load", "dwordx4"))
+        if (wait := re.search(r"vmcnt\((\d+)\)", line)) and int(wait.group(1)) < len(flying):
+            flying = flying[len(flying) - int(wait.group(1)) :]
+        most = max(most, sum(flying))
+    return most
+
+
 def read_nvidia(compiled, target: str, dtype: str, name: str, elements: int) -> Listing:
     binary = compiled.asm["cubin"]
     code = sass(binary)
@@ -165,6 +193,8 @@ def read_nvidia(compiled, target: str, dtype: str, name: str, elements: int) -> 
         accesses=[op for op in operations if op.startswith(("LDG", "STG", "LD.", "ST."))],
         shared=[op for op in operations if op.startswith(("LDS", "STS"))],
         branches=sum(op.startswith(("BRA", "CALL", "RET")) for op in operations),
+        mix=dict(Counter(op.split(".")[0] for op in operations)),
+        loads_in_flight=nvidia_loads_in_flight(code),
     )  # fmt: skip
 
 
@@ -184,11 +214,13 @@ def read_amd(compiled, target: str, dtype: str, name: str, elements: int) -> Lis
         shared=[op for op in code if op.startswith("ds_") and "bpermute" not in op and "swizzle" not
         in op],
         branches=sum(op.startswith(("s_cbranch", "s_branch", "s_call")) for op in code),
+        mix=dict(Counter(code)),
+        loads_in_flight=amd_loads_in_flight(body),
     )  # fmt: skip
 
 
-def listing(name: str, dtype: str, target: str, **changes) -> Listing:
-    kernel, types, constants, shape = kernel_arguments(name, dtype, target, **changes)
+def listing(name: str, dtype: str, target: str, shape=None, **changes) -> Listing:
+    kernel, types, constants, shape = kernel_arguments(name, dtype, target, shape, **changes)
     compiled = compile_kernel(kernel, target, types, constants, shape.warps)
     threads = shape.warps * (32 if target.startswith("sm_") else 64)
     elements = constants["Q"] * constants["VEC"] // threads
@@ -214,6 +246,7 @@ def main() -> None:
     parser.add_argument("--passes", nargs="*", default=PASSES, choices=[*PASSES, "normal"])
     parser.add_argument("--json", action="store_true", help="print JSON lines, with every list")
     options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on"):
         parser.error("TRITON_INTERPRET is set: nothing is compiled in the interpreter; unset it")
     found = [

@@ -1,9 +1,10 @@
 """Compile the Triton kernels for GPUs that are not here, and count what is in their machine code.
 
 `python tests/aot.py` prints a table: for each target, dtype and pass, the machine instructions per
-element of the path that full blocks take. These kernels have no loops and no calls on that path, so
-the static count is the count of executed instructions: every instruction of the kernel, less the
-padding at its end (a branch to itself and NOPs), divided by the elements that one thread handles.
+element of the path that full blocks take; `--limits` and `--sweep` say what follows from that for
+times and tile shapes. These kernels have no loops and no calls on that path, so the static count is
+the count of executed instructions: every instruction of the kernel, less the padding at its end (a
+branch to itself and NOPs), divided by the elements that one thread handles.
 
 Compiling needs real kernels, so TRITON_INTERPRET must not be set in the process that does it.
 """
@@ -20,6 +21,8 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import gpus
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -106,7 +109,7 @@ def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
         "normal": fill.fill_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
-    shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector)
+    shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector, target)
     known = CONSTANTS | {"Q": shape.groups, "VEC": vector, "MATH": math_form(dtype, target)}
     known |= changes
     accumulator = TYPES["float64" if dtype == "float64" else "float32"]
@@ -239,23 +242,62 @@ def table(listings: list[Listing]) -> str:
     return "\n".join(rows)
 
 
+def sweep(targets, dtypes, passes, vectors=(1, 2, 4, 8), warps=(4,)) -> list:
+    """(listing, GPU, groups, warps) of every tile shape that gives a thread so many vectors."""
+    return [
+        (listing(name, dtype, target, (shape_groups, count)), gpu, shape_groups, count)
+        for target in targets
+        for gpu in [gpus.GPUS[target]]
+        for dtype in dtypes
+        for count in warps
+        for shape_groups in [n * count * gpu.threads for n in vectors]
+        for name in passes
+    ]
+
+
+def report_sweep(options) -> str:
+    rows = sweep(options.targets, options.dtypes, options.passes, warps=options.warps)
+    best = [
+        f"{target}, {vector} elements in a vector: groups, warps = {shape[0]}, {shape[1]}"
+        for (target, vector), shape in gpus.chosen(rows).items()
+    ]
+    return "\n".join([gpus.sweep_table(rows), "", "Chosen:", *best])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", nargs="*", default=TARGETS, choices=TARGETS)
+    parser.add_argument(
+        "--targets", nargs="*", choices=TARGETS, help="default: all; --limits: sm_90"
+    )
     parser.add_argument("--dtypes", nargs="*", default=DTYPES[:3], choices=DTYPES)
     parser.add_argument("--passes", nargs="*", default=PASSES, choices=[*PASSES, "normal"])
     parser.add_argument("--json", action="store_true", help="print JSON lines, with every list")
+    parser.add_argument(
+        "--limits", action="store_true", help="predict times by bytes and by instructions"
+    )
+    parser.add_argument("--sweep", action="store_true", help="try tile shapes (minutes)")
+    parser.add_argument("--warps", nargs="*", type=int, default=[4], help="for --sweep")
     options = parser.parse_args()
+    options.targets = options.targets or (["sm_90"] if options.limits else TARGETS)
     sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on"):
         parser.error("TRITON_INTERPRET is set: nothing is compiled in the interpreter; unset it")
+    if options.sweep:
+        print(report_sweep(options))
+        return
     found = [
         listing(name, dtype, target)
         for target in options.targets
         for dtype in options.dtypes
         for name in options.passes
     ]
-    print("\n".join(json.dumps(asdict(one)) for one in found) if options.json else table(found))
+    if options.limits:
+        rows = [(one, gpus.GPUS[one.target], BYTES[one.dtype]) for one in found]
+        print(gpus.limits_table(rows))
+    elif options.json:
+        print("\n".join(json.dumps(asdict(one)) for one in found))
+    else:
+        print(table(found))
 
 
 if __name__ == "__main__":

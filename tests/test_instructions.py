@@ -27,9 +27,9 @@ ARITHMETIC = {"normal": NOISE, "forward": NOISE + 23 / 16, "backward": NOISE + 3
 # instructions and 16 registers rather than 32, and portable (SSE2) no fused multiply-add either.
 LANES = {"avx512": 16, "avx2": 8, "portable": 4}
 
-# Counted with the compiler that leaves COMPILER in what it makes, instructions per element. One more
-# round of Philox is 5 % of the noise, so where that compiler made the library the margin is smaller;
-# the larger one is for others.
+# Counted with the compiler that leaves COMPILER in what it makes, instructions per element. Where
+# it made the library, the margin is below one more round of Philox (5 % of the noise); the larger
+# margin is for other compilers and versions.
 COMPILER = b"GCC: (Debian 12.2"
 MARGIN, OTHER_MARGIN = 1.03, 1.15
 COUNTED = {

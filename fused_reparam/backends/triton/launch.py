@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     tail: int
 
 
-def plan(n: int, segments: int, vector: int) -> Plan:
+def plan(n: int, segments: int, vector: int, device: torch.device | None = None) -> Plan:
     """`segments` > 1: tiles must respect that many segments of equal length (see `tiles`)."""
     if 1 < segments < n:
         length = n // segments
@@ -42,11 +42,11 @@ def plan(n: int, segments: int, vector: int) -> Plan:
                 each = shape.groups // groups
                 full = length == groups * vector and segments % each == 0
                 return Plan(shape, -(-segments // each), groups, 0 if full else 1 if aligned else 2)
-        shape = flat_shape(n, vector, False)
+        shape = flat_shape(n, vector, False, device)
         if shape.groups * vector > length:
             shape = SMALL
     else:
-        shape = flat_shape(n, vector, segments == 1)
+        shape = flat_shape(n, vector, segments == 1, device)
     tile = shape.groups * vector
     tail = 0 if n % tile == 0 else 1 if n % vector == 0 else 2
     return Plan(shape, -(-n // tile), 0, tail)
@@ -169,7 +169,7 @@ def normal(key: torch.Tensor, out: torch.Tensor) -> None:
     """Fill `out` (dense) with the key's noise stream, in memory order."""
     n = out.numel()
     vector = 16 // out.element_size()
-    cut = plan(n, n, vector)
+    cut = plan(n, n, vector, out.device)
     constants = (cut.tail, cut.shape.groups, vector, math_form(out.device, vector))
     launch(fill.fill_kernel, cut.programs, (key, out), (n,), constants, cut.shape.warps)
 
@@ -178,7 +178,7 @@ def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl
     n = loc.numel()
     vector = 16 // loc.element_size()
     segments = n if kl is None else kl.numel()
-    cut = plan(n, segments, vector)
+    cut = plan(n, segments, vector, loc.device)
     shape, tile = cut.shape, cut.shape.groups * vector
     length = n // segments
     place = layout_of((loc, scale, eps, z), dense, shape, vector)
@@ -222,7 +222,7 @@ def gaussian_backward(
     n = loc.numel()
     vector = 16 // loc.element_size()
     segments = n if grad_kl is None else grad_kl.numel()
-    cut = plan(n, segments, vector)
+    cut = plan(n, segments, vector, loc.device)
     if grad_kl is None:
         mode = backward.GKL_NONE
     elif segments == n:

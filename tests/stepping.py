@@ -33,6 +33,7 @@ TRACEME, PEEKTEXT, POKETEXT, CONT, SINGLESTEP = 0, 1, 4, 7, 9
 GETREGS, SETREGS, SETOPTIONS, EXITKILL = 12, 13, 0x4200, 0x100000
 RIP, RSP = 16, 19  # places in the array of registers
 BREAKPOINT = 0xCC
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 REFUSED = 77  # the child's exit status where ptrace is not permitted
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,6 +72,7 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
 
 
 def child(cases: list[list[str]]) -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # never left behind, stopped
     sys.path.insert(0, str(ROOT))
     import torch
 
@@ -184,18 +186,21 @@ def per_element(cases: list[tuple[str, str, str]], limit: float = 60.0) -> tuple
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     command = [sys.executable, __file__, "--child", json.dumps(cases)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    watchdog = threading.Timer(limit, process.kill)
-    watchdog.start()
     try:
-        found = json.loads(process.stdout.readline() or "{}")
+        found = json.loads(process.stdout.readline() or "{}")  # the library may have to be built
         if "library" not in found:
             raise CannotStep(f"no native library: {found.get('unavailable', 'it did not load')}")
         at_hand = ISAS[ISAS.index(found["best"]) :]
         known = [case for case in cases if case[0] in at_hand]
-        return found["library"], dict(_step_through(process.pid, found["library"], known))
+        watchdog = threading.Timer(limit, process.kill)
+        watchdog.start()
+        try:
+            return found["library"], dict(_step_through(process.pid, found["library"], known))
+        finally:
+            watchdog.cancel()
     finally:
-        watchdog.cancel()
         process.kill()
+        process.wait()
         process.stdout.close()
 
 

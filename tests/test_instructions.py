@@ -49,7 +49,7 @@ COUNTED = {
 def counts() -> tuple[dict[tuple[str, str, str], float], float]:
     """By (instruction set, operation, dtype), and the margin for the library that was counted."""
     command = [sys.executable, stepping.__file__, "--json"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert out.returncode == 0, out.stderr[-4000:]
     found = json.loads(out.stdout.splitlines()[-1])
     if found["reason"]:
@@ -69,3 +69,32 @@ def test_instructions_per_element(isa, operation, dtype):
     floor = ARITHMETIC[operation] * 16 / LANES[isa]
     bound = COUNTED[isa, operation][dtype] * margin
     assert floor <= count <= bound, "see `python tests/stepping.py` for all counts"
+
+
+READY = """
+import ctypes, json, os, signal, sys, time
+print(json.dumps({"library": "libnone.so", "best": "portable"}), flush=True)
+"""
+
+
+def step_through(script: str, tmp_path: Path, monkeypatch, **options) -> None:
+    """`per_element` of a process that does something else."""
+    path = tmp_path / "child.py"
+    path.write_text(READY + script)
+    monkeypatch.setattr(stepping, "__file__", str(path))
+    stepping.per_element([("portable", "normal", "float32")], **options)
+
+
+def test_a_machine_that_forbids_ptrace_is_no_failure(tmp_path, monkeypatch):
+    with pytest.raises(stepping.CannotStep, match="not permitted"):
+        step_through(f"sys.exit({stepping.REFUSED})", tmp_path, monkeypatch)
+
+
+def test_calls_that_fail_are_a_failure(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match="ended: status 0x100"):
+        step_through("sys.exit(1)", tmp_path, monkeypatch)
+
+
+def test_calls_that_hang_are_killed(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match="ended: status 0x9"):
+        step_through("time.sleep(600)", tmp_path, monkeypatch, limit=0.5)

@@ -84,9 +84,12 @@ def compile_kernel(kernel, target: str, types: dict, constants: dict, num_warps:
 
 # What the hot path (dense, logvar, KL summed, full blocks) passes: names that all kernels share. A
 # number's type is its annotation in the kernel, and a pointer that is not named here is a latent.
-POINTERS = {"key": "*i64", "kl": "*accumulator", "grad_kl": "*accumulator"}
+POINTERS = {
+    **dict.fromkeys(("key", "state_seed", "state_offset"), "*i64"),
+    **dict.fromkeys(("kl", "grad_kl"), "*accumulator"),
+}
 CONSTANTS = {
-    "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
+    "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
     "LONG": False, "BIG": False, "TAIL": 0, "eps": None,
 }  # fmt: skip
 

@@ -112,11 +112,14 @@ def limits_table(rows: list[tuple[Listing, GPU, int]]) -> str:
     ]
     for one, gpu, item in rows:
         found = limits(one, gpu, item)
+        special, by_special = f"{found['special']:.1f}", f"{found['by special']:.2f}"
+        if gpu.threads == 64:  # no units of their own: they are among the instructions
+            special = by_special = "-"
         allowed = found["by bytes"] / max(found["by issue"], found["by special"])
         lines.append(
             f"| {gpu.name} | {one.dtype} | {one.name} | {found['bytes']} | {found['by bytes']:.2f} "
-            f"| {found['instructions']:.1f} | {found['by issue']:.2f} | {found['special']:.1f} "
-            f"| {found['by special']:.2f} | {allowed:.0%} |"
+            f"| {found['instructions']:.1f} | {found['by issue']:.2f} | {special} | {by_special} "
+            f"| {allowed:.0%} |"
         )
     return "\n".join(lines)
 

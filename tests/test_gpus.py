@@ -63,9 +63,10 @@ def test_limits():
     assert found["special"] == 3
     assert found["by special"] == pytest.approx(3 / (132 * 16 * 1.98e-3))
     assert gpus.limits(like_forward(name="backward"), H100, 2)["bytes"] == 10
-    assert "| 12 | 3.58 | 35.0 | 1.05 | 3.0 | 0.72 | 342% |" in gpus.limits_table(
-        [(FORWARD, H100, 4)]
-    )
+    row = "| 12 | 3.58 | 35.0 | 1.05 | 3.0 | 0.72 | 342% |"
+    assert row in gpus.limits_table([(FORWARD, H100, 4)])
+    row = "| 12 | 2.26 | 35.0 | 0.86 | - | - | 264% |"
+    assert row in gpus.limits_table([(like_forward(mix={}), MI300X, 4)])
 
 
 def test_the_fewest_instructions_that_every_dtype_allows():

@@ -1,9 +1,10 @@
 """Compile the Triton kernels for GPUs that are not here, and count what is in their machine code.
 
 `python tests/aot.py` prints a table: for each target, dtype and pass, the machine instructions per
-element of the path that full blocks take. These kernels have no loops and no calls on that path, so
-the static count is the count of executed instructions: every instruction of the kernel, less the
-padding at its end (a branch to itself and NOPs), divided by the elements that one thread handles.
+element of the path that full blocks take; `--limits` and `--sweep` say what follows from that for
+times and tile shapes. These kernels have no loops and no calls on that path, so the static count is
+the count of executed instructions: every instruction of the kernel, less the padding at its end (a
+branch to itself and NOPs), divided by the elements that one thread handles.
 
 Compiling needs real kernels, so TRITON_INTERPRET must not be set in the process that does it.
 """
@@ -15,9 +16,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import gpus
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -43,6 +48,8 @@ class Listing:
     accesses: list[str]  # accesses to global memory
     shared: list[str]  # accesses to shared memory
     branches: int  # 0: every instruction runs once
+    mix: dict[str, int]  # instructions by the first part of their name
+    loads_in_flight: int  # 128-bit loads of one thread that are waited for at one time, at most
 
 
 def gpu_target(name: str):
@@ -75,11 +82,29 @@ def compile_kernel(kernel, target: str, types: dict, constants: dict, num_warps:
     )
 
 
-def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **changes):
-    """(kernel, types, constants, launch shape) of the hot path: dense, logvar, KL summed, full
-    blocks.
-    """
-    from fused_reparam.backends.triton import backward, fill, forward, launch
+# What the hot path (dense, logvar, KL summed, full blocks) passes: names that all kernels share. A
+# number's type is its annotation in the kernel, and a pointer that is not named here is a latent.
+POINTERS = {
+    **dict.fromkeys(("key", "state_seed", "state_offset"), "*i64"),
+    **dict.fromkeys(("kl", "grad_kl"), "*accumulator"),
+}
+CONSTANTS = {
+    "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
+    "LONG": False, "BIG": False, "TAIL": 0, "eps": None,
+}  # fmt: skip
+
+
+def math_form(dtype: str, target: str) -> int:
+    from fused_reparam.backends.triton import approx
+
+    if target.startswith("sm_"):
+        return (approx.CUDA64 if dtype == "float64" else approx.PTX).value
+    return (approx.HIP64 if dtype == "float64" else approx.AMD).value
+
+
+def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
+    """(kernel, types, constants, launch shape) of the hot path; `changes` of its constants."""
+    from fused_reparam.backends.triton import backward, fill, forward, shapes
 
     kernel = {
         "forward": forward.forward_kernel,
@@ -87,34 +112,18 @@ def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **change
         "normal": fill.fill_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
-    shape = launch.large_shape(vector)
-    element = "*" + TYPES[dtype]
-    kl = "*fp64" if dtype == "float64" else "*fp32"
-    types = {p: "i64" for p in kernel.arg_names if p.endswith(("_row", "_column"))}
-    types |= {"n": "i64", "length": "i64", "columns": "i64"}
-    types |= {
-        "low": "fp64",
-        "high": "fp64",
-        "weight": "fp64",
-        "key": "*i64",
-        "kl": kl,
-        "grad_kl": kl,
-    }
-    for tensor in ("loc", "scale", "z", "grad_z", "grad_loc", "grad_scale", "out"):
-        types[tensor] = element
-    math = 1 if target.startswith("sm_") else 2
-    if dtype == "float64":
-        math += 2
-    constants = {"TAIL": tail, "Q": shape.groups, "VEC": vector, "MATH": math}
-    if name != "normal":
-        constants |= {"KIND": 0, "CLAMP": False, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0}
-        constants |= {
-            "LONG": False,
-            "BIG": False,
-            "KL" if name == "forward" else "GKL": 2,
-            "eps": None,
-        }
-    constants |= changes
+    shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector, target)
+    known = CONSTANTS | {"Q": shape.groups, "VEC": vector, "MATH": math_form(dtype, target)}
+    known |= changes
+    accumulator = TYPES["float64" if dtype == "float64" else "float32"]
+    types, constants = {}, {}
+    for parameter in kernel.params:
+        if parameter.is_constexpr or parameter.name in known:
+            constants[parameter.name] = known[parameter.name]
+        else:
+            pointer = POINTERS.get(parameter.name, "*" + TYPES[dtype])
+            kind = parameter.annotation_type or pointer
+            types[parameter.name] = kind.replace("accumulator", accumulator)
     return kernel, types, constants, shape
 
 
@@ -150,6 +159,31 @@ def resources(binary: bytes) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def nvidia_loads_in_flight(code: list[str]) -> int:
+    """A load is waited for where one of its four registers is named again."""
+    most, flying = 0, []
+    for line in code:
+        named = {int(r) for r in re.findall(r"\bR(\d+)", line)}
+        load = re.search(r"LDG\S*\.128\S*\s+R(\d+)", line)
+        flying = [first for first in flying if not named & set(range(first, first + 4))]
+        if load:
+            flying.append(int(load.group(1)))
+        most = max(most, len(flying))
+    return most
+
+
+def amd_loads_in_flight(body: str) -> int:
+    """`s_waitcnt vmcnt(n)`: all but the last n accesses are done."""
+    most, flying = 0, []
+    for line in body.splitlines():
+        if access := re.match(r"\t(?:global|buffer|flat)_(load|store)_(\w+)", line):
+            flying.append(access.groups() == ("load", "dwordx4"))
+        if (wait := re.search(r"vmcnt\((\d+)\)", line)) and int(wait.group(1)) < len(flying):
+            flying = flying[len(flying) - int(wait.group(1)) :]
+        most = max(most, sum(flying))
+    return most
+
+
 def read_nvidia(compiled, target: str, dtype: str, name: str, elements: int) -> Listing:
     binary = compiled.asm["cubin"]
     code = sass(binary)
@@ -165,6 +199,8 @@ def read_nvidia(compiled, target: str, dtype: str, name: str, elements: int) -> 
         accesses=[op for op in operations if op.startswith(("LDG", "STG", "LD.", "ST."))],
         shared=[op for op in operations if op.startswith(("LDS", "STS"))],
         branches=sum(op.startswith(("BRA", "CALL", "RET")) for op in operations),
+        mix=dict(Counter(op.split(".")[0] for op in operations)),
+        loads_in_flight=nvidia_loads_in_flight(code),
     )  # fmt: skip
 
 
@@ -184,11 +220,13 @@ def read_amd(compiled, target: str, dtype: str, name: str, elements: int) -> Lis
         shared=[op for op in code if op.startswith("ds_") and "bpermute" not in op and "swizzle" not
         in op],
         branches=sum(op.startswith(("s_cbranch", "s_branch", "s_call")) for op in code),
+        mix=dict(Counter(code)),
+        loads_in_flight=amd_loads_in_flight(body),
     )  # fmt: skip
 
 
-def listing(name: str, dtype: str, target: str, **changes) -> Listing:
-    kernel, types, constants, shape = kernel_arguments(name, dtype, target, **changes)
+def listing(name: str, dtype: str, target: str, shape=None, **changes) -> Listing:
+    kernel, types, constants, shape = kernel_arguments(name, dtype, target, shape, **changes)
     compiled = compile_kernel(kernel, target, types, constants, shape.warps)
     threads = shape.warps * (32 if target.startswith("sm_") else 64)
     elements = constants["Q"] * constants["VEC"] // threads
@@ -207,22 +245,62 @@ def table(listings: list[Listing]) -> str:
     return "\n".join(rows)
 
 
+def sweep(targets, dtypes, passes, vectors=(1, 2, 4, 8), warps=(4,)) -> list:
+    """(listing, GPU, groups, warps) of every tile shape that gives a thread so many vectors."""
+    return [
+        (listing(name, dtype, target, (shape_groups, count)), gpu, shape_groups, count)
+        for target in targets
+        for gpu in [gpus.GPUS[target]]
+        for dtype in dtypes
+        for count in warps
+        for shape_groups in [n * count * gpu.threads for n in vectors]
+        for name in passes
+    ]
+
+
+def report_sweep(options) -> str:
+    rows = sweep(options.targets, options.dtypes, options.passes, warps=options.warps)
+    best = [
+        f"{target}, {vector} elements in a vector: groups, warps = {shape[0]}, {shape[1]}"
+        for (target, vector), shape in gpus.chosen(rows).items()
+    ]
+    return "\n".join([gpus.sweep_table(rows), "", "Chosen:", *best])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", nargs="*", default=TARGETS, choices=TARGETS)
+    parser.add_argument(
+        "--targets", nargs="*", choices=TARGETS, help="default: all; --limits: sm_90"
+    )
     parser.add_argument("--dtypes", nargs="*", default=DTYPES[:3], choices=DTYPES)
     parser.add_argument("--passes", nargs="*", default=PASSES, choices=[*PASSES, "normal"])
     parser.add_argument("--json", action="store_true", help="print JSON lines, with every list")
+    parser.add_argument(
+        "--limits", action="store_true", help="predict times by bytes and by instructions"
+    )
+    parser.add_argument("--sweep", action="store_true", help="try tile shapes (minutes)")
+    parser.add_argument("--warps", nargs="*", type=int, default=[4], help="for --sweep")
     options = parser.parse_args()
+    options.targets = options.targets or (["sm_90"] if options.limits else TARGETS)
+    sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, installed or not
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on"):
         parser.error("TRITON_INTERPRET is set: nothing is compiled in the interpreter; unset it")
+    if options.sweep:
+        print(report_sweep(options))
+        return
     found = [
         listing(name, dtype, target)
         for target in options.targets
         for dtype in options.dtypes
         for name in options.passes
     ]
-    print("\n".join(json.dumps(asdict(one)) for one in found) if options.json else table(found))
+    if options.limits:
+        rows = [(one, gpus.GPUS[one.target], BYTES[one.dtype]) for one in found]
+        print(gpus.limits_table(rows))
+    elif options.json:
+        print("\n".join(json.dumps(asdict(one)) for one in found))
+    else:
+        print(table(found))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ import pytest
 
 pytest.importorskip("triton")
 import aot
+import gpus
+
+from fused_reparam.backends.triton import shapes
 
 HERE = Path(__file__).parent
 DTYPES = ("float32", "bfloat16")
@@ -87,6 +90,17 @@ def test_shared_memory_serves_the_last_reduction_only(dtype, name):
     assert set(one.shared) <= {"STS", "LDS"}  # no wide or strided forms, which a tile would need
     assert len(one.shared) <= {"forward": 4, "backward": 0}[name]
     assert one.shared_bytes <= {"forward": 32, "backward": 0}[name]
+
+
+@pytest.mark.parametrize("name", aot.PASSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_the_chosen_shapes_keep_the_processors_full(target, dtype, name):
+    """Enough warps and enough loads in flight, by registers and loads in the machine code."""
+    shape = shapes.large_shape(16 // aot.BYTES[dtype], target)
+    gpu = gpus.GPUS[target]
+    vectors = shape.groups // (shape.warps * gpu.threads)
+    assert gpus.verdict(listings(target)[dtype, name], gpu, shape.warps, vectors) == ""
 
 
 def test_a_slow_kernel_is_seen():

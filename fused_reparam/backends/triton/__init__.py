@@ -5,7 +5,8 @@ Importing this package imports neither triton nor a GPU runtime; the first use d
 - `philox`, `approx`, `box_muller`, `scale`: device functions, each once.
 - `tiles`: which elements a program works on, and where they lie.
 - `forward`, `backward`, `fill`, `finish`: the kernels.
-- `launch`: tile shapes, variants, and the launch itself.
+- `shapes`: tile shapes.
+- `launch`: cutting tensors into tiles, variants, and the launch itself.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ launched directly.
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,42 +15,10 @@ import triton
 from triton import knobs
 
 from . import approx, backward, fill, finish, forward
+from .shapes import SEGMENT, SMALL, Shape, flat_shape
 
 INTERPRETED = approx.INTERPRETED.value
 _COMPILED: dict[tuple, Any] = {}
-
-
-class Shape(NamedTuple):
-    """A tile: `groups` vectors of 128 bits, made by `warps` warps."""
-
-    groups: int
-    warps: int
-
-
-SMALL = Shape(256, 4)
-SINGLE = (SMALL, Shape(1024, 8), Shape(4096, 16))  # one program for everything: no second launch
-SEGMENT = (SMALL, Shape(1024, 8))
-LARGE = {2: Shape(256, 4), 4: Shape(512, 4), 8: Shape(512, 4)}  # by elements in a vector
-MANY_GROUPS = 1 << 18  # from here on there are programs enough to fill a GPU with LARGE tiles
-
-
-def large_shape(vector: int) -> Shape:
-    """The shape for big tensors; FUSED_REPARAM_TRITON_SHAPE="groups,warps" tries another."""
-    override = os.environ.get("FUSED_REPARAM_TRITON_SHAPE")
-    if override:
-        groups, warps = map(int, override.split(","))
-        return Shape(groups, warps)
-    return LARGE[vector]
-
-
-def flat_shape(n: int, vector: int, single: bool) -> Shape:
-    """`single`: a sum over everything is wanted, which one program can finish by itself."""
-    groups = -(-n // vector)
-    if single:
-        for shape in SINGLE:
-            if groups <= shape.groups:
-                return shape
-    return SMALL if groups < MANY_GROUPS else large_shape(vector)
 
 
 class Plan(NamedTuple):
@@ -63,7 +30,7 @@ class Plan(NamedTuple):
     tail: int
 
 
-def plan(n: int, segments: int, vector: int) -> Plan:
+def plan(n: int, segments: int, vector: int, device: torch.device | None = None) -> Plan:
     """`segments` > 1: tiles must respect that many segments of equal length (see `tiles`)."""
     if 1 < segments < n:
         length = n // segments
@@ -75,11 +42,11 @@ def plan(n: int, segments: int, vector: int) -> Plan:
                 each = shape.groups // groups
                 full = length == groups * vector and segments % each == 0
                 return Plan(shape, -(-segments // each), groups, 0 if full else 1 if aligned else 2)
-        shape = flat_shape(n, vector, False)
+        shape = flat_shape(n, vector, False, device)
         if shape.groups * vector > length:
             shape = SMALL
     else:
-        shape = flat_shape(n, vector, segments == 1)
+        shape = flat_shape(n, vector, segments == 1, device)
     tile = shape.groups * vector
     tail = 0 if n % tile == 0 else 1 if n % vector == 0 else 2
     return Plan(shape, -(-n // tile), 0, tail)
@@ -202,7 +169,7 @@ def normal(key: torch.Tensor, out: torch.Tensor) -> None:
     """Fill `out` (dense) with the key's noise stream, in memory order."""
     n = out.numel()
     vector = 16 // out.element_size()
-    cut = plan(n, n, vector)
+    cut = plan(n, n, vector, out.device)
     constants = (cut.tail, cut.shape.groups, vector, math_form(out.device, vector))
     launch(fill.fill_kernel, cut.programs, (key, out), (n,), constants, cut.shape.warps)
 
@@ -211,7 +178,7 @@ def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl
     n = loc.numel()
     vector = 16 // loc.element_size()
     segments = n if kl is None else kl.numel()
-    cut = plan(n, segments, vector)
+    cut = plan(n, segments, vector, loc.device)
     shape, tile = cut.shape, cut.shape.groups * vector
     length = n // segments
     place = layout_of((loc, scale, eps, z), dense, shape, vector)
@@ -255,7 +222,7 @@ def gaussian_backward(
     n = loc.numel()
     vector = 16 // loc.element_size()
     segments = n if grad_kl is None else grad_kl.numel()
-    cut = plan(n, segments, vector)
+    cut = plan(n, segments, vector, loc.device)
     if grad_kl is None:
         mode = backward.GKL_NONE
     elif segments == n:

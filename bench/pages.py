@@ -1,6 +1,6 @@
 """Rewrites what README.md and docs/performance.md show of the committed results.
 
-A page holds `<!-- NAME: words -->` and `<!-- end of NAME -->`; what stands between them is made here.
+What stands between `<!-- NAME: words -->` and `<!-- end of NAME -->` on a page is made here.
 """
 
 from __future__ import annotations

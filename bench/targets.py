@@ -89,7 +89,7 @@ Measure = Callable[[Row, Rows, Cases], float | None]
 
 
 def _own(name: str) -> Measure:
-    return lambda own, rows, found: own.get(name)
+    return lambda own, *_: own.get(name)
 
 
 def _host_share(rival: Callable[[Rows], Row | None]) -> Measure:

@@ -39,7 +39,8 @@ def row(op, size, dtype, work, variant, seconds, **more):
         "calls": 1, "ns_per_element": seconds / elements * 1e9,
         "gb_per_s": bytes_moved / seconds / 1e9, "copy_s": copy, "of_copy": copy / seconds,
         "fresh_s": 2 * copy, "of_fresh": 2 * copy / seconds, "of_limit": 1.1 * copy / seconds,
-        "vs_eager": None, "vs_compile": None, "saved_bytes": 16 if variant in OURS else 12 * elements,
+        "vs_eager": None, "vs_compile": None,
+        "saved_bytes": 16 if variant in OURS else 12 * elements,
         "peak_bytes": (12 if variant in OURS else 40) * elements, "kernels": None, "host_s": None,
         "graph_s": None, "graph_kernels": None,
     } | more  # fmt: skip

@@ -62,9 +62,7 @@ def summary(path: Path, shown: Mapping[str, str]) -> dict[str, Any]:
         "passed": len(passed),
         "failed": failed,
         "skipped": dict(skips.most_common()),
-        "shown": {
-            what: _shown(pattern, passed, failed) for what, pattern in shown.items()
-        },
+        "shown": {what: _shown(pattern, passed, failed) for what, pattern in shown.items()},
     }
 
 

@@ -56,7 +56,7 @@ def _case(rows: list[Row]) -> list[str]:
         fused,
         _times(times_faster(own, eager)),
         _times(times_faster(own, compiled)),
-        _share(own and own["of_copy"]),
+        _share(own),
         _count(eager, "saved_bytes"),
         _count(own, "saved_bytes"),
         _memory(eager),
@@ -133,7 +133,7 @@ def verdict_cells(verdict: Verdict) -> list[str]:
     target = verdict.target
     bound = f"at {'least' if target.at_least else 'most'} {_value(target.measure, target.bound)}"
     value = NOT_MEASURED if verdict.value is None else _value(target.measure, verdict.value)
-    size = verdict.size or ("64M" if target.larger else "")
+    size = verdict.size or target.at
     met = {True: "yes", False: "**no**", None: "not measured"}[verdict.met]
     return [f"{target.work}: {target.what}", size, target.dtype, bound, value, met]
 
@@ -162,8 +162,8 @@ def _times(ratio: float | None) -> str:
     return NOT_MEASURED if ratio is None else f"**{ratio:.1f}x**"
 
 
-def _share(ratio: float | None) -> str:
-    return NOT_MEASURED if ratio is None else f"{ratio:.0%}"
+def _share(row: Row | None) -> str:
+    return NOT_MEASURED if row is None else f"{row['of_copy']:.0%}"
 
 
 def _count(row: Row | None, name: str) -> str:

@@ -32,8 +32,8 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7
 WORK_COLOURS = dict(zip(WORKS, (BLUE, ORANGE, GREEN), strict=True))
 STYLES = {"float32": "-", "bfloat16": "--", "float16": ":", "float64": "-."}
 MARKERS = {"native": "o", "triton": "o", "reference": "x"}
-# Inches for one panel, and the dots that make one figure about twice as wide as a page shows it.
-PANEL, DOTS = (4.3, 3.3), 150
+# Panels side by side, inches for each, dots for an inch: so that a page shows the text in its size.
+COLUMNS, PANEL, DOTS = 2, (4.6, 3.2), 150
 # Inches for the title and what stands below it.
 HEAD = 0.7
 
@@ -194,7 +194,7 @@ def _memory_lines(axes: Any, rows: list[Row], measure: str) -> None:
 def _steps(results: Sequence[Result]) -> Any:
     """Bars for whole training steps: one panel for each model and dtype."""
     found = cases(rows_of(results))
-    figure, panels = _figure(len(found), "Time of one training step", results, columns=2)
+    figure, panels = _figure(len(found), "Time of one training step", results)
     for axes, (case, rows) in zip(panels, found.items(), strict=True):
         timed = [row for row in rows if row["status"] == "ok"][::-1]
         unit = 1e3
@@ -231,29 +231,28 @@ def _milliseconds(value: float) -> str:
 
 
 def _panels(results: Sequence[Result], title: str) -> tuple[Any, list[Any]]:
-    figure, panels = _figure(len(results), title, results, columns=3)
+    figure, panels = _figure(len(results), title, results)
     for axes, result in zip(panels, results, strict=True):
         axes.set_title(result["rows"][0]["op"], fontsize=10)
     return figure, panels
 
 
-def _figure(
-    count: int, title: str, results: Sequence[Result], columns: int
-) -> tuple[Any, list[Any]]:
+def _figure(count: int, title: str, results: Sequence[Result]) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    columns = max(1, min(columns, count))
+    columns = min(COLUMNS, max(count, 1))
     lines = -(-count // columns)
-    # A single panel needs width for the title.
-    width, height = max(columns, 1.7) * PANEL[0], lines * PANEL[1] + HEAD + 0.8
-    figure = Figure(figsize=(width, height), layout="constrained")
+    # A single panel is wider, for the title's sake.
+    width, height = COLUMNS * PANEL[0], lines * PANEL[1] + HEAD + 0.8
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEAD / height))
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in grid[count:]:
         axes.set_visible(False)
     where = machine_words(results[0]["machine"]).replace("; ", "\n", 1)
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - HEAD / height))  # type: ignore[union-attr]
     figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=13, weight="bold")
     figure.text(0.5, 1 - 0.37 / height, where, ha="center", va="top", fontsize=8)
     return figure, list(grid[:count])
@@ -307,7 +306,7 @@ def _legend(
     figure: Any, panels: Sequence[Any], note: str | None = "bands: quartiles of both"
 ) -> None:
     """One for all panels, below them."""
-    found = {}
+    found: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))

@@ -34,6 +34,12 @@ class Target:
     """Holds for every measured size from `size` on."""
     op: str = "gaussian_latent"
 
+    @property
+    def at(self) -> str:
+        """Its size as the bench's users write it."""
+        size = "128x20" if self.size == SMALL else f"{self.size // MEBI}M"
+        return f"{size} and more" if self.larger else size
+
     def holds_for(self, elements: int) -> bool:
         return elements == self.size or (self.larger and elements > self.size)
 

@@ -194,8 +194,9 @@ def test_every_target_of_a_gpu_has_a_line():
     made = markdown.verdicts(targets.judge([], "cuda")).splitlines()[2:]
     assert len(made) == 18
     assert all(line.endswith("| - | not measured |") for line in made)
-    first = "| forward: share of copy bandwidth | 64M | float32 | at least 90% | - | not measured |"
-    assert made[0] == first
+    first = "| forward: share of copy bandwidth | 64M and more | float32 | at least 90% |"
+    assert made[0] == f"{first} - | not measured |"
+    assert made[-1].startswith("| forward+backward: kernels in a CUDA graph | 128x20 | bfloat16 |")
 
 
 def test_failed_and_skipped_rows_are_shown_as_not_measured():

@@ -37,7 +37,6 @@ lint: $(STAMP) $(LINT)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench --device cpu --op all --out $(BENCH)
-	$(BIN)/python -m bench --device cpu --op training_step --out $(BENCH)
 	$(BIN)/python -m bench plots $(BENCH)/*
 
 pages: $(STAMP)

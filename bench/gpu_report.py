@@ -184,15 +184,16 @@ def _plan(device: str) -> list[Step]:
     if device == "cpu":
         few = ("--sizes", "16x20", "--dtype", "float32", "--variants", "distributions,reference")
         work = ("--work", "forward+backward")
-        return [Step("gaussian_latent 16x20", ("--op", "gaussian_latent", *few, *work), 120)]
+        words = ("--op", "gaussian_latent", "--quick", *few, *work)
+        return [Step("gaussian_latent 16x20", words, 120)]
 
     def op(name: str, size: str, most: float = 90) -> Step:
-        return Step(f"{name} {size}", ("--op", name, "--sizes", size), most)
+        return Step(f"{name} {size}", ("--op", name, "--quick", "--sizes", size), most)
 
     return [
         op("gaussian_latent", "64M", 130),
         op("gaussian_latent", "128x20"),
-        Step("training_step", ("--op", "training_step"), 130),
+        Step("training_step --quick", ("--op", "training_step", "--quick"), 120),
         op("gaussian_latent", "1M"),
         op("gaussian_latent", "256M"),
         op("gaussian_latent", "16M"),
@@ -201,6 +202,8 @@ def _plan(device: str) -> list[Step]:
         op("gaussian_kl", "64M"),
         op("normal", "64M"),
         op("gaussian_latent", "1G"),
+        # With the whole Bayesian layer, in place of the smaller one.
+        Step("training_step", ("--op", "training_step"), 150),
         op("gaussian_latent", "16k,128k"),
         op("gaussian_rsample", "128x20,1M"),
         op("gaussian_latent_from_moments", "128x20,1M"),
@@ -212,7 +215,7 @@ def _plan(device: str) -> list[Step]:
 def _measure(run: Run) -> None:
     for step in _plan(run.device):
         with tempfile.TemporaryDirectory() as out:
-            command = [PYTHON, "-m", "bench", "--device", run.device, "--quick", *step.words]
+            command = [PYTHON, "-m", "bench", "--device", run.device, *step.words]
             # 1: a variant failed its check or was skipped, which its rows say.
             done = _step(run, f"bench {step.name}", [*command, "--out", out], step.most)
             found = [files.read(path) for path in sorted(Path(out).glob("*/*.json"))]

@@ -167,7 +167,7 @@ def _share(row: Row | None) -> str:
 
 
 def _count(row: Row | None, name: str) -> str:
-    return NOT_MEASURED if row is None else f"{row[name]:,}"
+    return NOT_MEASURED if row is None or row.get(name) is None else f"{row[name]:,}"
 
 
 def _memory(row: Row | None) -> str:

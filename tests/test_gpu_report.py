@@ -136,8 +136,8 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
 
 def test_the_plan_begins_with_what_the_targets_ask_for():
     first, second = gpu_report._plan("cuda")[:2]
-    assert first.words == ("--op", "gaussian_latent", "--sizes", "64M")
-    assert second.words == ("--op", "gaussian_latent", "--sizes", "128x20")
+    assert first.words == ("--op", "gaussian_latent", "--quick", "--sizes", "64M")
+    assert second.words == ("--op", "gaussian_latent", "--quick", "--sizes", "128x20")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

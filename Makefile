@@ -2,21 +2,25 @@
 # make test    run the tests
 # make lint    check format, lint and types
 # make setup   only what the others need
-# make bench   time the op against eager PyTorch, torch.compile and torch.distributions
+# make bench   time every op and whole training steps against PyTorch on the CPU, and draw the results
+# make pages   rewrite README's and docs' figures from the results in bench/results
+# make gpu-report   test and measure on a GPU with the PyTorch that $(PYTHON) has; no set-up
 #
-# Each sets up what it needs in $(VENV); a second run skips that. To use another interpreter or
+# The others set up what they need in $(VENV); a second run skips that. To use another interpreter or
 # PyTorch: make test PYTHON=python3.12 TORCH=torch==2.14.1 VENV=.venv-2.14
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# Where results go; those to be kept and shown go to bench/results.
+BENCH ?= out/bench
 
 BIN := $(VENV)/bin
 # One stamp for each PyTorch and Python: asking for another sets up again.
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench pages gpu-report setup clean
 
 setup: $(STAMP)
 
@@ -32,7 +36,14 @@ lint: $(STAMP) $(LINT)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m bench --device cpu
+	$(BIN)/python -m bench --device cpu --op all --out $(BENCH)
+	$(BIN)/python -m bench plots $(BENCH)/*
+
+pages: $(STAMP)
+	$(BIN)/python -m bench pages
+
+gpu-report:
+	$(PYTHON) -m bench gpu-report
 
 # torch first, so that the native library is compiled by the install rather than at first use.
 $(STAMP): pyproject.toml setup.py fused_reparam/backends/_build.py $(wildcard kernels/*)

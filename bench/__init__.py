@@ -2,10 +2,13 @@
 
     python -m bench --device cpu                  measure, print, write JSON and CSV
     python -m bench compare A.json B.json         what changed between two results
-    python -m bench table RESULT.json             the README's table, in Markdown
+    python -m bench table RESULT.json             one op's table, in Markdown
+    python -m bench plots FOLDER                  pictures of a machine's results
+    python -m bench pages                         README's and docs' figures from committed results
+    python -m bench gpu-report                    tests, results, pictures and report of a GPU
 
 One file for each idea: `ops/` says what an op computes and what it must move, `variants` who
 computes it, `gate` whether the answer is right, `timing` and `memory` how long and how much,
-`limits` what the machine itself can do, `measure` runs it all, `report`, `files`, `compare` and
-`markdown` show it.
+`limits` what the machine itself can do, `measure` runs it all, `targets` what must be reached,
+`report`, `files`, `compare`, `markdown`, `plots` and `pages` show it.
 """

@@ -13,7 +13,8 @@ from bench.ops.base import WORKS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"compare": compare, "table": table}
+    commands = {"compare": compare, "table": table, "plots": plots, "pages": pages}
+    commands["gpu-report"] = gpu_report
     command = commands.get(words[0]) if words else None
     return command(words[1:]) if command else run(words)
 
@@ -63,28 +64,36 @@ def table(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench table")
     parser.add_argument("result", type=Path, help="result JSON")
     parser.add_argument("--work", choices=WORKS, default="forward+backward")
-    parser.add_argument("--into", type=Path, help="replace the table between this page's markers")
     options = parser.parse_args(words)
     from bench import files, markdown
 
-    made = markdown.table(files.read(options.result), options.work)
-    if options.into is None:
-        print(made)
-        return 0
-    page = options.into.read_text()
-    try:
-        options.into.write_text(markdown.replace_table(page, made))
-    except ValueError as error:
-        parser.error(f"{options.into}: {error}")
-    print(f"wrote {options.into}")
+    print(markdown.table(files.read(options.result), options.work))
     return 0
+
+
+def plots(words: Sequence[str]) -> int:
+    from bench import plots
+
+    return plots.main(words)
+
+
+def pages(words: Sequence[str]) -> int:
+    from bench import pages
+
+    return pages.main(words)
+
+
+def gpu_report(words: Sequence[str]) -> int:
+    from bench import gpu_report
+
+    return gpu_report.main(words)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Speed and memory of an op, side by side with what it replaces.",
-        epilog="Also: python -m bench compare A.json B.json; python -m bench table RESULT.json",
+        epilog="Also, each with --help: compare, table, plots, pages, gpu-report.",
     )
     parser.add_argument("--op", choices=sorted(OPS), default="gaussian_latent")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")

@@ -1,81 +1,181 @@
-"""The README's table, made from a result file so that no figure in it is typed by hand."""
+"""Tables in Markdown, made from results so that no figure in them is typed by hand."""
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.report import duration
+from bench.rows import (
+    BOTH,
+    Case,
+    Result,
+    Row,
+    best,
+    cases,
+    fastest,
+    machine_words,
+    most_work,
+    named,
+    rows_of,
+    times_faster,
+)
+from bench.targets import Verdict
 from bench.variants import COMPILE, EAGER
 
 HEADER = ("latent", "dtype", "eager", COMPILE, "torch.distributions", "fused",
           "against eager", "against compile", "of copy speed",
           "bytes kept, eager", "fused")  # fmt: skip
+STEPS_HEADER = ("model", "latent", "dtype", "eager", COMPILE, "fused", "fused, compiled model",
+                "against eager", "against compile")  # fmt: skip
+TARGETS_HEADER = ("`gaussian_latent`", "at", "dtype", "must be", "measured", "met")
+NOT_MEASURED = "-"
 
 
-_BEGIN, _END = "<!-- table: ", "<!-- end of table -->"
-
-
-def replace_table(page: str, made: str) -> str:
-    """The page with what stands between its markers replaced.
-
-    Raises:
-        ValueError: the page has not one pair of markers.
-    """
-    if page.count(_BEGIN) != 1 or page.count(_END) != 1:
-        raise ValueError(f"expected one line {_BEGIN}... --> and one line {_END}")
-    head, rest = page.split(_BEGIN)
-    marker, rest = rest.split("\n", 1)
-    return f"{head}{_BEGIN}{marker}\n\n{made}\n\n{_END}{rest.split(_END, 1)[1]}"
-
-
-def table(result: dict[str, Any], work: str = "forward+backward") -> str:
+def table(result: Result, work: str = BOTH) -> str:
     """One line for each size and dtype, with the fastest of our backends, and where it was run."""
-    lines = [_line(HEADER), _line(["---"] * 2 + ["---:"] * (len(HEADER) - 2))]
-    chosen = [row for row in result["rows"] if row["work"] == work]
-    for _, rows in groupby(chosen, lambda row: (row["dtype"], row["shape"])):
-        lines.append(_case(list(rows)))
-    return "\n".join([*lines, "", _where(result, work)])
+    found = {case: rows for case, rows in cases(result["rows"]).items() if case.work == work}
+    peaks = any(row.get("peak_bytes") is not None for rows in found.values() for row in rows)
+    header = [*HEADER, "peak memory, eager", "fused"] if peaks else HEADER
+    lines = [_case(rows)[: len(header)] for rows in found.values()]
+    caption = f"`{result['settings']['op']}`, {work}, medians of interleaved runs on "
+    caption += machine_words(result["machine"]) + ". "
+    caption += f"Copy speed on this machine: {result['limits']['copy_gb_per_s']:.1f} GB/s."
+    return "\n".join([grid(header, lines, texts=2), "", caption])
 
 
-def _case(rows: list[dict[str, Any]]) -> str:
-    timed = {row["variant"]: row for row in rows if row["status"] == "ok"}
-    ours = [row for row in timed.values() if row["ours"]]
-    best = min(ours, key=lambda row: row["median_s"], default=None)
-    head = [rows[0]["shape"].replace("x", " x "), rows[0]["dtype"]]
-    rivals = [_time(timed.get(name)) for name in (EAGER, COMPILE, "distributions")]
-    eager = timed.get(EAGER)
-    kept = "-" if eager is None else f"{eager['saved_bytes']:,}"
-    if best is None:
-        return _line([*head, *rivals, "-", "-", "-", "-", kept, "-"])
-    own = [
-        f"{_time(best)} ({best['variant']})",
-        _times(best["vs_eager"]),
-        _times(best["vs_compile"]),
+def _case(rows: list[Row]) -> list[str]:
+    own, eager, compiled = best(rows), named(rows, EAGER), fastest(rows, COMPILE)
+    fused = NOT_MEASURED if own is None else f"{duration(own['median_s'])} ({own['variant']})"
+    return [
+        _shape(rows[0]),
+        rows[0]["dtype"],
+        _time(eager),
+        _time(compiled),
+        _time(named(rows, "distributions")),
+        fused,
+        _times(times_faster(own, eager)),
+        _times(times_faster(own, compiled)),
+        _share(own),
+        _count(eager, "saved_bytes"),
+        _count(own, "saved_bytes"),
+        _memory(eager),
+        _memory(own),
     ]
-    return _line([*head, *rivals, *own, f"{best['of_copy']:.0%}", kept, f"{best['saved_bytes']:,}"])
 
 
-def _where(result: dict[str, Any], work: str) -> str:
-    machine, limits = result["machine"], result["limits"]
-    where = machine["device"]
-    if machine["device_type"] == "cpu":
-        where += f", {machine['threads']} threads, {machine['simd']}"
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"`{result['settings']['op']}`, {work}, medians of interleaved runs on {where}; "
-        f"{versions}; commit {machine['commit']}, {str(machine['time'])[:10]}. "
-        f"Copy speed on this machine: {limits['copy_gb_per_s']:.1f} GB/s."
-    )
+def others(results: Iterable[Result]) -> str:
+    """One line for each op and dtype, one column for each size: against eager / against compile."""
+    found = cases(rows_of(results))
+    sizes: dict[str, int] = {}
+    for case, rows in found.items():
+        sizes[case.size] = rows[0]["elements"]
+    columns = sorted(sizes, key=lambda size: sizes[size])
+    lines = []
+    for op, dtype in dict.fromkeys((case.op, case.dtype) for case in found):
+        work = most_work([row for case in found if case.op == op for row in found[case]])
+        cells = [_ratios(found.get(Case(op, dtype, size, work), [])) for size in columns]
+        lines.append([f"`{op}`", work, dtype, *cells])
+    return grid(("op", "work", "dtype", *columns), lines, texts=3)
 
 
-def _time(row: dict[str, Any] | None) -> str:
-    return "-" if row is None else duration(row["median_s"])
+def _ratios(rows: list[Row]) -> str:
+    own = best(rows)
+    pair = [times_faster(own, named(rows, EAGER)), times_faster(own, fastest(rows, COMPILE))]
+    return " / ".join(_times(ratio) for ratio in pair) if own else NOT_MEASURED
+
+
+def steps(result: Result) -> str:
+    """Whole training steps: the op in an eager model, and in a compiled one."""
+    lines = []
+    for rows in cases(result["rows"]).values():
+        eager, compiled = named(rows, EAGER), fastest(rows, COMPILE)
+        inside = [row for row in rows if "compiled" in row["variant"]]
+        own = best(row for row in rows if row not in inside)
+        own_compiled = best(inside)
+        ratios = [times_faster(own, eager), times_faster(own_compiled, compiled)]
+        head = [rows[0]["size"], _shape(rows[0]), rows[0]["dtype"]]
+        times = [_time(row) for row in (eager, compiled, own, own_compiled)]
+        lines.append([*head, *times, *map(_times, ratios)])
+    return grid(STEPS_HEADER, lines, texts=3)
+
+
+def scaling(by_threads: dict[int, list[Result]]) -> str:
+    """`gaussian_latent` on one processor with several numbers of threads, each in a run of its own.
+
+    Args:
+        by_threads: a CPU's results by its number of threads.
+    """
+    threads = sorted(by_threads)
+    found = {count: cases(rows_of(results)) for count, results in by_threads.items()}
+    ends = (threads[0], threads[-1])
+    lines = []
+    for case in found[threads[0]]:
+        if case.op != "gaussian_latent" or case.work != BOTH:
+            continue
+        rows = {count: found[count].get(case, []) for count in threads}
+        own = {count: best(rows[count]) for count in threads}
+        eager = {count: named(rows[count], EAGER) for count in threads}
+        gains = [times_faster(who[ends[1]], who[ends[0]]) for who in (own, eager)]
+        times = [_time(own[count]) for count in threads]
+        lines.append([case.size, case.dtype, *times, *map(_times, gains)])
+    named_threads = [f"{count} thread{'s' if count > 1 else ''}" for count in threads]
+    header = ("latent", "dtype", *(f"fused, {name}" for name in named_threads))
+    return grid((*header, "gain", "eager's gain"), lines, texts=2)
+
+
+def verdicts(found: Iterable[Verdict]) -> str:
+    """Each target with what was measured, worst size first to be blamed."""
+    return grid(TARGETS_HEADER, [verdict_cells(verdict) for verdict in found], texts=3)
+
+
+def verdict_cells(verdict: Verdict) -> list[str]:
+    target = verdict.target
+    bound = f"at {'least' if target.at_least else 'most'} {_value(target.measure, target.bound)}"
+    value = NOT_MEASURED if verdict.value is None else _value(target.measure, verdict.value)
+    size = verdict.size or target.at
+    met = {True: "yes", False: "**no**", None: "not measured"}[verdict.met]
+    return [f"{target.work}: {target.what}", size, target.dtype, bound, value, met]
+
+
+def _value(measure: str, value: float) -> str:
+    if measure in ("of_copy", "of_limit"):
+        return f"{100 * value:.3g}%"
+    return f"{value:.3g}" + ("x" if measure in ("vs_eager", "vs_compile") else "")
+
+
+def grid(header: Sequence[str], lines: Iterable[Sequence[str]], texts: int) -> str:
+    """A table whose first `texts` columns are text, and whose others are figures."""
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+
+
+def _shape(row: Row) -> str:
+    return str(row["shape"]).replace("x", " x ")
+
+
+def _time(row: Row | None) -> str:
+    return NOT_MEASURED if row is None else duration(row["median_s"])
 
 
 def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"**{ratio:.1f}x**"
+    return NOT_MEASURED if ratio is None else f"**{ratio:.1f}x**"
 
 
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _share(row: Row | None) -> str:
+    return NOT_MEASURED if row is None else f"{row['of_copy']:.0%}"
+
+
+def _count(row: Row | None, name: str) -> str:
+    return NOT_MEASURED if row is None or row.get(name) is None else f"{row[name]:,}"
+
+
+def _memory(row: Row | None) -> str:
+    """Peak memory in binary units, three figures."""
+    value: Any = None if row is None else row.get("peak_bytes")
+    if value is None:
+        return NOT_MEASURED
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value} B"

@@ -4,11 +4,12 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from fused_reparam.backends import native
+
+np = pytest.importorskip("numpy")
 
 REASON = native.unavailable_reason(torch.device("cpu"))
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"native: {REASON}")

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 
 from fused_reparam import noise
 
@@ -109,18 +108,23 @@ def test_a_shard_is_a_slice(device, dtype, index_offset):
 
 
 @pytest.fixture(scope="module")
+def stats():
+    return pytest.importorskip("scipy.stats")
+
+
+@pytest.fixture(scope="module")
 def ten_million():
     return noise.normal(noise.key(2024), 10_000_019).double()
 
 
-def test_kolmogorov_smirnov(ten_million):
+def test_kolmogorov_smirnov(ten_million, stats):
     assert stats.kstest(ten_million.numpy(), "norm").pvalue > 0.01
     # It can fail: a scale wrong by 0.3 % is seen.
     assert stats.kstest((1.003 * ten_million).numpy(), "norm").pvalue < 1e-3
 
 
 @pytest.mark.parametrize("sigmas", [3, 4, 5])
-def test_tail_counts(ten_million, sigmas):
+def test_tail_counts(ten_million, sigmas, stats):
     n = ten_million.numel()
     for count in ((ten_million > sigmas).sum().item(), (ten_million < -sigmas).sum().item()):
         assert stats.binomtest(count, n, stats.norm.sf(sigmas)).pvalue > 0.001
@@ -169,7 +173,7 @@ def test_neighbouring_seeds_and_offsets_are_independent(a, b):
     assert independent(noise.normal(noise.key(*a), n), noise.normal(noise.key(*b), n))
 
 
-def test_first_normals_of_consecutive_seeds():
+def test_first_normals_of_consecutive_seeds(stats):
     first = torch.stack([noise.normal(noise.key(seed), 4) for seed in range(20_000)])
     for lane in first.T:
         assert stats.kstest(lane.double().numpy(), "norm").pvalue > 0.001

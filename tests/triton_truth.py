@@ -6,11 +6,12 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from fused_reparam.backends import triton as backend
+
+np = pytest.importorskip("numpy")
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 _REASON = backend.unavailable_reason(DEVICE)

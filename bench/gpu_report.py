@@ -1,0 +1,299 @@
+"""One command that tests and measures the package on a GPU and writes a report.
+
+It needs a checkout, PyTorch and a GPU, and no set-up. Each step is a process of its own with a
+limit of time, most important first: a crash or a hang costs that step and no other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import files, outcomes, processes, reporting, targets
+from bench.machine import folder_name
+from bench.rows import TESTS_FILE, Case, Result
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = sys.executable
+# Kept back for pictures and the report: this share of the budget, and so many seconds at most.
+KEPT_BACK, MOST_KEPT_BACK = 0.15, 40.0
+# A step is not begun with less: importing PyTorch alone takes some seconds.
+LEAST = 8.0
+GPU_TESTS = "GPU tests"
+TOOLS = ("numpy", "triton", "pytest", "xdist", "matplotlib", "rich", "ninja", "scipy")
+PROBE = f"""
+import importlib, json, sys, torch
+device = torch.device(sys.argv[1])
+if device.type == "cuda" and not torch.cuda.is_available():
+    sys.exit("this PyTorch (" + torch.__version__ + ") sees no CUDA GPU")
+from bench import machine
+tools = {{}}
+for name in {TOOLS!r}:
+    try:
+        tools[name] = getattr(importlib.import_module(name), "__version__", "at hand")
+    except Exception as error:
+        tools[name] = None
+print(json.dumps([machine.describe(device), tools]))
+"""
+SMI_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.max.mem,power.limit"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the bench."""
+
+    name: str
+    words: tuple[str, ...]
+    most: float
+    """Seconds after which it is ended."""
+
+
+@dataclass
+class Run:
+    """What is known so far."""
+
+    device: str
+    deadline: float
+    start: float
+    folder: Path
+    machine: dict[str, Any]
+    tools: dict[str, str | None]
+    smi: str
+    tests: dict[str, Any] | None = None
+    results: dict[str, Result] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What is missing, failed or cut, one sentence each."""
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+def main(words: Sequence[str]) -> int:
+    """0: all that ran is right; 1: a test or a check failed, or nothing was measured; 2: no GPU."""
+    options = _options(words)
+    start = time.monotonic()
+    probe = processes.run([PYTHON, "-c", PROBE, options.device], 90, ROOT)
+    if probe.code:
+        print(f"gpu-report: {probe.last_line() or 'PyTorch did not start'}", file=sys.stderr)
+        return 2
+    machine, tools = json.loads(probe.last_line())
+    folder, moved = _folder(options.out, folder_name(machine))
+    back = min(KEPT_BACK * options.budget, MOST_KEPT_BACK)
+    run = Run(options.device, start + options.budget - back, start, folder, machine, tools, _smi())
+    run.notes += moved + [f"{name} is not installed" for name in tools if tools[name] is None]
+    print("\n".join(reporting.environment(run)), flush=True)
+    # Written first and rewritten after each step, so that the report outlives this process.
+    reporting.write(run)
+    _test(run, options.tests, options.budget)
+    _measure(run)
+    _draw(run, start + options.budget)
+    return _finish(run)
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench gpu-report", description="Tests, results, pictures, report of a GPU."
+    )
+    parser.add_argument("--budget", type=float, default=540, help="seconds for all (default: 540)")
+    parser.add_argument(
+        "--out", type=Path, help="results go to <out>/<machine>/ (default: bench/results)"
+    )
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu rehearses, tiny sizes")
+    parser.add_argument("--tests", nargs="+", default=["tests"], help="only these files of tests")
+    options = parser.parse_args(words)
+    # A rehearsal's figures are not to be kept.
+    rehearsal = ROOT / "out" / "gpu-report"
+    kept = ROOT / "bench" / "results"
+    options.out = options.out or (rehearsal if options.device == "cpu" else kept)
+    return options
+
+
+def _folder(parent: Path, name: str) -> tuple[Path, list[str]]:
+    """The machine's folder, or a temporary one and a note where that can't be written."""
+    folder = parent.resolve() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder, []
+    except OSError as error:
+        other = Path(tempfile.mkdtemp(prefix="gpu-report-")) / name
+        other.mkdir()
+        return other, [f"{folder} can't be written ({error.strerror}): results are in {other}"]
+
+
+def _smi() -> str:
+    words = ["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader"]
+    done = processes.run(words, 20, ROOT)
+    return done.output.strip() if done.code == 0 else f"nvidia-smi: {done.last_line()}"
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+
+def _test(run: Run, paths: Sequence[str], budget: float) -> None:
+    """The tests that need a GPU, then the numeric ones that run on each device."""
+    if run.tools["pytest"] is None:
+        run.notes.append("no tests were run")
+        return
+    device = run.device.split(":")[0]
+    # A fifth of the time each; what the first leaves, the second may have.
+    _pytest(run, [*paths, "-m", "gpu"], 0.2 * budget, GPU_TESTS)
+    numeric = [*paths, "-m", "not gpu and not slow", "-k", device]
+    _pytest(run, numeric, 0.2 * budget, "numeric tests")
+
+
+def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
+    command = [PYTHON, "-m", "pytest", *words, "-p", "bench.outcomes", "-p", "no:cacheprovider"]
+    command += ["--tb=short", "-q"]
+    # Workers take long to start; tests that need the GPU to themselves have it.
+    if run.tools["xdist"] and name != GPU_TESTS and (os.cpu_count() or 1) >= 8:
+        command += ["-n", "8"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "outcomes"
+        done = _step(run, name, command, most, {outcomes.VARIABLE: str(path)})
+        found = outcomes.summary(path, targets.TESTED)
+    # 5: no test was selected.
+    if done is not None and done.code not in (0, 1, 5, processes.TIMED_OUT):
+        run.notes.append(f"{name}: pytest ended with {done.code}: {done.last_line()}")
+    if run.tests is None:
+        run.tests = {"passed": 0, "failed": {}, "skipped": {}, "shown": {}}
+    run.tests["passed"] += found["passed"]
+    run.tests["failed"] |= found["failed"]
+    for reason, count in found["skipped"].items():
+        run.tests["skipped"][reason] = run.tests["skipped"].get(reason, 0) + count
+    if name == GPU_TESTS:
+        run.tests["shown"] = found["shown"]
+    (run.folder / TESTS_FILE).write_text(json.dumps(run.tests, indent=1) + "\n")
+    reporting.write(run)
+
+
+# --- measurements ---------------------------------------------------------------------------------
+
+
+def _plan(device: str) -> list[Step]:
+    """Most important first: what the targets ask for, then how time grows, then all else."""
+    if device == "cpu":
+        few = ("--sizes", "16x20", "--dtype", "float32", "--variants", "distributions,reference")
+        work = ("--work", "forward+backward")
+        words = ("--op", "gaussian_latent", "--quick", *few, *work)
+        return [Step("gaussian_latent 16x20", words, 120)]
+
+    def op(name: str, size: str, most: float = 90) -> Step:
+        return Step(f"{name} {size}", ("--op", name, "--quick", "--sizes", size), most)
+
+    return [
+        op("gaussian_latent", "64M", 130),
+        op("gaussian_latent", "128x20"),
+        Step("training_step --quick", ("--op", "training_step", "--quick"), 120),
+        op("gaussian_latent", "1M"),
+        op("gaussian_latent", "256M"),
+        op("gaussian_latent", "16M"),
+        op("gaussian_latent_from_moments", "64M"),
+        op("gaussian_rsample", "64M"),
+        op("gaussian_kl", "64M"),
+        op("normal", "64M"),
+        op("gaussian_latent", "1G"),
+        # With the whole Bayesian layer, in place of the smaller one.
+        Step("training_step", ("--op", "training_step"), 150),
+        op("gaussian_latent", "16k,128k"),
+        op("gaussian_rsample", "128x20,1M"),
+        op("gaussian_latent_from_moments", "128x20,1M"),
+        op("gaussian_kl", "128x20,1M"),
+        op("normal", "128x20,1M"),
+    ]
+
+
+def _measure(run: Run) -> None:
+    for step in _plan(run.device):
+        with tempfile.TemporaryDirectory() as out:
+            command = [PYTHON, "-m", "bench", "--device", run.device, *step.words]
+            # 1: a variant failed its check or was skipped, which its rows say.
+            done = _step(run, f"bench {step.name}", [*command, "--out", out], step.most)
+            found = [files.read(path) for path in sorted(Path(out).glob("*/*.json"))]
+        if done is not None and not found and done.code != processes.TIMED_OUT:
+            run.notes.append(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
+        for result in found:
+            _keep(run, result)
+        reporting.write(run)
+
+
+def _keep(run: Run, result: Result) -> None:
+    """Adds a result to those of its op, and writes them."""
+    if not run.results:
+        # What an earlier run left here is of another time, and may be of another commit.
+        for path in run.folder.iterdir():
+            if path.suffix in (".json", ".csv", ".png", ".svg") and path.name != TESTS_FILE:
+                path.unlink()
+    op = result["settings"]["op"]
+    run.results[op] = merged(run.results[op], result) if op in run.results else result
+    files.write(run.results[op], run.folder.parent)
+
+
+def merged(first: Result, second: Result) -> Result:
+    """One result of two of the same op and machine; where both have a row, the second's.
+
+    Machine and limits are the first's: ratios within a row are to what was measured beside it.
+    """
+    fields = (*Case._fields, "variant")
+    rows = {tuple(row[name] for name in fields): row for row in first["rows"]}
+    rows |= {tuple(row[name] for name in fields): row for row in second["rows"]}
+    settings = dict(first["settings"])
+    for name in ("sizes", "dtypes", "works"):
+        both = (*settings[name], *second["settings"][name])
+        settings[name] = list(dict.fromkeys(both))
+    ordered = sorted(rows.values(), key=lambda row: (row["dtype"] != "float32", row["elements"]))
+    return first | {"settings": settings, "rows": ordered}
+
+
+def _step(
+    run: Run, name: str, command: Sequence[str], most: float, more: dict[str, str] | None = None
+) -> processes.Done | None:
+    """Runs a command within its time and what is left of all; None where that is too little."""
+    seconds = min(most, run.left)
+    if seconds < LEAST:
+        run.notes.append(f"{name}: not begun, for lack of time")
+        return None
+    done = processes.run(command, seconds, ROOT, more, log=run.folder / "log.txt")
+    word = "done"
+    if done.code == processes.TIMED_OUT:
+        word = f"cut after {seconds:.0f} s"
+        run.notes.append(f"{name}: {word}")
+    elif done.code:
+        word = f"ended with {done.code}"
+    print(f"{time.monotonic() - run.start:4.0f} s  {name}: {word}", flush=True)
+    return done
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def _draw(run: Run, deadline: float) -> None:
+    if not run.results:
+        return
+    # The report comes after the pictures, and takes no time.
+    run.deadline = deadline - 2
+    command = [PYTHON, "-m", "bench", "plots", str(run.folder)]
+    done = _step(run, "plots", command, MOST_KEPT_BACK)
+    if done is not None and done.code not in (0, processes.TIMED_OUT):
+        run.notes.append(f"plots: {done.last_line()}")
+
+
+def _finish(run: Run) -> int:
+    path = reporting.write(run)
+    print(f"wrote {path}")
+    for line in reporting.remarks(run):
+        print(line)
+    reporting.print_targets(run)
+    failed = bool(run.tests and run.tests["failed"])
+    wrong = [row for result in run.results.values() for row in result["rows"]
+             if row["ours"] and row["status"] == "failed"]  # fmt: skip
+    return int(failed or bool(wrong) or not run.results)

@@ -1,0 +1,260 @@
+"""Rewrites what README.md and docs/performance.md show of the committed results.
+
+What stands between `<!-- NAME: words -->` and `<!-- end of NAME -->` on a page is made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import markdown, targets
+from bench.plots import made_from
+from bench.rows import STEPS, TESTS_FILE, Result, digest, load, machine_words
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/performance.md")
+RESULTS = "bench/results"
+LATENT = "gaussian_latent"
+MARKED = re.compile(r"<!-- (\w+): ([^\n]*?)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
+MARKER = re.compile(r"<!-- (?:end of \w+|\w+: [^\n]*?) ?-->")
+NO_GPU = (
+    "No GPU result is committed, and no GPU time is claimed: `make gpu-report` on a machine with a "
+    "GPU and PyTorch measures one."
+)
+PICTURES = {
+    "speedup_eager": "times as fast as eager PyTorch, by size",
+    "speedup_compile": "times as fast as torch.compile, by size",
+    "copy": "share of copy bandwidth, by size",
+    "memory_kept": "memory kept for the backward pass, by size",
+    "memory_peak": "peak memory, by size",
+    "steps": "training steps",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A folder of results, all of one machine."""
+
+    folder: Path
+    results: list[Result]
+
+    @property
+    def about(self) -> dict[str, object]:
+        return dict(self.results[0]["machine"])
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.about["device_type"] == "cuda"
+
+    @property
+    def title(self) -> str:
+        return machine_words(self.about).split(";")[0]
+
+    def of(self, op: str) -> list[Result]:
+        return [result for result in self.results if result["settings"]["op"] == op]
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench pages", description="Rewrites the figures of README and docs."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout")
+    options = parser.parse_args(words)
+    try:
+        made = pages(options.root)
+        stale = stale_pictures(machines(options.root / RESULTS))
+    except ValueError as error:
+        print(error)
+        return 1
+    wrong = [path for path, text in made.items() if path.read_text() != text]
+    for path in wrong:
+        if not options.check:
+            path.write_text(made[path])
+        print(f"{path} {'is not what the results make' if options.check else 'written'}")
+    for path in stale:
+        print(f"{path} was made from other results: python -m bench plots {path.parent}")
+    return int(bool(stale) or (options.check and bool(wrong)))
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """Each page as the results make it.
+
+    Raises:
+        ValueError: a page's markers don't pair up, or name something that is not made here.
+    """
+    found = machines(root / RESULTS)
+    made = {}
+    for name in PAGES:
+        path = root / name
+        try:
+            made[path] = rewritten(path.read_text(), found, path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return made
+
+
+def machines(folder: Path) -> list[Machine]:
+    """The machines that results are kept of, CPUs first."""
+    folders = sorted({path.parent for path in folder.glob("*/*.json")})
+    found = [Machine(one, results) for one in folders if (results := load(one))]
+    return sorted(found, key=lambda machine: machine.is_cuda)
+
+
+def rewritten(page: str, found: list[Machine], here: Path) -> str:
+    """The page with what stands between its markers made anew; `here` is where its links start.
+
+    Raises:
+        ValueError: see `pages`.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        name, words, _ = match.groups()
+        if name not in SECTIONS:
+            raise ValueError(f"marker {name!r}: expected one of {', '.join(SECTIONS)}")
+        return f"<!-- {name}: {words}-->\n\n{SECTIONS[name](found, here)}\n\n<!-- end of {name} -->"
+
+    paired = 2 * len(MARKED.findall(page))
+    markers = MARKER.findall(page)
+    if not paired or len(markers) != paired:
+        raise ValueError(
+            f"expected pairs of <!-- NAME: ... --> and <!-- end of NAME -->, found {markers}"
+        )
+    return MARKED.sub(made, page)
+
+
+def stale_pictures(found: list[Machine]) -> list[Path]:
+    """Pictures that were made from other results than those beside them."""
+    return [
+        path
+        for machine in found
+        for path in sorted(machine.folder.glob("*.svg"))
+        if made_from(path.read_text()) != digest(machine.results)
+    ]
+
+
+# --- what stands between markers ------------------------------------------------------------------
+
+
+def tables(found: list[Machine], here: Path) -> str:
+    """Each machine's tables; of one CPU with several numbers of threads, those of the most."""
+    parts = []
+    for machine in _most_threads(found):
+        parts.append(f"### {machine.title}")
+        parts += machine_tables(machine.results)
+        parts.append(pictures(machine.folder, here, ("speedup_eager",)))
+    if not any(machine.is_cuda for machine in found):
+        parts.append(NO_GPU)
+    return "\n\n".join(filter(None, parts))
+
+
+def machine_tables(results: list[Result]) -> list[str]:
+    """The latent, the other ops, and training steps, as far as there are results of them."""
+    parts = [markdown.table(r) for r in results if r["settings"]["op"] == LATENT]
+    others = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS) and r["rows"]]
+    if others:
+        words = "The other ops, times as fast as eager / as `torch.compile`, by size:"
+        parts += [words, markdown.others(others)]
+    for result in results:
+        if result["settings"]["op"] == STEPS and result["rows"]:
+            parts += ["A whole training step of a model:", markdown.steps(result)]
+    return parts
+
+
+def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
+    """Those of a machine that are `shown`, and links to the others."""
+    made = {name: folder / f"{name}.png" for name in PICTURES}
+    links = {
+        name: os.path.relpath(path, here).replace(os.sep, "/")
+        for name, path in made.items()
+        if path.exists()
+    }
+    parts = [f"![{PICTURES[name]}]({links[name]})" for name in shown if name in links]
+    rest = [f"[{PICTURES[name]}]({links[name]})" for name in links if name not in shown]
+    return "\n\n".join([*parts, *(["More pictures: " + "; ".join(rest) + "."] if rest else [])])
+
+
+def all_pictures(found: list[Machine], here: Path) -> str:
+    parts = []
+    for machine in _most_threads(found):
+        shown = pictures(machine.folder, here)
+        parts += [f"### {machine.title}", shown] if shown else []
+    return "\n\n".join(parts) or "No pictures are committed: `python -m bench plots` makes them."
+
+
+def target_tables(found: list[Machine], here: Path) -> str:
+    """What must be reached, and was; a CPU is judged with the most threads it was measured with."""
+    parts = []
+    for machine in _most_threads(found):
+        parts += [f"### {machine.title}", target_table(machine.results, tests_of(machine.folder))]
+    if not any(machine.is_cuda for machine in found):
+        parts.append(NO_GPU)
+    return "\n\n".join(parts)
+
+
+def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
+    """Targets with what was measured.
+
+    Args:
+        results: one machine's.
+        tests: what GPU tests say of each of `targets.TESTED`.
+    """
+    about = results[0]["machine"]
+    made = markdown.verdicts(targets.judge(results, about["device_type"]))
+    if about["device_type"] != "cuda":
+        return made
+    words = {True: "yes", False: "**no**", None: "not run"}
+    for what in targets.TESTED:
+        cells = [what, "", "", "shown by GPU tests", "", words[tests.get(what)]]
+        made += "\n| " + " | ".join(cells) + " |"
+    if str(about.get("compute_capability", "9")).split(".")[0] != "9":
+        made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
+    return made
+
+
+def tests_of(folder: Path) -> dict[str, bool | None]:
+    """What the GPU tests beside a machine's results say, as `gpu-report` kept it."""
+    path = folder / TESTS_FILE
+    return dict(json.loads(path.read_text())["shown"]) if path.exists() else {}
+
+
+def scaling(found: list[Machine], here: Path) -> str:
+    """A table for each CPU that was measured with several numbers of threads."""
+    parts = []
+    for same in _by_cpu(found).values():
+        by_threads = {int(str(m.about["threads"])): m.of(LATENT) for m in same if m.of(LATENT)}
+        if len(by_threads) > 1:
+            parts.append(f"`{LATENT}`, forward+backward, {same[0].about['cpu']}:")
+            parts.append(markdown.scaling(by_threads))
+    return "\n\n".join(parts) or (
+        "No CPU was measured with several numbers of threads: `python -m bench --threads 1`."
+    )
+
+
+def _by_cpu(found: list[Machine]) -> dict[str, list[Machine]]:
+    """CPU machines by processor, fewest threads first."""
+    by_cpu: dict[str, list[Machine]] = {}
+    for machine in sorted(found, key=lambda machine: int(str(machine.about["threads"]))):
+        if not machine.is_cuda:
+            by_cpu.setdefault(str(machine.about["cpu"]), []).append(machine)
+    return by_cpu
+
+
+def _most_threads(found: list[Machine]) -> list[Machine]:
+    """All machines, but a CPU only with its most threads."""
+    fewer = [machine for same in _by_cpu(found).values() for machine in same[:-1]]
+    return [machine for machine in found if machine not in fewer]
+
+
+SECTIONS: dict[str, Callable[[list[Machine], Path], str]] = {
+    "tables": tables,
+    "targets": target_tables,
+    "scaling": scaling,
+    "pictures": all_pictures,
+}

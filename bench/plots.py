@@ -1,0 +1,317 @@
+"""Pictures of results, PNG and SVG, through matplotlib: the same files from the same results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from bench import targets
+from bench.ops import OPS
+from bench.ops.base import WORKS
+from bench.rows import (
+    STEPS,
+    Result,
+    Row,
+    best,
+    cases,
+    digest,
+    fastest,
+    load,
+    machine_words,
+    most_work,
+    named,
+    rows_of,
+)
+from bench.variants import COMPILE, EAGER
+
+# A palette that colour-blind readers can tell apart (Okabe and Ito).
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
+WORK_COLOURS = dict(zip(WORKS, (BLUE, ORANGE, GREEN), strict=True))
+STYLES = {"float32": "-", "bfloat16": "--", "float16": ":", "float64": "-."}
+MARKERS = {"native": "o", "triton": "o", "reference": "x"}
+# Panels side by side, inches for each, dots for an inch: so that a page shows the text in its size.
+COLUMNS, PANEL, DOTS = 2, (4.6, 3.2), 150
+# Inches for the title and what stands below it.
+HEAD = 0.7
+
+Bounds = tuple[float, float, float]
+"""A point with its band: middle, low, high."""
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench plots", description="PNG and SVG into the folder of the results."
+    )
+    parser.add_argument("results", nargs="+", type=Path, help="a machine's folder, or result JSONs")
+    options = parser.parse_args(words)
+    from bench import files
+
+    folders: dict[Path, list[Result]] = {}
+    for path in options.results:
+        if not path.exists():
+            parser.error(f"{path} does not exist; expected a folder of results or a result JSON")
+        found = load(path) if path.is_dir() else [files.read(path)]
+        folders.setdefault(path if path.is_dir() else path.parent, []).extend(found)
+    try:
+        made = [one for folder, results in folders.items() for one in draw(results, folder)]
+    except ImportError as error:
+        print(f"no plots: matplotlib can't be imported here ({error})")
+        return 1
+    for one in made:
+        print(f"wrote {one}")
+    return 0
+
+
+def draw(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Draws one machine's results; returns the files.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    settings = {"svg.hashsalt": "fused_reparam", "svg.fonttype": "none", "font.size": 10}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+    settings |= {"grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True}
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        return _draw_all(results, folder)
+
+
+def _draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
+    shown = sorted((r for r in results if r["rows"]), key=_place)
+    ops = [result for result in shown if result["settings"]["op"] != STEPS]
+    steps = [result for result in shown if result["settings"]["op"] == STEPS]
+    figures: dict[str, Any] = {}
+    if ops:
+        figures["speedup_eager"] = _speedup(ops, EAGER, "eager PyTorch")
+        figures["speedup_compile"] = _speedup(ops, COMPILE, "torch.compile")
+        figures["copy"] = _copy(ops)
+        kept = "Kept for the backward pass beyond the inputs, bytes per element"
+        figures["memory_kept"] = _memory(ops, "saved_bytes", kept)
+        if any(row.get("peak_bytes") for row in rows_of(ops)):
+            peak = "Peak memory of a call, results included, bytes per element"
+            figures["memory_peak"] = _memory(ops, "peak_bytes", peak)
+    if steps:
+        figures["steps"] = _steps(steps)
+    paths = []
+    made_from = {"Description": f"results {digest(results)}"}
+    for name, figure in figures.items():
+        for ending, silent in (("png", "Software"), ("svg", "Date")):
+            path = folder / f"{name}.{ending}"
+            figure.savefig(path, dpi=DOTS, metadata=made_from | {silent: None})
+            paths.append(path)
+    return paths
+
+
+def _place(result: Result) -> tuple[int, str]:
+    """Ops in the bench's order, then those that it no longer knows."""
+    op = result["settings"]["op"]
+    return (list(OPS).index(op) if op in OPS else len(OPS), op)
+
+
+def made_from(svg: str) -> str | None:
+    """The digest of the results that an SVG of ours was made from."""
+    before, found, rest = svg.partition("results ")
+    return rest[:16] if found and "description" in before[-40:] else None
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def _speedup(results: Sequence[Result], rival: str, words: str) -> Any:
+    """Times faster than `rival`, by size; both axes logarithmic."""
+
+    def bounds(own: Row, rows: list[Row]) -> Bounds | None:
+        other = fastest(rows, rival)
+        if other is None:
+            return None
+        low, high = other["low_s"] / own["high_s"], other["high_s"] / own["low_s"]
+        return other["median_s"] / own["median_s"], low, high
+
+    figure, panels = _panels(results, f"Times as fast as {words}")
+    for axes, result in zip(panels, results, strict=True):
+        _lines(axes, result["rows"], bounds)
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axes.axhline(1, color="black", linewidth=1)
+        _target_lines(axes, result, f"vs_{'eager' if rival == EAGER else 'compile'}")
+    _legend(figure, panels)
+    return figure
+
+
+def _copy(results: Sequence[Result]) -> Any:
+    """Share of the copy bandwidth measured in the same rounds, by size."""
+
+    def bounds(own: Row, _: list[Row]) -> Bounds | None:
+        if own["of_copy"] is None:
+            return None
+        copy = own["copy_s"]
+        return own["of_copy"], copy / own["high_s"], copy / own["low_s"]
+
+    figure, panels = _panels(results, "Share of copy bandwidth (the same bytes, the same run)")
+    for axes, result in zip(panels, results, strict=True):
+        _lines(axes, result["rows"], bounds)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set_ylim(bottom=0)
+        _target_lines(axes, result, "of_copy")
+    _legend(figure, panels, note="bands: quartiles")
+    return figure
+
+
+def _memory(results: Sequence[Result], measure: str, title: str) -> Any:
+    """Bytes per element of one kind of memory, by size."""
+    figure, panels = _panels(results, title)
+    for axes, result in zip(panels, results, strict=True):
+        _memory_lines(axes, result["rows"], measure)
+        # A line at 0 shows above the axis.
+        axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
+    _legend(figure, panels, note=None)
+    return figure
+
+
+def _memory_lines(axes: Any, rows: list[Row], measure: str) -> None:
+    work = most_work(rows)
+    colours = {EAGER: RED, COMPILE: BLUE, "fused": GREEN}
+    for dtype, who in product(dict.fromkeys(r["dtype"] for r in rows), colours):
+        points = []
+        for case, same in cases(rows).items():
+            row = best(same) if who == "fused" else named(same, who)
+            if case.dtype == dtype and case.work == work and row is not None:
+                value = row.get(measure)
+                if value is not None:
+                    points.append((row["elements"], value / row["elements"]))
+        if points:
+            label = f"{who}, {dtype}"
+            style = {"color": colours[who], "linestyle": STYLES[dtype], "marker": "o"}
+            axes.plot(*zip(*sorted(points), strict=True), label=label, markersize=4, **style)
+    _size_axis(axes, rows)
+
+
+def _steps(results: Sequence[Result]) -> Any:
+    """Bars for whole training steps: one panel for each model and dtype."""
+    found = cases(rows_of(results))
+    figure, panels = _figure(len(found), "Time of one training step", results)
+    for axes, (case, rows) in zip(panels, found.items(), strict=True):
+        timed = [row for row in rows if row["status"] == "ok"][::-1]
+        unit = 1e3
+        middles = [row["median_s"] * unit for row in timed]
+        below = [(row["median_s"] - row["low_s"]) * unit for row in timed]
+        above = [(row["high_s"] - row["median_s"]) * unit for row in timed]
+        colours = [GREEN if row["ours"] else GREY for row in timed]
+        bars = axes.barh([row["variant"] for row in timed], middles, color=colours, height=0.7)
+        axes.errorbar(
+            middles, range(len(timed)), xerr=[below, above], fmt="none", ecolor="black", capsize=2
+        )
+        eager = named(rows, EAGER)
+        texts = [
+            f"  {_milliseconds(m)}"
+            + (f", {eager['median_s'] / r['median_s']:.2f}x" if eager else "")
+            for m, r in zip(middles, timed, strict=True)
+        ]
+        ends = [m + a for m, a in zip(middles, above, strict=True)]
+        for bar, end, text in zip(bars, ends, texts, strict=True):
+            axes.text(end, bar.get_y() + bar.get_height() / 2, text, va="center", fontsize=9)
+        axes.set_xlim(0, 1.45 * max(ends, default=1))
+        axes.grid(axis="y", visible=False)
+        shape = rows[0]["shape"].replace("x", " x ")
+        axes.set_title(f"{case.size}, latent {shape}, {case.dtype}", fontsize=10)
+        axes.set_xlabel("ms, and times as fast as eager")
+    return figure
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g} ms"
+
+
+# --- parts of figures -----------------------------------------------------------------------------
+
+
+def _panels(results: Sequence[Result], title: str) -> tuple[Any, list[Any]]:
+    figure, panels = _figure(len(results), title, results)
+    for axes, result in zip(panels, results, strict=True):
+        axes.set_title(result["rows"][0]["op"], fontsize=10)
+    return figure, panels
+
+
+def _figure(count: int, title: str, results: Sequence[Result]) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    columns = min(COLUMNS, max(count, 1))
+    lines = -(-count // columns)
+    # A single panel is wider, for the title's sake.
+    width, height = COLUMNS * PANEL[0], lines * PANEL[1] + HEAD + 0.8
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEAD / height))
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    where = machine_words(results[0]["machine"]).replace("; ", "\n", 1)
+    figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=13, weight="bold")
+    figure.text(0.5, 1 - 0.37 / height, where, ha="center", va="top", fontsize=8)
+    return figure, list(grid[:count])
+
+
+def _lines(axes: Any, rows: list[Row], bounds: Callable[[Row, list[Row]], Bounds | None]) -> None:
+    """One line with its band for each work, dtype and backend of ours."""
+    found = cases(rows)
+    backends = _backends(rows)
+    for work, dtype, backend in product(WORKS, dict.fromkeys(r["dtype"] for r in rows), backends):
+        points = []
+        for case, same in found.items():
+            own = named(same, backend)
+            if (case.work, case.dtype) == (work, dtype) and own is not None:
+                point = bounds(own, same)
+                if point is not None:
+                    points.append((own["elements"], *point))
+        if not points:
+            continue
+        sizes, middle, low, high = zip(*sorted(points), strict=True)
+        colour = WORK_COLOURS[work]
+        style = {"color": colour, "linestyle": STYLES[dtype], "marker": MARKERS[backend]}
+        label = f"{work}, {dtype}" + (f" ({backend})" if len(backends) > 1 else "")
+        axes.plot(sizes, middle, label=label, markersize=4, linewidth=1.6, **style)
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.1, linewidth=0)
+    _size_axis(axes, rows)
+
+
+def _backends(rows: list[Row]) -> list[str]:
+    """Ours that were timed; not the plain reference where there is one made for speed."""
+    names = dict.fromkeys(r["variant"] for r in rows if r["ours"] and r["status"] == "ok")
+    fast = [name for name in names if name != "reference"]
+    return fast or list(names)
+
+
+def _size_axis(axes: Any, rows: list[Row]) -> None:
+    names = {row["elements"]: row["size"] for row in rows}
+    axes.set_xscale("log")
+    axes.set_xticks(list(names), list(names.values()), rotation=40, ha="right", fontsize=9)
+    axes.minorticks_off()
+    axes.set_xlabel("elements of the latent")
+
+
+def _target_lines(axes: Any, result: Result, measure: str) -> None:
+    machine, op = result["machine"], result["rows"][0]["op"]
+    for bound in targets.bounds(machine["device_type"], op, measure):
+        axes.axhline(bound, color=RED, linewidth=1.2, linestyle=(0, (1, 1.5)), label="target")
+
+
+def _legend(
+    figure: Any, panels: Sequence[Any], note: str | None = "bands: quartiles of both"
+) -> None:
+    """One for all panels, below them."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    if found:
+        figure.legend(
+            found.values(), found.keys(), loc="outside lower center", ncols=3, fontsize=8.5,
+            frameon=False, title=note, title_fontsize=8, handlelength=3.2,
+        )  # fmt: skip

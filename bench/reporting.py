@@ -1,0 +1,82 @@
+"""The report of a GPU in Markdown, and its table of targets in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import markdown, pages, report, targets
+from bench.rows import BOTH, machine_words
+
+if TYPE_CHECKING:
+    from bench.gpu_report import Run
+
+
+def write(run: Run) -> Path:
+    """Writes `report.md` from what is known so far."""
+    results = list(run.results.values())
+    shown = run.tests["shown"] if run.tests else {}
+    parts = [f"# {run.machine['device']}", *_list(environment(run)), "## Targets"]
+    parts.append(pages.target_table(results, shown) if results else "Nothing was measured.")
+    parts += ["## Tests", *tests(run)]
+    if results:
+        parts += ["## Results", f"Medians; {BOTH} where nothing else is said."]
+        parts += pages.machine_tables(results)
+        pictures = pages.pictures(run.folder, run.folder)
+        parts += ["## Pictures", pictures] if pictures else []
+    if remarks(run):
+        parts += ["## Missing, failed or cut", *_list(remarks(run))]
+    path = run.folder / "report.md"
+    path.write_text("\n\n".join(parts) + "\n")
+    return path
+
+
+def environment(run: Run) -> list[str]:
+    """Device, versions, tools and how long it took, one fact a line."""
+    tools = ", ".join(f"{name} {version}" for name, version in run.tools.items() if version)
+    words = [machine_words(run.machine), f"nvidia-smi: {run.smi}".replace("\n", "; ")]
+    words[1] = words[1].replace("nvidia-smi: nvidia-smi: ", "nvidia-smi: ")
+    return [*words, f"at hand: {tools}"]
+
+
+def tests(run: Run) -> list[str]:
+    """A line with the counts, then one for each failure and each reason of skips."""
+    if run.tests is None:
+        return ["No tests were run."]
+    failed, skipped = run.tests["failed"], run.tests["skipped"]
+    counts = f"{run.tests['passed']} passed, {len(failed)} failed, {sum(skipped.values())} skipped"
+    names = [f"FAILED `{name}`: {_plain(reason)}" for name, reason in failed.items()]
+    reasons = [f"{count} skipped: {_plain(reason)}" for reason, count in skipped.items()]
+    return [f"{counts}; the log is in [log.txt](log.txt).", *_list([*names, *reasons])]
+
+
+def remarks(run: Run) -> list[str]:
+    """What is missing, failed or cut, rows that were not timed among it."""
+    reasons = {
+        f"{row['op']} {row['size']} {row['dtype']}, {row['variant']}: {row['status']}: "
+        f"{_plain(row['reason'])}": None
+        for result in run.results.values()
+        for row in result["rows"]
+        if row["status"] != "ok"
+    }
+    return [*run.notes, *reasons]
+
+
+def print_targets(run: Run) -> None:
+    found = targets.judge(run.results.values(), str(run.machine["device_type"]))
+    lines = [[cell.replace("*", "") for cell in markdown.verdict_cells(one)] for one in found]
+    shown = run.tests["shown"] if run.tests else {}
+    if run.machine["device_type"] == "cuda":
+        words = {True: "yes", False: "no", None: "not run"}
+        lines += [[what, "", "", "", "", words[shown.get(what)]] for what in targets.TESTED]
+    header = [cell.replace("`", "") for cell in markdown.TARGETS_HEADER]
+    report.print_table(f"targets, {run.machine['device']}", header, lines)
+
+
+def _list(lines: list[str]) -> list[str]:
+    return ["\n".join(f"- {line}" for line in lines)] if lines else []
+
+
+def _plain(text: str) -> str:
+    """One line that Markdown leaves as it is."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,226 @@
+"""`gpu-report`, rehearsed on the CPU: what it keeps, and how it does without what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import invented
+import pytest
+import torch
+
+from bench import files, gpu_report, outcomes, processes
+from bench.rows import TESTS_FILE, rows_of
+
+ROOT = Path(__file__).parent.parent
+TESTS = """
+import pytest
+
+@pytest.mark.gpu
+def test_graph_replays_new_noise(): pass
+
+@pytest.mark.gpu
+def test_no_sync(): assert False, "it waited"
+
+@pytest.mark.parametrize("target", ["reference-cpu", "triton-cuda"])
+def test_numbers(target): pass
+
+@pytest.mark.parametrize("target", ["reference-cpu"])
+def test_wrong(target): assert 1 + 1 == 3, "wrong sum"
+
+@pytest.mark.parametrize("target", ["native-cpu"])
+def test_absent(target): pytest.skip("no compiler")
+
+@pytest.fixture
+def broken(): raise RuntimeError("no memory")
+
+def test_cpu_fixture(broken): pass
+"""
+
+
+def report(out, *words, hidden=None, device="cpu"):
+    """Runs the command in a process of its own; `hidden` is a folder of modules that don't import.
+
+    Returns:
+        the process, the lines of its output, the report's text or None
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if hidden is not None:
+        environment["PYTHONPATH"] = str(hidden)
+    command = [sys.executable, "-m", "bench", "gpu-report", "--device", device, "--out", str(out)]
+    done = subprocess.run(
+        [*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    texts = [path.read_text() for path in out.glob("*/report.md")]
+    return done, done.stdout.splitlines(), texts[0] if texts else None
+
+
+@pytest.mark.slow
+def test_rehearsal(tmp_path):
+    tests = tmp_path / "test_small.py"
+    tests.write_text(TESTS)
+    out = tmp_path / "out"
+    done, lines, text = report(out, "--budget", "240", "--tests", str(tests))
+    assert done.returncode == 1, done.stderr  # two tests fail
+    [folder] = out.iterdir()
+
+    kept = json.loads((folder / TESTS_FILE).read_text())
+    assert kept["passed"] == 2
+    assert sorted(name.split("::")[1] for name in kept["failed"]) == [
+        "test_cpu_fixture",
+        "test_no_sync",
+        "test_wrong[reference-cpu]",
+    ]
+    assert kept["skipped"] == {"no compiler": 1}
+    assert list(kept["shown"].values()) == [True, False]
+    assert "AssertionError: wrong sum" in text
+    assert "2 passed, 3 failed, 1 skipped" in text
+    log = (folder / "log.txt").read_text()
+    assert "it waited" in log
+    assert "-m bench --device cpu" in log
+
+    [result] = [files.read(path) for path in folder.glob("gaussian*.json")]
+    assert {row["variant"] for row in result["rows"]} == {"eager", "distributions", "reference"}
+    assert (folder / "gaussian_latent.csv").exists()
+    [own] = [row for row in result["rows"] if row["variant"] == "reference"]
+    assert "| 16 x 20 | float32 |" in text
+    assert f"**{own['vs_eager']:.1f}x**" in text
+    assert result["machine"]["versions"]["torch"] in text
+    if "matplotlib is not installed" not in text:
+        assert (folder / "speedup_eager.png").exists()
+        assert "](speedup_eager.png)" in text
+    assert "| forward+backward: times as fast as eager |" in text
+
+    last = next(index for index, line in enumerate(lines) if line.startswith("targets, "))
+    assert any(line.startswith("wrote ") for line in lines[:last])
+    assert "against float32's" in "".join(lines[-3:])
+
+
+@pytest.mark.slow
+def test_without_pytest_matplotlib_and_rich(tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for name in ("pytest", "matplotlib", "rich"):
+        (hidden / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}')")
+    out = tmp_path / "out"
+    done, lines, text = report(out, "--budget", "120", hidden=hidden)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("pytest", "matplotlib", "rich"):
+        assert f"- {name} is not installed" in text
+    assert "- no tests were run" in text
+    assert "- plots: no plots: matplotlib can't be imported here (no matplotlib)" in text
+    assert "| 16 x 20 | float32 |" in text
+    assert "Pictures" not in text
+    assert "against float32's" in lines[-1]
+
+
+def test_with_no_time_everything_is_cut_and_the_report_says_so(tmp_path):
+    done, _, text = report(tmp_path, "--budget", "5")
+    assert done.returncode == 1
+    assert "Nothing was measured." in text
+    for step in ("GPU tests", "numeric tests", "bench gaussian_latent 16x20"):
+        assert f"- {step}: not begun, for lack of time" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    done, lines, text = report(tmp_path, device="cuda")
+    assert done.returncode == 2
+    assert (lines, text, list(tmp_path.iterdir())) == ([], None, [])
+    assert done.stderr.strip() == f"gpu-report: this PyTorch ({torch.__version__}) sees no CUDA GPU"
+
+
+def test_the_plan_begins_with_what_the_targets_ask_for():
+    first, second = gpu_report._plan("cuda")[:2]
+    assert first.words == ("--op", "gaussian_latent", "--quick", "--sizes", "64M")
+    assert second.words == ("--op", "gaussian_latent", "--quick", "--sizes", "128x20")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder, notes = gpu_report._folder(tmp_path / "file", "machine")
+    assert folder.is_dir()
+    assert folder.name == "machine"
+    assert "can't be written" in notes[0]
+    assert str(folder) in notes[0]
+    assert gpu_report._folder(tmp_path, "machine") == (tmp_path / "machine", [])
+
+
+def test_results_of_one_op_are_merged():
+    first, second = invented.result(sizes=("1M",)), invented.result(sizes=("128x20", "1M"))
+    for row in second["rows"]:
+        row["median_s"] = 7.0
+    second["limits"]["copy_gb_per_s"] = 1.0
+    both = gpu_report.merged(first, second)
+    assert len(both["rows"]) == len(second["rows"])
+    assert {row["median_s"] for row in both["rows"]} == {7.0}
+    assert both["settings"]["sizes"] == ["1M", "128x20"]
+    assert both["limits"]["copy_gb_per_s"] == 10.0
+    assert [row["size"] for row in both["rows"][:16]] == ["128x20"] * 15 + ["1M"]
+    again = gpu_report.merged(second, first)
+    assert sorted({row["median_s"] for row in again["rows"] if row["size"] == "128x20"}) == [7.0]
+    assert 7.0 not in {row["median_s"] for row in again["rows"] if row["size"] == "1M"}
+
+
+def test_what_an_earlier_run_left_is_removed_with_the_first_result(tmp_path):
+    result = invented.result(sizes=("1M",))
+    folder = tmp_path / gpu_report.folder_name(result["machine"])
+    invented.write(folder, invented.result("gaussian_kl"))
+    for name in ("copy.png", "notes.md", TESTS_FILE):
+        (folder / name).write_text("")
+    run = gpu_report.Run("cpu", 0.0, 0.0, folder, result["machine"], {}, "")
+    gpu_report._keep(run, result)
+    gpu_report._keep(run, invented.result("normal", sizes=("1M",)))
+    names = ["gaussian_latent.csv", "gaussian_latent.json", "normal.csv", "normal.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "notes.md", TESTS_FILE]
+    assert len(rows_of(run.results.values())) == 2 * len(result["rows"])
+
+
+# --- tests' outcomes, processes -------------------------------------------------------------------
+
+
+def test_summary_of_outcomes(tmp_path):
+    lines = [
+        ("a::test_graph", "passed", ""),
+        ("a::test_sync[1]", "passed", ""),
+        ("a::test_sync[2]", "failed", "it waited"),
+        ("a::test_left", "skipped", "no GPU"),
+        ("b.py", "skipped", "no GPU"),
+        ("a::test_down", "passed", ""),
+        ("a::test_down", "failed", "in its tear-down"),
+    ]
+    path = tmp_path / "outcomes"
+    names = ("name", "outcome", "reason")
+    path.write_text("".join(json.dumps(dict(zip(names, x, strict=True))) + "\n" for x in lines))
+    shown = {"graphs": "graph", "waits": "sync", "others": "left|absent"}
+    assert outcomes.summary(path, shown) == {
+        "passed": 2,
+        "failed": {"a::test_sync[2]": "it waited", "a::test_down": "in its tear-down"},
+        "skipped": {"no GPU": 2},
+        "shown": {"graphs": True, "waits": False, "others": None},
+    }
+    assert outcomes.summary(tmp_path / "absent", {})["passed"] == 0
+
+
+def test_a_process_is_ended_with_all_it_started(tmp_path):
+    mark, log = tmp_path / "mark", tmp_path / "log"
+    script = f"(sleep 2; touch {mark}) & echo begun; sleep 60"
+    start = time.monotonic()
+    done = processes.run(["sh", "-c", script], 0.5, tmp_path, log=log)
+    assert (done.code, done.output) == (processes.TIMED_OUT, "begun\n")
+    assert time.monotonic() - start < 30
+    assert "begun" in log.read_text()
+    time.sleep(2.5)
+    assert not mark.exists()
+
+
+def test_how_processes_end(tmp_path):
+    command = ["sh", "-c", "echo $WORD; echo last >&2; exit 3"]
+    done = processes.run(command, 10, tmp_path, {"WORD": "first"})
+    assert (done.code, done.output, done.last_line()) == (3, "first\nlast\n", "last")
+    done = processes.run(["no-such-command"], 10, tmp_path)
+    assert (done.code, done.output) == (processes.NOT_FOUND, "no-such-command was not found")

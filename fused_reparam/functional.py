@@ -14,6 +14,7 @@ from .ops import gaussian_short
 from .ops.gaussian import gaussian_latent as _latent_op
 from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
 from .ops.layout import empty_ordered, memory_order
+from .ops.library import plain
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
@@ -300,19 +301,28 @@ def _latent(
     elif rng == "torch":
         eps = _torch_noise(loc, _shape(loc, scale, dim), order, generator)
     elif key is None:
-        key = noise.draw_key(loc.device, generator)
+        key = _drawn_key(loc, generator)
     else:
         noise.check_key(key)
-        if key.device != loc.device:
-            key = key.to(loc.device)
+        if not (key.is_cpu and plain(loc)):
+            key = noise.on_device(key, loc.device)
     spec = Spec(order, kind, *bounds, reduction, True, dim)
     z, kl = _latent_op(Inputs(loc, scale, key, eps), spec)
     if not return_eps:
         return z, kl
     if eps is None:
+        assert key is not None
         shape = _shape(loc, scale, dim)
+        key = noise.on_device(key, loc.device)
         eps = torch.ops.fused_reparam.normal(key, shape, order, loc.dtype)
     return z, kl, eps
+
+
+def _drawn_key(loc: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A fresh key: where kernels take it by value, on the host."""
+    if plain(loc):
+        return noise.draw_bits(loc.device, generator)
+    return noise.draw_key(loc.device, generator)
 
 
 def _one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:

@@ -91,12 +91,14 @@ def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **change
     element = "*" + TYPES[dtype]
     kl = "*fp64" if dtype == "float64" else "*fp32"
     types = {p: "i64" for p in kernel.arg_names if p.endswith(("_row", "_column"))}
-    types |= {"n": "i64", "length": "i64", "columns": "i64"}
+    types |= dict.fromkeys(("n", "length", "columns", "seed", "offset"), "i64")
     types |= {
         "low": "fp64",
         "high": "fp64",
         "weight": "fp64",
         "key": "*i64",
+        "state_seed": "*i64",
+        "state_offset": "*i64",
         "kl": kl,
         "grad_kl": kl,
     }
@@ -106,6 +108,10 @@ def kernel_arguments(name: str, dtype: str, target: str, tail: int = 0, **change
     if dtype == "float64":
         math += 2
     constants = {"TAIL": tail, "Q": shape.groups, "VEC": vector, "MATH": math}
+    mode = changes.get("KEY", 0)  # as `keys` counts them; by value unless told
+    constants |= {"KEY": mode} | ({} if mode else {"key": None})
+    if name == "forward" and mode != 2:
+        constants |= {"state_seed": None, "state_offset": None}
     if name != "normal":
         constants |= {"KIND": 0, "CLAMP": False, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0}
         constants |= {

@@ -118,18 +118,22 @@ def latent(
         geometry = _geometry(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
     if geometry is None or forward_ad_active():
         return None
-    if key is not None and (key.device != device or not plain(key) or not key.is_contiguous()):
+    if key is not None and not (
+        (key.device == device or key.is_cpu) and plain(key) and key.is_contiguous()
+    ):
         return None
     backend = select.pick(device)
-    if key is None:
-        key = noise.draw_bits(device, generator)
+    drawn: Tensor | noise.GraphKey | None = key
+    if drawn is None:
+        derives = getattr(backend, "DERIVES_KEYS", False)
+        drawn = (noise.draw_for_kernel if derives else noise.draw_bits)(device, generator)
     weight = gaussian_call.kl_weight(geometry.shape, reduction)
     call = Call(backend, kind, *bounds, weight, reduction, dim, geometry)
     if torch.is_grad_enabled() and (
         loc.requires_grad or (scale is not None and scale.requires_grad)  # type: ignore[union-attr]
     ):
-        return _apply(loc, scale, key, call)
-    return _forward(loc, scale, key, call)
+        return _apply(loc, scale, drawn, call)
+    return _forward(loc, scale, drawn, call)
 
 
 def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -143,7 +147,9 @@ def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tens
     return mu, loc.as_strided(geometry.size, geometry.scale, shift)
 
 
-def _forward(loc: Tensor, scale: Any, key: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def _forward(
+    loc: Tensor, scale: Any, key: Tensor | noise.GraphKey, call: Call
+) -> tuple[Tensor, Tensor]:
     backend, kind, low, high, weight, _, _, geometry = call
     mu, x = _operands(loc, scale, geometry)
     z = _new(loc, scale, geometry)
@@ -165,9 +171,9 @@ class ShortLatent(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loc: Tensor, scale: Tensor | None, key: Tensor, call: Call
+        ctx: Any, loc: Tensor, scale: Tensor | None, key: Tensor | noise.GraphKey, call: Call
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(loc, scale, key)
+        ctx.save_for_backward(loc, scale, key.bits if isinstance(key, noise.GraphKey) else key)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.dtype = call, loc.dtype
         return _forward(loc, scale, key, call)

@@ -2,10 +2,11 @@
 
 Importing this package imports neither triton nor a GPU runtime; the first use does.
 
-- `philox`, `approx`, `box_muller`, `scale`: device functions, each once.
+- `philox`, `approx`, `box_muller`, `keys`, `scale`: device functions, each once.
 - `tiles`: which elements a program works on, and where they lie.
 - `forward`, `backward`, `fill`, `finish`: the kernels.
-- `launch`: tile shapes, variants, and the launch itself.
+- `launch`: tile shapes, and the launch of a variant of a kernel.
+- `calls`: the backend's functions: which variant a call takes, and its arguments.
 """
 
 from __future__ import annotations
@@ -85,50 +86,27 @@ def info() -> dict[str, Any]:
     return {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
 
 
-def normal(key: torch.Tensor, out: torch.Tensor) -> None:
-    """Fill `out` (dense) with the noise stream of `key`, in memory order."""
-    from . import launch
-
-    launch.normal(key, out)
+# The forward pass can take a key that it derives itself, see `noise.GraphKey`.
+DERIVES_KEYS = True
 
 
-def gaussian_forward(
-    loc: torch.Tensor,
-    scale: torch.Tensor,
-    key: torch.Tensor | None,
-    eps: torch.Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-    z: torch.Tensor | None,
-    kl: torch.Tensor | None,
-) -> None:
-    """Write z = loc + sigma * noise and the weighted KL into the outputs that are not None."""
-    from . import launch
+@cache
+def _calls() -> Any:
+    from . import calls
 
-    launch.gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+    return calls
 
 
-def gaussian_backward(
-    grad_z: torch.Tensor | None,
-    grad_kl: torch.Tensor | None,
-    loc: torch.Tensor,
-    scale: torch.Tensor,
-    key: torch.Tensor | None,
-    eps: torch.Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-    grad_loc: torch.Tensor | None,
-    grad_scale: torch.Tensor | None,
-) -> None:
-    """Write the gradients that are not None; the noise is made again from `key`."""
-    from . import launch
+def normal(*arguments: Any) -> None:
+    """Fill `out` (dense) with the noise stream of `key`, in memory order: see `reference`."""
+    _calls().normal(*arguments)
 
-    launch.gaussian_backward(
-        grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc, grad_scale
-    )
+
+def gaussian_forward(*arguments: Any) -> None:
+    """Write z = loc + sigma * noise and the weighted KL into the outputs: see `reference`."""
+    _calls().gaussian_forward(*arguments)
+
+
+def gaussian_backward(*arguments: Any) -> None:
+    """Write the gradients that are not None; the noise is made again from the key."""
+    _calls().gaussian_backward(*arguments)

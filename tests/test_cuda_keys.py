@@ -197,11 +197,11 @@ SEEDS = [(0, 0), (3, 2**32 - 3), (2**31 + 1, 2**32 + 9), (2**63 + 11, TWO64 - 5)
 @pytest.fixture
 def loaded(monkeypatch):
     """A function: passes a host key as if it lay on the device."""
-    from fused_reparam.backends.triton import calls, keys
+    from fused_reparam.backends.triton import calls
 
     def call(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(calls, "_key", lambda key: calls.Key(keys.LOADED.value, key.to(DEVICE)))
+            patch.setattr(calls, "_key", lambda key: calls._loaded(key.to(DEVICE)))
             return function(*arguments)
 
     return call
@@ -531,6 +531,18 @@ class TestGpu:
         events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         ours = [e.name for e in events if "fill" not in e.name.lower()]  # the state that is set
         assert len(ours) == 2, ours
+
+    def test_a_host_key_reaches_the_device_where_a_tensor_of_noise_is_made(self):
+        mu, logvar = inputs((4, 3))
+        key = noise.key(5)
+        z, _, eps = gaussian_latent(mu, logvar, key=key, return_eps=True)
+        torch.testing.assert_close(eps.cpu(), noise.normal(key, (4, 3)), rtol=0, atol=4e-6)
+        (first,) = torch.autograd.grad(z.sum(), logvar, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), logvar)
+        torch.testing.assert_close(second, 0.25 * torch.exp(0.5 * logvar) * eps)
+        mapped = torch.func.vmap(lambda a, b: gaussian_rsample(a, b, key=key))(mu, logvar)
+        want = mu + torch.exp(0.5 * logvar) * noise.normal(key, 3, device="cuda")
+        torch.testing.assert_close(mapped, want)
 
     def test_compiled_and_eager_draw_the_same_key(self):
         mu, logvar = (t.detach() for t in inputs())

@@ -11,8 +11,8 @@ all outputs, arranges memory and guarantees:
   non-negative strides; element ``i`` is ``[i // C, i % C]``; ``z`` is contiguous, outputs never
   overlap.
 * ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU; ``eps``,
-  if given, replaces it. A backend that has ``DERIVES_KEYS`` also takes a ``noise.GraphKey`` in
-  ``gaussian_forward``: it derives the key, uses it and writes it to ``bits``.
+  if given, replaces it. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
+  ``gaussian_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to ``bits``.
 * ``kl`` and ``grad_kl`` are float32 (float64 for float64) and hold S values, where S divides n:
   ``kl[s] = weight * sum of the element KLs s*n/S .. (s+1)*n/S - 1``. They are contiguous, except
   that for S = n they are laid out as the operands are.

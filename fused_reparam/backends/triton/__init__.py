@@ -86,7 +86,7 @@ def info() -> dict[str, Any]:
     return {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
 
 
-# The forward pass can take a key that it derives itself, see `noise.GraphKey`.
+# Takes a `noise.HostKey`, and in the forward pass a `noise.GraphKey`.
 DERIVES_KEYS = True
 
 

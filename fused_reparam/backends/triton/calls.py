@@ -20,28 +20,27 @@ _INF = float("inf")
 Rows = tuple[tuple[int, int], tuple[tuple[int, int] | None, ...]] | None  # size, strides
 
 
-class Key(NamedTuple):
-    """A key as kernels take it, see `keys`."""
-
-    mode: int
-    bits: torch.Tensor | None = None
-    state: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-    seed: int = 0
-    offset: int = 0
+# A key as kernels take it (see `keys`): mode, pointer, a generator's state, seed, offset.
+Key = tuple[int, torch.Tensor | None, tuple[torch.Tensor | None, torch.Tensor | None], int, int]
+_NO_STATE = (None, None)
+_NO_KEY: Key = (keys.GIVEN.value, None, _NO_STATE, 0, 0)
 
 
-_NO_KEY = Key(keys.GIVEN.value)
-
-
-def _key(key: torch.Tensor | noise.GraphKey | None) -> Key:
+def _key(key: torch.Tensor | noise.HostKey | noise.GraphKey | None) -> Key:
     if key is None:
         return _NO_KEY
+    if isinstance(key, noise.HostKey):
+        return keys.GIVEN.value, None, _NO_STATE, *key
     if isinstance(key, noise.GraphKey):
-        return Key(keys.GRAPH.value, key.bits, (key.seed, key.offset), 0, key.intragraph)
-    if key.is_cpu:
-        seed, offset = key.view(torch.int64).tolist()
-        return Key(keys.GIVEN.value, None, (None, None), seed, offset)
-    return Key(keys.LOADED.value, key)
+        return keys.GRAPH.value, key.bits, (key.seed, key.offset), 0, key.intragraph
+    if not key.is_cpu:
+        return _loaded(key)
+    seed, offset = key.view(torch.int64).tolist()
+    return keys.GIVEN.value, None, _NO_STATE, seed, offset
+
+
+def _loaded(key: torch.Tensor) -> Key:
+    return keys.LOADED.value, key, _NO_STATE, 0, 0
 
 
 def _rows(dense: bool, tensors: tuple[torch.Tensor | None, ...]) -> Rows:

@@ -134,8 +134,8 @@ def math_form(device: torch.device, vector: int) -> int:
 def _hooked() -> bool:
     """A profiler listens to launches: let Triton's own path tell it."""
     runtime = knobs.runtime
-    hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
-    return any(getattr(hook, "calls", hook) for hook in hooks)
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 def _device_guard(device: torch.device) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import noise
 from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
-from .ops import gaussian_short
+from .ops import gaussian_short, gaussian_torch
 from .ops.gaussian import gaussian_latent as _latent_op
 from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
 from .ops.layout import empty_ordered, memory_order
@@ -64,7 +64,8 @@ def gaussian_latent(
             generator of mu's device when None.
         rng: "philox": this package's stream. "torch": the very numbers that
             ``torch.randn_like(mu)`` would draw, the generator left in the same state; the noise is
-            then saved for the backward pass.
+            then saved for the backward pass, except where the kernel can make it again (CUDA,
+            contiguous float32, float16 or bfloat16 tensors, a summed KL, eager mode).
         eps: noise to use instead of drawing any, of the sample's shape; it may require grad.
         return_eps: also return the noise.
 
@@ -105,6 +106,10 @@ def gaussian_latent(
         short = gaussian_short.latent(mu, scale, -1, kind, bounds, reduction, key, generator)
         if short is not None:
             return short
+    if rng == "torch" and not return_eps:
+        fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
+        if fused is not None:
+            return fused
     loc, x = _pair(mu, scale, kind)
     return _latent(loc, x, -1, kind, bounds, reduction, key, generator, rng, eps, return_eps)
 

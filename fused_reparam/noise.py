@@ -147,10 +147,18 @@ def draw_bits(device: torch.device | str | None, generator: torch.Generator | No
     The key of a CUDA device stays on the host where it can: a kernel takes it by value.
     """
     if device is not None:
-        source = _cuda_generator(torch.device(device), generator)
-        if source is not None and not torch.cuda.is_current_stream_capturing():
+        source = plain_generator(torch.device(device), generator)
+        if source is not None:
             return _host_key(source).bits()
     return torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
+
+
+def plain_generator(
+    device: torch.device, generator: torch.Generator | None
+) -> torch.Generator | None:
+    """The CUDA generator whose state the host may read and move on; None where it may not."""
+    source = _cuda_generator(device, generator)
+    return None if source is None or torch.cuda.is_current_stream_capturing() else source
 
 
 def _cuda_generator(
@@ -185,20 +193,20 @@ class HostKey(NamedTuple):
 
 
 def _host_key(generator: torch.Generator) -> HostKey:
-    return HostKey(_as_int64(derived_seed(*_reserve(generator))), 0)
+    return HostKey(_as_int64(derived_seed(*reserve(generator, _RESERVED))), 0)
 
 
-def _reserve(generator: torch.Generator) -> tuple[int, int]:
+def reserve(generator: torch.Generator, offsets: int) -> tuple[int, int]:
     """The seed and the offset of a CUDA generator that is not being captured; it moves on."""
     if hasattr(generator, "philox_state"):  # from PyTorch 2.14 on
-        seed, offset, _ = generator.philox_state(_RESERVED)
+        seed, offset, _ = generator.philox_state(offsets)
         return seed.item(), offset.item()
     # The lock keeps our own threads apart. An op of PyTorch that draws from the same generator in
     # another thread between these two lines is given numbers at this offset, which a key does not
     # use, and the offset is set back to just after it: a later op may draw that op's numbers again.
     with _reserving:
         at = generator.get_offset()
-        generator.set_offset(at + _RESERVED)
+        generator.set_offset(at + offsets)
     return generator.initial_seed(), at
 
 

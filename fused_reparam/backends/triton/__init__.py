@@ -6,6 +6,7 @@ Importing this package imports neither triton nor a GPU runtime; the first use d
 - `tiles`: which elements a program works on, and where they lie.
 - `forward`, `backward`, `fill`, `finish`: the kernels.
 - `launch`: tile shapes, and the launch of a variant of a kernel.
+- `torch_stream`, `torch_calls`: the same with the numbers of ``torch.randn``, on CUDA.
 - `calls`: the backend's functions: which variant a call takes, and its arguments.
 """
 
@@ -83,7 +84,20 @@ def info() -> dict[str, Any]:
         import triton
 
         version = triton.__version__
-    return {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
+    found = {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
+    return found | _streams_of_torch()
+
+
+def _streams_of_torch() -> dict[str, str]:
+    """For which dtypes of the current CUDA device rng="torch" is drawn inside the kernels."""
+    import torch
+
+    if _interpreted() is not False or not torch.cuda.is_available():
+        return {}
+    stream = torch_random()
+    device = torch.device("cuda", torch.cuda.current_device())
+    held = [str(dtype) for dtype in stream.DTYPES if stream.holds(device, dtype)]
+    return {'rng="torch" in the kernel': ", ".join(held) or "no: its bits are not PyTorch's here"}
 
 
 # Takes a `noise.HostKey`, and in the forward pass a `noise.GraphKey`.
@@ -95,6 +109,14 @@ def _calls() -> Any:
     from . import calls
 
     return calls
+
+
+@cache
+def torch_random() -> Any:
+    """The calls for ``rng="torch"`` inside the kernels."""
+    from . import torch_calls
+
+    return torch_calls
 
 
 def normal(*arguments: Any) -> None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from . import noise
 from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
-from .ops import gaussian_short
+from .ops import gaussian_short, gaussian_torch
 from .ops.gaussian import gaussian_latent as _latent_op
 from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
 from .ops.layout import empty_ordered, memory_order
+from .ops.library import plain
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
@@ -63,7 +64,8 @@ def gaussian_latent(
             generator of mu's device when None.
         rng: "philox": this package's stream. "torch": the very numbers that
             ``torch.randn_like(mu)`` would draw, the generator left in the same state; the noise is
-            then saved for the backward pass.
+            then saved for the backward pass, except where the kernel can make it again (CUDA,
+            contiguous float32, float16 or bfloat16 tensors, a summed KL, eager mode).
         eps: noise to use instead of drawing any, of the sample's shape; it may require grad.
         return_eps: also return the noise.
 
@@ -104,6 +106,10 @@ def gaussian_latent(
         short = gaussian_short.latent(mu, scale, -1, kind, bounds, reduction, key, generator)
         if short is not None:
             return short
+    if rng == "torch" and not return_eps:
+        fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
+        if fused is not None:
+            return fused
     loc, x = _pair(mu, scale, kind)
     return _latent(loc, x, -1, kind, bounds, reduction, key, generator, rng, eps, return_eps)
 
@@ -300,19 +306,28 @@ def _latent(
     elif rng == "torch":
         eps = _torch_noise(loc, _shape(loc, scale, dim), order, generator)
     elif key is None:
-        key = noise.draw_key(loc.device, generator)
+        key = _drawn_key(loc, generator)
     else:
         noise.check_key(key)
-        if key.device != loc.device:
-            key = key.to(loc.device)
+        if not (key.is_cpu and plain(loc)):
+            key = noise.on_device(key, loc.device)
     spec = Spec(order, kind, *bounds, reduction, True, dim)
     z, kl = _latent_op(Inputs(loc, scale, key, eps), spec)
     if not return_eps:
         return z, kl
     if eps is None:
+        assert key is not None
         shape = _shape(loc, scale, dim)
+        key = noise.on_device(key, loc.device)
         eps = torch.ops.fused_reparam.normal(key, shape, order, loc.dtype)
     return z, kl, eps
+
+
+def _drawn_key(loc: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A fresh key: where kernels take it by value, on the host."""
+    if plain(loc):
+        return noise.draw_bits(loc.device, generator)
+    return noise.draw_key(loc.device, generator)
 
 
 def _one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:

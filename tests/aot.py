@@ -115,6 +115,10 @@ def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
     shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector, target)
     known = CONSTANTS | {"Q": shape.groups, "VEC": vector, "MATH": math_form(dtype, target)}
     known |= changes
+    if known["KEY"] == 0:  # as `keys` counts them: by value, from memory, from a generator's state
+        known["key"] = None
+    if known["KEY"] != 2:
+        known |= {"state_seed": None, "state_offset": None}
     accumulator = TYPES["float64" if dtype == "float64" else "float32"]
     types, constants = {}, {}
     for parameter in kernel.params:

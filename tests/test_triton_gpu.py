@@ -50,15 +50,19 @@ class TestGpu:
         want = noise64(11, 0, out.numel(), torch.float32)
         assert (out.cpu().double() - want).abs().max() <= 4e-6
 
-    def test_cached_launch_is_used_and_gives_the_same_bits(self):
+    def test_cached_launch_is_used_and_gives_the_same_bits(self, monkeypatch):
         from fused_reparam.backends.triton import launch
 
         loc, scale, z, kl = self.arguments(4096)
+        plain, slow = launch.Variant._plain, []
+        monkeypatch.setattr(
+            launch.Variant, "_plain", lambda self, *a: slow.append(self) or plain(self, *a)
+        )
         results = []
         for _ in range(3):
             backend.gaussian_forward(loc, scale, make_key(1), None, 0, -INF, INF, 1.0, True, z, kl)
             results.append((z.clone(), kl.clone()))
-        assert any(compiled is not False for compiled in launch._COMPILED.values())
+        assert len(slow) <= 1  # an earlier test may have compiled it
         assert all(
             torch.equal(z, results[0][0]) and torch.equal(kl, results[0][1]) for z, kl in results
         )

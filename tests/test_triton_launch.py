@@ -74,7 +74,6 @@ def test_a_plan_covers_every_element_once():
 class Pointer:
     """As much of a CUDA tensor as a launch looks at."""
 
-    device = SimpleNamespace(type="cuda", index=0)
     dtype = torch.float32
 
     def __init__(self, address: int):
@@ -86,7 +85,7 @@ class Pointer:
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """`launch` with the GPU taken away: what went through Triton's path, and what straight to the
+    """A variant with the GPU taken away: what went through Triton's path, and what straight to the
     kernel.
     """
     from fused_reparam.backends.triton import launch
@@ -98,46 +97,93 @@ def recorded(monkeypatch):
             raise calls.error
         calls.direct.append(arguments)
 
-    def plain(*arguments):
-        calls.plain.append(arguments)
+    def plain(self, pointers, scalars):
+        calls.plain.append((self.programs, pointers, scalars, self.constants, self.warps))
         return SimpleNamespace(run=run, function="function", packed_metadata="metadata")
 
     active = SimpleNamespace(get_current_stream=lambda index: f"stream {index}")
     monkeypatch.setattr(launch, "INTERPRETED", False)
-    monkeypatch.setattr(launch, "_COMPILED", {})
-    monkeypatch.setattr(launch, "_plain", plain)
-    monkeypatch.setattr(launch, "_device_guard", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(launch.Variant, "_plain", plain)
     monkeypatch.setattr(launch.triton.runtime, "driver", SimpleNamespace(active=active))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    calls.variant = launch.Variant("kernel", torch.device("cuda", 0), 7, (True, 3), 4)
     return calls
 
 
 @needs_backend
 def test_second_launch_goes_straight_to_the_kernel(recorded):
     for address in (64, 128, 4, 8, 256):  # 4 and 8 are off alignment: another variant
-        pointers = (Pointer(address), None)
-        recorded.module.launch("kernel", 7, pointers, (5, 0.5), (True, 3), 4)
-    assert [c[2][0].address for c in recorded.plain] == [64, 4]
+        recorded.variant.launch((Pointer(address), None), (5, 0.5))
+    assert [c[1][0].address for c in recorded.plain] == [64, 4]
+    assert recorded.plain[0][0] == 7
+    assert recorded.plain[0][2:] == ((5, 0.5), (True, 3), 4)
     head = (7, 1, 1, "stream 0", "function", "metadata", None, None, None)
     assert recorded.direct == [(*head, a, None, 5, 0.5, True, 3) for a in (128, 8, 256)]
 
 
 @needs_backend
+def test_each_alignment_has_its_own_kernel(recorded):
+    for pair in ((16, 32), (16, 40), (24, 32), (48, 8), (24, 24), (16, 16)):
+        recorded.variant.launch(tuple(Pointer(a) for a in pair), ())
+    seen = [tuple(p.address for p in c[1]) for c in recorded.plain]
+    assert seen == [(16, 32), (16, 40), (24, 32), (24, 24)]
+    assert [c[9:11] for c in recorded.direct] == [(48, 8), (16, 16)]
+
+
+@needs_backend
+def test_launches_on_its_own_device(recorded, monkeypatch):
+    entered = []
+    monkeypatch.setattr(
+        torch.cuda, "device", lambda device: entered.append(device) or contextlib.nullcontext()
+    )
+    recorded.variant.launch((Pointer(64),), ())
+    assert entered == []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    recorded.variant.launch((Pointer(64),), ())
+    assert entered == [torch.device("cuda", 0)]
+    assert recorded.direct[0][3] == "stream 0"
+
+
+@needs_backend
 def test_another_calling_convention_falls_back(recorded):
-    arguments = ("kernel", 7, (Pointer(64),), (), (), 4)
-    recorded.module.launch(*arguments)
+    recorded.variant.launch((Pointer(64),), ())
     recorded.error = TypeError("wrong number of arguments")
-    recorded.module.launch(*arguments)
+    recorded.variant.launch((Pointer(64),), ())
     recorded.error = None
-    recorded.module.launch(*arguments)
+    recorded.variant.launch((Pointer(64),), ())
     assert len(recorded.plain) == 3
     assert recorded.direct == []
 
 
 @needs_backend
 def test_a_profiler_sees_launches(recorded, monkeypatch):
-    arguments = ("kernel", 7, (Pointer(64),), (), (), 4)
-    recorded.module.launch(*arguments)
-    monkeypatch.setattr(recorded.module, "_hooked", lambda: True)
-    recorded.module.launch(*arguments)
-    assert len(recorded.plain) == 2
+    recorded.variant.launch((Pointer(64),), ())
+    runtime = recorded.module.knobs.runtime
+    for hook in ("launch_enter_hook", "launch_exit_hook"):
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime, hook, lambda *_: None)
+            recorded.variant.launch((Pointer(64),), ())
+    assert len(recorded.plain) == 3
     assert recorded.direct == []
+    recorded.variant.launch((Pointer(64),), ())
+    assert len(recorded.direct) == 1
+
+
+@needs_backend
+def test_calls_that_differ_take_variants_that_differ():
+    """What a variant is kept under must hold all that its constants are made from."""
+    from fused_reparam.backends.triton import calls
+
+    device, wide = torch.device("cpu"), torch.float32
+    rows = ((3, 8), ((8, 1), (16, 1), None, (8, 1)))
+    base = (device, wide, 24, 1, 0, False, 0, (False, True), None, None)
+    changes = [
+        {1: torch.float16}, {2: 25}, {3: 0}, {3: 3}, {3: 24}, {4: 1}, {5: True}, {6: 1},
+        {8: rows}, {8: ((3, 8), ((8, 1), (8, 1), None, (8, 1)))},
+    ]  # fmt: skip
+    seen = set()
+    for change in ({}, *changes):
+        call = calls._forward(*(change.get(i, a) for i, a in enumerate(base)))
+        seen.add((call.variant.constants, call.numbers))
+    assert len(seen) == 1 + len(changes)
+    assert calls._forward(*base) is calls._forward(*base)

@@ -10,7 +10,9 @@ all outputs, arranges memory and guarantees:
   strides say nothing more. ``dense=False``: each is a 2-D tensor of one shape (R, C) with any
   non-negative strides; element ``i`` is ``[i // C, i % C]``; ``z`` is contiguous, outputs never
   overlap.
-* ``key`` is a contiguous uint64 tensor of shape (2,) on the device; ``eps``, if given, replaces it.
+* ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU; ``eps``,
+  if given, replaces it. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
+  ``gaussian_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to ``bits``.
 * ``kl`` and ``grad_kl`` are float32 (float64 for float64) and hold S values, where S divides n:
   ``kl[s] = weight * sum of the element KLs s*n/S .. (s+1)*n/S - 1``. They are contiguous, except
   that for S = n they are laid out as the operands are.
@@ -45,7 +47,7 @@ def info() -> dict[str, str]:
 def normal(key: Tensor, out: Tensor) -> None:
     """Fill ``out`` with the stream of ``key`` in memory order."""
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
-    _flat(out).copy_(noise.stream(key, out.numel(), compute))
+    _flat(out).copy_(noise.stream(noise.on_device(key, out.device), out.numel(), compute))
 
 
 def gaussian_forward(
@@ -243,7 +245,7 @@ def _noise(key: Tensor | None, eps: Tensor | None, like: Tensor, dense: bool) ->
     if eps is not None:
         return _elements(eps, dense)
     assert key is not None
-    return noise.stream(key, like.numel(), like.dtype)
+    return noise.stream(noise.on_device(key, like.device), like.numel(), like.dtype)
 
 
 def _flat(t: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ def check(
         _check_grad_kl(grad_kl, loc, shape, spec)
     if key is not None:
         noise.check_bits(key)
-        if key.device != loc.device:
-            raise ValueError(f"{_OP}: key must be on {loc.device}, got {key.device}")
+        if key.device != loc.device and key.device.type != "cpu":
+            raise ValueError(f"{_OP}: key must be on {loc.device} or the CPU, got {key.device}")
     elif eps is None and spec.sample:
         raise ValueError(f"{_OP}: a sample takes a key or eps, got neither")
 

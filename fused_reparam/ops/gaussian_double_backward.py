@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..backends import reference
+from ..noise import on_device
 from . import gaussian_call
 from .gaussian_call import Inputs, Spec
 
@@ -46,6 +47,7 @@ def double_backward(
     if eps is not None:
         noise = eps.to(dtype)
     elif key is not None:
+        key = on_device(key, loc.device)
         noise = torch.ops.fused_reparam.normal(key, shape, spec.order, dtype)
     else:
         noise = zero

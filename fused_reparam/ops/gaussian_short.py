@@ -19,7 +19,7 @@ from .. import noise
 from ..backends import select
 from . import gaussian_call, layout
 from .gaussian_call import Inputs, Spec
-from .library import forward_ad_active, plain
+from .library import eager, forward_ad_active, ordinary
 
 _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
@@ -98,7 +98,8 @@ def latent(
 ) -> tuple[Tensor, Tensor] | None:
     """z and the KL, or None when the call has to go the general way."""
     if (
-        not plain(loc)
+        not eager()
+        or not ordinary(loc)
         or loc.dtype not in _KL_DTYPE
         or loc.layout is not torch.strided
         or reduction not in _SUMMED
@@ -109,7 +110,7 @@ def latent(
         geometry = _geometry(loc.shape, loc.stride(), None, None, dim)
     else:
         if (
-            not plain(scale)
+            not ordinary(scale)
             or scale.dtype is not loc.dtype  # type: ignore[union-attr]
             or scale.layout is not torch.strided  # type: ignore[union-attr]
             or scale.device != device  # type: ignore[union-attr]
@@ -118,18 +119,22 @@ def latent(
         geometry = _geometry(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
     if geometry is None or forward_ad_active():
         return None
-    if key is not None and (key.device != device or not plain(key) or not key.is_contiguous()):
+    if key is not None and not (
+        (key.device == device or key.is_cpu) and ordinary(key) and key.is_contiguous()
+    ):
         return None
     backend = select.pick(device)
-    if key is None:
-        key = noise.draw_bits(device, generator)
+    drawn: Tensor | noise.HostKey | noise.GraphKey | None = key
+    if drawn is None:
+        derives = getattr(backend, "DERIVES_KEYS", False)
+        drawn = (noise.draw_for_kernel if derives else noise.draw_bits)(device, generator)
     weight = gaussian_call.kl_weight(geometry.shape, reduction)
     call = Call(backend, kind, *bounds, weight, reduction, dim, geometry)
     if torch.is_grad_enabled() and (
         loc.requires_grad or (scale is not None and scale.requires_grad)  # type: ignore[union-attr]
     ):
-        return _apply(loc, scale, key, call)
-    return _forward(loc, scale, key, call)
+        return _apply(loc, scale, drawn, call)
+    return _forward(loc, scale, drawn, call)
 
 
 def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -143,11 +148,13 @@ def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tens
     return mu, loc.as_strided(geometry.size, geometry.scale, shift)
 
 
-def _forward(loc: Tensor, scale: Any, key: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def _forward(
+    loc: Tensor, scale: Any, key: Tensor | noise.HostKey | noise.GraphKey, call: Call
+) -> tuple[Tensor, Tensor]:
     backend, kind, low, high, weight, _, _, geometry = call
     mu, x = _operands(loc, scale, geometry)
     z = _new(loc, scale, geometry)
-    kl = torch.empty((), dtype=_KL_DTYPE[loc.dtype], device=loc.device)
+    kl = loc.new_empty((), dtype=_KL_DTYPE[loc.dtype])
     rows = z if geometry.dense else z.view(geometry.size)
     backend.gaussian_forward(mu, x, key, None, kind, low, high, weight, geometry.dense, rows, kl)
     return z, kl
@@ -161,33 +168,41 @@ def _new(loc: Tensor, scale: Any, geometry: Geometry) -> Tensor:
 
 
 class ShortLatent(torch.autograd.Function):
-    """The short way with its gradient; saves the inputs and the key."""
+    """The short way with its gradient; saves the inputs and the key (as numbers, on the host)."""
 
     @staticmethod
     def forward(
-        ctx: Any, loc: Tensor, scale: Tensor | None, key: Tensor, call: Call
+        ctx: Any,
+        loc: Tensor,
+        scale: Tensor | None,
+        key: Tensor | noise.HostKey | noise.GraphKey,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(loc, scale, key)
+        ctx.host_key = key if type(key) is noise.HostKey else None
+        bits = key.bits if type(key) is noise.GraphKey else key
+        ctx.save_for_backward(loc, scale, bits if ctx.host_key is None else None)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.dtype = call, loc.dtype
         return _forward(loc, scale, key, call)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, key = ctx.saved_tensors
+        loc, scale, saved_key = ctx.saved_tensors
+        key = saved_key if ctx.host_key is None else ctx.host_key
         need_loc, need_scale, _, _ = ctx.needs_input_grad
         backend, kind, low, high, weight, _, _, geometry = ctx.call
         if (
             torch.is_grad_enabled()
+            or not eager()
             or not (need_loc and (need_scale or scale is None))
             or grad_z is None
-            or not plain(grad_z)
+            or not ordinary(grad_z)
             or not grad_z.is_contiguous()
-            or not (grad_kl is None or plain(grad_kl))
+            or not (grad_kl is None or ordinary(grad_kl))
             # A hook on saved tensors may have changed them.
             or (loc.stride(), None if scale is None else scale.stride()) != geometry.strides
             or not (loc.dtype is grad_z.dtype and (scale is None or scale.dtype is grad_z.dtype))
-            or not key.is_contiguous()
+            or not (saved_key is None or saved_key.is_contiguous())
         ):
             # Unpacked once: a checkpoint allows no more.
             return _general_backward(ctx, loc, scale, key, grad_z, grad_kl)
@@ -213,7 +228,7 @@ def _general_backward(
     ctx: Any,
     loc: Tensor,
     scale: Tensor | None,
-    key: Tensor,
+    key: Tensor | noise.HostKey,
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
 ) -> Any:
@@ -221,11 +236,12 @@ def _general_backward(
 
     call: Call = ctx.call
     dtype = ctx.dtype
+    bits = key.bits() if isinstance(key, noise.HostKey) else key
     grads = latent_backward(
         functools.partial(gaussian_call.backward, call.backend),
         grad_z,
         grad_kl,
-        Inputs(loc.to(dtype), None if scale is None else scale.to(dtype), key, None),
+        Inputs(loc.to(dtype), None if scale is None else scale.to(dtype), bits, None),
         Spec([], call.kind, call.low, call.high, call.reduction, True, call.dim),
         (*ctx.needs_input_grad[:2], False),
     )

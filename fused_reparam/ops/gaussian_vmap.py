@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..noise import on_device
 from . import gaussian_call
 from .gaussian_call import Inputs, Spec
 from .library import LIB
@@ -54,7 +55,8 @@ def _batched(inputs: Inputs, in_dims: Sequence[Any], size: int, spec: Spec) -> t
         eps = eps.to(dtype)
     elif inputs.key is not None:
         shape = torch.broadcast_shapes(loc.shape, scale.shape)[1:]
-        eps = _noise(inputs.key, in_dims[2], size, shape, spec.order, dtype)
+        key = on_device(inputs.key, loc.device)
+        eps = _noise(key, in_dims[2], size, shape, spec.order, dtype)
     order = [0, *(d + 1 for d in spec.order)] if spec.order else []
     reduction = None if spec.reduction is None else "none"
     return Inputs(loc, scale, None, eps), spec._replace(order=order, reduction=reduction, dim=-1)

@@ -27,14 +27,25 @@ def plain(t: object) -> bool:
     the dispatcher does for other tensors (negative bits, zero tensors, subclasses, tracers) it
     must go on doing.
     """
+    return eager() and ordinary(t)
+
+
+def eager() -> bool:
+    """Whether no compiler, transform, dispatch mode or tracer looks on."""
     return (
         not torch.compiler.is_compiling()
-        and type(t) in _PLAIN_TYPES
-        and not t.is_neg()  # type: ignore[attr-defined]
-        and not t._is_zerotensor()  # type: ignore[attr-defined]
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._get_tracing_state() is None
+    )
+
+
+def ordinary(t: object) -> bool:
+    """Whether ``t`` is a tensor whose memory holds its values."""
+    return (
+        type(t) in _PLAIN_TYPES
+        and not t.is_neg()  # type: ignore[attr-defined]
+        and not t._is_zerotensor()  # type: ignore[attr-defined]
     )
 
 

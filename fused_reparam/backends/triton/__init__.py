@@ -2,11 +2,13 @@
 
 Importing this package imports neither triton nor a GPU runtime; the first use does.
 
-- `philox`, `approx`, `box_muller`, `scale`: device functions, each once.
+- `philox`, `approx`, `box_muller`, `keys`, `scale`: device functions, each once.
 - `tiles`: which elements a program works on, and where they lie.
 - `forward`, `backward`, `fill`, `finish`: the kernels.
 - `shapes`: tile shapes.
-- `launch`: cutting tensors into tiles, variants, and the launch itself.
+- `launch`: cutting tensors into tiles, and the launch of a variant of a kernel.
+- `torch_stream`, `torch_calls`: the same with the numbers of ``torch.randn``, on CUDA.
+- `calls`: the backend's functions: which variant a call takes, and its arguments.
 """
 
 from __future__ import annotations
@@ -83,53 +85,51 @@ def info() -> dict[str, Any]:
         import triton
 
         version = triton.__version__
-    return {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
+    found = {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
+    return found | _streams_of_torch()
 
 
-def normal(key: torch.Tensor, out: torch.Tensor) -> None:
-    """Fill `out` (dense) with the noise stream of `key`, in memory order."""
-    from . import launch
+def _streams_of_torch() -> dict[str, str]:
+    """For which dtypes of the current CUDA device rng="torch" is drawn inside the kernels."""
+    import torch
 
-    launch.normal(key, out)
-
-
-def gaussian_forward(
-    loc: torch.Tensor,
-    scale: torch.Tensor,
-    key: torch.Tensor | None,
-    eps: torch.Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-    z: torch.Tensor | None,
-    kl: torch.Tensor | None,
-) -> None:
-    """Write z = loc + sigma * noise and the weighted KL into the outputs that are not None."""
-    from . import launch
-
-    launch.gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+    if _interpreted() is not False or not torch.cuda.is_available():
+        return {}
+    stream = torch_random()
+    device = torch.device("cuda", torch.cuda.current_device())
+    held = [str(dtype) for dtype in stream.DTYPES if stream.holds(device, dtype)]
+    return {'rng="torch" in the kernel': ", ".join(held) or "no: its bits are not PyTorch's here"}
 
 
-def gaussian_backward(
-    grad_z: torch.Tensor | None,
-    grad_kl: torch.Tensor | None,
-    loc: torch.Tensor,
-    scale: torch.Tensor,
-    key: torch.Tensor | None,
-    eps: torch.Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-    grad_loc: torch.Tensor | None,
-    grad_scale: torch.Tensor | None,
-) -> None:
-    """Write the gradients that are not None; the noise is made again from `key`."""
-    from . import launch
+# Takes a `noise.HostKey`, and in the forward pass a `noise.GraphKey`.
+DERIVES_KEYS = True
 
-    launch.gaussian_backward(
-        grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc, grad_scale
-    )
+
+@cache
+def _calls() -> Any:
+    from . import calls
+
+    return calls
+
+
+@cache
+def torch_random() -> Any:
+    """The calls for ``rng="torch"`` inside the kernels."""
+    from . import torch_calls
+
+    return torch_calls
+
+
+def normal(*arguments: Any) -> None:
+    """Fill `out` (dense) with the noise stream of `key`, in memory order: see `reference`."""
+    _calls().normal(*arguments)
+
+
+def gaussian_forward(*arguments: Any) -> None:
+    """Write z = loc + sigma * noise and the weighted KL into the outputs: see `reference`."""
+    _calls().gaussian_forward(*arguments)
+
+
+def gaussian_backward(*arguments: Any) -> None:
+    """Write the gradients that are not None; the noise is made again from the key."""
+    _calls().gaussian_backward(*arguments)

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .approx import narrow, widen
 from .box_muller import normal_tile
+from .keys import read_key
 from .scale import clamp, derivatives, kl_factor
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
 
@@ -44,7 +45,7 @@ def kl_weight(
 
 @triton.jit
 def backward_tile(
-    grad_z, grad_kl, loc, scale, key, eps, grad_loc, grad_scale, n, length, columns,
+    grad_z, grad_kl, loc, scale, seed, offset, eps, grad_loc, grad_scale, n, length, columns,
     loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row, gz_column,
     gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high, weight,
     KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
@@ -105,7 +106,7 @@ def backward_tile(
         slope, kl_slope = derivatives(x, KIND, EXACT, MATH)
         if grad_z is not None:
             if eps is None:
-                noise = normal_tile(key, start, group, Q, VEC, MATH)
+                noise = normal_tile(seed, offset, start, group, Q, VEC, MATH)
             else:
                 at = locate(
                     eps, start, group, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 4
@@ -143,6 +144,8 @@ def backward_tile(
         "gscale_column",
         "gkl_row",
         "gkl_column",
+        "seed",
+        "offset",
     ]
 )
 def backward_kernel(
@@ -152,25 +155,28 @@ def backward_kernel(
     eps_column: "i64",
     gz_row: "i64", gz_column: "i64", gloc_row: "i64", gloc_column: "i64", gscale_row: "i64",
     gscale_column: "i64",
-    gkl_row: "i64", gkl_column: "i64",
+    gkl_row: "i64", gkl_column: "i64", seed: "i64", offset: "i64",
     low: "fp64", high: "fp64", weight: "fp64",
-    KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
-    tl.constexpr,
+    KEY: tl.constexpr, KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr,
+    GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the gradients (n elements).
 
     grad_z, loc, scale, eps, grad_loc, grad_scale: n elements each, LAYOUT and strides as in
-    `tiles`; grad_z, eps, grad_loc, grad_scale may be None. key: int64 [2]. grad_kl: see GKL.
+    `tiles`; grad_z, eps, grad_loc, grad_scale may be None. key, seed, offset: as
+    `keys.read_key` takes them. grad_kl: see GKL.
     """
     n = tl.cast(n, tl.int64)
     length = tl.cast(length, tl.int64)
     columns = tl.cast(columns, tl.int64)
+    seed, offset = read_key(key, seed, offset, KEY)
     if TAIL > 0 and GROUPS == 0:  # masks cost instructions and wide accesses: in the last tile only
         if (tl.program_id(0).to(tl.int64) + 1) * (Q * VEC) <= n:
             backward_tile(
-                grad_z, grad_kl, loc, scale, key, eps, grad_loc, grad_scale, n, length, columns,
+                grad_z, grad_kl, loc, scale, seed, offset, eps, grad_loc, grad_scale, n, length,
+                columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row,
                 gz_column,
                 gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
@@ -179,7 +185,8 @@ def backward_kernel(
             )  # fmt: skip
         else:
             backward_tile(
-                grad_z, grad_kl, loc, scale, key, eps, grad_loc, grad_scale, n, length, columns,
+                grad_z, grad_kl, loc, scale, seed, offset, eps, grad_loc, grad_scale, n, length,
+                columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row,
                 gz_column,
                 gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
@@ -188,7 +195,8 @@ def backward_kernel(
             )  # fmt: skip
     else:
         backward_tile(
-            grad_z, grad_kl, loc, scale, key, eps, grad_loc, grad_scale, n, length, columns,
+            grad_z, grad_kl, loc, scale, seed, offset, eps, grad_loc, grad_scale, n, length,
+            columns,
             loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row, gz_column,
             gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
             weight,

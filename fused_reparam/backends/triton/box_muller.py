@@ -45,15 +45,14 @@ def pair64(w0, w1, w2, w3, MATH: tl.constexpr):
 
 
 @triton.jit
-def normal_tile(key, start, group, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr):
+def normal_tile(seed, offset, start, group, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr):
     """[Q, VEC] normals: row q holds the elements start + VEC * group[q] ... of the key's stream.
 
-    key: int64 [2]. start: int64 scalar, a multiple of VEC. group: int32 [Q]. The counter costs one
-    64-bit addition, with its carry, for each block.
+    seed, offset: the key, uint64. start: int64 scalar, a multiple of VEC. group: int32 [Q]. The
+    counter costs one 64-bit addition, with its carry, for each block.
     """
-    seed = tl.load(key).to(tl.uint64, bitcast=True)
     blocks = start // (2 if VEC == 2 else 4)
-    counter = tl.load(key + 1).to(tl.uint64, bitcast=True) + blocks.to(tl.uint64)
+    counter = offset + blocks.to(tl.uint64)
     if VEC == 2:
         w0, w1, w2, w3 = philox(counter + group.to(tl.uint64), seed, MATH)
         even, odd = pair64(w0, w1, w2, w3, MATH)

@@ -8,36 +8,35 @@ import triton.language as tl
 
 from .approx import narrow
 from .box_muller import normal_tile
+from .keys import read_key
 from .tiles import DENSE, flat_mask, flat_tile, locate
 
 
 @triton.jit
 def fill_tile(
-    key, out, n, TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr
+    seed, offset, out, n, TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr
 ):
     start, group = flat_tile(Q, VEC)
     mask = None
     if TAIL > 0:
         mask = flat_mask(start, group, n, Q, VEC, TAIL)
-    noise = normal_tile(key, start, group, Q, VEC, MATH)
+    noise = normal_tile(seed, offset, start, group, Q, VEC, MATH)
     at = locate(out, start, group, 0, 0, 0, 0, VEC, DENSE, 0)
     tl.store(at, narrow(noise, out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "n",
-    ]
-)
+@triton.jit(do_not_specialize=["n", "seed", "offset"])
 def fill_kernel(
-    key, out, n: "i64", TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr
-):
-    """out: n elements; key: int64 [2]."""
+    key, out, n: "i64", seed: "i64", offset: "i64",
+    KEY: tl.constexpr, TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """out: n elements; key, seed, offset: as `keys.read_key` takes them."""
     n = tl.cast(n, tl.int64)
+    seed, offset = read_key(key, seed, offset, KEY)
     if TAIL > 0:
         if (tl.program_id(0).to(tl.int64) + 1) * (Q * VEC) <= n:
-            fill_tile(key, out, n, 0, Q, VEC, MATH)
+            fill_tile(seed, offset, out, n, 0, Q, VEC, MATH)
         else:
-            fill_tile(key, out, n, TAIL, Q, VEC, MATH)
+            fill_tile(seed, offset, out, n, TAIL, Q, VEC, MATH)
     else:
-        fill_tile(key, out, n, TAIL, Q, VEC, MATH)
+        fill_tile(seed, offset, out, n, TAIL, Q, VEC, MATH)

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .approx import narrow, widen
 from .box_muller import normal_tile
+from .keys import GRAPH, derive_key, read_key
 from .scale import clamp, sigma_squares
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
 
@@ -23,7 +24,7 @@ KL_SEGMENT: tl.constexpr = tl.constexpr(4)  # a tile holds whole segments: one s
 
 @triton.jit
 def sample_tile(
-    loc, scale, key, eps, z, start, group, mask, low, high, row, column,
+    loc, scale, seed, offset, eps, z, start, group, mask, low, high, row, column,
     loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, z_row,
     KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, LAYOUT: tl.constexpr, UNIT:
     tl.constexpr,
@@ -43,7 +44,7 @@ def sample_tile(
     sigma, square, log_square = sigma_squares(x, KIND, EXACT, MATH, KL != 0)
     if z is not None:
         if eps is None:
-            noise = normal_tile(key, start, group, Q, VEC, MATH)
+            noise = normal_tile(seed, offset, start, group, Q, VEC, MATH)
         else:
             at = locate(eps, start, group, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 4)
             noise = widen(tl.load(at, mask=mask), MATH)
@@ -57,7 +58,7 @@ def sample_tile(
 
 @triton.jit
 def forward_tile(
-    loc, scale, key, eps, z, kl, n, length, columns,
+    loc, scale, seed, offset, eps, z, kl, n, length, columns,
     loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, weight,
     KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
     tl.constexpr,
@@ -78,7 +79,7 @@ def forward_tile(
     if LAYOUT != DENSE:
         row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
     twice = sample_tile(
-        loc, scale, key, eps, z, start, group, mask, low, high, row, column,
+        loc, scale, seed, offset, eps, z, start, group, mask, low, high, row, column,
         loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, columns,
         KIND, CLAMP, KL, LAYOUT, UNIT, Q, VEC, MATH,
     )  # fmt: skip
@@ -120,16 +121,18 @@ def store_kl(
         "scale_column",
         "eps_row",
         "eps_column",
+        "seed",
+        "offset",
     ]
 )
 def forward_kernel(
-    loc, scale, key, eps, z, kl,
+    loc, scale, key, state_seed, state_offset, eps, z, kl,
     n: "i64", length: "i64", columns: "i64",
     loc_row: "i64", loc_column: "i64", scale_row: "i64", scale_column: "i64", eps_row: "i64",
-    eps_column: "i64",
+    eps_column: "i64", seed: "i64", offset: "i64",
     low: "fp64", high: "fp64", weight: "fp64",
-    KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
-    tl.constexpr,
+    KEY: tl.constexpr, KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr,
+    GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -137,30 +140,35 @@ def forward_kernel(
 
     loc, scale, eps (None: from key), z (None: not wanted): n elements, LAYOUT and strides as in
     `tiles`.
-    key: int64 [2]. kl, by KL: n elements; one number for each tile; two for each tile; one for each
-    segment.
+    key, seed, offset: as `keys.read_key` takes them; for GRAPH key, state_seed and state_offset as
+    `derive_key` does, offset being the position within the graph.
+    kl, by KL: n elements; one number for each tile; two for each tile; one for each segment.
     """
     n = tl.cast(n, tl.int64)
     length = tl.cast(length, tl.int64)
     columns = tl.cast(columns, tl.int64)
+    if KEY == GRAPH:
+        seed, offset = derive_key(key, state_seed, state_offset, offset)
+    else:
+        seed, offset = read_key(key, seed, offset, KEY)
     if TAIL > 0 and GROUPS == 0:  # masks cost instructions and wide accesses: in the last tile only
         if (tl.program_id(0).to(tl.int64) + 1) * (Q * VEC) <= n:
             forward_tile(
-                loc, scale, key, eps, z, kl, n, length, columns,
+                loc, scale, seed, offset, eps, z, kl, n, length, columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
                 weight,
                 KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG, BIG, 0, Q, VEC, MATH,
             )  # fmt: skip
         else:
             forward_tile(
-                loc, scale, key, eps, z, kl, n, length, columns,
+                loc, scale, seed, offset, eps, z, kl, n, length, columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
                 weight,
                 KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
             )  # fmt: skip
     else:
         forward_tile(
-            loc, scale, key, eps, z, kl, n, length, columns,
+            loc, scale, seed, offset, eps, z, kl, n, length, columns,
             loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, weight,
             KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -1,12 +1,13 @@
 """From tensors to kernel launches: which tile shape, which variant, on which device and stream.
 
 A launch through Triton's `kernel[grid](...)` re-derives the specialization of every argument in
-Python. Here the same facts are one dictionary key, and the compiled kernel found under it is
-launched directly.
+Python. Here a `Variant` knows it, and launches the compiled kernel directly. `calls` keeps the
+variants.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -14,11 +15,10 @@ import torch
 import triton
 from triton import knobs
 
-from . import approx, backward, fill, finish, forward
+from . import approx
 from .shapes import SEGMENT, SMALL, Shape, flat_shape
 
 INTERPRETED = approx.INTERPRETED.value
-_COMPILED: dict[tuple, Any] = {}
 
 
 class Plan(NamedTuple):
@@ -63,22 +63,30 @@ class Layout(NamedTuple):
     strides: tuple[int, ...]
 
 
-def layout_of(tensors: tuple, dense: bool, shape: Shape, vector: int) -> Layout:
-    """`tensors`: bit k of `unit` and strides 2k, 2k + 1 belong to tensor k (which may be None)."""
-    if dense:
-        return Layout(0, 0, 1, False, False, (0,) * (2 * len(tensors)))
-    rows, columns = next(t.shape for t in tensors if t is not None)
+def layout_of(
+    size: tuple[int, int] | None,
+    strides: Sequence[tuple[int, int] | None],
+    shape: Shape,
+    vector: int,
+) -> Layout:
+    """Of tensors that are dense (size None), or rows and columns with these strides.
+
+    Bit k of `unit` and strides 2k, 2k + 1 belong to tensor k, which may be absent.
+    """
+    if size is None:
+        return Layout(0, 0, 1, False, False, (0,) * (2 * len(strides)))
+    rows, columns = size
     layout = 1 if columns % vector == 0 else 2
     unit = 0
-    strides: list[int] = []
-    for bit, tensor in enumerate(tensors):
-        row, column = (0, 0) if tensor is None else tensor.stride()
+    found: list[int] = []
+    for bit, two in enumerate(strides):
+        row, column = two or (0, 0)
         row = 0 if rows == 1 else row
         if layout == 1 and column == 1 and row % vector == 0:
             unit |= 1 << bit
-        strides += (row, column)
+        found += (row, column)
     long = columns >= (shape.groups + 2) * vector
-    return Layout(layout, unit, columns, long, columns > 1 << 30, tuple(strides))
+    return Layout(layout, unit, columns, long, columns > 1 << 30, tuple(found))
 
 
 def math_form(device: torch.device, vector: int) -> int:
@@ -93,153 +101,90 @@ def math_form(device: torch.device, vector: int) -> int:
 def _hooked() -> bool:
     """A profiler listens to launches: let Triton's own path tell it."""
     runtime = knobs.runtime
-    hooks = (runtime.launch_enter_hook, runtime.launch_exit_hook)
-    return any(getattr(hook, "calls", hook) for hook in hooks)
+    enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
-def _device_guard(device: torch.device):
-    module = getattr(torch, device.type)
-    return nullcontext() if module.current_device() == device.index else module.device(device)
+def _device_guard(device: torch.device) -> Any:
+    return nullcontext() if device.type == "cpu" else getattr(torch, device.type).device(device)
 
 
-def launch(
-    kernel, programs: int, pointers: tuple, scalars: tuple, constants: tuple, warps: int
-) -> None:
-    """kernel[(programs,)](*pointers, *scalars, *constants), on the first pointer's device.
+class Variant:
+    """A kernel with all of a launch that does not depend on the arguments' values.
 
-    Arguments stand in the kernel's order: tensors or None, then numbers of fixed type, then
-    constants.
+    Triton specializes on the constants, the pointers' types (which the constants imply, with which
+    pointers are None) and their alignment: a compiled kernel is kept for each alignment seen.
     """
-    owner = next(p for p in pointers if p is not None)
-    device = owner.device
-    if INTERPRETED or device.type != "cuda":
-        guard = nullcontext() if device.type == "cpu" else _device_guard(device)
-        with guard:
-            _plain(kernel, programs, pointers, scalars, constants, warps)
-        return
-    addresses = tuple([None if p is None else p.data_ptr() for p in pointers])
-    # What Triton specializes on. The numbers' types are annotated and their values left alone.
-    facts = tuple([None if p is None else _facts(p) for p in pointers])
-    key = (kernel, device.index, facts, constants, warps)
-    with _device_guard(device):
-        compiled = _COMPILED.get(key)
-        if compiled is None or _hooked():
-            compiled = _plain(kernel, programs, pointers, scalars, constants, warps)
-            if key not in _COMPILED:
-                _COMPILED[key] = compiled if _launchable(compiled) else False
-        elif compiled is False:
-            _plain(kernel, programs, pointers, scalars, constants, warps)
+
+    def __init__(
+        self, kernel: Any, device: torch.device, programs: int, constants: tuple, warps: int
+    ) -> None:
+        self.kernel, self.device, self.programs = kernel, device, programs
+        self.constants, self.warps = constants, warps
+        self.direct = device.type == "cuda" and not INTERPRETED
+        self.handles: dict[Any, Any] = {}
+
+    def launch(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> None:
+        """kernel[(programs,)](*pointers, *scalars, *constants), on the variant's device."""
+        if self.direct and torch.cuda.current_device() == self.device.index:
+            self._launch(pointers, scalars)
+        elif self.direct:
+            with torch.cuda.device(self.device):
+                self._launch(pointers, scalars)
         else:
-            stream = triton.runtime.driver.active.get_current_stream(device.index)
+            with _device_guard(self.device):
+                self._plain(pointers, scalars)
+
+    def _launch(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> None:
+        addresses = [None if p is None else p.data_ptr() for p in pointers]
+        facts = _facts(pointers, addresses)
+        handle = self.handles.get(facts)
+        if handle is None or _hooked():
+            compiled = self._plain(pointers, scalars)
+            if handle is None:
+                self.handles[facts] = _handle(compiled)
+        elif handle is False:
+            self._plain(pointers, scalars)
+        else:
+            run, function, metadata = handle
+            stream = triton.runtime.driver.active.get_current_stream(self.device.index)
             try:
-                compiled.run(
-                    programs, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None,
-                    None,
-                    *addresses, *scalars, *constants,
+                run(
+                    self.programs, 1, 1, stream, function, metadata, None, None, None,
+                    *addresses, *scalars, *self.constants,
                 )  # fmt: skip
-            except (
-                TypeError
-            ):  # raised before anything is launched: another Triton's calling convention
-                _COMPILED[key] = False
-                _plain(kernel, programs, pointers, scalars, constants, warps)
+            except TypeError:  # raised before anything is launched: another calling convention
+                self.handles[facts] = False
+                self._plain(pointers, scalars)
+
+    def _plain(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> Any:
+        """Triton's own launch, which compiles where it must; returns the compiled kernel."""
+        signed = [
+            p.view(torch.int64) if p is not None and p.dtype == torch.uint64 else p
+            for p in pointers
+        ]
+        return self.kernel[(self.programs,)](
+            *signed, *scalars, *self.constants, num_warps=self.warps, enable_fp_fusion=True
+        )
 
 
-def _facts(tensor: torch.Tensor) -> tuple:
-    """Type and alignment; on ROCm also whether the storage can be addressed in 32 bits."""
-    aligned = tensor.data_ptr() % 16 == 0
+def _facts(pointers: Sequence[torch.Tensor | None], addresses: Sequence[int | None]) -> Any:
+    """Alignment; on ROCm also whether a storage can be addressed in 32 bits."""
     if torch.version.hip:
-        return tensor.dtype, aligned, tensor.untyped_storage().nbytes() < 1 << 31
-    return tensor.dtype, aligned
+        return tuple(
+            None if p is None else (p.data_ptr() % 16 == 0, p.untyped_storage().nbytes() < 1 << 31)
+            for p in pointers
+        )
+    low = 0
+    for address in addresses:
+        if address is not None:
+            low |= address
+    return low % 16 == 0 or tuple(a is None or a % 16 == 0 for a in addresses)
 
 
-def _launchable(compiled) -> bool:
-    return all(hasattr(compiled, name) for name in ("run", "function", "packed_metadata"))
-
-
-def _plain(kernel, programs: int, pointers: tuple, scalars: tuple, constants: tuple, warps: int):
-    pointers = tuple(
-        p.view(torch.int64) if p is not None and p.dtype == torch.uint64 else p for p in pointers
-    )
-    return kernel[(programs,)](
-        *pointers, *scalars, *constants, num_warps=warps, enable_fp_fusion=True
-    )
-
-
-def normal(key: torch.Tensor, out: torch.Tensor) -> None:
-    """Fill `out` (dense) with the key's noise stream, in memory order."""
-    n = out.numel()
-    vector = 16 // out.element_size()
-    cut = plan(n, n, vector, out.device)
-    constants = (cut.tail, cut.shape.groups, vector, math_form(out.device, vector))
-    launch(fill.fill_kernel, cut.programs, (key, out), (n,), constants, cut.shape.warps)
-
-
-def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl) -> None:
-    n = loc.numel()
-    vector = 16 // loc.element_size()
-    segments = n if kl is None else kl.numel()
-    cut = plan(n, segments, vector, loc.device)
-    shape, tile = cut.shape, cut.shape.groups * vector
-    length = n // segments
-    place = layout_of((loc, scale, eps, z), dense, shape, vector)
-    target, factor, slots = kl, weight, 0
-    if kl is None:
-        mode = forward.KL_NONE
-    elif segments == n:
-        mode = forward.KL_EACH
-    elif cut.segment_groups:
-        mode = forward.KL_SEGMENT
-    else:
-        slots = 1 if segments == 1 or length % tile == 0 else 2
-        mode = forward.KL_TILE if slots == 1 else forward.KL_SPLIT
-        if slots == 1 and cut.programs == segments:
-            slots = 0  # each tile is a whole segment
-        else:
-            target, factor = (
-                torch.empty(cut.programs * slots, dtype=kl.dtype, device=kl.device),
-                1.0,
-            )
-    scalars = (n, length, place.columns, *place.strides[:6], low, high, factor)
-    constants = (
-        kind, low != float("-inf") or high != float("inf"), mode.value, cut.segment_groups,
-        place.layout,
-        place.unit, place.long, place.big, cut.tail, shape.groups, vector, math_form(loc.device,
-        vector),
-    )  # fmt: skip
-    pointers = (loc, scale, key, eps, z, target)
-    launch(forward.forward_kernel, cut.programs, pointers, scalars, constants, shape.warps)
-    if slots:
-        block = 4096 if cut.programs > 64 * segments else 256
-        launch(
-            finish.finish_kernel, segments, (target, kl), (cut.programs, length, weight),
-            (slots, segments == 1, tile, block), 8 if block > 256 else 4,
-        )  # fmt: skip
-
-
-def gaussian_backward(
-    grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc, grad_scale
-) -> None:
-    n = loc.numel()
-    vector = 16 // loc.element_size()
-    segments = n if grad_kl is None else grad_kl.numel()
-    cut = plan(n, segments, vector, loc.device)
-    if grad_kl is None:
-        mode = backward.GKL_NONE
-    elif segments == n:
-        mode = backward.GKL_EACH
-    elif segments == 1:
-        mode = backward.GKL_ONE
-    else:
-        mode = backward.GKL_SEGMENT if cut.segment_groups else backward.GKL_SPLIT
-    each = grad_kl if segments == n else None
-    tensors = (loc, scale, eps, grad_z, grad_loc, grad_scale, each)
-    place = layout_of(tensors, dense, cut.shape, vector)
-    scalars = (n, n // segments, place.columns, *place.strides, low, high, weight)
-    constants = (
-        kind, low != float("-inf") or high != float("inf"), mode.value, cut.segment_groups,
-        place.layout,
-        place.unit, place.long, place.big, cut.tail, cut.shape.groups, vector, math_form(loc.device,
-        vector),
-    )  # fmt: skip
-    pointers = (grad_z, grad_kl, loc, scale, key, eps, grad_loc, grad_scale)
-    launch(backward.backward_kernel, cut.programs, pointers, scalars, constants, cut.shape.warps)
+def _handle(compiled: Any) -> Any:
+    """What a direct launch needs; False where this Triton has it otherwise."""
+    if all(hasattr(compiled, name) for name in ("run", "function", "packed_metadata")):
+        # Read once: each of them is looked up in Python. `run` first, it loads the kernel.
+        return compiled.run, compiled.function, compiled.packed_metadata
+    return False

@@ -45,6 +45,26 @@ def philox(counter, seed, MATH: tl.constexpr):
     c1 = tl.zeros_like(c0)
     c2 = high0 ^ k1
     c3 = low0
+    return last_rounds(c0, c1, c2, c3, k0, k1, MATH)
+
+
+@triton.jit
+def philox_of_subsequence(counter, subsequence, seed, MATH: tl.constexpr):
+    """The words of one block of each subsequence (uint32, any shape), as cuRAND counts them: the
+    uint64 scalar `counter` is words 0 and 1, the subsequence words 2 and 3.
+    """
+    k0 = seed.to(tl.uint32)
+    k1 = (seed >> 32).to(tl.uint32)
+    c2 = subsequence
+    c1 = tl.zeros_like(c2) + (counter >> 32).to(tl.uint32)
+    high0, low0 = widen_multiply(tl.zeros_like(c2) + counter.to(tl.uint32), _MULTIPLIER_0, MATH)
+    high1, low1 = widen_multiply(c2, _MULTIPLIER_1, MATH)
+    return last_rounds(high1 ^ c1 ^ k0, low1, high0 ^ k1, low0, k0, k1, MATH)
+
+
+@triton.jit
+def last_rounds(c0, c1, c2, c3, k0, k1, MATH: tl.constexpr):
+    """All rounds but the first, which leaves these words and has used this key."""
     for _ in tl.static_range(9):
         k0 = (k0.to(tl.uint64) + _WEYL_0).to(tl.uint32)
         k1 = (k1.to(tl.uint64) + _WEYL_1).to(tl.uint32)

@@ -1,0 +1,142 @@
+"""``rng="torch"`` on CUDA without a tensor of noise: kernels draw what ``torch.randn_like`` draws.
+
+It serves z and a summed KL of two contiguous tensors in plain eager mode, where the backend has
+found that its numbers are PyTorch's. Everything else draws the noise and passes it as ``eps``.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import noise
+from ..backends import select
+from . import gaussian_call
+from .gaussian_call import Inputs, Spec
+from .library import eager, forward_ad_active, ordinary
+
+_SUMMED = frozenset(("sum", "mean", "batchmean"))
+# PyTorch draws for longer tensors in several launches.
+_MOST_BYTES = 2**31 - 1
+
+
+class Call(NamedTuple):
+    """What a call computes, by which backend, with which numbers."""
+
+    backend: ModuleType
+    draw: Any
+    kind: int
+    low: float
+    high: float
+    weight: float
+    reduction: str
+
+
+def latent(
+    loc: Tensor,
+    scale: Tensor | float,
+    kind: int,
+    bounds: tuple[float, float],
+    reduction: str | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor] | None:
+    """z and the KL, or None when the noise has to be drawn as a tensor."""
+    if (
+        not eager()
+        or not ordinary(loc)
+        or not ordinary(scale)
+        or reduction not in _SUMMED
+        or forward_ad_active()
+        or not _serves(loc, scale)  # type: ignore[arg-type]
+    ):
+        return None
+    backend = select.pick(loc.device)
+    stream = getattr(backend, "torch_random", None)
+    source = noise.plain_generator(loc.device, generator)
+    if stream is None or source is None or not stream().holds(loc.device, loc.dtype):
+        return None
+    threads, offsets = stream().threads_and_offsets(loc.numel(), stream().most_blocks(loc.device))
+    draw = stream().Draw(*noise.reserve(source, offsets), threads)
+    weight = gaussian_call.kl_weight(loc.shape, reduction)
+    call = Call(backend, draw, kind, *bounds, weight, reduction)
+    if torch.is_grad_enabled() and (loc.requires_grad or scale.requires_grad):  # type: ignore[union-attr]
+        return TorchLatent.apply(loc, scale, call)  # type: ignore[no-any-return]
+    return _forward(loc, scale, call)  # type: ignore[arg-type]
+
+
+def _serves(loc: Tensor, scale: Tensor) -> bool:
+    return (
+        (loc.shape, loc.dtype, loc.device) == (scale.shape, scale.dtype, scale.device)
+        and loc.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and loc.layout is scale.layout is torch.strided
+        and loc.is_contiguous()
+        and scale.is_contiguous()
+        and 0 < loc.numel() * loc.element_size() <= _MOST_BYTES
+    )
+
+
+def _forward(loc: Tensor, scale: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    z, kl = torch.empty_like(loc), torch.empty((), dtype=torch.float32, device=loc.device)
+    call.backend.torch_random().forward(
+        call.draw, loc, scale, call.kind, call.low, call.high, call.weight, z, kl
+    )
+    return z, kl
+
+
+class TorchLatent(torch.autograd.Function):
+    """Saves the inputs, and where the noise lies in the generator's stream."""
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, scale: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(loc, scale)
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.dtype = call, loc.dtype
+        return _forward(loc, scale, call)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
+        loc, scale = ctx.saved_tensors
+        call: Call = ctx.call
+        if (
+            torch.is_grad_enabled()
+            or not eager()
+            or not all(ctx.needs_input_grad[:2])
+            or not ordinary(grad_z)
+            or not grad_z.is_contiguous()  # type: ignore[union-attr]
+            or not (grad_kl is None or ordinary(grad_kl))
+            # A hook on saved tensors may have changed them.
+            or not (loc.dtype is scale.dtype is ctx.dtype)
+            or not (loc.is_contiguous() and scale.is_contiguous())
+        ):
+            return _general_backward(ctx, loc, scale, grad_z, grad_kl)
+        to_loc, to_scale = torch.empty_like(loc), torch.empty_like(scale)
+        call.backend.torch_random().backward(
+            call.draw, grad_z, grad_kl, loc, scale, call.kind, call.low, call.high, call.weight,
+            to_loc, to_scale,
+        )  # fmt: skip
+        return to_loc, to_scale, None
+
+
+def _general_backward(
+    ctx: Any, loc: Tensor, scale: Tensor, grad_z: Tensor | None, grad_kl: Tensor | None
+) -> Any:
+    """With the noise as a tensor."""
+    from .gaussian import latent_backward
+
+    call: Call = ctx.call
+    loc, scale = loc.to(ctx.dtype), scale.to(ctx.dtype)
+    eps = torch.empty(loc.shape, dtype=loc.dtype, device=loc.device)
+    call.backend.torch_random().normal(call.draw, eps)
+    grads = latent_backward(
+        functools.partial(gaussian_call.backward, call.backend),
+        grad_z,
+        grad_kl,
+        Inputs(loc, scale, None, eps),
+        Spec([], call.kind, call.low, call.high, call.reduction, True, -1),
+        (*ctx.needs_input_grad[:2], False),
+    )
+    return grads[0], grads[1], None

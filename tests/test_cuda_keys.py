@@ -1,0 +1,553 @@
+"""Keys of CUDA tensors: derived from the generator's state, and passed to kernels by value.
+
+Without a GPU, generators are stand-ins and kernels run in Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from triton_truth import DEVICE, make_key, needs_backend, scale_values, signed, values
+
+import fused_reparam
+from fused_reparam import gaussian_latent, gaussian_rsample, noise
+from fused_reparam.backends import triton as backend
+
+INF = float("inf")
+TWO64 = 1 << 64
+CUDA = torch.device("cuda", 0)
+
+
+class OldGenerator:
+    """As much of a CUDA generator before PyTorch 2.14 as drawing a key needs."""
+
+    device = CUDA
+
+    def __init__(self, seed: int, offset: int = 0):
+        self.seed, self.offset = seed, offset
+
+    def initial_seed(self) -> int:
+        return self.seed
+
+    def get_offset(self) -> int:
+        return self.offset
+
+    def set_offset(self, offset: int) -> None:
+        assert offset % 4 == 0
+        self.offset = offset % TWO64
+
+
+class NewGenerator:
+    """The same from PyTorch 2.14 on. `graph`: where its state lies while a graph is captured."""
+
+    device = CUDA
+
+    def __init__(self, seed: int, offset: int = 0):
+        self.seed, self.offset, self.reserved = seed, offset, 0
+        self.graph: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def philox_state(self, increment: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self.graph is not None:
+            at, self.reserved = self.reserved, self.reserved + increment
+            return *self.graph, torch.tensor([at])
+        at, self.offset = self.offset, (self.offset + increment) % TWO64
+        seed, offset = (torch.tensor([signed(v)]) for v in (self.seed, at))
+        return seed, offset, torch.tensor([0])
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """Sets whether a graph is being captured; it is not."""
+
+    def set_to(now: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now)
+
+    set_to(False)
+    return set_to
+
+
+def host_key(seed: int, offset: int) -> torch.Tensor:
+    return noise.key(noise.derived_seed(seed, offset))
+
+
+# --- the key that a generator's state gives ------------------------------------------------------
+
+
+def test_derived_seed_by_hand():
+    assert noise.derived_seed(0, 0) == 11400714819323198485  # 2^64 over the golden ratio
+    assert noise.derived_seed(0, 4) == 5 * 11400714819323198485 - 3 * TWO64 == 1663341875487337577
+    assert noise.derived_seed(TWO64 - 1, 0) == 11400714819323198484
+    assert noise.derived_seed(7, TWO64 - 4) == (7 - 3 * 11400714819323198485) % TWO64
+    # As a generator gives its state in int64.
+    assert noise.derived_seed(-1, -4) == noise.derived_seed(TWO64 - 1, TWO64 - 4)
+
+
+def test_no_key_of_a_generator_comes_twice_or_is_its_own():
+    for seed in (0, 1, 2**63 + 5, TWO64 - 1):
+        found = {noise.derived_seed(seed, 4 * k) for k in range(20_000)}
+        assert len(found) == 20_000
+        assert seed not in found
+
+
+def test_noise_of_neighbouring_keys_is_independent():
+    n, keys = 4096, 64
+    drawn = torch.stack([noise.normal(host_key(42, 4 * k), n).double() for k in range(keys)])
+    correlation = torch.corrcoef(drawn)
+    apart = correlation[~torch.eye(keys, dtype=torch.bool)]
+    # 2016 pairs: five deviations of 1 / sqrt(n) are exceeded with a chance of 1e-3.
+    assert apart.abs().max() < 5 / n**0.5
+    assert (drawn.mean(1).abs() < 5 / n**0.5).all()
+
+
+@pytest.mark.parametrize("kind", [OldGenerator, NewGenerator])
+def test_draws_from_the_generators_state(kind, capturing):
+    seed, offset = 2**63 + 17, TWO64 - 8
+    generator = kind(seed, offset)
+    for at in (offset, TWO64 - 4, 0, 4):
+        assert generator.offset == at
+        key = noise.draw_bits(CUDA, generator)
+        assert (key.device.type, key.dtype, key.shape) == ("cpu", torch.int64, (2,))
+        assert key.tolist() == [signed(noise.derived_seed(seed, at)), 0]
+    assert generator.offset == 8
+
+
+def test_both_ways_give_the_same_keys(capturing):
+    old, new = OldGenerator(5), NewGenerator(5)
+    for _ in range(3):
+        assert torch.equal(noise.draw_bits(CUDA, old), noise.draw_bits(CUDA, new))
+
+
+def test_the_default_generator_is_the_devices(capturing, monkeypatch):
+    generators = (OldGenerator(1), OldGenerator(2))
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    for name, which in (("cuda:0", 0), ("cuda:1", 1), ("cuda", 1)):
+        before = generators[which].offset
+        key = noise.draw_bits(torch.device(name), None)
+        assert key.tolist() == [signed(noise.derived_seed(which + 1, before)), 0]
+        assert generators[which].offset == before + 4
+
+
+def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypatch):
+    drawn = []
+
+    def randint(high, size, device, generator):
+        drawn.append(device)
+        return torch.zeros(size, dtype=torch.int64)
+
+    monkeypatch.setattr(torch, "randint", randint)
+    monkeypatch.setattr(noise, "_capturing_reservation", lambda generator: None)  # an old PyTorch
+    generator = OldGenerator(1)
+    capturing(True)
+    noise.draw_bits(CUDA, generator)
+    noise.draw_for_kernel(CUDA, generator)
+    capturing(False)
+    noise.draw_bits(torch.device("cuda", 1), generator)  # disagree: PyTorch's own error
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        noise.draw_bits(CUDA, generator)
+
+    def mapped(x):
+        noise.draw_bits(CUDA, generator)
+        return x
+
+    torch.func.vmap(mapped, randomness="same")(torch.zeros(2))
+    assert drawn == [CUDA, CUDA, torch.device("cuda", 1), CUDA, CUDA]
+    assert generator.offset == 0
+    noise.draw_bits(CUDA, generator)
+    assert generator.offset == 4
+    assert len(drawn) == 5
+
+
+# --- kernels -------------------------------------------------------------------------------------
+
+
+def run(key, n=1283, backward_key=None):
+    """z, KL and gradients of one call, as bits."""
+    loc = values(n, torch.float32, 1).to(DEVICE)
+    scale = scale_values("logvar", n, torch.float32).to(DEVICE)
+    z, to_loc, to_scale = (torch.full_like(loc, INF) for _ in range(3))
+    kl = torch.full((1,), INF, device=DEVICE)
+    backend.gaussian_forward(loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
+    backend.gaussian_backward(
+        z, kl, loc, scale, key if backward_key is None else backward_key, None,
+        0, -INF, INF, 1.0, True, to_loc, to_scale,
+    )  # fmt: skip
+    return z, kl, to_loc, to_scale
+
+
+def equal(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+SEEDS = [(0, 0), (3, 2**32 - 3), (2**31 + 1, 2**32 + 9), (2**63 + 11, TWO64 - 5)]
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """A function: passes a host key as if it lay on the device."""
+    from fused_reparam.backends.triton import calls
+
+    def call(function, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(calls, "_key", lambda key: calls._loaded(key.to(DEVICE)))
+            return function(*arguments)
+
+    return call
+
+
+@needs_backend
+@pytest.mark.parametrize(("seed", "offset"), SEEDS)
+def test_a_key_by_value_gives_the_bits_of_a_loaded_one(seed, offset, loaded):
+    key = noise.key(seed, offset)
+    by_value = run(key)
+    assert equal(by_value, run(key.view(torch.int64)))
+    assert equal(by_value, loaded(run, key))
+    out, other = (torch.full((1003,), INF, device=DEVICE) for _ in range(2))
+    backend.normal(key, out)
+    loaded(backend.normal, key, other)
+    assert torch.equal(out, other)
+    want = noise.normal(key, 1003)
+    assert (out.cpu() - want).abs().max() <= 4e-6
+
+
+@needs_backend
+@pytest.mark.parametrize(("seed", "offset"), [(5, 0), (2**63 + 17, 2**33 + 4), (1, TWO64 - 8)])
+@pytest.mark.parametrize("intragraph", [0, 4, 2**31 + 8])
+def test_a_key_from_a_graphs_state_gives_the_bits_of_the_host_key(seed, offset, intragraph):
+    state = [torch.tensor([signed(v)], device=DEVICE) for v in (seed, offset)]
+    bits = torch.full((2,), -1, device=DEVICE)
+    graph_key = noise.GraphKey(*state, intragraph, bits)
+    want = host_key(seed, (offset + intragraph) % TWO64)
+    assert equal(run(graph_key, backward_key=bits), run(want))
+    assert bits.tolist() == want.view(torch.int64).tolist()
+
+
+@needs_backend
+def test_each_replay_reads_the_state_anew():
+    """What a graph does: the same launches again, after the generator's state was written."""
+    state = [torch.tensor([5], device=DEVICE), torch.tensor([0], device=DEVICE)]
+    bits = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    graph_key = noise.GraphKey(*state, 4, bits)
+    runs = []
+    for offset in (0, 8, 16):
+        state[1].fill_(offset)
+        runs.append(run(graph_key, backward_key=bits))
+        assert equal(runs[-1], run(host_key(5, offset + 4)))
+    assert not torch.equal(runs[0][0], runs[1][0])
+    assert not torch.equal(runs[1][0], runs[2][0])
+
+
+# --- the whole way, with the host's path forced ---------------------------------------------------
+
+
+@pytest.fixture
+def forced(capturing, monkeypatch):
+    """Draw keys of any device from a stand-in generator, which is returned."""
+    generator = NewGenerator(2**63 + 3)
+    monkeypatch.setattr(noise, "_cuda_generator", lambda device, own: own or generator)
+    with fused_reparam.backend("triton"):
+        yield generator
+
+
+def step(**options):
+    mu, logvar = (
+        torch.linspace(-1, 1, 60, device=DEVICE).view(3, 20).clone().requires_grad_()
+        for _ in range(2)
+    )
+    z, kl = gaussian_latent(mu, logvar, **options)
+    return z.detach(), kl.detach(), *torch.autograd.grad((z * z).sum() + kl.sum(), (mu, logvar))
+
+
+@needs_backend
+@pytest.mark.parametrize("reduction", ["batchmean", "sample"])  # the short way, the general way
+def test_latent_with_a_key_on_the_host(forced, reduction):
+    for at in (0, 4, 8):
+        got = step(reduction=reduction)
+        assert forced.offset == at + 4
+        key = host_key(forced.seed, at)
+        assert equal(got, step(reduction=reduction, key=key))
+        assert equal(got, step(reduction=reduction, key=key.to(DEVICE)))
+
+
+@needs_backend
+def test_own_generator_returned_noise_and_double_backward(forced):
+    own = OldGenerator(9, 40)
+    mu = torch.zeros(7, device=DEVICE, dtype=torch.float64, requires_grad=True)
+    z, eps = gaussian_rsample(mu, mu, generator=own, return_eps=True)
+    assert (own.offset, forced.offset) == (44, 0)
+    want = noise.normal(host_key(9, 40), 7, dtype=torch.float64).to(DEVICE)
+    torch.testing.assert_close(eps, want, rtol=0, atol=1e-13)
+    (first,) = torch.autograd.grad(z.sum(), mu, create_graph=True)
+    torch.testing.assert_close(first, 1 + 0.5 * want, rtol=0, atol=1e-12)
+    (second,) = torch.autograd.grad(first.sum(), mu)
+    torch.testing.assert_close(second, 0.25 * want, rtol=0, atol=1e-12)
+
+
+@needs_backend
+def test_a_captured_step_takes_its_key_from_the_graph(forced, capturing):
+    """Forward and backward are all the kernels: the forward pass derives the key and keeps it."""
+    forced.graph = (torch.tensor([3], device=DEVICE), torch.tensor([80], device=DEVICE))
+    capturing(True)
+    first, second = step(), step()
+    capturing(False)
+    forced.graph = None
+    assert forced.reserved == 8
+    assert equal(first, step(key=host_key(3, 80)))
+    assert equal(second, step(key=host_key(3, 84)))
+
+
+@needs_backend
+def test_public_draw_is_on_the_device(forced):
+    key = noise.draw_key(DEVICE)
+    assert (key.device, key.dtype) == (DEVICE, torch.uint64)
+    assert key.view(torch.int64).tolist() == [signed(noise.derived_seed(forced.seed, 0)), 0]
+
+
+def test_ops_take_a_key_on_the_cpu_and_no_other_device():
+    op = torch.ops.fused_reparam.gaussian_latent
+    mu = torch.zeros(3)
+    with pytest.raises(ValueError, match="key must be on cpu or the CPU, got meta"):
+        op(mu, mu, make_key(1).cpu().to("meta"), None, [], 0, -INF, INF, "sum", True, -1)
+
+
+def test_reference_moves_a_key_to_the_operands():
+    """The meta device computes nothing, and refuses operands of two devices."""
+    from fused_reparam.backends import reference
+
+    mu = torch.empty(8, device="meta")
+    reference.normal(noise.key(1), mu)
+    reference.gaussian_forward(mu, mu, noise.key(1), None, 0, -INF, INF, 1.0, True, mu, None)
+
+
+def test_every_kind_of_key_compiles():
+    pytest.importorskip("triton")
+    code = (
+        "import aot\n"
+        "for name in ('forward', 'backward', 'normal'):\n"
+        "    for mode in (1, 2) if name == 'forward' else (1,):\n"
+        "        aot.listing(name, 'float32', 'sm_90', Q=256, KEY=mode)\n"
+        "print('compiled')\n"
+    )
+    here = Path(__file__).parent
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(here.parent), str(here), environment.get("PYTHONPATH", "")]
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert out.stdout.strip().endswith("compiled"), out.stderr[-2000:]
+
+
+# --- on a real GPU --------------------------------------------------------------------------------
+
+HAS_GRAPH_STATE = hasattr(torch.Generator, "philox_state")
+
+
+def inputs(shape=(128, 20), device="cuda"):
+    generator = torch.Generator().manual_seed(1)
+    mu, logvar = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    return mu.requires_grad_(), logvar.requires_grad_()
+
+
+def backward_of(mu, logvar, **options):
+    """One step's results, with nothing that waits for the device."""
+    z, kl = gaussian_latent(mu, logvar, **options)
+    grads = torch.autograd.grad((z, kl), (mu, logvar), (z.detach(), torch.ones_like(kl)))
+    return z.detach(), kl.detach(), *grads
+
+
+@pytest.fixture
+def _no_fill():
+    """conftest fills fresh memory, which is a kernel of its own."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")
+class TestGpu:
+    def test_keys_are_those_of_the_generators_state(self):
+        torch.manual_seed(11)
+        generator = torch.cuda.default_generators[0]
+        for at in (0, 4):
+            assert generator.get_offset() == at
+            key = noise.draw_key("cuda:0").view(torch.int64)
+            assert key.tolist() == [signed(noise.derived_seed(11, at)), 0]
+
+    def test_a_stand_in_for_the_other_way_is_faithful(self):
+        """Reserving as before PyTorch 2.14 and from then on leaves the same state."""
+        real = torch.Generator("cuda").manual_seed(3)
+        torch.randn(1000, device="cuda", generator=real)
+        old = OldGenerator(real.initial_seed(), real.get_offset())
+        for _ in range(2):
+            assert torch.equal(noise.draw_bits(CUDA, real), noise.draw_bits(CUDA, old))
+            assert real.get_offset() == old.offset
+
+    def test_rng_state_round_trip(self):
+        mu, logvar = inputs()
+        torch.randn(5, device="cuda")
+        state = torch.cuda.get_rng_state()
+        with torch.random.fork_rng():
+            first = backward_of(mu, logvar)
+        assert torch.equal(torch.cuda.get_rng_state(), state)
+        assert equal(backward_of(mu, logvar), first)
+        assert not equal(backward_of(mu, logvar), first)
+        torch.cuda.set_rng_state(state)
+        assert equal(backward_of(mu, logvar), first)
+
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_checkpointing_replays(self, reentrant):
+        from torch.utils.checkpoint import checkpoint
+
+        mu, logvar = inputs()
+        seen = []
+
+        def layer(a, b):
+            z, kl = gaussian_latent(a, b)
+            seen.append(z.detach().clone())
+            return z, kl
+
+        z, kl = checkpoint(layer, mu, logvar, use_reentrant=reentrant)
+        (z.square().sum() + kl).backward()
+        assert len(seen) == 2
+        assert torch.equal(seen[0], seen[1])
+
+    def test_own_generator(self):
+        mu, logvar = inputs()
+        before = torch.cuda.get_rng_state()
+        runs = []
+        for _ in range(2):
+            own = torch.Generator("cuda").manual_seed(2**63 + 1)
+            runs.append([backward_of(mu, logvar, generator=own) for _ in range(2)])
+            assert own.get_offset() == 8
+        assert equal(runs[0][0], runs[1][0])
+        assert equal(runs[0][1], runs[1][1])
+        assert not equal(runs[0][0], runs[0][1])
+        assert equal(runs[0][0], backward_of(mu, logvar, key=host_key(2**63 + 1, 0)))
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+
+    def test_two_streams(self):
+        mu, logvar = inputs((256, 1024))
+        torch.manual_seed(4)
+        want = [backward_of(mu, logvar) for _ in range(6)]
+        torch.manual_seed(4)
+        streams = [torch.cuda.Stream() for _ in range(2)]
+        torch.cuda.synchronize()
+        got = []
+        for i in range(6):
+            with torch.cuda.stream(streams[i % 2]):
+                torch.cuda._sleep(1_000_000)
+                got.append(backward_of(mu, logvar))
+        torch.cuda.synchronize()
+        assert all(equal(g, w) for g, w in zip(got, want, strict=True))
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+    def test_two_devices(self):
+        torch.manual_seed(6)
+        first = backward_of(*inputs(device="cuda:0"))
+        with torch.cuda.device(0):
+            second = backward_of(*inputs(device="cuda:1"))
+        assert second[0].device.index == 1
+        assert equal(first, [t.to("cuda:0") for t in second])  # both seeded with 6, at offset 0
+
+    @pytest.mark.usefixtures("_no_fill")
+    def test_no_synchronisation_and_two_kernels(self):
+        mu, logvar = inputs()
+        backward_of(mu, logvar)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            backward_of(mu, logvar)
+            gaussian_rsample(mu, logvar, key=noise.key(1))
+            noise.draw_key("cuda")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        z, kl = gaussian_latent(mu, logvar)
+        grads = torch.ones_like(z), torch.ones_like(kl)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            z, kl = gaussian_latent(mu, logvar)
+            torch.autograd.grad((z, kl), (mu, logvar), grads)
+            torch.cuda.synchronize()
+        events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        names = [e.name for e in events]
+        assert len(names) == 2, names
+        assert "forward_kernel" in names[0]
+        assert "backward_kernel" in names[1]
+
+    @pytest.mark.usefixtures("_no_fill")
+    def test_a_graphs_replays_draw_new_noise(self):
+        mu, logvar = inputs()
+        backward_of(mu, logvar)
+        torch.cuda.synchronize()
+        torch.manual_seed(21)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            first = backward_of(mu, logvar)
+            second = backward_of(mu, logvar)
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        seen = []
+        for _ in range(3):
+            at = generator.get_offset()
+            graph.replay()
+            for offset, got in ((at, first), (at + 4, second)):
+                seen.append(got[0].clone())
+                if HAS_GRAPH_STATE:  # else torch.randint draws in the graph
+                    assert equal(got, backward_of(mu, logvar, key=host_key(21, offset)))
+            assert torch.isfinite(torch.stack(got[2:])).all()
+        assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[i + 1 :]), (
+            "each replay, and each call in it, draws its own"
+        )
+
+    @pytest.mark.skipif(not HAS_GRAPH_STATE, reason="needs Generator.philox_state (PyTorch 2.14)")
+    @pytest.mark.usefixtures("_no_fill")
+    def test_a_graph_of_a_step_holds_two_kernels(self):
+        mu, logvar = inputs()
+        z, kl = gaussian_latent(mu, logvar)
+        grads = torch.ones_like(z), torch.ones_like(kl)
+        torch.autograd.grad((z, kl), (mu, logvar), grads)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            z, kl = gaussian_latent(mu, logvar)
+            torch.autograd.grad((z, kl), (mu, logvar), grads)
+        graph.replay()
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            graph.replay()
+            torch.cuda.synchronize()
+        events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        ours = [e.name for e in events if "fill" not in e.name.lower()]  # the state that is set
+        assert len(ours) == 2, ours
+
+    def test_a_host_key_reaches_the_device_where_a_tensor_of_noise_is_made(self):
+        mu, logvar = inputs((4, 3))
+        key = noise.key(5)
+        z, _, eps = gaussian_latent(mu, logvar, key=key, return_eps=True)
+        torch.testing.assert_close(eps.cpu(), noise.normal(key, (4, 3)), rtol=0, atol=4e-6)
+        (first,) = torch.autograd.grad(z.sum(), logvar, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), logvar)
+        torch.testing.assert_close(second, 0.25 * torch.exp(0.5 * logvar) * eps)
+        mapped = torch.func.vmap(lambda a, b: gaussian_rsample(a, b, key=key))(mu, logvar)
+        want = mu + torch.exp(0.5 * logvar) * noise.normal(key, 3, device="cuda")
+        torch.testing.assert_close(mapped, want)
+
+    def test_compiled_and_eager_draw_the_same_key(self):
+        mu, logvar = (t.detach() for t in inputs())
+        torch.manual_seed(8)
+        want = gaussian_latent(mu, logvar)[0]
+        torch.manual_seed(8)
+        compiled = torch.compile(lambda a, b: gaussian_latent(a, b)[0], fullgraph=True)
+        assert torch.equal(compiled(mu, logvar), want)

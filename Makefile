@@ -43,6 +43,8 @@ pages: $(STAMP)
 	$(BIN)/python -m bench pages
 
 gpu-report:
+	@$(PYTHON) -c 'import torch' 2>/dev/null || { echo "gpu-report: $(PYTHON) has no PyTorch;" \
+	    "name one that has: make gpu-report PYTHON=..."; exit 2; }
 	$(PYTHON) -m bench gpu-report
 
 # torch first, so that the native library is compiled by the install rather than at first use.

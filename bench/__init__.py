@@ -9,6 +9,6 @@
 
 One file for each idea: `ops/` says what an op computes and what it must move, `variants` who
 computes it, `gate` whether the answer is right, `timing` and `memory` how long and how much,
-`limits` what the machine itself can do, `measure` runs it all, `targets` what must be reached,
-`report`, `files`, `compare`, `markdown`, `plots` and `pages` show it.
+`limits` what the machine itself can do, `measure` runs it all, `report`, `files`, `compare` and
+`markdown` show it.
 """

@@ -92,7 +92,7 @@ def gpu_report(words: Sequence[str]) -> int:
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Speed and memory of an op, side by side with what it replaces.",
+        description="Speed and memory of ops and training steps, beside what they replace.",
         epilog="Also, each with --help: compare, table, plots, pages, gpu-report.",
     )
     parser.add_argument("--op", choices=sorted(OPS), default="gaussian_latent")

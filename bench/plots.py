@@ -167,8 +167,9 @@ def _memory(results: Sequence[Result], measure: str, title: str) -> Any:
     figure, panels = _panels(results, title)
     for axes, result in zip(panels, results, strict=True):
         _memory_lines(axes, result["rows"], measure)
-        # A line at 0 shows above the axis.
-        axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
+        # Lines at 0 and at the top stay clear of the frame.
+        top = axes.get_ylim()[1]
+        axes.set_ylim(-0.03 * top, 1.06 * top)
     _legend(figure, panels, note=None)
     return figure
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMED_OUT, NOT_FOUND = 124, 127
+TIMED_OUT, NOT_STARTED = 124, 127
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def run(
         code = _run(command, seconds, folder, os.environ | _quiet() | (more or {}), output.fileno())
         output.seek(0)
         text = output.read()
-    if code == NOT_FOUND and not text:
-        text = f"{command[0]} was not found"
+    if code == NOT_STARTED and not text:
+        text = f"{command[0]} could not be started"
     if log is not None:
         with log.open("a") as file:
             file.write(f"$ {' '.join(command)}\n{text}\n[ended with {code}]\n\n")
@@ -60,7 +60,7 @@ def _run(
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     except OSError:
-        return NOT_FOUND
+        return NOT_STARTED
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import invented
@@ -275,15 +276,15 @@ def test_pages_show_the_pictures_there_are(drawn, checkout):
     assert made.count("](../bench/results/two/") == made.count("![") == 6
 
 
-def test_without_matplotlib_one_line_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    invented.write(tmp_path, invented.result())
-    assert command_line.main(["plots", str(tmp_path)]) == 1
+def test_without_matplotlib_one_line_says_so(checkout, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    capsys.readouterr()
+    assert command_line.main(["plots", str(checkout / pages.RESULTS / "two")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("no plots: matplotlib can't be imported here")
     # Pages need none.
-    assert command_line.main(["pages", "--check"]) == 0
+    assert command_line.main(["pages", "--check", "--root", str(checkout)]) == 0
 
 
 def test_plots_of_nothing(tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def test_the_plan_begins_with_what_the_targets_ask_for():
     assert second.words == ("--op", "gaussian_latent", "--quick", "--sizes", "128x20")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "file").write_text("")
     folder, notes = gpu_report._folder(tmp_path / "file", "machine")
     assert folder.is_dir()
@@ -178,6 +180,23 @@ def test_what_an_earlier_run_left_is_removed_with_the_first_result(tmp_path):
     names = ["gaussian_latent.csv", "gaussian_latent.json", "normal.csv", "normal.json"]
     assert sorted(path.name for path in folder.iterdir()) == [*names, "notes.md", TESTS_FILE]
     assert len(rows_of(run.results.values())) == 2 * len(result["rows"])
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", ""), ("cuda", "1")])
+def test_steps_on_a_gpu_do_not_compile_the_cpu_library(device, said, tmp_path, monkeypatch):
+    monkeypatch.delenv("FUSED_REPARAM_NO_JIT", raising=False)
+    deadline = time.monotonic() + 60
+    run = gpu_report.Run(device, deadline, 0.0, tmp_path, invented.machine(), {}, "")
+    done = gpu_report._step(run, "say", ["sh", "-c", "echo $FUSED_REPARAM_NO_JIT"], 30)
+    assert done.output.strip() == said
+    assert run.notes == []
+
+
+def test_a_step_that_hangs_is_cut_and_noted(tmp_path, monkeypatch):
+    run = gpu_report.Run("cpu", time.monotonic() + 60, 0.0, tmp_path, invented.machine(), {}, "")
+    monkeypatch.setattr(gpu_report, "LEAST", 0.1)
+    assert gpu_report._step(run, "hang", ["sleep", "60"], 0.4).code == processes.TIMED_OUT
+    assert run.notes == ["hang: cut after 0 s"]
 
 
 # --- tests' outcomes, processes -------------------------------------------------------------------
@@ -223,4 +242,7 @@ def test_how_processes_end(tmp_path):
     done = processes.run(command, 10, tmp_path, {"WORD": "first"})
     assert (done.code, done.output, done.last_line()) == (3, "first\nlast\n", "last")
     done = processes.run(["no-such-command"], 10, tmp_path)
-    assert (done.code, done.output) == (processes.NOT_FOUND, "no-such-command was not found")
+    assert (done.code, done.output) == (
+        processes.NOT_STARTED,
+        "no-such-command could not be started",
+    )

@@ -11,19 +11,19 @@ The stream is the one of PyTorch's own stateless generator, ``torch.func._random
 
 from __future__ import annotations
 
-import array
 import math
 import operator
-import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch._functorch.config
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["draw_key", "key", "normal"]
+from . import cuda_keys
+from .cuda_keys import GraphKey, HostKey, as_int64, derived_seed
+
+__all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key", "normal"]
 
 PHILOX_ROUNDS = 10
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -31,11 +31,6 @@ PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW32 = 0xFFFFFFFF
 _TWO63 = 1 << 63
 _TWO64 = 1 << 64
-# An odd number, 2^64 divided by the golden ratio: its multiples pass through every 64-bit number.
-GOLDEN = 0x9E3779B97F4A7C15
-# What a key takes from a CUDA generator: the least that a generator gives.
-_RESERVED = 4
-_reserving = threading.Lock()
 # Normals that one 128-bit block holds, by the dtype in which they are computed.
 LANES = {torch.float32: 4, torch.float64: 2}
 
@@ -63,7 +58,7 @@ def key(seed: int, offset: int = 0, *, device: torch.device | str | None = None)
         tensor([18446744073709551615,                    7], dtype=torch.uint64)
     """
     values = [_as_uint64("seed", seed), _as_uint64("offset", offset)]
-    signed = [_as_int64(v) for v in values]
+    signed = [as_int64(v) for v in values]
     # Not the default device: a key is for any tensor.
     return torch.tensor(signed, dtype=torch.int64, device=device or "cpu").view(torch.uint64)
 
@@ -78,11 +73,6 @@ def _as_uint64(name: str, value: int) -> int:
     if not 0 <= number < _TWO64:
         raise ValueError(f"noise.key: {name} must be in [0, 2**64), got {number}")
     return number
-
-
-def _as_int64(value: int) -> int:
-    """The signed number of the same 64 bits as ``value`` modulo 2^64."""
-    return (value + _TWO63) % _TWO64 - _TWO63
 
 
 def draw_key(
@@ -130,129 +120,24 @@ def on_device(key: Tensor, device: torch.device | str) -> Tensor:
     return key.to(device, non_blocking=True)
 
 
-def derived_seed(seed: int, offset: int) -> int:
-    """The seed of a key that is drawn from a generator with this seed, at this offset.
-
-    ``(seed + GOLDEN * (offset + 1)) mod 2^64``; the key is ``[derived_seed(seed, offset), 0]``.
-    GOLDEN is odd, so the keys of one generator differ as long as its offsets do. ``offset + 1`` is
-    never 0 here (offsets are multiples of 4), so no key of a generator has its own seed, whose
-    blocks ``torch.randn`` uses.
-    """
-    return (seed + GOLDEN * (offset + 1)) % _TWO64
-
-
 def draw_bits(device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
     """The bits of a fresh key as int64, which backends take as well: the view costs 2 us.
 
     The key of a CUDA device stays on the host where it can: a kernel takes it by value.
     """
     if device is not None:
-        source = plain_generator(torch.device(device), generator)
+        source = cuda_keys.plain_generator(torch.device(device), generator)
         if source is not None:
-            return _host_key(source).bits()
+            return cuda_keys.host_key(source).bits()
     return torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
-
-
-def plain_generator(
-    device: torch.device, generator: torch.Generator | None
-) -> torch.Generator | None:
-    """The CUDA generator whose state the host may read and move on; None where it may not."""
-    source = _cuda_generator(device, generator)
-    return None if source is None or torch.cuda.is_current_stream_capturing() else source
-
-
-def _cuda_generator(
-    device: torch.device, generator: torch.Generator | None
-) -> torch.Generator | None:
-    """The CUDA generator to draw from in plain eager mode; None where ``torch.randint`` draws."""
-    if (
-        device.type != "cuda"
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-    ):
-        return None
-    if generator is None:
-        torch.cuda.init()
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
-    # Where they disagree, PyTorch says so.
-    other = device.index is not None and generator.device.index != device.index
-    return None if generator.device.type != "cuda" or other else generator
-
-
-class HostKey(NamedTuple):
-    """A key as two numbers, in int64: cheaper than a tensor where a kernel takes it by value."""
-
-    seed: int
-    offset: int
-
-    def bits(self) -> Tensor:
-        """The key as an int64 tensor on the CPU. (``torch.tensor`` takes three times as long.)"""
-        return torch.frombuffer(array.array("q", self), dtype=torch.int64)
-
-
-def _host_key(generator: torch.Generator) -> HostKey:
-    return HostKey(_as_int64(derived_seed(*reserve(generator, _RESERVED))), 0)
-
-
-def reserve(generator: torch.Generator, offsets: int) -> tuple[int, int]:
-    """The seed and the offset of a CUDA generator that is not being captured; it moves on."""
-    if hasattr(generator, "philox_state"):  # from PyTorch 2.14 on
-        seed, offset, _ = generator.philox_state(offsets)
-        return seed.item(), offset.item()
-    # The lock keeps our own threads apart. An op of PyTorch that draws from the same generator in
-    # another thread between these two lines is given numbers at this offset, which a key does not
-    # use, and the offset is set back to just after it: a later op may draw that op's numbers again.
-    with _reserving:
-        at = generator.get_offset()
-        generator.set_offset(at + offsets)
-    return generator.initial_seed(), at
-
-
-class GraphKey(NamedTuple):
-    """A key that a kernel derives when a CUDA graph is replayed.
-
-    ``seed`` and ``offset`` are int64 tensors of shape (1,) on the device, which each replay fills
-    with the generator's state; ``intragraph`` is to be added to the offset. The kernel that uses
-    the key writes it to ``bits`` (int64, shape (2,)), for the kernels after it.
-    """
-
-    seed: Tensor
-    offset: Tensor
-    intragraph: int
-    bits: Tensor
 
 
 def draw_for_kernel(
     device: torch.device, generator: torch.Generator | None
 ) -> Tensor | HostKey | GraphKey:
     """A fresh key for a backend that takes all three: even in capture it costs no kernel."""
-    source = _cuda_generator(device, generator)
-    if source is None:
-        return draw_bits(device, generator)
-    if not torch.cuda.is_current_stream_capturing():
-        return _host_key(source)
-    reserved = _capturing_reservation(source)
-    if reserved is None:
-        return draw_bits(device, generator)
-    seed, offset, intragraph = reserved
-    bits = torch.empty(2, dtype=torch.int64, device=device)
-    return GraphKey(seed, offset, int(intragraph.item()), bits)
-
-
-def _capturing_reservation(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(seed, offset, intragraph offset) of a generator under capture; None where PyTorch can't."""
-    if hasattr(generator, "philox_state"):  # from PyTorch 2.14 on
-        return generator.philox_state(_RESERVED)  # type: ignore[no-any-return]
-    # PyTorch 2.13 has the same for its compiler. In eager mode it would launch two kernels.
-    name = "inductor_reserve_rng_state"
-    if hasattr(torch.ops.inductor_prims, name) and torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"inductor_prims::{name}", "BackendSelect"
-    ):
-        op = torch.ops.inductor_prims.inductor_reserve_rng_state.default
-        return op(generator, _RESERVED)  # type: ignore[no-any-return]
-    return None
+    drawn = cuda_keys.draw(device, generator)
+    return draw_bits(device, generator) if drawn is None else drawn
 
 
 def _draw_key_in_graph(device: torch.device | str | None) -> Tensor:
@@ -358,7 +243,7 @@ def normal(
 
 def advance(key: Tensor, blocks: int) -> Tensor:
     """The key whose first block is block ``blocks`` of ``key`` (modulo 2^64)."""
-    step = torch.tensor([0, _as_int64(blocks)], dtype=torch.int64, device="cpu")
+    step = torch.tensor([0, as_int64(blocks)], dtype=torch.int64, device="cpu")
     return (key.view(torch.int64) + step.to(key.device)).view(torch.uint64)
 
 

@@ -15,7 +15,7 @@ import torch
 from triton_truth import DEVICE, make_key, needs_backend, scale_values, signed, values
 
 import fused_reparam
-from fused_reparam import gaussian_latent, gaussian_rsample, noise
+from fused_reparam import cuda_keys, gaussian_latent, gaussian_rsample, noise
 from fused_reparam.backends import triton as backend
 
 INF = float("inf")
@@ -142,7 +142,9 @@ def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypa
         return torch.zeros(size, dtype=torch.int64)
 
     monkeypatch.setattr(torch, "randint", randint)
-    monkeypatch.setattr(noise, "_capturing_reservation", lambda generator: None)  # an old PyTorch
+    monkeypatch.setattr(
+        cuda_keys, "_capturing_reservation", lambda generator: None
+    )  # an old PyTorch
     generator = OldGenerator(1)
     capturing(True)
     noise.draw_bits(CUDA, generator)
@@ -256,7 +258,7 @@ def test_each_replay_reads_the_state_anew():
 def forced(capturing, monkeypatch):
     """Draw keys of any device from a stand-in generator, which is returned."""
     generator = NewGenerator(2**63 + 3)
-    monkeypatch.setattr(noise, "_cuda_generator", lambda device, own: own or generator)
+    monkeypatch.setattr(cuda_keys, "_cuda_generator", lambda device, own: own or generator)
     with fused_reparam.backend("triton"):
         yield generator
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from triton_truth import DEVICE, latent64, needs_backend, scale_values, signed, values
+from triton_truth import DEVICE, latent64, needs_backend, scale_values, values
 
 import fused_reparam
-from fused_reparam import gaussian_latent, noise
+from fused_reparam import cuda_keys, gaussian_latent
 from fused_reparam.ops import gaussian_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
@@ -71,7 +71,7 @@ def stream():
 
 
 def draw_of(stream, seed: int, offset: int, n: int, blocks: int):
-    return stream.Draw(signed(seed), signed(offset), stream.threads_and_offsets(n, blocks)[0])
+    return stream.Draw(seed, offset, stream.threads_and_offsets(n, blocks)[0])
 
 
 def test_the_emulation_knows_philox():
@@ -188,7 +188,7 @@ class Torch:
         stream = backend.torch_random()
         threads, moved = stream.threads_and_offsets(n, self.blocks)
         out = torch.empty(n, dtype=dtype, device=device)
-        stream.normal(stream.Draw(signed(self.seed), self.offset, threads), out)
+        stream.normal(stream.Draw(self.seed, self.offset, threads), out)
         out[-1] += self.error
         self.offset += moved + self.moves
         return out
@@ -248,8 +248,8 @@ class Generator:
 @pytest.fixture
 def forced(stream, monkeypatch):
     """The fused way with a stand-in generator, for a GPU of two blocks; returns the generator."""
-    generator = Generator(6, 20)
-    monkeypatch.setattr(noise, "plain_generator", lambda device, own: own or generator)
+    generator = Generator(2**63 + 6, 20)
+    monkeypatch.setattr(cuda_keys, "plain_generator", lambda device, own: own or generator)
     monkeypatch.setattr(stream, "most_blocks", lambda device: 2)
     monkeypatch.setattr(stream, "holds", lambda device, dtype: True)
     with fused_reparam.backend("triton"):
@@ -269,7 +269,7 @@ def test_latent_draws_in_the_kernel_and_keeps_no_noise(forced):
         z, kl = gaussian_latent(mu, logvar, rng="torch")
     assert forced.offset == 28
     assert len(kept) == 2
-    eps = randn64(6, 20, 2700, 2).view(9, 300).float().to(DEVICE)
+    eps = randn64(2**63 + 6, 20, 2700, 2).view(9, 300).float().to(DEVICE)
     want_z, want_kl = gaussian_latent(mu, logvar, eps=eps)
     torch.testing.assert_close(z, want_z, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(kl, want_kl, rtol=1e-5, atol=0)
@@ -421,10 +421,11 @@ class TestGpu:
         def train(latent):
             torch.manual_seed(0)
             weight = torch.randn(2, 64, 40, device="cuda").requires_grad_()
-            optimizer = torch.optim.SGD([weight], lr=0.02)
+            data = 0.1 * torch.randn(256, 64, device="cuda")
+            optimizer = torch.optim.SGD([weight], lr=1.0)
             losses = []
             for _ in range(60):
-                mu, logvar = (0.1 * torch.randn(256, 64, device="cuda") @ w for w in weight)
+                mu, logvar = (data @ w for w in weight)
                 z, kl = latent(mu, logvar)
                 loss = (z - 1).square().mean() + 0.1 * kl
                 optimizer.zero_grad()

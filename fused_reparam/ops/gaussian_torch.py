@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import noise
+from .. import cuda_keys
 from ..backends import select
 from . import gaussian_call
 from .gaussian_call import Inputs, Spec
@@ -56,11 +56,11 @@ def latent(
         return None
     backend = select.pick(loc.device)
     stream = getattr(backend, "torch_random", None)
-    source = noise.plain_generator(loc.device, generator)
+    source = cuda_keys.plain_generator(loc.device, generator)
     if stream is None or source is None or not stream().holds(loc.device, loc.dtype):
         return None
     threads, offsets = stream().threads_and_offsets(loc.numel(), stream().most_blocks(loc.device))
-    draw = stream().Draw(*noise.reserve(source, offsets), threads)
+    draw = stream().Draw(*cuda_keys.reserve(source, offsets), threads)
     weight = gaussian_call.kl_weight(loc.shape, reduction)
     call = Call(backend, draw, kind, *bounds, weight, reduction)
     if torch.is_grad_enabled() and (loc.requires_grad or scale.requires_grad):  # type: ignore[union-attr]

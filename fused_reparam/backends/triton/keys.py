@@ -8,12 +8,12 @@ under graph capture, which a replay fills in: see `noise.derived_seed` and `nois
 import triton
 import triton.language as tl
 
-from ... import noise
+from ...cuda_keys import GOLDEN
 
 GIVEN: tl.constexpr = tl.constexpr(0)
 LOADED: tl.constexpr = tl.constexpr(1)
 GRAPH: tl.constexpr = tl.constexpr(2)
-_GOLDEN: tl.constexpr = tl.constexpr(noise.GOLDEN)
+_GOLDEN: tl.constexpr = tl.constexpr(GOLDEN)
 
 
 @triton.jit

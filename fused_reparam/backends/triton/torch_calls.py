@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ...cuda_keys import as_int64
 from . import finish, torch_stream
 from .launch import Variant, math_form
 
@@ -21,9 +22,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class Draw(NamedTuple):
     """Where in a generator's stream the noise of n elements lies."""
 
-    seed: int  # in int64, as is the offset
+    seed: int
     offset: int
     threads: int
+
+    def numbers(self, n: int) -> tuple[int, int, int, int]:
+        """n, threads, seed and first block, as kernels take them."""
+        return n, self.threads, as_int64(self.seed), self.offset // 4
 
 
 def threads_and_offsets(n: int, blocks: int) -> tuple[int, int]:
@@ -81,7 +86,7 @@ def normal(draw: Draw, out: Tensor) -> None:
     """Fill `out` (dense) with the noise of a draw."""
     n = out.numel()
     variant = _variant("fill_kernel", out.device, out.dtype, n, draw.threads, ())
-    variant.launch((out,), (n, draw.threads, draw.seed, draw.offset // 4))
+    variant.launch((out,), draw.numbers(n))
 
 
 def forward(
@@ -94,9 +99,8 @@ def forward(
     variant = _variant("forward_kernel", device, loc.dtype, n, draw.threads, options)
     programs = variant.programs
     target = kl if programs == 1 else torch.empty(programs, dtype=kl.dtype, device=device)
-    numbers = (n, draw.threads, draw.seed, draw.offset // 4)
     factor = weight if programs == 1 else 1.0
-    variant.launch((loc, scale, z, target), (*numbers, low, high, factor))
+    variant.launch((loc, scale, z, target), (*draw.numbers(n), low, high, factor))
     if programs > 1:
         _finish(device, programs).launch((target, kl), (programs, n, weight))
 
@@ -109,9 +113,8 @@ def backward(
     n = loc.numel()
     options = (kind, low != -_INF or high != _INF, grad_kl is None)
     variant = _variant("backward_kernel", loc.device, loc.dtype, n, draw.threads, options)
-    numbers = (n, draw.threads, draw.seed, draw.offset // 4)
     variant.launch(
-        (grad_z, grad_kl, loc, scale, grad_loc, grad_scale), (*numbers, low, high, weight)
+        (grad_z, grad_kl, loc, scale, grad_loc, grad_scale), (*draw.numbers(n), low, high, weight)
     )
 
 
@@ -147,7 +150,7 @@ def same_as_torch(
         want = torch.randn(n, dtype=dtype, device=device, generator=generator)
         threads, moved = threads_and_offsets(n, blocks)
         got = torch.empty_like(want)
-        normal(Draw(seed - 2**64, offset, threads), got)
+        normal(Draw(seed, offset, threads), got)
         bits = torch.int32 if dtype == torch.float32 else torch.int16
         if generator.get_offset() != offset + moved or not torch.equal(
             got.view(bits), want.view(bits)

@@ -25,6 +25,15 @@ BRIEF = Effort(sample_seconds=1e-5, seconds=0.02, least_rounds=3, most_rounds=4)
 ELEMENTS = 16 * 20
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sizes are tiny, and threads that wait for a busy core would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def plain(name):
     """A variant of PyTorch's own, by name, without the compiled ones."""
     computes = {

@@ -19,6 +19,15 @@ SAMPLING = ("gaussian_latent", "gaussian_rsample", "gaussian_latent_from_moments
 DIVERGING = ("gaussian_latent", "gaussian_kl", "gaussian_latent_from_moments")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sizes are tiny, and threads that wait for a busy core would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def judge(name, compute, dtype="float32", shape=(128, 20)):
     torch.manual_seed(1)
     case = OpCase(OPS[name], "x", shape, dtype, CPU)

@@ -17,6 +17,15 @@ CPU = torch.device("cpu")
 BRIEF = Effort(sample_seconds=1e-5, seconds=0.02, least_rounds=3, most_rounds=4)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sizes are tiny, and threads that wait for a busy core would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def peak(call):
     return memory.peak_bytes(Contestant("some", call), CPU)
 

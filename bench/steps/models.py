@@ -63,7 +63,8 @@ def image_vae(batch: int = 8, channels: int = 16, side: int = 128) -> Model:
         batch=lambda device: (torch.rand(batch, 3, 2 * side, 2 * side, device=device),),
         textbook=gaussian_latent_from_moments.OP.textbook,
         ours=gaussian_latent_from_moments.OP.ours,
-        own=2,
+        # Images of 12 values for each pixel of the latent, and few parameters.
+        own=12 // channels + 2,
         alive=dict.fromkeys(("pytorch", "reference", "fused"), 40),
     )
 
@@ -113,11 +114,10 @@ class ImageVae(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         wide = 2 * channels
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, wide, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 3, padding=1),
-        )
+        moments = nn.Conv2d(wide, wide, 3, padding=1)
+        with torch.no_grad():
+            moments.get_parameter("bias")[channels:].sub_(2)  # sigma is about 0.4
+        self.encoder = nn.Sequential(nn.Conv2d(3, wide, 3, stride=2, padding=1), nn.SiLU(), moments)
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, wide, 3, padding=1), nn.SiLU(), nn.ConvTranspose2d(wide, 3, 2, 2)
         )

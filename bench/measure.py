@@ -130,9 +130,12 @@ def measure(
 
 
 def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
-    """Those of the variants (or the missing ones) that the settings ask for."""
+    """Those of the variants (or the missing ones) that the settings ask for.
+
+    A backend's name asks for it in a compiled model too.
+    """
     wanted = settings.variants
-    return [e for e in entries if not wanted or e.name in (EAGER, *wanted)]
+    return [e for e in entries if not wanted or e.name.split(",")[0] in (EAGER, *wanted)]
 
 
 def machine_limits(settings: Settings, clock: Clock) -> dict[str, Any]:

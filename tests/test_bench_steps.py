@@ -110,6 +110,21 @@ def test_the_check_trips_on_a_gradient_that_is_not_finite(case):
     assert "is not finite" in judged(case, latent)
 
 
+def test_the_check_trips_on_gradients_of_the_right_size_and_the_wrong_sign(case):
+    def reversed_gradients(*batch):
+        [loss] = case.loss(case.model.textbook, *batch)
+        return (2 * loss.detach() - loss,)
+
+    assert "its part" in case.verdict(Variant("some", reversed_gradients))
+
+
+def test_a_backend_is_chosen_with_its_compiled_model():
+    settings = measure.Settings(op="training_step", variants=("native",))
+    names = (EAGER, "torch.compile", "reference", "native", "native, compiled model")
+    found = measure.chosen([Variant(name, print) for name in names], settings)
+    assert [v.name for v in found] == [EAGER, "native", "native, compiled model"]
+
+
 def test_differences_are_judged_by_their_statistical_error():
     generator = torch.Generator().manual_seed(0)
 

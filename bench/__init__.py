@@ -7,8 +7,9 @@
     python -m bench pages                         README's and docs' figures from committed results
     python -m bench gpu-report                    tests, results, pictures and report of a GPU
 
-One file for each idea: `ops/` says what an op computes and what it must move, `variants` who
-computes it, `gate` whether the answer is right, `timing` and `memory` how long and how much,
+One file for each idea: `ops/` says what an op computes and what it must move, `steps/` the same of
+training steps, `variants` who computes it, `gate` whether the answer is right, `case` what is to be
+done, `timing`, `memory` and `launches` how long, how much and how many (`trace` asks the profiler),
 `limits` what the machine itself can do, `measure` runs it all, `report`, `files`, `compare` and
 `markdown` show it.
 """

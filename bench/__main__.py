@@ -6,9 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.ops import OPS
 from bench.ops.base import WORKS
+from bench.steps import TRAINING_STEP
+
+if TYPE_CHECKING:
+    from bench.measure import Settings
+
+CPU_SIZES = "128x20,16k,128k,1M,16M,64M"
+CUDA_SIZES = f"{CPU_SIZES},256M,1G"
+QUICK_SIZES = "128x20,1M"
+NAMES = (*OPS, TRAINING_STEP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,27 +35,35 @@ def run(words: Sequence[str]) -> int:
     import torch
 
     from bench import files, report
-    from bench.measure import Settings, measure
-    from bench.timing import QUICK, THOROUGH
+    from bench.measure import measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
     with report.progress() as tick:
-        settings = Settings(
-            op=options.op,
-            device=options.device,
-            sizes=tuple(options.sizes.split(",")),
-            dtypes=tuple(options.dtype.split(",")),
-            works=tuple(options.work.split(",")),
-            variants=tuple(filter(None, options.variants.split(","))),
-            quick=options.quick,
-            effort=QUICK if options.quick else THOROUGH,
-        )
-        result = measure(OPS[options.op], settings, tick)
-    report.print_result(result)
-    for path in files.write(result, Path(options.out)):
-        print(f"wrote {path}")
-    return int(any(row["status"] != "ok" for row in result["rows"]))
+        results = measure_all([_settings(options, name) for name in options.op.split(",")], tick)
+    for result in results:
+        report.print_result(result)
+        for path in files.write(result, Path(options.out)):
+            print(f"wrote {path}")
+    return int(any(row["status"] == "failed" for result in results for row in result["rows"]))
+
+
+def _settings(options: argparse.Namespace, name: str) -> Settings:
+    from bench.measure import Settings
+    from bench.steps import DTYPE, sizes
+    from bench.timing import QUICK, THOROUGH
+
+    step = name == TRAINING_STEP
+    return Settings(
+        op=name,
+        device=options.device,
+        sizes=sizes(options.quick) if step else tuple(options.sizes.split(",")),
+        dtypes=(DTYPE,) if step else tuple(options.dtype.split(",")),
+        works=("step",) if step else tuple(options.work.split(",")),
+        variants=tuple(filter(None, options.variants.split(","))),
+        quick=options.quick,
+        effort=QUICK if options.quick else THOROUGH,
+    )
 
 
 def compare(words: Sequence[str]) -> int:
@@ -95,9 +113,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         description="Speed and memory of ops and training steps, beside what they replace.",
         epilog="Also, each with --help: compare, table, plots, pages, gpu-report.",
     )
-    parser.add_argument("--op", choices=sorted(OPS), default="gaussian_latent")
+    parser.add_argument(
+        "--op", default="gaussian_latent", help=f"all, or some of {', '.join(NAMES)}"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--sizes", help="shapes or counts (default: 128x20,1M,16M)")
+    parser.add_argument("--sizes", help=f"shapes or counts (default: {CPU_SIZES}; more on CUDA)")
     parser.add_argument("--dtype", default="float32,bfloat16")
     parser.add_argument("--work", default=",".join(WORKS))
     parser.add_argument("--variants", default="", help="only these, beside eager (default: all)")
@@ -109,7 +129,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    options.sizes = options.sizes or ("128x20,1M" if options.quick else "128x20,1M,16M")
+    options.op = ",".join(NAMES) if options.op == "all" else options.op
     _check(parser, options)
     return options
 
@@ -121,11 +141,16 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     from bench.sizes import shape_of
 
     try:
+        device = torch.device(options.device)
+        large = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
+        options.sizes = options.sizes or (QUICK_SIZES if options.quick else large)
         for size in options.sizes.split(","):
             shape_of(size)
-        device = torch.device(options.device)
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
+    for name in options.op.split(","):
+        if name not in NAMES:
+            parser.error(f"--op {name}: expected all, or some of {', '.join(NAMES)}")
     for dtype in options.dtype.split(","):
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             parser.error(f"--dtype {dtype}: expected float32, bfloat16, float16 or float64")

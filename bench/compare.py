@@ -7,7 +7,10 @@ from typing import Any
 
 from bench.report import duration, print_table
 
-COLUMNS = ("variant", "before", "after", "faster", "vs eager", "saved bytes", "")
+COLUMNS = ("variant", "before", "after", "faster", "vs eager", "saved", "peak", "kernels", "")
+
+# Peak memory grows by so much before it counts: allocators round.
+NOISE = 1.01
 
 
 def print_comparison(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -40,18 +43,32 @@ def _line(old: dict[str, Any] | None, new: dict[str, Any] | None) -> list[str]:
     times = [_time(row) for row in (old, new)]
     if old is None or new is None or not old["status"] == new["status"] == "ok":
         word = "" if times[0] == times[1] else "changed"
-        return [*head, *times, "", "", "", word]
+        return [*head, *times, *[""] * 5, word]
     faster = old["median_s"] / new["median_s"]
     eager = ["" if r["vs_eager"] is None else f"{r['vs_eager']:.2f}x" for r in (old, new)]
-    saved = [f"{row['saved_bytes']:,}" for row in (old, new)]
     word = ""
     if new["high_s"] < old["low_s"]:
         word = "faster"
     elif new["low_s"] > old["high_s"]:
         word = "SLOWER"
-    if new["saved_bytes"] > old["saved_bytes"]:
+    if _grown(old, new, "saved_bytes", 1.0) or _grown(old, new, "peak_bytes", NOISE):
         word = f"{word} MORE MEMORY".strip()
-    return [*head, *times, f"{faster:.2f}x", _arrow(eager), _arrow(saved), word]
+    if _grown(old, new, "kernels", 1.0):
+        word = f"{word} MORE KERNELS".strip()
+    saved, peak = ([_bytes(r[name]) for r in (old, new)] for name in ("saved_bytes", "peak_bytes"))
+    kernels = ["" if r["kernels"] is None else str(r["kernels"]) for r in (old, new)]
+    changes = [_arrow(pair) for pair in (eager, saved, peak, kernels)]
+    return [*head, *times, f"{faster:.2f}x", *changes, word]
+
+
+def _grown(old: dict[str, Any], new: dict[str, Any], name: str, by: float) -> bool:
+    pair = old[name], new[name]
+    return None not in pair and pair[1] > by * pair[0]
+
+
+def _bytes(count: int | None) -> str:
+    """All digits: a difference is to be seen."""
+    return "" if count is None else f"{count:,}"
 
 
 def _time(row: dict[str, Any] | None) -> str:

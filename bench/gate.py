@@ -1,14 +1,26 @@
-"""The gate: a variant is timed only after its sample, KL and gradients were found right."""
+"""The gate: a variant is timed only after its sample, KL and gradients were found right.
+
+What is held in float64 at any time is one slice of the latent. Sums over all elements are added up
+from all slices. Noise and gradients, of which each element is right or wrong by itself, are checked
+on every element too, or in latents of more than MOST_SLICES slices on slices evenly spread from the
+first to the last.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bench.ops.base import Expected, Op, Tensors
+from bench.ops.base import Expected, Tensors
 from bench.variants import Variant
+
+if TYPE_CHECKING:
+    from bench.case import OpCase
 
 # An element may be off by this many roundings of the terms it is made of.
 ROUNDINGS = 16
@@ -18,67 +30,175 @@ GAIN = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2**-8, torch.bf
 KS_SAMPLES = 1 << 16
 # Kolmogorov-Smirnov: sqrt(n) D beyond this has a probability of 7e-6.
 KS_LIMIT = 2.5
+# Standard errors that the noise's mean and mean square may be off by.
+SIGMAS = 6
+# Elements that are checked at a time: in a CPU's cache, and enough to keep a GPU busy.
+SLICE = {"cpu": 1 << 18, "cuda": 1 << 24}
+MOST_SLICES = 64
 
 
-def verdict(op: Op, variant: Variant, inputs: Tensors) -> str | None:
-    """None when the variant's results are right, else one sentence: what is wrong."""
-    try:
-        with variant.context():
-            first, second = (_run(op, variant, inputs) for _ in range(2))
-    except Exception as error:  # whatever it dies of, the others are to be measured
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-    outputs, incoming, gradients = first
-    oracle = op.oracle(inputs, outputs, incoming)
-    problem = _noise_problem(oracle.noise)
-    if problem:
-        return problem
-    if torch.equal(outputs[0], second[0][0]):
-        return "two calls drew the same noise"
-    dtype = inputs[0].dtype
-    for name, got in op.checked(outputs, gradients).items():
-        problem = _value_problem(got, oracle.expected[name], dtype)
+def verdict(case: OpCase, variant: Variant) -> str | None:
+    """None when the variant's results are right, else one sentence: what is wrong.
+
+    Raises:
+        What the variant raises.
+    """
+    op, inputs, size = case.op, case.inputs, SLICE[case.device.type]
+    with variant.context():
+        for _ in range(variant.warm_ups):
+            _run(case, variant)
+        problem = _form_problem(case, variant.compute(*inputs))
         if problem:
-            return f"{name}: {problem}"
+            return problem
+        again = _run(case, variant)[0][0]
+        again = again[next(slices(case.shape, size))].clone() if again.ndim else again
+        outputs, incoming, gradients = _run(case, variant)
+    operands, gradients = op.operands(inputs), op.operands(gradients)
+    tally = _Tally(case.torch_dtype)
+    for index, chosen in _marked(list(slices(case.shape, size))):
+
+        def cut(tensors: Tensors, index: tuple[slice, ...] = index) -> Tensors:
+            return tuple(t[index] if t.shape == case.shape else t for t in tensors)
+
+        for name, expected in op.sums(case.shape, cut(operands)).items():
+            tally.add_sum(name, expected)
+        if not chosen:
+            continue
+        part = op.oracle(case.shape, cut(operands), cut(outputs), cut(incoming))
+        if part.noise is not None:
+            if tally.count == 0 and torch.equal(outputs[0][index], again):
+                return "two calls drew the same noise"
+            tally.add_noise(part.noise)
+        results = op.results(cut(outputs), cut(gradients)) if case.has_backward else {}
+        for name, expected in part.elements.items():
+            tally.add_elements(name, results[name], expected)
+    sums = op.results(outputs, gradients) if case.has_backward else {}
+    return tally.problem(sums)
+
+
+def _run(case: OpCase, variant: Variant) -> tuple[Tensors, Tensors, Tensors]:
+    def keep(tensors: Tensors) -> Tensors:
+        # A CUDA graph writes its next results over these.
+        return tuple(t.detach().clone() if variant.overwrites else t.detach() for t in tensors)
+
+    outputs = variant.compute(*case.inputs)
+    kept = keep(outputs)
+    if not case.has_backward:
+        return kept, (), ()
+    incoming = case.incoming(outputs)
+    return kept, incoming, keep(torch.autograd.grad(outputs, case.inputs, incoming))
+
+
+def _form_problem(case: OpCase, outputs: Tensors) -> str | None:
+    got, shapes = tuple(tuple(t.shape) for t in outputs), case.op.output_shapes(case.shape)
+    dtype = case.torch_dtype
+    if got != shapes:
+        return f"outputs of shapes {got}, expected {shapes}"
+    for output in outputs:
+        if output.ndim and output.dtype != dtype:
+            return f"a sample of {output.dtype}, expected {dtype}"
     return None
 
 
-def _run(op: Op, variant: Variant, inputs: Tensors) -> tuple[Tensors, Tensors, Tensors]:
-    outputs = variant.compute(*inputs)
-    # Clones, for a compiled form may write its next outputs over these.
-    kept = tuple(t.detach().clone() for t in outputs)
-    incoming = op.incoming(kept)
-    gradients = torch.autograd.grad(outputs, inputs, incoming)
-    return kept, incoming, tuple(t.clone() for t in gradients)
+def slices(shape: tuple[int, ...], size: int) -> Iterator[tuple[slice, ...]]:
+    """Indices that cut a tensor along its longest dim into parts of about `size` elements."""
+    dim = shape.index(max(shape))
+    step = max(1, size * shape[dim] // math.prod(shape))
+    for start in range(0, shape[dim], step):
+        yield (slice(None),) * dim + (slice(start, start + step),)
 
 
-def _value_problem(got: Tensor, expected: Expected, dtype: torch.dtype) -> str | None:
-    got = got.detach().double()
-    if got.shape != expected.value.shape:
-        return f"shape {tuple(got.shape)}, expected {tuple(expected.value.shape)}"
-    unit = torch.finfo(dtype).eps / 2
-    excess = ((got - expected.value).abs() / (ROUNDINGS * unit * expected.scale)).max().item()
-    if not excess <= 1:  # NaN fails too
-        return f"an element is off by {excess:.3g} times the tolerance"
-    if got.ndim:
-        square = (expected.value**2).sum()
-        gain = ((got * expected.value).sum() / square).item()
-        if not abs(gain - 1) <= GAIN[dtype]:
-            return f"scaled by {gain:.6f}"
-    return None
+def _marked(indices: list[tuple[slice, ...]]) -> Iterator[tuple[tuple[slice, ...], bool]]:
+    """Each index, and whether it is one of at most MOST_SLICES that are evenly spread."""
+    last, most = len(indices) - 1, min(MOST_SLICES, len(indices))
+    marked = {round(i * last / max(most - 1, 1)) for i in range(most)}
+    for number, index in enumerate(indices):
+        yield index, number in marked
 
 
-def _noise_problem(noise: Tensor) -> str | None:
-    """Whether the noise is standard normal, by its moments and Kolmogorov-Smirnov's distance."""
-    noise = noise.flatten()
-    count = noise.numel()
-    # Standard errors of the mean, and of the mean square, of `count` normals.
-    mean = noise.mean().item() * math.sqrt(count)
-    square = ((noise**2).mean().item() - 1) * math.sqrt(count / 2)
-    if not max(abs(mean), abs(square)) <= 6:
-        return f"noise: mean off by {mean:.1f} and mean square by {square:.1f} standard errors"
-    some = noise[:KS_SAMPLES].sort().values
-    steps = torch.arange(len(some) + 1, device=noise.device, dtype=noise.dtype) / len(some)
-    uniform = torch.special.ndtr(some)
-    distance = torch.maximum((uniform - steps[:-1]).max(), (steps[1:] - uniform).max())
-    score = distance.item() * math.sqrt(len(some))
-    return None if score <= KS_LIMIT else f"noise is not normal: KS sqrt(n) D = {score:.2f}"
+@dataclass
+class _Tally:
+    """What the slices have shown so far."""
+
+    dtype: torch.dtype
+    count: int = 0
+    mean: float = 0.0
+    square: float = 0.0
+    some: Tensor | None = None
+    excess: dict[str, float] = field(default_factory=dict)
+    projection: dict[str, tuple[float, float]] = field(default_factory=dict)
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add_noise(self, noise: Tensor) -> None:
+        noise = noise.flatten()
+        if self.some is None:
+            self.some = noise[:KS_SAMPLES]
+        self.count += noise.numel()
+        self.mean += noise.sum().item()
+        self.square += (noise**2).sum().item()
+
+    def add_elements(self, name: str, got: Tensor, expected: Expected) -> None:
+        got = got.double()
+        excess = self._excess(got, expected)
+        # max() would lose a NaN.
+        self.excess[name] = max(
+            self.excess.get(name, 0.0), math.inf if excess != excess else excess
+        )
+        dot, square = self.projection.get(name, (0.0, 0.0))
+        dot += (got * expected.value).sum().item()
+        self.projection[name] = dot, square + (expected.value**2).sum().item()
+
+    def add_sum(self, name: str, expected: Expected) -> None:
+        value, scale = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = value + expected.value.item(), scale + expected.scale.item()
+
+    def problem(self, results: dict[str, Tensor]) -> str | None:
+        return (
+            (self._noise_problem() if self.count else None)
+            or self._sum_problem(results)
+            or self._element_problem()
+        )
+
+    def _excess(self, got: Tensor, expected: Expected) -> float:
+        unit = torch.finfo(self.dtype).eps / 2
+        off = (got - expected.value).abs() / (ROUNDINGS * unit * expected.scale)
+        # Exactly right where all terms are 0.
+        return torch.where(got == expected.value, 0.0, off).max().item()
+
+    def _sum_problem(self, results: dict[str, Tensor]) -> str | None:
+        for name, pair in self.sums.items():
+            value, scale = (torch.tensor(v, dtype=torch.float64) for v in pair)
+            excess = self._excess(results[name].double().cpu(), Expected(value, scale))
+            if not excess <= 1:
+                return f"{name}: off by {excess:.3g} times the tolerance"
+        return None
+
+    def _element_problem(self) -> str | None:
+        for name, excess in self.excess.items():
+            if not excess <= 1:
+                return f"{name}: an element is off by {excess:.3g} times the tolerance"
+            dot, square = self.projection[name]
+            if not abs(dot / square - 1) <= GAIN[self.dtype]:
+                return f"{name}: scaled by {dot / square:.6f}"
+        return None
+
+    def _noise_problem(self) -> str | None:
+        """Whether the noise is standard normal, by its moments and Kolmogorov-Smirnov's distance.
+
+        Reading it off a rounded sample costs up to a rounding.
+        """
+        unit = torch.finfo(self.dtype).eps / 2
+        mean, square = self.mean / self.count, self.square / self.count
+        allowed = SIGMAS / math.sqrt(self.count) + unit
+        if not abs(mean) <= allowed:
+            return f"noise: mean {mean:.4g}, expected 0 to {allowed:.2g}"
+        allowed = SIGMAS * math.sqrt(2 / self.count) + 2 * unit
+        if not abs(square - 1) <= allowed:
+            return f"noise: mean square {square:.4g}, expected 1 to {allowed:.2g}"
+        assert self.some is not None
+        some = self.some.sort().values
+        steps = torch.arange(len(some) + 1, device=some.device, dtype=some.dtype) / len(some)
+        uniform = torch.special.ndtr(some)
+        distance = torch.maximum((uniform - steps[:-1]).max(), (steps[1:] - uniform).max())
+        score = distance.item() * math.sqrt(len(some))
+        return None if score <= KS_LIMIT else f"noise is not normal: KS sqrt(n) D = {score:.2f}"

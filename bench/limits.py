@@ -11,29 +11,35 @@ from bench.timing import Clock, Contestant, Effort, Spread, interleave
 from bench.variants import BACKENDS, backend_module
 
 COPY, FRESH = "copy", "fresh copy"
+# Buffers for copies are no larger: longer copies go through them several times.
+BUFFER_BYTES = 1 << 30
 
 
-def copy_contestant(moved: int, device: torch.device) -> Contestant:
-    """A copy that reads and writes `moved` bytes in all, between buffers that exist already."""
-    count = max(moved // 8, 1)
-    source = torch.ones(count, device=device)
-    target = torch.empty_like(source).fill_(0)
-    return Contestant(COPY, lambda _: target.copy_(source))
+def copies(moved: int, made: int, device: torch.device) -> list[Contestant]:
+    """The machine's rivals of an op that moves `moved` bytes, `made` of them into new memory.
 
-
-def fresh_contestant(source: torch.Tensor, count: int) -> Contestant:
-    """Copies of `source` into `count` new tensors, which the op has to make as well.
-
-    New memory has a price of its own: on a CPU, large blocks go back to the system when freed, and
-    each page of the next one is cleared on its first use.
+    COPY reads and writes `moved` bytes in all, between buffers that exist already. FRESH, where
+    anything is made, copies `made` bytes into new tensors. New memory has a price of its own: on a
+    CPU, large blocks go back to the system when freed, and each page of the next one is cleared on
+    its first use.
     """
-    source = source.detach()
+    count = max(moved // 8, made // 4, 1)
+    source = torch.ones(min(count, BUFFER_BYTES // 4), device=device)
+    target = torch.zeros(min(max(moved // 8, 1), len(source)), device=device)
+    whole, rest = divmod(max(moved // 8, 1), len(target))
 
-    def copies(_: object) -> None:
-        # All are alive at once, as gradients are.
-        [source.clone() for _ in range(count)]
+    def copy(_: object) -> torch.Tensor:
+        for _ in range(whole):
+            target.copy_(source[: len(target)])
+        return target[:rest].copy_(source[:rest])
 
-    return Contestant(FRESH, copies)
+    def fresh(_: object) -> torch.Tensor:
+        new = torch.empty(made // 4, device=device)
+        for part in new.split(len(source)):
+            part.copy_(source[: len(part)])
+        return new
+
+    return [Contestant(COPY, copy), *([Contestant(FRESH, fresh)] if made >= 4 else [])]
 
 
 def measure_limits(
@@ -41,10 +47,8 @@ def measure_limits(
 ) -> dict[str, Any]:
     """Copy bandwidth in GB/s, in place and into fresh memory, and ns per normal of each backend."""
     size = 1 << (26 if quick else 28)
-    source = torch.ones(size // 4, device=device)
-    rivals = [copy_contestant(2 * size, device), fresh_contestant(source, 1)]
-    copies = interleave(clock, rivals, effort)
-    rate = {name: 2 * size / spread.median / 1e9 for name, spread in copies.items()}
+    spreads = interleave(clock, copies(2 * size, size, device), effort)
+    rate = {name: 2 * size / spread.median / 1e9 for name, spread in spreads.items()}
     return {
         "copy_gb_per_s": rate[COPY],
         "fresh_copy_gb_per_s": rate[FRESH],

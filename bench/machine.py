@@ -9,6 +9,7 @@ import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -28,7 +29,33 @@ def describe(device: torch.device) -> dict[str, object]:
         "versions": _versions(),
         "commit": commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    } | (_cuda(device) if device.type == "cuda" else {})
+
+
+def _cuda(device: torch.device) -> dict[str, object]:
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "driver": driver_version(),
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
     }
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version; `unknown` where nothing tells it."""
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        pass
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return "unknown"
+    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
+    return found.group(0) if found else "unknown"
 
 
 def device_name(device: torch.device) -> str:
@@ -36,10 +63,17 @@ def device_name(device: torch.device) -> str:
 
 
 def folder_name(machine: dict[str, object]) -> str:
-    """A machine's folder under the results: `intel-xeon-processor-2.50ghz-2-threads`."""
+    """A machine's folder under the results: `intel-xeon-processor-2.50ghz-2-threads`.
+
+    A GPU's name is followed by the versions of driver, PyTorch and Triton.
+    """
     name = re.sub(r"\((R|TM|r|tm)\)|CPU|@", " ", str(machine["device"]))
     if machine["device_type"] == "cpu":
         name += f" {machine['threads']} threads"
+    else:
+        versions = cast("dict[str, str]", machine["versions"])
+        name += f" driver {machine['driver']} torch {versions['torch']}"
+        name += f" triton {versions.get('triton', 'none')}"
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 

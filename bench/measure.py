@@ -1,28 +1,36 @@
-"""Runs the bench: for each dtype and size, the gate, the memory count, then the timing."""
+"""Runs the bench: for each case the check, the timing, and the figures that take a single call."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from bench import limits, machine
-from bench.gate import verdict
-from bench.memory import saved_bytes
-from bench.ops.base import WORKS, Op, Tensors
+from bench import launches, limits, machine, memory
+from bench.case import OpCase
+from bench.ops import OPS
+from bench.ops.base import WORKS, Op
 from bench.sizes import shape_of
-from bench.timing import THOROUGH, Clock, Contestant, Effort, Spread, clock_for, interleave
+from bench.timing import (
+    THOROUGH,
+    Clock,
+    Contestant,
+    CudaClock,
+    Effort,
+    Spread,
+    clock_for,
+    interleave,
+)
 from bench.variants import COMPILE, EAGER, Missing, Variant
 from bench.variants import variants as variants_of
 
-FORMAT = 1
-# Graphs kept ready for the backward pass of small sizes may take this much memory.
-GRAPH_BYTES = 1 << 28
+FORMAT = 2
 
 Row = dict[str, Any]
+Result = dict[str, Any]
 Tick = Callable[[str, float], object]
 """Hears what is going on and which share of it is done."""
 
@@ -42,64 +50,107 @@ class Settings:
     effort: Effort = THOROUGH
 
 
-@dataclass(frozen=True)
-class Case:
-    """One op at one size and dtype, with its inputs."""
-
-    op: Op
-    size: str
-    dtype: str
-    inputs: Tensors
+class Case(Protocol):
+    """What is measured at a time: an op at one size and dtype, or a model's training step."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.inputs[0].shape)
-
+    def name(self) -> str: ...
     @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
+    def size(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def works(self) -> tuple[str, ...]: ...
+    @property
+    def elements(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def moved(self, work: str) -> int | None: ...
+    def made(self, work: str) -> int | None: ...
+    def noise_elements(self, work: str) -> int: ...
+    def need(self, work: str, variant: Variant) -> int: ...
+    def verdict(self, variant: Variant) -> str | None: ...
+    def saved_bytes(self, variant: Variant) -> int: ...
+    def contestant(self, work: str, variant: Variant) -> Contestant: ...
 
-    def moved(self, work: str) -> int:
-        """Bytes that the op must read and write for `work`."""
-        return self.op.tensors_moved[work] * self.elements * self.inputs[0].element_size()
+
+class Skipped(Exception):
+    """What is measured here does not fit this machine."""
+
+
+def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> list[Result]:
+    """One result for each op; the machine's limits are measured once."""
+    from bench.steps import TRAINING_STEP, measure_steps
+
+    clock = clock_for(torch.device(every[0].device))
+    tick("copy and noise", 0.0)
+    dtypes = tuple(dict.fromkeys(name for settings in every for name in settings.dtypes))
+    limit = machine_limits(replace(every[0], dtypes=dtypes), clock)
+    results = []
+    for index, settings in enumerate(every):
+
+        def progress(what: str, done: float, index: int = index, name: str = settings.op) -> None:
+            tick(f"{name} {what}", (index + done) / len(every))
+
+        if settings.op == TRAINING_STEP:
+            results.append(measure_steps(settings, clock, limit, progress))
+        else:
+            results.append(measure(OPS[settings.op], settings, clock, limit, progress))
+    return results
 
 
 def measure(
     op: Op,
     settings: Settings,
+    clock: Clock,
+    limit: dict[str, Any],
     tick: Tick = lambda *_: None,
     variants: Sequence[Variant] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Everything that the settings ask for, as one JSON-ready dict."""
     device = torch.device(settings.device)
-    clock = clock_for(device)
-    effort = settings.effort
     missing: list[Missing] = []
     if variants is None:
         variants, missing = variants_of(op, device)
-    wanted = (EAGER, *settings.variants)
-    if settings.variants:
-        variants = [v for v in variants if v.name in wanted]
-        missing = [m for m in missing if m.name in wanted]
-    dtypes = [getattr(torch, name) for name in settings.dtypes]
-    tick("copy and noise", 0.0)
-    brief = replace(effort, seconds=effort.seconds / 4)
-    limit = limits.measure_limits(device, dtypes, clock, brief, settings.quick)
+    variants, missing = chosen(variants, settings), chosen(missing, settings)
     rows: list[Row] = []
     cases = [(dtype, size) for dtype in settings.dtypes for size in settings.sizes]
     for index, (dtype, size) in enumerate(cases):
-        inputs = op.inputs(shape_of(size), getattr(torch, dtype), device)
-        case = Case(op, size, dtype, inputs)
 
         def progress(
             what: str, done: float, index: int = index, name: str = f"{size} {dtype}"
         ) -> None:
             tick(f"{name}: {what}", (index + done) / len(cases))
 
-        rows += measure_case(case, settings.works, variants, clock, effort, limit, progress)
+        case = OpCase(op, size, shape_of(size), dtype, device)
+        rows += measure_case(case, settings, variants, clock, limit, progress)
+    return result(settings, limit, missing, rows)
+
+
+def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
+    """Those of the variants (or the missing ones) that the settings ask for.
+
+    A backend's name asks for it in a compiled model too.
+    """
+    wanted = settings.variants
+    return [e for e in entries if not wanted or e.name.split(",")[0] in (EAGER, *wanted)]
+
+
+def machine_limits(settings: Settings, clock: Clock) -> dict[str, Any]:
+    device = torch.device(settings.device)
+    dtypes = [getattr(torch, name) for name in settings.dtypes]
+    brief = replace(settings.effort, seconds=settings.effort.seconds / 4)
+    return limits.measure_limits(device, dtypes, clock, brief, settings.quick)
+
+
+def result(
+    settings: Settings, limit: dict[str, Any], missing: Sequence[Missing], rows: list[Row]
+) -> Result:
     return {
         "format": FORMAT,
-        "machine": machine.describe(device),
+        "machine": machine.describe(torch.device(settings.device)),
         "settings": asdict(settings),
         "limits": limit,
         "missing": [asdict(m) for m in missing],
@@ -109,104 +160,174 @@ def measure(
 
 def measure_case(
     case: Case,
-    works: Sequence[str],
+    settings: Settings,
     variants: Sequence[Variant],
     clock: Clock,
-    effort: Effort,
     limit: dict[str, Any],
     tick: Tick,
 ) -> list[Row]:
-    """The rows of one case: variants that pass the gate with their times, the others without."""
+    """The rows of one case: variants that pass the check with their figures, others without."""
     if any(variant.name.startswith(COMPILE) for variant in variants):
         # Each size gets code of its own: compiled again for a second one, it would be general.
         torch.compiler.reset()
-    rows, passed, saved = [], [], {}
+    if case.device.type == "cuda":
+        torch.cuda.empty_cache()
+    works = [work for work in case.works if work in (*settings.works, "step")]
+    rows: dict[tuple[str, str], Row] = {}
+    passed = []
     for variant in variants:
         tick(f"checking {variant.name}", 0.0)
-        problem = verdict(case.op, variant, case.inputs)
-        if problem:
-            rows += [_row(case, work, variant, status="failed", reason=problem) for work in works]
-            continue
-        passed.append(variant)
-        with variant.context():
-            saved[variant.name] = saved_bytes(variant.compute, case.inputs)
+        status = _checked(case, variant)
+        if status["status"] == "ok":
+            passed.append(variant)
+        for work in works:
+            rows[work, variant.name] = _row(case, work, variant) | status
     for index, work in enumerate(works):
-        made = case.op.tensors_made[work]
-        contestants = [contestant(case, work, variant) for variant in passed]
-        contestants.append(limits.copy_contestant(case.moved(work), case.inputs[0].device))
-        contestants.append(limits.fresh_contestant(case.inputs[0], made))
 
         def progress(done: float, index: int = index, work: str = work) -> None:
             tick(work, (index + done) / len(works))
 
-        spreads = interleave(clock, contestants, effort, progress)
-        calls = {c.name: c.calls for c in contestants}
-        rows += [
-            _row(case, work, v, status="ok", saved_bytes=saved[v.name], calls=calls[v.name])
-            | figures(case, work, spreads, v.name, limit)
-            for v in passed
-        ]
-    order = {variant.name: index for index, variant in enumerate(variants)}
-    return sorted(rows, key=lambda row: (works.index(row["work"]), order[row["variant"]]))
+        timed = _timed(case, work, passed, clock, settings.effort, limit, progress)
+        for name, figures in timed.items():
+            rows[work, name] |= figures
+    tick("memory and launches", 1.0)
+    for (work, _), row in rows.items():
+        [variant] = [v for v in variants if v.name == row["variant"]]
+        if row["status"] == "ok":
+            row |= _single_calls(case, work, variant, clock)
+    return [rows[work, variant.name] for work in works for variant in variants]
 
 
-def contestant(case: Case, work: str, variant: Variant) -> Contestant:
-    """`variant` doing `work`. The backward pass finds its graphs ready, a new one for each call."""
-    compute, inputs = variant.compute, case.inputs
-    with variant.context():
-        incoming = case.op.incoming(compute(*inputs))
+def _checked(case: Case, variant: Variant) -> Row:
+    """Status of all rows of a variant, and the bytes that it saves."""
+    try:
+        _fits(case, case.works[-1], variant)
+        problem = case.verdict(variant)
+        if problem:
+            return {"status": "failed", "reason": problem}
+        return {"status": "ok", "saved_bytes": case.saved_bytes(variant)}
+    except Exception as error:  # whatever it dies of, the others are to be measured
+        return _death(error)
 
-    def forward(_: object = None) -> Tensors:
-        return compute(*inputs)
 
-    def backward(outputs: Tensors) -> Tensors:
-        return torch.autograd.grad(outputs, inputs, incoming)
+def _fits(case: Case, work: str, variant: Variant) -> None:
+    problem = memory.too_little(case.need(work, variant), case.device)
+    if problem:
+        raise Skipped(problem)
 
-    def both(_: object) -> Tensors:
-        return torch.autograd.grad(compute(*inputs), inputs, incoming)
 
-    if work != "backward":
-        call = forward if work == "forward" else both
-        return Contestant(variant.name, call, context=variant.context)
+def _death(error: Exception) -> Row:
+    skipped = isinstance(error, Skipped) or memory.is_out_of_memory(error)
+    return {"status": "skipped" if skipped else "failed", "reason": _sentence(error)}
 
-    most = max(1, GRAPH_BYTES // (10 * case.elements * inputs[0].element_size()))
-    if "reduce-overhead" in variant.name:
-        most = 1  # a CUDA graph's next forward pass overwrites what the last one kept
 
-    def graphs(count: int) -> list[Tensors]:
-        return [compute(*inputs) for _ in range(count)]
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    return text if isinstance(error, Skipped) else f"{type(error).__name__}: {text}"
 
-    return Contestant(variant.name, backward, graphs, variant.context, most)
+
+def _timed(
+    case: Case,
+    work: str,
+    variants: Sequence[Variant],
+    clock: Clock,
+    effort: Effort,
+    limit: dict[str, Any],
+    tick: Callable[[float], object],
+) -> dict[str, Row]:
+    """What the interleaved rounds of one kind of work show, by variant."""
+    found: dict[str, Row] = {}
+    contestants = []
+    for variant in variants:
+        try:
+            _fits(case, work, variant)
+            contestants.append(case.contestant(work, variant))
+        except Exception as error:
+            found[variant.name] = _death(error)
+    if not contestants:
+        return found
+    moved, made = case.moved(work), case.made(work)
+    rivals: list[Contestant] = []
+    if moved:
+        with suppress(RuntimeError):  # no memory for them: the rows do without
+            rivals = limits.copies(moved, made or 0, case.device)
+    spreads = interleave(clock, [*contestants, *rivals], effort, tick)
+    for contestant in contestants:
+        if contestant.problem is not None:
+            found[contestant.name] = _death(contestant.problem)
+        else:
+            found[contestant.name] = {"calls": contestant.calls}
+            found[contestant.name] |= figures(case, work, spreads, contestant.name, limit)
+    return found
 
 
 def figures(
     case: Case, work: str, spreads: dict[str, Spread], name: str, limit: dict[str, Any]
 ) -> Row:
     """What follows from the medians: rates, and ratios to the rivals and to the machine."""
-    spread, copy, moved = spreads[name], spreads[limits.COPY], case.moved(work)
-    noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9
-    bound = max(copy.median, case.op.noise_passes[work] * case.elements * noise)
+    spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
+    copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
+    bound = None
+    if copy is not None:
+        noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9
+        bound = max(copy.median, case.noise_elements(work) * noise)
     return {
         "median_s": spread.median,
         "low_s": spread.low,
         "high_s": spread.high,
         "samples": spread.samples,
         "ns_per_element": spread.median / case.elements * 1e9,
-        "gb_per_s": moved / spread.median / 1e9,
-        "copy_s": copy.median,
-        "of_copy": ratio[limits.COPY],
-        "fresh_s": spreads[limits.FRESH].median,
-        "of_fresh": ratio[limits.FRESH],
-        "of_limit": bound / spread.median,
+        "gb_per_s": None if moved is None else moved / spread.median / 1e9,
+        "copy_s": None if copy is None else copy.median,
+        "of_copy": ratio.get(limits.COPY),
+        "fresh_s": None if fresh is None else fresh.median,
+        "of_fresh": ratio.get(limits.FRESH),
+        "of_limit": None if bound is None else bound / spread.median,
         "vs_eager": ratio.get(EAGER),
         "vs_compile": ratio.get(COMPILE),
     }
 
 
-def _row(case: Case, work: str, variant: Variant, **more: object) -> Row:
+def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
+    """Figures that a single call shows: memory, and on CUDA launches, host time, CUDA graph."""
+    device = case.device
+    none = ("peak_bytes", "kernels", "host_s", "graph_s", "graph_kernels")
+    row: Row = dict.fromkeys(none)
+    try:
+        contestant = case.contestant(work, variant)
+    except Exception as error:
+        return row | {"peak_reason": _sentence(error)}
+    if variant.overwrites:
+        row["peak_reason"] = row["graph_reason"] = "it runs in CUDA graphs of its own"
+    else:
+        row |= _attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
+    if not isinstance(clock, CudaClock):
+        return row
+    row |= _attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
+    row |= _attempt("host", lambda: {"host_s": launches.host_seconds(contestant, device)})
+
+    def graph() -> Row:
+        _fits(case, work, variant)
+        return launches.in_graph(contestant, clock, device)
+
+    if not variant.overwrites:
+        row |= _attempt("graph", graph)
+    return row
+
+
+def _attempt(name: str, figure: Callable[[], Row]) -> Row:
+    """The figure, or why there is none: PyTorch's interfaces for these differ by release."""
+    try:
+        return figure()
+    except Exception as error:
+        return {f"{name}_reason": _sentence(error)}
+
+
+def _row(case: Case, work: str, variant: Variant) -> Row:
     return {
-        "op": case.op.name,
+        "op": case.name,
         "size": case.size,
         "shape": "x".join(map(str, case.shape)),
         "elements": case.elements,
@@ -216,4 +337,4 @@ def _row(case: Case, work: str, variant: Variant, **more: object) -> Row:
         "ours": variant.ours,
         "threads": torch.get_num_threads(),
         "moved_bytes": case.moved(work),
-    } | more
+    }

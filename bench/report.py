@@ -21,7 +21,7 @@ else:
     HAVE_RICH = True
 
 COLUMNS = ("variant", "time", "spread", "ns/elem", "GB/s", "of copy", "of fresh", "of limit",
-           "vs eager", "vs compile", "saved bytes")  # fmt: skip
+           "vs eager", "vs compile", "saved", "peak", "kernels", "host", "graph")  # fmt: skip
 LEGEND = """\
 time         median of interleaved samples; spread: half the distance of the quartiles
 forward      with the graph recorded, as in training
@@ -30,7 +30,13 @@ of copy      against a plain copy of as many bytes, measured in the same rounds
 of fresh     against copies into as many new tensors as the op makes, likewise
 of limit     against the larger of that plain copy and the fastest noise measured here
 vs ...       times faster
-saved bytes  kept for the backward pass beyond the inputs"""
+saved        kept for the backward pass beyond the inputs (MB = 1e6 bytes)
+peak         most memory in use during the call beyond what was before it, results included"""
+DEVICE_LEGEND = """\
+time         of the device; the caches are empty and the host is ahead
+kernels      that one call launches, fills and copies of memory included
+host         time of the host for one call, the device idle
+graph        time of the device for one replay of a CUDA graph of the call, and kernels in it"""
 
 
 def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
@@ -45,22 +51,44 @@ def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
         print(f"ns per {dtype} normal: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
-    for (dtype, shape), rows in groupby(result["rows"], lambda r: (r["dtype"], r["shape"])):
+    for (dtype, name, shape), rows in groupby(
+        result["rows"], lambda r: (r["dtype"], r["size"], r["shape"])
+    ):
         lines: list[list[str]] = []
         for work, same in groupby(rows, lambda r: str(r["work"])):
             lines.append([work])
-            lines += [
-                ["  " + cell if not i else cell for i, cell in enumerate(cells(r))] for r in same
-            ]
-        print_table(f"{result['settings']['op']}, {dtype}, {shape}", COLUMNS, lines, use_rich)
-    failed = {
-        (r["dtype"], r["size"], r["variant"], r["reason"]): 0
-        for r in result["rows"]
-        if r["status"] != "ok"
-    }
-    for dtype, size, variant, reason in failed:
-        print(f"NOT TIMED, for its result is wrong: {variant}, {dtype}, {size}: {reason}")
+            lines += [["  " + cell if not i else cell for i, cell in enumerate(cells(r))]
+                      for r in same]  # fmt: skip
+        title = f"{result['settings']['op']}, {dtype}, {shape}"
+        title += "" if name == shape else f" ({name})"
+        print_table(title, *_without_blanks(COLUMNS, lines), use_rich)
+    _print_reasons(result["rows"])
     print(f"\n{LEGEND}")
+    if machine["device_type"] == "cuda":
+        print(DEVICE_LEGEND)
+
+
+def _without_blanks(
+    columns: Sequence[str], lines: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """The table without the columns in which no line says anything."""
+    full = [i for i in range(len(columns)) if any(len(line) > i and line[i] for line in lines)]
+    return [columns[i] for i in full], [[line[i] for i in full if i < len(line)] for line in lines]
+
+
+def _print_reasons(rows: Sequence[dict[str, Any]]) -> None:
+    """Each reason for a missing time once, then those for missing figures."""
+    words = {"failed": "NOT TIMED, for its result is wrong", "skipped": "skipped"}
+    reasons: dict[str, None] = {}
+    for row in rows:
+        where = f"{row['variant']}, {row['dtype']}, {row['size']}"
+        if row["status"] != "ok":
+            reasons[f"{words[row['status']]}: {where}: {row['reason']}"] = None
+        for name in ("peak", "kernels", "host", "graph"):
+            if f"{name}_reason" in row:
+                reasons[f"no {name}: {where}, {row['work']}: {row[f'{name}_reason']}"] = None
+    for reason in reasons:
+        print(reason)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -68,20 +96,33 @@ def cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "ok":
         return [row["variant"], row["status"].upper()]
     spread = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
-    compiled = row["vs_compile"]
+    eager = None if row["variant"] == EAGER else row["vs_eager"]
+    graph = _or_blank(row["graph_s"], duration)
     return [
         row["variant"],
         duration(row["median_s"]),
         f"±{spread:.0%}",
         f"{row['ns_per_element']:.2f}",
-        f"{row['gb_per_s']:.1f}",
-        f"{row['of_copy']:.0%}",
-        f"{row['of_fresh']:.0%}",
-        f"{row['of_limit']:.0%}",
-        "" if row["variant"] == EAGER or row["vs_eager"] is None else f"{row['vs_eager']:.2f}x",
-        "" if compiled is None else f"{compiled:.2f}x",
-        f"{row['saved_bytes']:,}",
+        _or_blank(row["gb_per_s"], "{:.1f}".format),
+        *(_or_blank(row[name], "{:.0%}".format) for name in ("of_copy", "of_fresh", "of_limit")),
+        *(_or_blank(ratio, "{:.2f}x".format) for ratio in (eager, row["vs_compile"])),
+        *(_or_blank(row[name], size) for name in ("saved_bytes", "peak_bytes")),
+        _or_blank(row["kernels"], str),
+        _or_blank(row["host_s"], duration),
+        f"{graph} ({row['graph_kernels']})" if graph else "",
     ]
+
+
+def _or_blank(value: Any, text: Callable[[Any], str]) -> str:
+    return "" if value is None else text(value)
+
+
+def size(count: int) -> str:
+    """Bytes in three figures and a unit of a power of 1000."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{_figures(count / scale)} {unit}"
+    return f"{count} B"
 
 
 def duration(seconds: float) -> str:
@@ -108,7 +149,7 @@ def print_table(
             table.add_column(column, justify="right" if index else "left", no_wrap=True)
         for line, row in zip(lines, rows, strict=True):
             table.add_row(*row, style="bold" if len(line) == 1 else None)
-        rich.console.Console(width=None if sys.stdout.isatty() else 140).print(table)
+        rich.console.Console(width=None if sys.stdout.isatty() else 170).print(table)
         return
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     print(title)

@@ -23,11 +23,15 @@ class Contestant:
     prepare: Callable[[int], Sequence[Any]] = range
     context: Callable[[], AbstractContextManager[object]] = nullcontext
     most_calls: int = 1 << 20
+    again: Callable[[Any], object] | None = None
+    """As `call`, but an item can be used again; None where `call` itself is so."""
     calls: int = 1
     """Calls in one sample, so that a sample is long enough for the clock: set by `autorange`."""
     rounds: int = 0
     samples: list[float] = field(default_factory=list)
     """Seconds for one call, one entry for each sample."""
+    problem: Exception | None = None
+    """What it died of; it then takes no further part."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,15 @@ class Effort:
     least_rounds: int = 5
     most_rounds: int = 60
 
+    def rounds(self, share: float, sample: float) -> int:
+        """Samples of so many seconds to take in a share of the time; slow ones get but three."""
+        least = min(3, self.least_rounds) if sample > SLOW else self.least_rounds
+        return min(max(int(share / max(sample, 1e-9)), least), self.most_rounds)
+
+
+# Seconds from which on a sample is slow.
+SLOW = 1.0
+
 
 THOROUGH = Effort()
 QUICK = Effort(sample_seconds=0.002, seconds=2.0, least_rounds=3, most_rounds=15)
@@ -63,6 +76,8 @@ QUICK = Effort(sample_seconds=0.002, seconds=2.0, least_rounds=3, most_rounds=15
 
 class CpuClock:
     """Wall time."""
+
+    most_calls = 1 << 20
 
     def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
         start = time.perf_counter()
@@ -74,24 +89,56 @@ class CpuClock:
 class CudaClock:
     """Device time between events around each call, with the L2 cache emptied before it.
 
-    The flush also keeps the device busy while the host launches, so that host time stays hidden.
+    Before each call the device is put to sleep for longer than the host needs to launch it, so
+    that what is timed is the device at work and not waiting for the host. (A call that waits for
+    the device has its wait timed.)
     """
+
+    # Events need no long samples; the queue of launches has an end.
+    most_calls = 10
+    # A first call compiles; the device need not sleep for that.
+    longest_sleep = 0.01
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         cache = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = torch.empty(4 * max(cache, 1 << 22), dtype=torch.int8, device=device)
+        self.cycles_per_second = self._sleep_rate()
 
     def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
         with torch.cuda.device(self.device):
             events = [(_event(), _event()) for _ in items]
+            host = self.longest_sleep / 2
+            torch.cuda.synchronize()
             for item, (start, end) in zip(items, events, strict=True):
                 self.flush.zero_()
+                self._sleep(2 * host)
                 start.record()
+                begin = time.perf_counter()
                 call(item)
+                host = min(host, time.perf_counter() - begin)
                 end.record()
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize()
         return float(sum(start.elapsed_time(end) for start, end in events)) / 1e3
+
+    def _sleep(self, seconds: float) -> None:
+        if self.cycles_per_second:
+            torch.cuda._sleep(int(seconds * self.cycles_per_second))
+
+    def _sleep_rate(self) -> float:
+        """Cycles that the device sleeps in a second; 0 where this PyTorch can't put it to sleep."""
+        cycles = 10_000_000
+        try:
+            with torch.cuda.device(self.device):
+                torch.cuda._sleep(1000)
+                start, end = _event(), _event()
+                start.record()
+                torch.cuda._sleep(cycles)
+                end.record()
+                torch.cuda.synchronize()
+            return cycles / (start.elapsed_time(end) / 1e3)
+        except Exception:
+            return 0.0
 
 
 def _event() -> torch.cuda.Event:
@@ -108,14 +155,15 @@ def clock_for(device: torch.device) -> Clock:
 def autorange(clock: Clock, contestant: Contestant, effort: Effort) -> float:
     """Sets the calls of one sample; returns the seconds that it then takes, set-up included."""
     _sample(clock, contestant)  # a warm-up: first calls compile, allocate and fault pages in
+    most = min(contestant.most_calls, clock.most_calls)
     while True:
         start = time.perf_counter()
         seconds = _sample(clock, contestant) * contestant.calls
         whole = time.perf_counter() - start
-        if seconds >= effort.sample_seconds or contestant.calls >= contestant.most_calls:
+        if seconds >= effort.sample_seconds or contestant.calls >= most:
             return whole
         wanted = contestant.calls * min(10.0, 1.2 * effort.sample_seconds / max(seconds, 1e-9))
-        contestant.calls = min(int(wanted) + 1, contestant.most_calls)
+        contestant.calls = min(int(wanted) + 1, most)
 
 
 def interleave(
@@ -126,29 +174,40 @@ def interleave(
 ) -> dict[str, Spread]:
     """Time the contestants in turns, in a new order each round; `tick` hears the share done.
 
-    Each gets an equal part of the time. A slow one joins fewer rounds, spread over all of them.
+    Each gets an equal part of the time. A slow one joins fewer rounds, spread over all of them. One
+    that dies has its `problem` set and no entry in the result.
     """
     with _no_garbage_collection():
         share = effort.seconds / len(contestants)
         for contestant in contestants:
-            whole = autorange(clock, contestant, effort)
-            rounds = int(share / max(whole, 1e-9))
-            contestant.rounds = min(max(rounds, effort.least_rounds), effort.most_rounds)
+            with _dying(contestant):
+                whole = autorange(clock, contestant, effort)
+                contestant.rounds = effort.rounds(share, whole)
         total = max(c.rounds for c in contestants)
         order, chance = list(contestants), random.Random(0)
         for turn in range(total):
             chance.shuffle(order)
             for contestant in order:
-                if _joins(contestant.rounds, turn, total):
-                    contestant.samples.append(_sample(clock, contestant))
+                if contestant.problem is None and _joins(contestant.rounds, turn, total):
+                    with _dying(contestant):
+                        contestant.samples.append(_sample(clock, contestant))
             tick((turn + 1) / total)
-    return {c.name: Spread.of(c.samples) for c in contestants}
+    return {c.name: Spread.of(c.samples) for c in contestants if c.problem is None}
 
 
 def _sample(clock: Clock, contestant: Contestant) -> float:
     with contestant.context():
         items = contestant.prepare(contestant.calls)
         return clock.seconds(contestant.call, items) / contestant.calls
+
+
+@contextmanager
+def _dying(contestant: Contestant) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Its frames would keep the tensors alive that it could not get more of.
+        contestant.problem = error.with_traceback(None)
 
 
 def _joins(rounds: int, turn: int, total: int) -> bool:

@@ -13,6 +13,7 @@ from bench.ops.base import Compute, Op
 
 BACKENDS = ("reference", "native", "triton")
 EAGER, COMPILE = "eager", "torch.compile"
+REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,20 @@ class Variant:
     compute: Compute
     context: Callable[[], AbstractContextManager[object]] = nullcontext
     ours: bool = False
+    overwrites: bool = False
+    """Its results live in a CUDA graph's memory, which the next call uses again."""
+
+    @property
+    def warm_ups(self) -> int:
+        """Calls before it does what it will do from then on: a graph is recorded in the second."""
+        return 2 if self.overwrites else 0
+
+    @property
+    def family(self) -> str:
+        """Those of one family need about as much memory: "pytorch", "reference" or "fused"."""
+        if not self.ours:
+            return "pytorch"
+        return "reference" if self.name.startswith("reference") else "fused"
 
 
 @dataclass(frozen=True)
@@ -51,27 +66,45 @@ def variants(op: Op, device: torch.device) -> tuple[list[Variant], list[Missing]
     # Shapes are fixed here, so the compiled form gets the specialised code that is its best.
     found.append(Variant(COMPILE, torch.compile(op.textbook, dynamic=False)))
     if device.type == "cuda":
-        graphs = torch.compile(op.textbook, dynamic=False, mode="reduce-overhead")
-        found.append(Variant(f"{COMPILE} reduce-overhead", graphs))
+        found.append(Variant(REDUCE_OVERHEAD, reduce_overhead(op.textbook), overwrites=True))
     found.append(Variant("distributions", op.distributions(True)))
     found.append(Variant("distributions unchecked", op.distributions(False)))
     backends, missing = ours(op, device)
     return found + backends, missing
 
 
+def reduce_overhead(compute: Compute) -> Compute:
+    """`compute` compiled into CUDA graphs. Each call may use the memory of the last one again."""
+    compiled = torch.compile(compute, dynamic=False, mode="reduce-overhead")
+
+    def call(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*inputs)
+
+    return call
+
+
 def ours(op: Op, device: torch.device) -> tuple[list[Variant], list[Missing]]:
     """The op through each backend of ours that serves `device`, and the backends that don't."""
+    names, missing = backends(device)
+    return [Variant(name, op.ours, using(name), ours=True) for name in names], missing
+
+
+def backends(device: torch.device) -> tuple[list[str], list[Missing]]:
+    """The backends of ours that serve `device`, and those that don't."""
     found, missing = [], []
     for name in BACKENDS:
         module, reason = backend_module(name, device)
         if module is None:
             missing.append(Missing(name, reason or "unknown"))
         else:
-            found.append(Variant(name, op.ours, _using(name), ours=True))
+            found.append(name)
     return found, missing
 
 
-def _using(name: str) -> Callable[[], AbstractContextManager[object]]:
+def using(name: str) -> Callable[[], AbstractContextManager[object]]:
+    """What makes the context in which one of our backends is asked for."""
+
     def context() -> AbstractContextManager[object]:
         from fused_reparam import backend
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+Shape = tuple[int, ...]
 Tensors = tuple[Tensor, ...]
 Compute = Callable[..., Tensors]
 
@@ -24,10 +25,20 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Oracle:
-    """What an op's outputs and gradients must be, given the noise that its sample reveals."""
+    """What an op's results must be on some of its elements."""
 
-    noise: Tensor
-    expected: dict[str, Expected]
+    noise: Tensor | None = None
+    """What the sample reveals of the noise; None for an op that makes none."""
+    elements: dict[str, Expected] = field(default_factory=dict)
+    """Element by element, by the names of `Op.results`."""
+
+
+class Alive(NamedTuple):
+    """Tensors of the latent's size alive at the worst moment of a call, beyond its inputs."""
+
+    forward: int
+    backward: int
+    """For both kinds of work with a backward pass: it keeps what the forward pass left."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +46,37 @@ class Op:
     """An op under test.
 
     Every form of it is called as `form(*inputs)` and returns a tuple of tensors, drawing new noise
-    by itself. `inputs` makes leaves that require gradients.
+    by itself. `inputs` makes leaves that require gradients, where there are any.
     """
 
     name: str
-    inputs: Callable[[tuple[int, ...], torch.dtype, torch.device], Tensors]
+    inputs: Callable[[Shape, torch.dtype, torch.device], Tensors]
     textbook: Compute
     distributions: Callable[[bool], Compute]
     ours: Compute
-    incoming: Callable[[Tensors], Tensors]
-    """The gradients that arrive at the outputs."""
-    oracle: Callable[[Tensors, Tensors, Tensors], Oracle]
-    """From inputs, outputs and incoming gradients, what should have come out."""
-    checked: Callable[[Tensors, Tensors], dict[str, Tensor]]
-    """From outputs and gradients, the tensors to hold against the oracle, by its names."""
-    tensors_moved: dict[str, int]
+    output_shapes: Callable[[Shape], tuple[Shape, ...]]
+    """The shapes of the outputs, from the latent's."""
+    operands: Callable[[Tensors], Tensors]
+    """The inputs, or their gradients, as views of the latent's shape."""
+    incoming: Callable[[Shape, Tensors, Callable[[], Tensor]], Tensors]
+    """The gradients that arrive at the outputs, the last argument making a sample's."""
+    oracle: Callable[[Shape, Tensors, Tensors, Tensors], Oracle]
+    """From the latent's shape, and operands, outputs and incoming gradients on some elements."""
+    sums: Callable[[Shape, Tensors], dict[str, Expected]]
+    """From the latent's shape and some elements of the operands, what these add to results that are
+    summed over all elements, by name."""
+    results: Callable[[Tensors, Tensors], dict[str, Tensor]]
+    """From outputs and gradients of the operands, what to hold against the oracle, by name."""
+    moved: dict[str, int]
     """Tensors of the latent's size that each kind of work has to read or write."""
-    tensors_made: dict[str, int]
+    made: dict[str, int]
     """Those among them that are new: outputs and gradients."""
     noise_passes: dict[str, int]
     """How often each kind of work has to make the noise, when none is kept."""
+    alive: dict[str, Alive]
+    """By family of variants, see `Variant.family`."""
+
+    @property
+    def works(self) -> tuple[str, ...]:
+        """The kinds of work that make sense."""
+        return tuple(work for work in WORKS if work in self.moved)

@@ -1,0 +1,130 @@
+"""A case: one op at one size and dtype, with its inputs, and what a variant is to do with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bench import gate, memory
+from bench.ops.base import Op, Shape, Tensors
+from bench.timing import Contestant
+from bench.variants import Variant
+
+# Graphs kept ready for the backward pass of small sizes may take this much memory.
+GRAPH_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """An op at one size."""
+
+    op: Op
+    size: str
+    shape: Shape
+    dtype: str
+    device: torch.device
+
+    @cached_property
+    def inputs(self) -> Tensors:
+        return self.op.inputs(self.shape, self.torch_dtype, self.device)
+
+    @property
+    def name(self) -> str:
+        return self.op.name
+
+    @property
+    def works(self) -> tuple[str, ...]:
+        return self.op.works
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def latent_bytes(self) -> int:
+        """What one tensor of the latent's size takes."""
+        return self.elements * self.torch_dtype.itemsize
+
+    @property
+    def has_backward(self) -> bool:
+        return "backward" in self.op.works
+
+    def moved(self, work: str) -> int:
+        """Bytes that the op must read and write for `work`."""
+        return self.op.moved[work] * self.latent_bytes
+
+    def made(self, work: str) -> int:
+        """Bytes of the new tensors that `work` results in."""
+        return self.op.made[work] * self.latent_bytes
+
+    def noise_elements(self, work: str) -> int:
+        """Normals to be made for `work`."""
+        return self.op.noise_passes[work] * self.elements
+
+    def need(self, work: str, variant: Variant) -> int:
+        """An estimate of the bytes that a call takes, its inputs included unless they exist."""
+        alive = self.op.alive[variant.family]
+        count = alive.forward if work == "forward" else alive.backward
+        # Plain PyTorch makes noise in wider types.
+        width = max(self.torch_dtype.itemsize, 4 if variant.family == "reference" else 0)
+        # Not made yet: two inputs, and the gradient of a sample.
+        waiting = sum(name not in self.__dict__ for name in ("inputs", "inputs", "sample_grad"))
+        return count * self.elements * width + waiting * self.latent_bytes
+
+    def incoming(self, outputs: Tensors) -> Tensors:
+        """The gradients that arrive at the outputs; a sample's is the same for all variants."""
+        return self.op.incoming(self.shape, outputs, lambda: self.sample_grad)
+
+    @cached_property
+    def sample_grad(self) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(21)
+        return torch.randn(
+            self.shape, dtype=self.torch_dtype, device=self.device, generator=generator
+        )
+
+    def verdict(self, variant: Variant) -> str | None:
+        """What is wrong with the variant's results; None when they are right."""
+        return gate.verdict(self, variant)
+
+    def saved_bytes(self, variant: Variant) -> int:
+        with variant.context():
+            return memory.saved_bytes(variant.compute, self.inputs)
+
+    def contestant(self, work: str, variant: Variant) -> Contestant:
+        """`variant` doing `work`. The backward pass finds its graphs ready, one for each call."""
+        compute, inputs = variant.compute, self.inputs
+        if work == "forward":
+            return Contestant(variant.name, lambda _: compute(*inputs), context=variant.context)
+        with variant.context():
+            incoming = self.incoming(compute(*inputs))
+
+        def both(_: object) -> Tensors:
+            return torch.autograd.grad(compute(*inputs), inputs, incoming)
+
+        if work == "forward+backward":
+            return Contestant(variant.name, both, context=variant.context)
+
+        def backward(outputs: Tensors, retain: bool = False) -> Tensors:
+            return torch.autograd.grad(outputs, inputs, incoming, retain_graph=retain)
+
+        def graphs(count: int) -> list[Tensors]:
+            return [compute(*inputs) for _ in range(count)]
+
+        most = max(1, GRAPH_BYTES // max(1, self.need(work, variant)))
+        return Contestant(
+            variant.name,
+            backward,
+            graphs,
+            variant.context,
+            # A CUDA graph's next forward pass overwrites what the last one kept.
+            most_calls=1 if variant.overwrites else most,
+            again=lambda outputs: backward(outputs, retain=True),
+        )

@@ -1,0 +1,222 @@
+"""The bench's gate, for every op: it passes what is right and trips on what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench import gate
+from bench.case import OpCase
+from bench.ops import OPS
+from bench.ops import gaussian as textbook
+from bench.variants import Variant, backend_module, ours
+
+CPU = torch.device("cpu")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+SAMPLING = ("gaussian_latent", "gaussian_rsample", "gaussian_latent_from_moments")
+DIVERGING = ("gaussian_latent", "gaussian_kl", "gaussian_latent_from_moments")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sizes are tiny, and threads that wait for a busy core would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def judge(name, compute, dtype="float32", shape=(128, 20)):
+    torch.manual_seed(1)
+    case = OpCase(OPS[name], "x", shape, dtype, CPU)
+    return gate.verdict(case, Variant("some", compute))
+
+
+def form(name, sample=textbook.textbook_sample, kl=textbook.textbook_kl):
+    """The op of that name, made of a sample and a KL of one's own."""
+    parts = {"gaussian_rsample": (sample,), "gaussian_kl": (kl,)}.get(name, (sample, kl))
+
+    def compute(*inputs):
+        mu, logvar = OPS[name].operands(inputs)
+        return tuple(part(mu, logvar) for part in parts)
+
+    return compute
+
+
+def wrong_gain(mu, logvar):
+    z = textbook.textbook_sample(mu, logvar)
+    return z + 0.01 * (z - z.detach())  # 1% more gradient, and the same value
+
+
+def wrong_sigma(mu, logvar):
+    return textbook.textbook_sample(mu, 2 * logvar)
+
+
+def wrong_noise_in_backward(mu, logvar):
+    first, second = (textbook.textbook_sample(mu, logvar) for _ in range(2))
+    return second + (first - second).detach()
+
+
+def uniform_noise(mu, logvar):
+    # Uniform with mean 0 and variance 1: right in its moments, wrong in its shape.
+    return mu + torch.exp(0.5 * logvar) * (torch.rand_like(mu) - 0.5) * math.sqrt(12)
+
+
+def same_noise_each_call(mu, logvar):
+    eps = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0)).to(mu)
+    return mu + torch.exp(0.5 * logvar) * eps
+
+
+def nan_in_one_element(mu, logvar):
+    z = textbook.textbook_sample(mu, logvar)
+    return z.index_fill(0, torch.tensor(0), math.nan)
+
+
+def flat(mu, logvar):
+    return textbook.textbook_sample(mu, logvar).flatten()
+
+
+def widened(mu, logvar):
+    return textbook.textbook_sample(mu, logvar).to(torch.complex64).real.double()
+
+
+def twice_the_kl(mu, logvar):
+    return 2 * textbook.textbook_kl(mu, logvar)
+
+
+def wrong_kl_gradient(mu, logvar):
+    kl = textbook.textbook_kl(mu, logvar)
+    return kl + 0.05 * (kl - kl.detach())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPS)
+def test_passes_what_is_right(name, dtype):
+    op = OPS[name]
+    for compute in (op.textbook, op.distributions(True), op.distributions(False)):
+        assert judge(name, compute, dtype) is None
+    assert judge(name, op.textbook, dtype, (4, 6, 5, 20)) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("name", OPS)
+def test_passes_our_backends(name, backend, dtype):
+    module, reason = backend_module(backend, CPU)
+    if module is None:
+        pytest.skip(f"{backend}: {reason}")
+    torch.manual_seed(1)
+    [variant] = [v for v in ours(OPS[name], CPU)[0] if v.name == backend]
+    assert gate.verdict(OpCase(OPS[name], "x", (128, 20), dtype, CPU), variant) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("sample", "complaint"),
+    [
+        (wrong_gain, "grad mu"),
+        (wrong_sigma, "noise: mean square"),
+        (wrong_noise_in_backward, "grad logvar"),
+        (uniform_noise, "noise is not normal"),
+        (same_noise_each_call, "two calls drew the same noise"),
+        (nan_in_one_element, "noise"),
+        (flat, "outputs of shapes"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("name", SAMPLING)
+def test_trips_on_a_wrong_sample(name, sample, complaint, dtype):
+    problem = judge(name, form(name, sample=sample), dtype)
+    assert problem is not None
+    assert problem.startswith(complaint)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("kl", "complaint"), [(twice_the_kl, "kl: off by"), (wrong_kl_gradient, "grad ")]
+)
+@pytest.mark.parametrize("name", DIVERGING)
+def test_trips_on_a_wrong_kl(name, kl, complaint, dtype):
+    problem = judge(name, form(name, kl=kl), dtype)
+    assert problem is not None
+    assert problem.startswith(complaint)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("compute", "complaint"),
+    [
+        (lambda like: (1.2 * torch.randn_like(like),), "noise: mean square"),
+        (lambda like: (torch.randn_like(like) + 0.2,), "noise: mean"),
+        (lambda like: ((torch.rand_like(like) - 0.5) * math.sqrt(12),), "noise is not normal"),
+        (
+            lambda like: (same_noise_each_call(0 * like, 0 * like),),
+            "two calls drew the same noise",
+        ),
+    ],
+    ids=["gain", "mean", "uniform", "same"],
+)
+def test_trips_on_wrong_normals(compute, complaint, dtype):
+    problem = judge("normal", compute, dtype)
+    assert problem is not None
+    assert problem.startswith(complaint)
+
+
+def test_trips_on_a_sample_of_another_dtype():
+    assert "a sample of torch.float64" in judge(
+        "gaussian_rsample", form("gaussian_rsample", sample=widened)
+    )
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 70), (1, 40), (2, 4, 25, 3), (1000, 1)])
+@pytest.mark.parametrize("size", [1, 8, 1000])
+def test_slices_cover_each_element_once(shape, size):
+    seen = torch.zeros(shape)
+    for index in gate.slices(shape, size):
+        seen[index] += 1
+    assert seen.unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_an_error_in_the_last_slice_shows(name, monkeypatch):
+    monkeypatch.setattr(gate, "SLICE", {"cpu": 100})
+    monkeypatch.setattr(gate, "MOST_SLICES", 3)
+
+    def wrong_at_the_end(mu, logvar):
+        z = textbook.textbook_sample(mu, logvar)
+        grid = torch.ones_like(mu)
+        grid.flatten()[-1] = 1.5
+        return z * grid - (z * grid - z).detach()
+
+    assert judge(name, form(name)) is None
+    assert judge(name, form(name, sample=wrong_at_the_end)).startswith("grad mu: an element")
+
+
+def test_the_kl_is_summed_over_the_slices_that_are_not_checked(monkeypatch):
+    monkeypatch.setattr(gate, "SLICE", {"cpu": 100})
+    monkeypatch.setattr(gate, "MOST_SLICES", 2)
+
+    def without_the_middle(mu, logvar):
+        kept = torch.ones_like(mu)
+        kept[60:64] = 0
+        return textbook.textbook_kl(mu * kept, logvar * kept)
+
+    assert judge("gaussian_kl", form("gaussian_kl")) is None
+    assert judge("gaussian_kl", form("gaussian_kl", kl=without_the_middle)).startswith("kl: off")
+
+
+@pytest.mark.parametrize("overwrites", [True, False])
+def test_results_that_the_next_call_overwrites_are_copied(overwrites):
+    given = []
+
+    def compute(mu, logvar):
+        given.append(OPS["gaussian_rsample"].textbook(mu, logvar)[0])
+        return (given[-1],)
+
+    case = OpCase(OPS["gaussian_rsample"], "x", (128, 20), "float32", CPU)
+    variant = Variant("some", compute, overwrites=overwrites)
+    [kept], _, _ = gate._run(case, variant)
+    assert torch.equal(kept, given[0])
+    assert (kept.data_ptr() != given[0].data_ptr()) == overwrites

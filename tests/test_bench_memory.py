@@ -1,0 +1,207 @@
+"""The bench's memory figures and its guard, against compositions with known answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench import measure, memory
+from bench.case import OpCase
+from bench.ops import OPS
+from bench.timing import Contestant, CpuClock, Effort, interleave
+from bench.variants import EAGER, Variant, backend_module, ours
+
+CPU = torch.device("cpu")
+BRIEF = Effort(sample_seconds=1e-5, seconds=0.02, least_rounds=3, most_rounds=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sizes are tiny, and threads that wait for a busy core would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def peak(call):
+    return memory.peak_bytes(Contestant("some", call), CPU)
+
+
+def test_saved_bytes_counts_storages_once_and_not_the_inputs():
+    x = torch.randn(10, 8, requires_grad=True)
+    left, right = x.chunk(2, dim=1)
+    assert memory.saved_bytes(lambda a, b: (a * b,), (left, right)) == 0
+    # exp keeps its result, which the product keeps again.
+    assert memory.saved_bytes(lambda a: (a.exp() * a.exp().detach(),), (x,)) == 2 * 10 * 8 * 4
+    assert memory.saved_bytes(lambda a: ((y := a.exp()) * y,), (x,)) == 10 * 8 * 4
+
+
+def test_peak_bytes_of_what_is_known():
+    def taken_and_freed(_):
+        first = torch.empty(1000)
+        second = torch.empty(3000)
+        del first, second
+        return torch.empty(2000)
+
+    x = torch.ones(1000)
+    assert peak(taken_and_freed) == 4 * 4000
+    assert peak(lambda _: x.exp()) == 4 * 1000
+    # Results of both factors, then the product beside them.
+    assert peak(lambda _: x.exp() * x.sin()) == 4 * 3000
+    assert peak(lambda _: x.exp_()) == 0
+
+
+def test_peak_bytes_counts_from_what_was_there_before():
+    def prepare(count):
+        return [[torch.empty(5000)] for _ in range(count)]
+
+    def swap(held):
+        held.clear()
+        held.append(torch.empty(1000))
+
+    def add(held):
+        held.append(torch.empty(1000))
+
+    # 20,000 bytes are given back before 4,000 are taken.
+    assert memory.peak_bytes(Contestant("swap", swap, prepare), CPU) == 0
+    assert memory.peak_bytes(Contestant("add", add, prepare), CPU) == 4000
+
+
+def test_peak_bytes_of_a_backward_pass_that_frees_what_was_kept():
+    x = torch.ones(1000, requires_grad=True)
+    incoming = torch.ones(1000)
+
+    def backward(y):
+        return torch.autograd.grad(y, x, incoming)
+
+    # exp keeps its result until its gradient is there.
+    contestant = Contestant("some", backward, lambda count: [x.exp() for _ in range(count)])
+    assert memory.peak_bytes(contestant, CPU) == 4000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OPS)
+def test_the_guard_asks_for_enough_and_not_for_far_too_much(name, dtype):
+    op = OPS[name]
+    case = OpCase(op, "x", (256, 128), dtype, CPU)
+    fresh = OpCase(op, "x", (256, 128), dtype, CPU)
+    case.inputs, case.sample_grad  # noqa: B018
+    variants = [Variant(EAGER, op.textbook), Variant("distributions", op.distributions(True))]
+    for variant in variants + ours(op, CPU)[0]:
+        needs, peaks = [], []
+        for work in op.works:
+            needs.append(case.need(work, variant))
+            peaks.append(memory.peak_bytes(case.contestant(work, variant), CPU))
+            # 64 kB are kernels' scratch memory, sums and keys.
+            assert peaks[-1] <= needs[-1] + 65_536
+            assert fresh.need(work, variant) == needs[-1] + 3 * case.latent_bytes
+            # What results is there at the end.
+            assert peaks[-1] >= case.made(work)
+        assert max(needs) <= 3 * max(peaks) + 65_536
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if n != "normal"])
+def test_eager_takes_more_memory_than_ours(name):
+    if backend_module("native", CPU)[0] is None:
+        pytest.skip("native is not there")
+    case = OpCase(OPS[name], "x", (256, 128), "float32", CPU)
+    [native] = [v for v in ours(case.op, CPU)[0] if v.name == "native"]
+    eager = Variant(EAGER, case.op.textbook)
+    peaks = [
+        memory.peak_bytes(case.contestant("forward+backward", v), CPU) for v in (eager, native)
+    ]
+    assert peaks[0] > peaks[1]
+
+
+def rows(op, variants, free=None, monkeypatch=None, **settings):
+    if free is not None:
+        monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    chosen = {"sizes": ("64x64",), "dtypes": ("float32",), "effort": BRIEF} | settings
+    limit = {"normal_ns": {"float32": {"torch.randn": 1.0}}}
+    asked = measure.Settings(op=op.name, **chosen)
+    return measure.measure(op, asked, CpuClock(), limit, variants=variants)["rows"]
+
+
+def test_what_does_not_fit_is_skipped_with_a_reason(monkeypatch):
+    op = OPS["gaussian_latent"]
+    [reference] = [v for v in ours(op, CPU)[0] if v.name == "reference"]
+    lean = dataclasses.replace(reference, name="lean", compute=op.textbook)
+    # Inputs and the sample's gradient take 3 latents, eager 11, "lean" is thought to take 3.
+    free = int((3 + 9) * 64 * 64 * 4 / memory.USABLE)
+    found = rows(op, [Variant(EAGER, op.textbook), lean], free, monkeypatch)
+    for row in found:
+        if row["variant"] == EAGER:
+            assert row["status"] == "skipped"
+            assert row["reason"].startswith("needs about 0.0 GB of memory")
+            assert "median_s" not in row
+        else:
+            assert row["status"] == "ok"
+            assert row["vs_eager"] is None
+            assert row["vs_compile"] is None
+
+
+def test_a_latent_that_cannot_be_made_is_skipped_without_making_it():
+    op = OPS["gaussian_latent"]
+    found = rows(op, [Variant(EAGER, op.textbook)], sizes=("900000G",))
+    assert [row["status"] for row in found] == ["skipped"] * 3
+
+
+def test_running_out_of_memory_while_measuring_is_skipped():
+    op = OPS["gaussian_latent"]
+    calls = []
+
+    def greedy(mu, logvar):
+        calls.append(1)
+        if len(calls) > 10:
+            return op.textbook(mu, torch.empty(1 << 60))
+        return op.textbook(mu, logvar)
+
+    def dies(mu, logvar):
+        raise RuntimeError("no such kernel\nand more")
+
+    variants = [
+        Variant(EAGER, op.textbook),
+        Variant("greedy", greedy),
+        Variant("dies", dies),
+    ]
+    found = {(row["variant"], row["work"]): row for row in rows(op, variants)}
+    assert found[EAGER, "forward"]["status"] == "ok"
+    assert found["greedy", "forward+backward"]["status"] == "skipped"
+    assert "allocate" in found["greedy", "forward+backward"]["reason"]
+    assert found["dies", "forward"]["status"] == "failed"
+    assert found["dies", "forward"]["reason"] == "RuntimeError: no such kernel"
+
+
+def test_a_contestant_that_dies_leaves_the_others_in():
+    def dies(_):
+        raise MemoryError("none left")
+
+    good, bad = Contestant("good", lambda _: None), Contestant("bad", dies)
+    spreads = interleave(CpuClock(), [good, bad], BRIEF)
+    assert set(spreads) == {"good"}
+    assert memory.is_out_of_memory(bad.problem)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_what_is_out_of_memory(error, expected):
+    assert memory.is_out_of_memory(error) is expected
+
+
+def test_slow_samples_get_three_rounds():
+    effort = Effort(seconds=10.0, least_rounds=5, most_rounds=60)
+    assert effort.rounds(share=1.0, sample=5.0) == 3
+    assert effort.rounds(share=1.0, sample=0.9) == 5
+    assert effort.rounds(share=1.0, sample=0.05) == 20
+    assert effort.rounds(share=1.0, sample=1e-4) == 60

@@ -15,8 +15,8 @@ from bench.steps import TRAINING_STEP
 if TYPE_CHECKING:
     from bench.measure import Settings
 
-CPU_SIZES = "128x20,16k,128k,1M,16M,64M"
-CUDA_SIZES = f"{CPU_SIZES},256M,1G"
+CPU_SIZES = "128x20,16k,128k,1M,16M"
+CUDA_SIZES = f"{CPU_SIZES},64M,256M,1G"
 QUICK_SIZES = "128x20,1M"
 NAMES = (*OPS, TRAINING_STEP)
 
@@ -34,17 +34,22 @@ def run(words: Sequence[str]) -> int:
     options = _options(words)
     import torch
 
-    from bench import files, report
+    from bench import allocator, files, report
     from bench.measure import measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.keep_memory:
+        allocator.keep_freed_memory()
+    every = [_settings(options, name) for name in options.op.split(",")]
+    results, written = [], []
     with report.progress() as tick:
-        results = measure_all([_settings(options, name) for name in options.op.split(",")], tick)
+        for result in measure_all(every, tick):
+            results.append(result)  # on disk at once, for what comes next may take long
+            written += files.write(result, Path(options.out))
     for result in results:
         report.print_result(result)
-        for path in files.write(result, Path(options.out)):
-            print(f"wrote {path}")
+    print("\n".join(f"wrote {path}" for path in written))
     return int(any(row["status"] == "failed" for result in results for row in result["rows"]))
 
 
@@ -122,6 +127,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--work", default=",".join(WORKS))
     parser.add_argument("--variants", default="", help="only these, beside eager (default: all)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's)")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="keep freed memory in the process, as allocators with caches do (CPU, glibc)",
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, a rough result")
     parser.add_argument(
         "--out",

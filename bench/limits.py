@@ -10,7 +10,7 @@ import torch
 from bench.timing import Clock, Contestant, Effort, Spread, interleave
 from bench.variants import BACKENDS, backend_module
 
-COPY, FRESH = "copy", "fresh copy"
+COPY, FRESH, NOISE = "copy", "fresh copy", "noise"
 # Buffers for copies are no larger: longer copies go through them several times.
 BUFFER_BYTES = 1 << 30
 
@@ -42,6 +42,31 @@ def copies(moved: int, made: int, device: torch.device) -> list[Contestant]:
     return [Contestant(COPY, copy), *([Contestant(FRESH, fresh)] if made >= 4 else [])]
 
 
+# Normals made at a time, in memory that stays in the caches.
+CACHED = 1 << 18
+
+
+def noise(count: int, dtype: torch.dtype, device: torch.device) -> list[Contestant]:
+    """The machine's rival of an op that makes `count` normals: making them, and nothing else.
+
+    Only on a CPU: on a GPU a launch for each cached part would take longer than the normals.
+    """
+    module, _ = backend_module("native", device)
+    if not count or device.type != "cpu" or module is None:
+        return []
+    from fused_reparam import noise
+
+    key, out = noise.key(1), torch.zeros(min(count, CACHED), dtype=dtype)
+    whole, rest = divmod(count, len(out))
+    parts = [out] * whole + ([out[:rest]] if rest else [])
+
+    def make(_: object) -> None:
+        for part in parts:
+            module.normal(key, part)  # type: ignore[attr-defined]
+
+    return [Contestant(NOISE, make)]
+
+
 def measure_limits(
     device: torch.device, dtypes: Sequence[torch.dtype], clock: Clock, effort: Effort, quick: bool
 ) -> dict[str, Any]:
@@ -65,7 +90,7 @@ def _normals(
     """ns per normal, by who makes it; on a CPU in a buffer that stays in its caches."""
     from fused_reparam import noise
 
-    out = torch.zeros(1 << (26 if device.type == "cuda" else 18), dtype=dtype, device=device)
+    out = torch.zeros(1 << 26 if device.type == "cuda" else CACHED, dtype=dtype, device=device)
     key = noise.key(1).to(device)
     contestants = [Contestant("torch.randn", lambda _: out.normal_())]
     for name in BACKENDS:

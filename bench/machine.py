@@ -13,6 +13,8 @@ from typing import cast
 
 import torch
 
+from bench import allocator
+
 
 def describe(device: torch.device) -> dict[str, object]:
     """Device, processor, versions, commit and time, as they go into every result file."""
@@ -25,6 +27,7 @@ def describe(device: torch.device) -> dict[str, object]:
         else os.cpu_count(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "keeps_freed_memory": allocator.kept(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": _versions(),
         "commit": commit(),
@@ -70,6 +73,7 @@ def folder_name(machine: dict[str, object]) -> str:
     name = re.sub(r"\((R|TM|r|tm)\)|CPU|@", " ", str(machine["device"]))
     if machine["device_type"] == "cpu":
         name += f" {machine['threads']} threads"
+        name += " kept memory" if machine.get("keeps_freed_memory") else ""
     else:
         versions = cast("dict[str, str]", machine["versions"])
         name += f" driver {machine['driver']} torch {versions['torch']}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -62,6 +62,8 @@ class Case(Protocol):
     @property
     def dtype(self) -> str: ...
     @property
+    def torch_dtype(self) -> torch.dtype: ...
+    @property
     def works(self) -> tuple[str, ...]: ...
     @property
     def elements(self) -> int: ...
@@ -80,25 +82,23 @@ class Skipped(Exception):
     """What is measured here does not fit this machine."""
 
 
-def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> list[Result]:
-    """One result for each op; the machine's limits are measured once."""
+def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iterator[Result]:
+    """One result for each op, as it is there; the machine's limits are measured once."""
     from bench.steps import TRAINING_STEP, measure_steps
 
     clock = clock_for(torch.device(every[0].device))
     tick("copy and noise", 0.0)
     dtypes = tuple(dict.fromkeys(name for settings in every for name in settings.dtypes))
     limit = machine_limits(replace(every[0], dtypes=dtypes), clock)
-    results = []
     for index, settings in enumerate(every):
 
         def progress(what: str, done: float, index: int = index, name: str = settings.op) -> None:
             tick(f"{name} {what}", (index + done) / len(every))
 
         if settings.op == TRAINING_STEP:
-            results.append(measure_steps(settings, clock, limit, progress))
+            yield measure_steps(settings, clock, limit, progress)
         else:
-            results.append(measure(OPS[settings.op], settings, clock, limit, progress))
-    return results
+            yield measure(OPS[settings.op], settings, clock, limit, progress)
 
 
 def measure(
@@ -252,6 +252,7 @@ def _timed(
     if moved:
         with suppress(RuntimeError):  # no memory for them: the rows do without
             rivals = limits.copies(moved, made or 0, case.device)
+        rivals += limits.noise(case.noise_elements(work), case.torch_dtype, case.device)
     spreads = interleave(clock, [*contestants, *rivals], effort, tick)
     for contestant in contestants:
         if contestant.problem is not None:
@@ -269,10 +270,13 @@ def figures(
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
     copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
-    bound = None
+    bound = noise = None
     if copy is not None:
-        noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9
-        bound = max(copy.median, case.noise_elements(work) * noise)
+        # Of the same rounds where it was measured there, for machines are not equally fast always.
+        noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9 * case.noise_elements(work)
+        if limits.NOISE in spreads:
+            noise = spreads[limits.NOISE].median
+        bound = max(copy.median, noise)
     return {
         "median_s": spread.median,
         "low_s": spread.low,
@@ -282,6 +286,7 @@ def figures(
         "gb_per_s": None if moved is None else moved / spread.median / 1e9,
         "copy_s": None if copy is None else copy.median,
         "of_copy": ratio.get(limits.COPY),
+        "noise_s": noise,
         "fresh_s": None if fresh is None else fresh.median,
         "of_fresh": ratio.get(limits.FRESH),
         "of_limit": None if bound is None else bound / spread.median,

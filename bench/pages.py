@@ -53,6 +53,10 @@ class Machine:
         return self.about["device_type"] == "cuda"
 
     @property
+    def keeps(self) -> bool:
+        return bool(self.about.get("keeps_freed_memory"))
+
+    @property
     def title(self) -> str:
         return machine_words(self.about).split(";")[0]
 
@@ -146,6 +150,8 @@ def tables(found: list[Machine], here: Path) -> str:
     """Each machine's tables; of one CPU with several numbers of threads, those of the most."""
     parts = []
     for machine in _most_threads(found):
+        if machine.keeps:
+            continue
         parts.append(f"### {machine.title}")
         parts += machine_tables(machine.results)
         parts.append(pictures(machine.folder, here, ("speedup_eager",)))
@@ -183,6 +189,8 @@ def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -
 def all_pictures(found: list[Machine], here: Path) -> str:
     parts = []
     for machine in _most_threads(found):
+        if machine.keeps:
+            continue
         shown = pictures(machine.folder, here)
         parts += [f"### {machine.title}", shown] if shown else []
     return "\n\n".join(parts) or "No pictures are committed: `python -m bench plots` makes them."
@@ -237,12 +245,13 @@ def scaling(found: list[Machine], here: Path) -> str:
     )
 
 
-def _by_cpu(found: list[Machine]) -> dict[str, list[Machine]]:
-    """CPU machines by processor, fewest threads first."""
-    by_cpu: dict[str, list[Machine]] = {}
+def _by_cpu(found: list[Machine]) -> dict[tuple[str, bool], list[Machine]]:
+    """CPU machines by processor and what becomes of freed memory, fewest threads first."""
+    by_cpu: dict[tuple[str, bool], list[Machine]] = {}
     for machine in sorted(found, key=lambda machine: int(str(machine.about["threads"]))):
         if not machine.is_cuda:
-            by_cpu.setdefault(str(machine.about["cpu"]), []).append(machine)
+            key = (str(machine.about["cpu"]), machine.keeps)
+            by_cpu.setdefault(key, []).append(machine)
     return by_cpu
 
 

@@ -56,7 +56,7 @@ class Effort:
     """How long to measure one kind of work."""
 
     sample_seconds: float = 0.005
-    seconds: float = 10.0
+    seconds: float = 5.0
     least_rounds: int = 5
     most_rounds: int = 60
 

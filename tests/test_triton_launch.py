@@ -106,6 +106,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(launch.Variant, "_plain", plain)
     monkeypatch.setattr(launch.triton.runtime, "driver", SimpleNamespace(active=active))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     calls.variant = launch.Variant("kernel", torch.device("cuda", 0), 7, (True, 3), 4)
     return calls
 
@@ -187,3 +188,24 @@ def test_calls_that_differ_take_variants_that_differ():
         seen.add((call.variant.constants, call.numbers))
     assert len(seen) == 1 + len(changes)
     assert calls._forward(*base) is calls._forward(*base)
+
+
+@needs_backend
+@pytest.mark.skipif(bool(torch.version.hip), reason="CUDA's capture modes")
+def test_a_new_kernel_is_loaded_in_the_relaxed_mode_of_capture(recorded, monkeypatch):
+    modes = [0]  # global, as torch.cuda.graph captures
+
+    def exchange(reference):
+        mode = reference._obj
+        modes.append(mode.value)
+        mode.value = modes[-2]
+
+    library = SimpleNamespace(cuThreadExchangeStreamCaptureMode=exchange)
+    monkeypatch.setattr(recorded.module.ctypes, "CDLL", lambda name: library)
+    recorded.variant.launch((Pointer(64),), ())
+    assert modes == [0]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    recorded.variant.launch((Pointer(64),), ())  # known: nothing is loaded
+    assert modes == [0]
+    recorded.variant.launch((Pointer(8),), ())
+    assert modes == [0, 2, 0]

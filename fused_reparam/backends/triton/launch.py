@@ -7,8 +7,9 @@ variants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +110,25 @@ def _device_guard(device: torch.device) -> Any:
     return nullcontext() if device.type == "cpu" else getattr(torch, device.type).device(device)
 
 
+@contextmanager
+def _loading_allowed() -> Iterator[None]:
+    """Let a kernel be loaded while a CUDA graph is captured.
+
+    A captured step takes its key otherwise than the eager step that warmed it up, so its kernels
+    may be new. Loading one is among the calls that only the relaxed mode of capture allows.
+    """
+    if torch.version.hip or not torch.cuda.is_current_stream_capturing():
+        yield
+        return
+    exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    mode = ctypes.c_int(2)  # CU_STREAM_CAPTURE_MODE_RELAXED; the call puts the former one here
+    exchange(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
+
+
 class Variant:
     """A kernel with all of a launch that does not depend on the arguments' values.
 
@@ -139,11 +159,10 @@ class Variant:
         addresses = [None if p is None else p.data_ptr() for p in pointers]
         facts = _facts(pointers, addresses)
         handle = self.handles.get(facts)
-        if handle is None or _hooked():
-            compiled = self._plain(pointers, scalars)
-            if handle is None:
-                self.handles[facts] = _handle(compiled)
-        elif handle is False:
+        if handle is None:
+            with _loading_allowed():
+                self.handles[facts] = _handle(self._plain(pointers, scalars))
+        elif handle is False or _hooked():
             self._plain(pointers, scalars)
         else:
             run, function, metadata = handle

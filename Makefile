@@ -15,6 +15,8 @@ TORCH ?= torch==2.13.0
 # Where results go; those to be kept and shown go to bench/results.
 BENCH ?= out/bench
 
+OTHER_OPS := gaussian_rsample,gaussian_kl,gaussian_latent_from_moments,normal
+
 BIN := $(VENV)/bin
 # One stamp for each PyTorch and Python: asking for another sets up again.
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
@@ -36,7 +38,8 @@ lint: $(STAMP) $(LINT)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m bench --device cpu --op all --out $(BENCH)
+	$(BIN)/python -m bench --op gaussian_latent,training_step --out $(BENCH)
+	$(BIN)/python -m bench --op $(OTHER_OPS) --sizes 128x20,1M,16M --out $(BENCH)
 	$(BIN)/python -m bench plots $(BENCH)/*
 
 pages: $(STAMP)

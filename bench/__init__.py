@@ -2,6 +2,7 @@
 
     python -m bench --device cpu                  measure, print, write JSON and CSV
     python -m bench compare A.json B.json         what changed between two results
+    python -m bench merge A.json B.json           add the rows of B, of the same machine, to A
     python -m bench table RESULT.json             one op's table, in Markdown
     python -m bench plots FOLDER                  pictures of a machine's results
     python -m bench pages                         README's and docs' figures from committed results

@@ -24,7 +24,7 @@ NAMES = (*OPS, TRAINING_STEP)
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"compare": compare, "table": table, "plots": plots, "pages": pages}
-    commands["gpu-report"] = gpu_report
+    commands |= {"merge": merge, "gpu-report": gpu_report}
     command = commands.get(words[0]) if words else None
     return command(words[1:]) if command else run(words)
 
@@ -83,6 +83,25 @@ def compare(words: Sequence[str]) -> int:
     return 0
 
 
+def merge(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench merge",
+        description="Adds a result's rows to another of the same op, machine and commit.",
+    )
+    parser.add_argument("into", type=Path, help="result JSON, in its machine's folder: rewritten")
+    parser.add_argument("more", type=Path, help="result JSON")
+    options = parser.parse_args(words)
+    from bench import files
+
+    try:
+        result = files.merged(files.read(options.into), files.read(options.more))
+    except ValueError as error:
+        parser.error(str(error))
+    for path in files.write(result, options.into.parent.parent):
+        print(f"wrote {path}")
+    return 0
+
+
 def table(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench table")
     parser.add_argument("result", type=Path, help="result JSON")
@@ -116,7 +135,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Speed and memory of ops and training steps, beside what they replace.",
-        epilog="Also, each with --help: compare, table, plots, pages, gpu-report.",
+        epilog="Also, each with --help: compare, merge, table, plots, pages, gpu-report.",
     )
     parser.add_argument(
         "--op", default="gaussian_latent", help=f"all, or some of {', '.join(NAMES)}"

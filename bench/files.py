@@ -27,6 +27,33 @@ def write(result: Result, folder: Path) -> list[Path]:
     return paths
 
 
+def merged(first: Result, second: Result) -> Result:
+    """Both results' rows as one, those of `second` where they measured the same.
+
+    Raises:
+        ValueError: they are not of one op, machine, commit and set of versions.
+    """
+    for name in ("device", "threads", "keeps_freed_memory", "versions", "commit"):
+        one, other = (result["machine"].get(name) for result in (first, second))
+        if one != other:
+            raise ValueError(f"results of one {name} can be merged, got {one!r} and {other!r}")
+    ops = [result["settings"]["op"] for result in (first, second)]
+    if ops[0] != ops[1]:
+        raise ValueError(f"results of one op can be merged, got {ops[0]} and {ops[1]}")
+    rows = {_key(row): row for result in (first, second) for row in result["rows"]}
+    dtypes, sizes = (
+        list(dict.fromkeys(row[name] for row in rows.values())) for name in ("dtype", "size")
+    )
+    elements = {row["size"]: row["elements"] for row in rows.values()}
+    ordered = sorted(rows.values(), key=lambda r: (dtypes.index(r["dtype"]), elements[r["size"]]))
+    settings = first["settings"] | {"dtypes": dtypes, "sizes": sorted(sizes, key=elements.get)}
+    return first | {"rows": ordered, "settings": settings}
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("dtype", "shape", "size", "work", "variant"))
+
+
 def read(path: Path) -> Result:
     """A result from its JSON file."""
     result = json.loads(path.read_text())

@@ -89,7 +89,8 @@ def test_numbers_are_consistent(result):
         assert row["vs_compile"] is None
         assert row["of_copy"] == pytest.approx(row["copy_s"] / row["median_s"])
         assert row["of_fresh"] == pytest.approx(row["fresh_s"] / row["median_s"])
-        assert row["of_limit"] >= row["of_copy"]
+        bound = max(row["copy_s"], row["noise_s"])
+        assert row["of_limit"] == pytest.approx(bound / row["median_s"])
         assert row["ns_per_element"] == pytest.approx(row["median_s"] * 1e9 / ELEMENTS)
         assert row["gb_per_s"] == pytest.approx(row["moved_bytes"] / row["median_s"] / 1e9)
         assert row["threads"] == torch.get_num_threads()
@@ -118,6 +119,7 @@ class FakeClock:
     """Says that every call takes what its contestant's items are."""
 
     most_calls = 100
+    warms_up = False
 
     def __init__(self):
         self.order = []
@@ -287,3 +289,33 @@ def test_command_line_refuses_what_it_does_not_know(words, capsys):
     with pytest.raises(SystemExit):
         command_line.main(words)
     assert words[1] in capsys.readouterr().err
+
+
+def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_path, capsys):
+    first = json.loads(json.dumps(result))
+    second = json.loads(json.dumps(result))
+    for row in second["rows"]:
+        row["median_s"] = -1.0
+    larger = [dict(row, size="1M", shape="1024x1024", elements=1 << 20) for row in first["rows"]]
+    second["rows"] = [*larger, second["rows"][0]]
+    [one, _], [two, _] = (files.write(r, tmp_path / n) for r, n in ((first, "a"), (second, "b")))
+    assert command_line.main(["merge", str(one), str(two)]) == 0
+    merged = files.read(one)
+    assert len(merged["rows"]) == 2 * len(first["rows"])
+    assert sum(row.get("median_s") == -1.0 for row in merged["rows"]) == 1
+    assert merged["settings"]["sizes"] == ["16x20", "1M"]
+    sizes = [row["size"] for row in merged["rows"] if row["dtype"] == "float32"]
+    assert sizes == sorted(sizes)
+    second["machine"]["commit"] = "another"
+    with pytest.raises(ValueError, match="one commit can be merged"):
+        files.merged(first, second)
+
+
+def test_a_long_call_is_timed_after_one_that_is_not():
+    calls = []
+    clock = FakeClock()
+    clock.warms_up = True
+    entry = Contestant("slow", call=calls.append, prepare=lambda n: [2.0] * n)
+    effort = Effort(sample_seconds=1.0, seconds=1e9, least_rounds=3, most_rounds=3)
+    assert interleave(clock, [entry], effort)["slow"].median == 2.0
+    assert len(calls) == len(clock.order) == 5

@@ -1,0 +1,53 @@
+"""Freed memory stays with the process when the bench is asked for it, and the result says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import files
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="for Linux's glibc")
+
+RESIDENT = """
+import sys, torch
+from bench import allocator
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+if sys.argv[1] == "keep":
+    allocator.keep_freed_memory()
+before = resident()
+block = torch.ones(1 << 26)
+most = resident()
+del block
+print((resident() - before) / (most - before))
+"""
+
+
+def python(*words: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("how", "left"), [("keep", 1.0), ("give back", 0.0)])
+def test_freed_memory_stays_resident(how, left):
+    assert float(python("-c", RESIDENT, how)) == pytest.approx(left, abs=0.1)
+
+
+def test_results_with_kept_memory_are_apart(tmp_path):
+    words = "--quick --op normal --sizes 16x20 --dtype float32 --variants reference --keep-memory"
+    python("-m", "bench", *words.split(), "--out", str(tmp_path))
+    [path] = tmp_path.glob("*/normal.json")
+    assert path.parent.name.endswith("-threads-kept-memory")
+    result = files.read(path)
+    assert result["machine"]["keeps_freed_memory"] is True

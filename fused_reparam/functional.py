@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from . import noise
-from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
+from .arguments import (
+    bounds_of,
+    check_reduction,
+    check_sources,
+    given_noise,
+    moments_dim,
+    one_scale,
+    pair,
+    scale_kind,
+)
 from .ops import gaussian_short, gaussian_torch
 from .ops.gaussian import gaussian_latent as _latent_op
-from .ops.gaussian_call import REDUCTIONS, Inputs, Spec, halves
+from .ops.gaussian_call import Inputs, Spec, halves
 from .ops.layout import empty_ordered, memory_order
 from .ops.library import plain
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
-
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_RNGS = ("philox", "torch")
 
 
 def gaussian_latent(
@@ -96,10 +99,10 @@ def gaussian_latent(
         >>> mu.grad.unique()
         tensor([1.])
     """
-    kind, scale = _one_scale(logvar, log_std, std, var, rho)
-    _check_reduction(reduction)
-    _check_sources(key, generator, rng, eps)
-    bounds = _bounds(clamp, kind)
+    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    check_reduction(reduction)
+    check_sources(key, generator, rng, eps)
+    bounds = bounds_of(clamp, kind)
     if eps is None and rng == "philox" and not return_eps:
         if key is not None:
             noise.check_key(key)
@@ -110,7 +113,7 @@ def gaussian_latent(
         fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
         if fused is not None:
             return fused
-    loc, x = _pair(mu, scale, kind)
+    loc, x = pair(mu, scale, kind)
     return _latent(loc, x, -1, kind, bounds, reduction, key, generator, rng, eps, return_eps)
 
 
@@ -145,10 +148,10 @@ def gaussian_rsample(
         >>> torch.equal(z, 2.0 * noise.normal(noise.key(1), 3))
         True
     """
-    kind, scale = _one_scale(logvar, log_std, std, var, rho)
-    _check_sources(key, generator, rng, eps)
-    bounds = _bounds(clamp, kind)
-    loc, x = _pair(mu, scale, kind)
+    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    check_sources(key, generator, rng, eps)
+    bounds = bounds_of(clamp, kind)
+    loc, x = pair(mu, scale, kind)
     z, _, *noise_used = _latent(
         loc, x, -1, kind, bounds, None, key, generator, rng, eps, return_eps
     )  # fmt: skip
@@ -182,10 +185,10 @@ def gaussian_kl(
         >>> gaussian_kl(torch.ones(2, 5), std=torch.ones(5), reduction="sample")
         tensor([2.5000, 2.5000])
     """
-    kind, scale = _one_scale(logvar, log_std, std, var, rho)
-    _check_reduction(reduction)
-    loc, x = _pair(mu, scale, kind)
-    bounds = _bounds(clamp, kind)
+    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    check_reduction(reduction)
+    loc, x = pair(mu, scale, kind)
+    bounds = bounds_of(clamp, kind)
     spec = Spec(_order(loc, x, -1), kind, *bounds, reduction, False, -1)
     return _latent_op(Inputs(loc, x, None, None), spec)[1]
 
@@ -231,9 +234,9 @@ def gaussian_latent_from_moments(
         torch.Size([2, 4, 4, 4])
     """
     kind = scale_kind(scale)
-    _check_reduction(reduction)
-    _check_sources(key, generator, rng, eps)
-    bounds = _bounds(clamp, kind)
+    check_reduction(reduction)
+    check_sources(key, generator, rng, eps)
+    bounds = bounds_of(clamp, kind)
     dim = moments_dim(moments, dim)
     if eps is None and rng == "philox" and not return_eps:
         if key is not None:
@@ -244,47 +247,6 @@ def gaussian_latent_from_moments(
     return _latent(
         moments, None, dim, kind, bounds, reduction, key, generator, rng, eps, return_eps
     )
-
-
-def moments_dim(moments: Tensor, dim: int) -> int:
-    """The dim along which moments are halved, counted from the front, once they are checked."""
-    _check_tensor("moments", moments)
-    if not isinstance(dim, int):
-        raise TypeError(f"dim must be an integer, got {dim!r} of type {type(dim).__name__}")
-    if not -moments.dim() <= dim < moments.dim():
-        raise ValueError(f"moments of shape {tuple(moments.shape)} have no dim {dim}")
-    if moments.shape[dim] % 2:
-        raise ValueError(
-            f"moments must have an even size along dim {dim} (means, then scales), got "
-            f"{moments.shape[dim]}: shape {tuple(moments.shape)}"
-        )
-    return dim % moments.dim()
-
-
-def scale_kind(scale: str) -> int:
-    """Position of a scale keyword in SCALE_KINDS."""
-    if scale not in SCALE_KINDS:
-        raise ValueError(f"scale must be one of {', '.join(SCALE_KINDS)}, got {scale!r}")
-    return SCALE_KINDS.index(scale)
-
-
-def check_options(scale: str, reduction: str, clamp: tuple[float, float] | None, rng: str) -> None:
-    """Raise ValueError unless a module's options are those of a call."""
-    _bounds(clamp, scale_kind(scale))
-    _check_reduction(reduction)
-    _check_sources(None, None, rng, None)
-
-
-def _check_sources(
-    key: Tensor | None, generator: torch.Generator | None, rng: str, eps: Tensor | None
-) -> None:
-    """Raise ValueError unless the noise has one source."""
-    if rng not in _RNGS:
-        raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
-    if (key is not None) + (generator is not None) + (eps is not None) > 1:
-        raise ValueError("give at most one of key, generator and eps: each decides the noise")
-    if rng == "torch" and (key is not None or eps is not None):
-        raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
 
 
 def _latent(
@@ -302,7 +264,7 @@ def _latent(
 ) -> tuple[Tensor, ...]:
     order = _order(loc, scale, dim)
     if eps is not None:
-        eps = _given_noise(eps, loc, _shape(loc, scale, dim))
+        eps = given_noise(eps, loc, _shape(loc, scale, dim))
     elif rng == "torch":
         eps = _torch_noise(loc, _shape(loc, scale, dim), order, generator)
     elif key is None:
@@ -330,90 +292,6 @@ def _drawn_key(loc: Tensor, generator: torch.Generator | None) -> Tensor:
     return noise.draw_key(loc.device, generator)
 
 
-def _one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
-    """Position and value of the one scale keyword that was given."""
-    found: tuple[int, Tensor | float] | None = None
-    for kind, scale in enumerate(scales):
-        if scale is not None:
-            if found is not None:
-                break
-            found = kind, scale
-    else:
-        if found is not None:
-            return found
-    given = [name for name, s in zip(SCALE_KINDS, scales, strict=True) if s is not None]
-    raise ValueError(
-        f"give exactly one of {', '.join(SCALE_KINDS)}; got "
-        + (" and ".join(given) if given else "none")
-    )
-
-
-def _pair(mu: Tensor, scale: Tensor | float, kind: int) -> tuple[Tensor, Tensor]:
-    """Location and scale parameter, checked, of one dtype."""
-    _check_tensor("mu", mu)
-    name = SCALE_KINDS[kind]
-    if not isinstance(scale, Tensor):
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-            raise TypeError(
-                f"{name} must be a floating tensor or a number, got {scale!r} of type "
-                f"{type(scale).__name__}"
-            )
-        return mu, torch.full((), scale, dtype=mu.dtype, device=mu.device)
-    _check_tensor(name, scale)
-    if mu.device != scale.device:
-        raise ValueError(
-            f"mu and {name} must be on one device, got mu on {mu.device} and {name} on "
-            f"{scale.device}"
-        )
-    if mu.shape != scale.shape and not _broadcastable(mu.shape, scale.shape):
-        raise ValueError(
-            f"mu and {name} must have shapes that broadcast, got mu {tuple(mu.shape)} and {name} "
-            f"{tuple(scale.shape)}"
-        )
-    if mu.dtype != scale.dtype:
-        dtype = torch.result_type(mu, scale)
-        return mu.to(dtype), scale.to(dtype)
-    return mu, scale
-
-
-def _broadcastable(a: Sequence[int], b: Sequence[int]) -> bool:
-    return all(m == n or m == 1 or n == 1 for m, n in zip(reversed(a), reversed(b), strict=False))
-
-
-def _check_tensor(name: str, t: Tensor) -> None:
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a floating tensor, got {t!r} of type {type(t).__name__}")
-    if t.dtype not in _DTYPES:
-        raise TypeError(
-            f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype} of shape "
-            f"{tuple(t.shape)}"
-        )
-    if t.layout != torch.strided:
-        raise TypeError(
-            f"{name} must be a dense (strided) tensor, got layout {t.layout} of shape "
-            f"{tuple(t.shape)}"
-        )
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-
-
-def _bounds(clamp: tuple[float, float] | None, kind: int) -> tuple[float, float]:
-    if clamp is None:
-        return -math.inf, math.inf
-    if kind not in (LOGVAR, LOG_STD):
-        raise ValueError(f"clamp bounds logvar or log_std, the scale given is {SCALE_KINDS[kind]}")
-    try:
-        low, high = (float(bound) for bound in clamp)
-    except (TypeError, ValueError):
-        raise ValueError(f"clamp must be two numbers (low, high), got {clamp!r}") from None
-    if not low <= high:
-        raise ValueError(f"clamp must be (low, high) with low <= high, got ({low}, {high})")
-    return low, high
-
-
 def _shape(loc: Tensor, scale: Tensor | None, dim: int) -> torch.Size:
     if scale is None:
         return torch.Size((*loc.shape[:dim], loc.shape[dim] // 2, *loc.shape[dim + 1 :]))
@@ -431,15 +309,6 @@ def _order(loc: Tensor, scale: Tensor | None, dim: int) -> list[int]:
         if t.shape == shape:
             return memory_order(t)
     return []
-
-
-def _given_noise(eps: Tensor, loc: Tensor, shape: torch.Size) -> Tensor:
-    _check_tensor("eps", eps)
-    if eps.shape != shape:
-        raise ValueError(f"eps must have the sample's shape {tuple(shape)}, got {tuple(eps.shape)}")
-    if eps.device != loc.device:
-        raise ValueError(f"eps must be on mu's device {loc.device}, got {eps.device}")
-    return eps.to(loc.dtype)
 
 
 def _torch_noise(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional
+from . import arguments, functional
 from .ops.gaussian_call import halves
 
 __all__ = ["FusedGaussianLatent"]
@@ -62,7 +62,7 @@ class FusedGaussianLatent(nn.Module):
         rng: str = "philox",
     ) -> None:
         super().__init__()
-        functional.check_options(scale, reduction, clamp, rng)
+        arguments.check_options(scale, reduction, clamp, rng)
         self.scale = scale
         self.reduction = reduction
         self.clamp = clamp
@@ -100,7 +100,7 @@ class FusedGaussianLatent(nn.Module):
 
     def _mean(self, mu: Tensor, scale: Tensor | float | None) -> tuple[Tensor, Tensor]:
         if scale is None:
-            mu, scale = halves(mu, functional.moments_dim(mu, self.dim))
+            mu, scale = halves(mu, arguments.moments_dim(mu, self.dim))
         parameter: dict[str, Any] = {self.scale: scale}
         kl = functional.gaussian_kl(mu, **parameter, reduction=self.reduction, clamp=self.clamp)
         if isinstance(scale, Tensor):

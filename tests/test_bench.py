@@ -12,6 +12,7 @@ import torch
 
 from bench import __main__ as command_line
 from bench import compare, files, limits, markdown, measure, report
+from bench.case import OpCase
 from bench.machine import folder_name
 from bench.ops import OPS
 from bench.ops.base import WORKS
@@ -319,3 +320,17 @@ def test_a_long_call_is_timed_after_one_that_is_not():
     effort = Effort(sample_seconds=1.0, seconds=1e9, least_rounds=3, most_rounds=3)
     assert interleave(clock, [entry], effort)["slow"].median == 2.0
     assert len(calls) == len(clock.order) == 5
+
+
+def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
+    monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 319)
+    [reference] = [v for v in ours(OP, CPU)[0] if v.name == "reference"]
+    another = Variant("another", OP.textbook, ours=True)
+    case = OpCase(OP, "16x20", (16, 20), "float32", CPU)
+    skipped = measure._too_slow(case, reference, [reference, another])
+    assert skipped is not None
+    assert (skipped["status"], "319 elements" in skipped["reason"]) == ("skipped", True)
+    assert measure._too_slow(case, reference, [reference]) is None
+    assert measure._too_slow(case, another, [reference, another]) is None
+    monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
+    assert measure._too_slow(case, reference, [reference, another]) is None

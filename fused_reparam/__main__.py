@@ -51,6 +51,18 @@ def info_lines() -> Iterator[str]:
             if reason is None:
                 details = select.load(backend).info()
                 yield from (f"  {'':<10}{name}: {value}" for name, value in details.items())
+        if device.type == "cuda" and select.current(device) == "triton":
+            yield from _torch_random_lines()
+
+
+def _torch_random_lines() -> Iterator[str]:
+    """For which dtypes the kernels make the numbers of rng="torch" (this runs them)."""
+    stream = select.load("triton").torch_random()
+    device = torch.device("cuda", torch.cuda.current_device())
+    for dtype in stream.DTYPES:
+        reason = stream.why_not(device, dtype)
+        where = "in the kernel" if reason is None else f"drawn as a tensor: {reason}"
+        yield f'  {"":<10}rng="torch", {dtype}: {where}'
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .modes import eager
+
 _TWO64 = 1 << 64
 # An odd number, 2^64 divided by the golden ratio: its multiples pass through every 64-bit number.
 GOLDEN = 0x9E3779B97F4A7C15
@@ -40,27 +42,32 @@ def plain_generator(
 ) -> torch.Generator | None:
     """The CUDA generator whose state the host may read and move on; None where it may not."""
     source = _cuda_generator(device, generator)
-    return None if source is None or torch.cuda.is_current_stream_capturing() else source
+    return None if source is None or _capturing(source.device) else source
+
+
+def _capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is captured on the device's current stream."""
+    if torch.cuda.current_device() == device.index:
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _cuda_generator(
     device: torch.device, generator: torch.Generator | None
 ) -> torch.Generator | None:
     """The CUDA generator to draw from in plain eager mode; None where ``torch.randint`` draws."""
-    if (
-        device.type != "cuda"
-        or torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-    ):
+    if device.type != "cuda" or not eager():
         return None
     if generator is None:
         torch.cuda.init()
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
-    # Where they disagree, PyTorch says so.
-    other = device.index is not None and generator.device.index != device.index
-    return None if generator.device.type != "cuda" or other else generator
+    if generator.device.type != "cuda":
+        return None  # PyTorch says what is wrong
+    if device.index is not None and generator.device.index != device.index:
+        raise ValueError(f"generator must be on {device}, got one on {generator.device}")
+    return generator
 
 
 class HostKey(NamedTuple):
@@ -91,7 +98,9 @@ def reserve(generator: torch.Generator, offsets: int) -> tuple[int, int]:
     # but rng="torch" does), and its move of the offset is lost: a later op draws its numbers again.
     with _reserving:
         at = generator.get_offset()
-        generator.set_offset(at + offsets)
+        # Through an object that shares the state: set on the generator itself, the offset would
+        # also make cuDNN draw its dropout state anew, and wait for it, at the next RNN.
+        generator.graphsafe_get_state().set_offset(at + offsets)
     return generator.initial_seed(), at
 
 
@@ -114,7 +123,7 @@ def draw(device: torch.device, generator: torch.Generator | None) -> HostKey | G
     source = _cuda_generator(device, generator)
     if source is None:
         return None
-    if not torch.cuda.is_current_stream_capturing():
+    if not _capturing(source.device):
         return host_key(source)
     reserved = _capturing_reservation(source)
     if reserved is None:

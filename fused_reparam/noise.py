@@ -94,7 +94,7 @@ def draw_key(
         Tensor of dtype uint64 and shape (2,).
 
     Raises:
-        RuntimeError: generator and device disagree (from PyTorch).
+        RuntimeError, ValueError: generator and device disagree.
 
     Example:
         >>> import torch
@@ -129,6 +129,11 @@ def draw_bits(device: torch.device | str | None, generator: torch.Generator | No
         source = cuda_keys.plain_generator(torch.device(device), generator)
         if source is not None:
             return cuda_keys.host_key(source).bits()
+    return random_bits(device, generator)
+
+
+def random_bits(device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
+    """The bits of a fresh key, drawn by an op on the device."""
     return torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
 
 
@@ -141,7 +146,7 @@ def draw_for_kernel(
 
 
 def _draw_key_in_graph(device: torch.device | str | None) -> Tensor:
-    """Draw a key by an op of the compiled graph: the key that eager mode would draw."""
+    """Draw a key by an op of the compiled graph."""
     witness = torch.empty(0, device=device)
     op = torch.ops.fused_reparam.draw_key.default
     if _all_is_recomputed():

@@ -110,7 +110,7 @@ struct Forward {
     const int64_t count = t.in.count, whole = count - count % step;
     const bool want_kl = t.sum_kl || kl_out;
     const V low = num<V>(t.in.low), high = num<V>(t.in.high);
-    if (form == Form::usual && t.in.large)
+    if (z && !eps && t.in.large)
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data,
                             Fetch<3>{{loc, scale, z}, sizeof(M)});
     else if (z && !eps)
@@ -214,10 +214,11 @@ struct Backward {
     M *grad_loc = (M*)t.grad_loc, *grad_scale = (M*)t.grad_scale;
     const int64_t count = t.in.count, whole = count - count % step;
     const V low = num<V>(t.in.low), high = num<V>(t.in.high), one_weight = num<V>(t.one_weight);
-    if (form == Form::usual && t.in.large)
+    const bool make = grad_z && grad_scale && !eps;
+    if (make && t.in.large)  // to fetch at null does nothing
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data,
                             Fetch<5>{{loc, scale, grad_z, grad_loc, grad_scale}, sizeof(M)});
-    else if (grad_z && grad_scale && !eps)
+    else if (make)
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data);
 
     for (int64_t i = 0; i < whole; i += step)

@@ -5,10 +5,12 @@ Without a GPU, generators are stand-ins and kernels run in Triton's interpreter.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,9 +39,14 @@ class OldGenerator:
     def get_offset(self) -> int:
         return self.offset
 
-    def set_offset(self, offset: int) -> None:
-        assert offset % 4 == 0
-        self.offset = offset % TWO64
+    def graphsafe_get_state(self):
+        """Shares the state; the generator's own set_offset, which resets RNNs, is not here."""
+
+        def set_offset(offset: int) -> None:
+            assert offset % 4 == 0
+            self.offset = offset % TWO64
+
+        return SimpleNamespace(set_offset=set_offset)
 
 
 class NewGenerator:
@@ -68,6 +75,7 @@ def capturing(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now)
 
     set_to(False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     return set_to
 
 
@@ -124,6 +132,15 @@ def test_both_ways_give_the_same_keys(capturing):
 
 def test_the_default_generator_is_the_devices(capturing, monkeypatch):
     generators = (OldGenerator(1), OldGenerator(2))
+    generators[1].device = torch.device("cuda", 1)
+    asked = []
+
+    @contextlib.contextmanager
+    def on(device):
+        asked.append(device)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", on)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
@@ -132,6 +149,7 @@ def test_the_default_generator_is_the_devices(capturing, monkeypatch):
         key = noise.draw_bits(torch.device(name), None)
         assert key.tolist() == [signed(noise.derived_seed(which + 1, before)), 0]
         assert generators[which].offset == before + 4
+    assert asked == [CUDA]  # whether a graph is captured: on the key's device, not the current one
 
 
 def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypatch):
@@ -150,7 +168,8 @@ def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypa
     noise.draw_bits(CUDA, generator)
     noise.draw_for_kernel(CUDA, generator)
     capturing(False)
-    noise.draw_bits(torch.device("cuda", 1), generator)  # disagree: PyTorch's own error
+    with pytest.raises(ValueError, match="generator must be on cuda:1, got one on cuda:0"):
+        noise.draw_bits(torch.device("cuda", 1), generator)
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Mode(TorchDispatchMode):
@@ -165,11 +184,11 @@ def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypa
         return x
 
     torch.func.vmap(mapped, randomness="same")(torch.zeros(2))
-    assert drawn == [CUDA, CUDA, torch.device("cuda", 1), CUDA, CUDA]
+    assert drawn == [CUDA, CUDA, CUDA, CUDA]
     assert generator.offset == 0
     noise.draw_bits(CUDA, generator)
     assert generator.offset == 4
-    assert len(drawn) == 5
+    assert len(drawn) == 4
 
 
 # --- kernels -------------------------------------------------------------------------------------

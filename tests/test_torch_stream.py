@@ -6,6 +6,8 @@ float64, with small numbers of blocks standing for a GPU's.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import os
 import subprocess
 import sys
@@ -207,21 +209,48 @@ def test_the_test_of_bits_sees_a_difference(stream, dtype, monkeypatch):
     assert not same(Torch(3), 2)  # other numbers of threads
 
 
+@pytest.fixture
+def unknown(stream, monkeypatch):
+    """Nothing is known of any device; a CUDA device can be entered."""
+    monkeypatch.setattr(stream, "_why_not", {})
+    monkeypatch.setattr(stream, "_died", collections.Counter())
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "Generator", lambda device: None)
+    monkeypatch.setattr(stream, "most_blocks", lambda device: 2)
+    return stream
+
+
 @needs_backend
-def test_a_failure_is_remembered_as_no(stream, monkeypatch):
+@pytest.mark.parametrize("mode", [0, 2])
+def test_the_comparison_is_made_once_and_leaves_the_debug_mode(unknown, mode, monkeypatch):
+    modes, compared = [], []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(unknown, "same_as_torch", lambda *_: compared.append(1))
+    for _ in range(2):
+        assert not unknown.holds(torch.device("cuda", 0), torch.float32)
+    assert "not PyTorch's" in unknown.why_not(torch.device("cuda", 0), torch.float32)
+    assert len(compared) == 1
+    assert modes == ([0, 2] if mode else [])  # setting it warns
+
+
+@needs_backend
+def test_a_failure_may_pass_and_is_believed_the_third_time(unknown, monkeypatch):
+    tried = []
+
     def broken(*_):
+        tried.append(1)
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(stream, "same_as_torch", broken)
-    monkeypatch.setattr(stream, "most_blocks", lambda device: 2)
-    modes = []
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    stream.holds.cache_clear()
-    assert not stream.holds(torch.device("cuda", 0), torch.float32)
-    assert not stream.holds(torch.device("cuda", 0), torch.float32)
-    assert modes == [0, 2]  # once, and as it was before
-    stream.holds.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(unknown, "same_as_torch", broken)
+    for _ in range(5):
+        reason = unknown.why_not(torch.device("cuda", 0), torch.float32)
+        assert reason == "RuntimeError: no kernel image"
+    assert len(tried) == 3
+    monkeypatch.setattr(unknown, "same_as_torch", lambda *_: True)
+    assert unknown.holds(torch.device("cuda", 0), torch.bfloat16)
 
 
 # --- the whole way -------------------------------------------------------------------------------
@@ -240,6 +269,9 @@ class Generator:
 
     def get_offset(self) -> int:
         return self.offset
+
+    def graphsafe_get_state(self):
+        return self  # shares the state
 
     def set_offset(self, offset: int) -> None:
         self.offset = offset

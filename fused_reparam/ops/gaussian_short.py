@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .. import noise
 from ..backends import select
+from ..modes import eager
 from . import gaussian_call, layout
 from .gaussian_call import Inputs, Spec
-from .library import eager, forward_ad_active, ordinary
+from .library import forward_ad_active, ordinary
 
 _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
@@ -168,7 +169,7 @@ def _new(loc: Tensor, scale: Any, geometry: Geometry) -> Tensor:
 
 
 class ShortLatent(torch.autograd.Function):
-    """The short way with its gradient; saves the inputs and the key (as numbers, on the host)."""
+    """The short way with its gradient; saves the inputs and the key."""
 
     @staticmethod
     def forward(
@@ -178,17 +179,18 @@ class ShortLatent(torch.autograd.Function):
         key: Tensor | noise.HostKey | noise.GraphKey,
         call: Call,
     ) -> tuple[Tensor, Tensor]:
-        ctx.host_key = key if type(key) is noise.HostKey else None
-        bits = key.bits if type(key) is noise.GraphKey else key
-        ctx.save_for_backward(loc, scale, bits if ctx.host_key is None else None)
+        if type(key) is noise.HostKey:
+            bits: Any = key.bits()
+        else:
+            bits = key.bits if type(key) is noise.GraphKey else key
+        ctx.save_for_backward(loc, scale, bits)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.dtype = call, loc.dtype
         return _forward(loc, scale, key, call)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, saved_key = ctx.saved_tensors
-        key = saved_key if ctx.host_key is None else ctx.host_key
+        loc, scale, key = ctx.saved_tensors
         need_loc, need_scale, _, _ = ctx.needs_input_grad
         backend, kind, low, high, weight, _, _, geometry = ctx.call
         if (
@@ -202,7 +204,7 @@ class ShortLatent(torch.autograd.Function):
             # A hook on saved tensors may have changed them.
             or (loc.stride(), None if scale is None else scale.stride()) != geometry.strides
             or not (loc.dtype is grad_z.dtype and (scale is None or scale.dtype is grad_z.dtype))
-            or not (saved_key is None or saved_key.is_contiguous())
+            or not key.is_contiguous()
         ):
             # Unpacked once: a checkpoint allows no more.
             return _general_backward(ctx, loc, scale, key, grad_z, grad_kl)
@@ -228,7 +230,7 @@ def _general_backward(
     ctx: Any,
     loc: Tensor,
     scale: Tensor | None,
-    key: Tensor | noise.HostKey,
+    key: Tensor,
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
 ) -> Any:
@@ -236,12 +238,11 @@ def _general_backward(
 
     call: Call = ctx.call
     dtype = ctx.dtype
-    bits = key.bits() if isinstance(key, noise.HostKey) else key
     grads = latent_backward(
         functools.partial(gaussian_call.backward, call.backend),
         grad_z,
         grad_kl,
-        Inputs(loc.to(dtype), None if scale is None else scale.to(dtype), bits, None),
+        Inputs(loc.to(dtype), None if scale is None else scale.to(dtype), key, None),
         Spec([], call.kind, call.low, call.high, call.reduction, True, call.dim),
         (*ctx.needs_input_grad[:2], False),
     )

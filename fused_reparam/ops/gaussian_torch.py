@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .. import cuda_keys
 from ..backends import select
+from ..modes import eager
 from . import gaussian_call
 from .gaussian_call import Inputs, Spec
-from .library import eager, forward_ad_active, ordinary
+from .library import forward_ad_active, ordinary
 
 _SUMMED = frozenset(("sum", "mean", "batchmean"))
 # PyTorch draws for longer tensors in several launches.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..modes import eager
+
 LIB = torch.library.Library("fused_reparam", "DEF")
 # A backend reads the memory it is given: a compiler must keep the strides that the op was traced
 # with, or the order of the noise would change.
@@ -28,16 +30,6 @@ def plain(t: object) -> bool:
     must go on doing.
     """
     return eager() and ordinary(t)
-
-
-def eager() -> bool:
-    """Whether no compiler, transform, dispatch mode or tracer looks on."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._get_tracing_state() is None
-    )
 
 
 def ordinary(t: object) -> bool:

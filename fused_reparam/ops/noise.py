@@ -49,7 +49,9 @@ define("draw_key(Tensor witness) -> Tensor", torch.Tag.nondeterministic_seeded)
 
 
 def _draw_key(witness: Tensor) -> Tensor:
-    return noise.draw_key(witness.device)
+    # Never a key of the generator's state: a compiled forward may run in a CUDA graph, where that
+    # can't be had, and the backward that draws it again eagerly.
+    return noise.random_bits(witness.device, None).view(torch.uint64)
 
 
 LIB.impl("draw_key", _draw_key, "CompositeExplicitAutograd")

@@ -85,20 +85,7 @@ def info() -> dict[str, Any]:
         import triton
 
         version = triton.__version__
-    found = {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
-    return found | _streams_of_torch()
-
-
-def _streams_of_torch() -> dict[str, str]:
-    """For which dtypes of the current CUDA device rng="torch" is drawn inside the kernels."""
-    import torch
-
-    if _interpreted() is not False or not torch.cuda.is_available():
-        return {}
-    stream = torch_random()
-    device = torch.device("cuda", torch.cuda.current_device())
-    held = [str(dtype) for dtype in stream.DTYPES if stream.holds(device, dtype)]
-    return {'rng="torch" in the kernel': ", ".join(held) or "no: its bits are not PyTorch's here"}
+    return {"triton": version, "interpreted": interpreted, "targets": [*targets, *_DEVICES]}
 
 
 # Takes a `noise.HostKey`, and in the forward pass a `noise.GraphKey`.

@@ -115,12 +115,17 @@ def _loading_allowed() -> Iterator[None]:
     """Let a kernel be loaded while a CUDA graph is captured.
 
     A captured step takes its key otherwise than the eager step that warmed it up, so its kernels
-    may be new. Loading one is among the calls that only the relaxed mode of capture allows.
+    may be new. Loading one is among the calls that only the relaxed mode of capture allows (with
+    drivers of CUDA 12.3 and later).
     """
     if torch.version.hip or not torch.cuda.is_current_stream_capturing():
         yield
         return
-    exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    try:
+        exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    except (OSError, AttributeError):  # another system: capture may refuse to load, and says so
+        yield
+        return
     mode = ctypes.c_int(2)  # CU_STREAM_CAPTURE_MODE_RELAXED; the call puts the former one here
     exchange(ctypes.byref(mode))
     try:
@@ -165,7 +170,7 @@ class Variant:
         elif handle is False or _hooked():
             self._plain(pointers, scalars)
         else:
-            run, function, metadata = handle
+            run, function, metadata, _ = handle
             stream = triton.runtime.driver.active.get_current_stream(self.device.index)
             try:
                 run(
@@ -204,6 +209,7 @@ def _facts(pointers: Sequence[torch.Tensor | None], addresses: Sequence[int | No
 def _handle(compiled: Any) -> Any:
     """What a direct launch needs; False where this Triton has it otherwise."""
     if all(hasattr(compiled, name) for name in ("run", "function", "packed_metadata")):
-        # Read once: each of them is looked up in Python. `run` first, it loads the kernel.
-        return compiled.run, compiled.function, compiled.packed_metadata
+        # Read once: each of them is looked up in Python. `run` first, it loads the kernel. The
+        # kernel itself is kept, for it unloads its code when it goes.
+        return compiled.run, compiled.function, compiled.packed_metadata, compiled
     return False

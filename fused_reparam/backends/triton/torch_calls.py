@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from typing import NamedTuple
 
@@ -118,24 +119,50 @@ def backward(
     )
 
 
-@functools.cache
+# Why the noise of a device and dtype has to be drawn as a tensor; None where the kernels make it.
+_why_not: dict[tuple[torch.device, torch.dtype], str | None] = {}
+# An exception may pass (no memory, a capture in another thread): it is believed the third time.
+_died: collections.Counter[tuple[torch.device, torch.dtype]] = collections.Counter()
+_TRIES = 3
+
+
 def holds(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `normal` gives `torch.randn`'s bits, and moves a generator as it does, here and now.
 
-    Tried once for each device and dtype, on a generator of its own. It waits for the device, which
-    is no fault of the caller's: the debug mode for that is off meanwhile.
+    Found out at the first use of a device and dtype, on a generator of its own.
     """
+    return why_not(device, dtype) is None
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where `holds`, else the reason."""
     if device.type != "cuda" or torch.version.hip:
-        return False
+        return "only for CUDA"
+    case = device, dtype
+    if case in _why_not:
+        return _why_not[case]
+    try:
+        found = None if _compared(device, dtype) else "its bits are not PyTorch's here"
+    except Exception as error:  # whatever this PyTorch or Triton has otherwise
+        found = f"{type(error).__name__}: {error}"
+        _died[case] += 1
+        if _died[case] < _TRIES:
+            return found
+    _why_not[case] = found
+    return found
+
+
+def _compared(device: torch.device, dtype: torch.dtype) -> bool:
+    """It waits for the device, which is no fault of the caller's: the debug mode is off for it."""
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode(0)
+    if mode:  # setting it warns
+        torch.cuda.set_sync_debug_mode(0)
     try:
         with torch.no_grad(), torch.cuda.device(device):
             return same_as_torch(torch.Generator(device), device, dtype, most_blocks(device))
-    except Exception:  # whatever this PyTorch or Triton has otherwise: the noise is drawn instead
-        return False
     finally:
-        torch.cuda.set_sync_debug_mode(mode)
+        if mode:
+            torch.cuda.set_sync_debug_mode(mode)
 
 
 def same_as_torch(

@@ -1,0 +1,15 @@
+"""Who looks on while an op runs."""
+
+from __future__ import annotations
+
+import torch
+
+
+def eager() -> bool:
+    """Whether no compiler, transform, dispatch mode or tracer looks on."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._get_tracing_state() is None
+    )

@@ -108,7 +108,7 @@ def gaussian_latent(
             noise.check_key(key)
         short = gaussian_short.latent(mu, scale, -1, kind, bounds, reduction, key, generator)
         if short is not None:
-            return short
+            return short  # type: ignore[return-value]  # there is a KL
     if rng == "torch" and not return_eps:
         fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
         if fused is not None:
@@ -151,6 +151,12 @@ def gaussian_rsample(
     kind, scale = one_scale(logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
+    if eps is None and rng == "philox" and not return_eps:
+        if key is not None:
+            noise.check_key(key)
+        short = gaussian_short.latent(mu, scale, -1, kind, bounds, None, key, generator)
+        if short is not None:
+            return short[0]
     loc, x = pair(mu, scale, kind)
     z, _, *noise_used = _latent(
         loc, x, -1, kind, bounds, None, key, generator, rng, eps, return_eps
@@ -243,7 +249,7 @@ def gaussian_latent_from_moments(
             noise.check_key(key)
         short = gaussian_short.latent(moments, None, dim, kind, bounds, reduction, key, generator)
         if short is not None:
-            return short
+            return short  # type: ignore[return-value]  # there is a KL
     return _latent(
         moments, None, dim, kind, bounds, reduction, key, generator, rng, eps, return_eps
     )

@@ -1,8 +1,8 @@
 """The short way through the Gaussian latent: contiguous operands or rows, in plain eager mode.
 
-A small latent costs calls, not arithmetic. Where z and a summed KL of two tensors of one shape (or
-of moments) are wanted, nothing has to be promoted or broadcast, and where things lie in memory is
-known from the last call with such operands. ``latent`` then does what is left, and declines
+A small latent costs calls, not arithmetic. Where z is wanted of two tensors of one shape (or of
+moments), with a summed KL or without, nothing has to be promoted or broadcast, and where things
+lie in memory is known from the last call with such operands. ``latent`` then does what is left, and declines
 everything else, bad input included, to the general way. So does the backward pass.
 """
 
@@ -82,7 +82,7 @@ class Call(NamedTuple):
     low: float
     high: float
     weight: float
-    reduction: str
+    reduction: str | None  # None: no KL
     dim: int
     geometry: Geometry
 
@@ -96,14 +96,14 @@ def latent(
     reduction: str | None,
     key: Tensor | None,
     generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor, Tensor | None] | None:
     """z and the KL, or None when the call has to go the general way."""
     if (
         not eager()
         or not ordinary(loc)
         or loc.dtype not in _KL_DTYPE
         or loc.layout is not torch.strided
-        or reduction not in _SUMMED
+        or (reduction is not None and reduction not in _SUMMED)
     ):
         return None
     device = loc.device
@@ -151,11 +151,11 @@ def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tens
 
 def _forward(
     loc: Tensor, scale: Any, key: Tensor | noise.HostKey | noise.GraphKey, call: Call
-) -> tuple[Tensor, Tensor]:
-    backend, kind, low, high, weight, _, _, geometry = call
+) -> tuple[Tensor, Tensor | None]:
+    backend, kind, low, high, weight, reduction, _, geometry = call
     mu, x = _operands(loc, scale, geometry)
     z = _new(loc, scale, geometry)
-    kl = loc.new_empty((), dtype=_KL_DTYPE[loc.dtype])
+    kl = None if reduction is None else loc.new_empty((), dtype=_KL_DTYPE[loc.dtype])
     rows = z if geometry.dense else z.view(geometry.size)
     backend.gaussian_forward(mu, x, key, None, kind, low, high, weight, geometry.dense, rows, kl)
     return z, kl
@@ -178,7 +178,7 @@ class ShortLatent(torch.autograd.Function):
         scale: Tensor | None,
         key: Tensor | noise.HostKey | noise.GraphKey,
         call: Call,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         if type(key) is noise.HostKey:
             bits: Any = key.bits()
         else:

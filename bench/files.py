@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ def write(result: Result, folder: Path) -> list[Path]:
     target = folder / folder_name(result["machine"])
     target.mkdir(parents=True, exist_ok=True)
     paths = [target / f"{result['settings']['op']}.{ending}" for ending in ("json", "csv")]
-    paths[0].write_text(json.dumps(result, indent=1) + "\n")
-    with paths[1].open("w", newline="") as file:
-        lines = _lines(result)
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for line in lines for k in line)))
-        writer.writeheader()
-        writer.writerows(lines)
+    _replace(paths[0], json.dumps(result, indent=1) + "\n")
+    _replace(paths[1], _csv(result))
     return paths
+
+
+def _replace(path: Path, text: str) -> None:
+    """Puts `text` into the file at once: whoever dies here leaves the old file, or the new one."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, newline="")
+    os.replace(beside, path)
 
 
 def merged(first: Result, second: Result) -> Result:
@@ -60,6 +65,14 @@ def read(path: Path) -> Result:
     if not isinstance(result, dict) or result.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a result of python -m bench, format {FORMAT}")
     return result
+
+
+def _csv(result: Result) -> str:
+    text, lines = io.StringIO(newline=""), _lines(result)
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for line in lines for k in line)))
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def _lines(result: Result) -> list[dict[str, object]]:

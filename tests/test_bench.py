@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,6 +206,21 @@ def test_json_and_csv_round_trip(result, tmp_path):
         if row["status"] == "ok":
             assert float(line["median_s"]) == row["median_s"]
             assert int(line["saved_bytes"]) == row["saved_bytes"]
+
+
+def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatch):
+    paths = files.write(result, tmp_path)
+    before = [path.read_text() for path in paths]
+    write = Path.write_text
+
+    def half(path, text, **more):
+        write(path, text[: len(text) // 2], **more)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        files.write(result | {"rows": result["rows"][:1]}, tmp_path)
+    assert [path.read_text() for path in paths] == before
 
 
 def test_reading_another_json_file_says_what_was_expected(tmp_path):

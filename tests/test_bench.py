@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,15 @@ def test_copies_move_as_many_bytes_as_said(buffer, monkeypatch):
     assert [c.name for c in limits.copies(8000, 0, CPU)] == [limits.COPY]
 
 
+def test_a_small_copy_is_a_copy_and_nothing_else():
+    for contestant in limits.copies(16_000, 6_000, CPU):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            contestant.call(None)
+        calls = [event.name for event in profiler.events() if event.cpu_parent is None]
+        made = ["aten::empty"] if contestant.name == limits.FRESH else []
+        assert calls == [*made, "aten::copy_"]
+
+
 def test_json_and_csv_round_trip(result, tmp_path):
     json_path, csv_path = files.write(result, tmp_path)
     assert json_path.parent == tmp_path / folder_name(result["machine"])
@@ -338,6 +348,25 @@ def test_a_long_call_is_timed_after_one_that_is_not():
     assert len(calls) == len(clock.order) == 5
 
 
+def test_what_came_before_the_timed_call_is_gone_by_then():
+    made = []
+
+    class Clock(CpuClock):
+        def seconds(self, call, items):
+            alive = [ref for ref in made if ref() is not None]
+            assert len(alive) == len(items) == 1
+            return super().seconds(call, items)
+
+    def prepare(count):
+        items = [torch.ones(3) for _ in range(count)]
+        made.extend(map(weakref.ref, items))
+        return items
+
+    entry = Contestant("some", torch.exp, prepare, most_calls=1)
+    assert set(interleave(Clock(), [entry], BRIEF)) == {"some"}
+    assert len(made) > 2
+
+
 def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 319)
     [reference] = [v for v in ours(OP, CPU)[0] if v.name == "reference"]
@@ -348,5 +377,8 @@ def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     assert (skipped["status"], "319 elements" in skipped["reason"]) == ("skipped", True)
     assert measure._too_slow(case, reference, [reference]) is None
     assert measure._too_slow(case, another, [reference, another]) is None
+    compiled = dataclasses.replace(reference, name="reference, compiled model")
+    assert measure._too_slow(case, reference, [reference, compiled]) is None
+    assert measure._too_slow(case, compiled, [reference, compiled, another]) is not None
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
     assert measure._too_slow(case, reference, [reference, another]) is None

@@ -35,6 +35,9 @@ def _replace(path: Path, text: str) -> None:
 def merged(first: Result, second: Result) -> Result:
     """Both results' rows as one, those of `second` where they measured the same.
 
+    A size that `second` has in another shape (a quick run's models are smaller) is that one only.
+    Machine and limits are the first's: ratios within a row are to what was measured beside it.
+
     Raises:
         ValueError: they are not of one op, machine, commit and set of versions.
     """
@@ -45,18 +48,22 @@ def merged(first: Result, second: Result) -> Result:
     ops = [result["settings"]["op"] for result in (first, second)]
     if ops[0] != ops[1]:
         raise ValueError(f"results of one op can be merged, got {ops[0]} and {ops[1]}")
-    rows = {_key(row): row for result in (first, second) for row in result["rows"]}
-    dtypes, sizes = (
-        list(dict.fromkeys(row[name] for row in rows.values())) for name in ("dtype", "size")
+    shapes = {row["size"]: row["shape"] for row in second["rows"]}
+    kept = [r for r in first["rows"] if shapes.get(r["size"], r["shape"]) == r["shape"]]
+    rows = {_key(row): row for row in (*kept, *second["rows"])}
+    dtypes, sizes, works = (
+        list(dict.fromkeys(row[name] for row in rows.values()))
+        for name in ("dtype", "size", "work")
     )
     elements = {row["size"]: row["elements"] for row in rows.values()}
     ordered = sorted(rows.values(), key=lambda r: (dtypes.index(r["dtype"]), elements[r["size"]]))
     settings = first["settings"] | {"dtypes": dtypes, "sizes": sorted(sizes, key=elements.get)}
+    settings["works"] = works
     return first | {"rows": ordered, "settings": settings}
 
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("dtype", "shape", "size", "work", "variant"))
+    return tuple(str(row[name]) for name in ("dtype", "size", "work", "variant"))
 
 
 def read(path: Path) -> Result:

@@ -338,6 +338,19 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
         files.merged(first, second)
 
 
+def test_merging_leaves_one_shape_of_a_size(result):
+    first, second = (json.loads(json.dumps(result)) for _ in range(2))
+    second["rows"] = [
+        dict(row, shape="8x40", median_s=-1.0)
+        for row in second["rows"]
+        if row["variant"] == EAGER and row["work"] == "forward"
+    ]
+    first["settings"]["works"] = ["backward"]
+    merged = files.merged(first, second)
+    assert merged["rows"] == second["rows"]
+    assert merged["settings"]["works"] == ["forward"]
+
+
 def test_a_long_call_is_timed_after_one_that_is_not():
     calls = []
     clock = FakeClock()

@@ -64,7 +64,11 @@ def result():
     entries = [plain(EAGER), plain("distributions"), wrong, reference]
     clock = CpuClock()
     limit = measure.machine_limits(settings, clock)
-    return measure.measure(OP, settings, clock, limit, variants=entries)
+    [first, last] = measure.measure(OP, settings, clock, limit, variants=entries)
+    assert last["rows"][: len(first["rows"])] == first["rows"]
+    assert {row["dtype"] for row in first["rows"]} == {"float32"}
+    assert first | {"rows": last["rows"], "machine": last["machine"]} == last
+    return last
 
 
 def test_a_variant_that_fails_the_gate_gets_no_time(result):
@@ -307,6 +311,28 @@ def test_command_line_from_measuring_to_table(tmp_path, capsys):
     assert "| 16 x 20 | float32 |" in capsys.readouterr().out
     assert command_line.main(["compare", str(path), str(path)]) == 0
     assert "1.00x" in capsys.readouterr().out
+
+
+def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
+    checked, asked = measure._checked, []
+
+    def dies_in_the_third_case(case, variant):
+        asked.append((case.name, case.size))
+        if len(set(asked)) == 3:
+            raise measure.DeviceLost("no CUDA any more")
+        return checked(case, variant)
+
+    monkeypatch.setattr(measure, "_checked", dies_in_the_third_case)
+    words = "--quick --op gaussian_kl --sizes 16x20,8x20,4x20 --dtype float32 --work forward"
+    with pytest.raises(SystemExit, match="no CUDA any more"):
+        command_line.main([*words.split(), "--variants", "reference", "--out", str(tmp_path)])
+    [path] = tmp_path.glob("*/*.json")
+    rows = files.read(path)["rows"]
+    assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
+    assert all(row["median_s"] > 0 for row in rows)
+    said = capsys.readouterr().out
+    assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
+    assert said.count("wrote ") == 2
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,19 @@ def run(words: Sequence[str]) -> int:
     if options.keep_memory:
         allocator.keep_freed_memory()
     every = [_settings(options, name) for name in options.op.split(",")]
-    results, written = [], []
-    with report.progress() as tick:
-        for result in measure_all(every, tick):
-            results.append(result)  # on disk at once, for what comes next may take long
-            written += files.write(result, Path(options.out))
-    for result in results:
-        report.print_result(result)
-    print("\n".join(f"wrote {path}" for path in written))
-    return int(any(row["status"] == "failed" for result in results for row in result["rows"]))
+    results, written = {}, {}
+    try:
+        with report.progress() as tick:
+            for result in measure_all(every, tick):
+                op = result["settings"]["op"]
+                # On disk at once: what comes next may take long, or take the process with it.
+                results[op], written[op] = result, files.write(result, Path(options.out))
+    finally:
+        for result in results.values():
+            report.print_result(result)
+        print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
+    rows = [row for result in results.values() for row in result["rows"]]
+    return int(any(row["status"] == "failed" for row in rows))
 
 
 def _settings(options: argparse.Namespace, name: str) -> Settings:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,23 @@ def write(result: Result, folder: Path) -> list[Path]:
     target = folder / folder_name(result["machine"])
     target.mkdir(parents=True, exist_ok=True)
     paths = [target / f"{result['settings']['op']}.{ending}" for ending in ("json", "csv")]
-    paths[0].write_text(json.dumps(result, indent=1) + "\n")
-    with paths[1].open("w", newline="") as file:
-        lines = _lines(result)
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for line in lines for k in line)))
-        writer.writeheader()
-        writer.writerows(lines)
+    _replace(paths[0], json.dumps(result, indent=1) + "\n")
+    _replace(paths[1], _csv(result))
     return paths
+
+
+def _replace(path: Path, text: str) -> None:
+    """Puts `text` into the file at once: whoever dies here leaves the old file, or the new one."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, newline="")
+    os.replace(beside, path)
 
 
 def merged(first: Result, second: Result) -> Result:
     """Both results' rows as one, those of `second` where they measured the same.
+
+    A size that `second` has in another shape (a quick run's models are smaller) is that one only.
+    Machine and limits are the first's: ratios within a row are to what was measured beside it.
 
     Raises:
         ValueError: they are not of one op, machine, commit and set of versions.
@@ -40,18 +48,22 @@ def merged(first: Result, second: Result) -> Result:
     ops = [result["settings"]["op"] for result in (first, second)]
     if ops[0] != ops[1]:
         raise ValueError(f"results of one op can be merged, got {ops[0]} and {ops[1]}")
-    rows = {_key(row): row for result in (first, second) for row in result["rows"]}
-    dtypes, sizes = (
-        list(dict.fromkeys(row[name] for row in rows.values())) for name in ("dtype", "size")
+    shapes = {row["size"]: row["shape"] for row in second["rows"]}
+    kept = [r for r in first["rows"] if shapes.get(r["size"], r["shape"]) == r["shape"]]
+    rows = {_key(row): row for row in (*kept, *second["rows"])}
+    dtypes, sizes, works = (
+        list(dict.fromkeys(row[name] for row in rows.values()))
+        for name in ("dtype", "size", "work")
     )
     elements = {row["size"]: row["elements"] for row in rows.values()}
     ordered = sorted(rows.values(), key=lambda r: (dtypes.index(r["dtype"]), elements[r["size"]]))
     settings = first["settings"] | {"dtypes": dtypes, "sizes": sorted(sizes, key=elements.get)}
+    settings["works"] = works
     return first | {"rows": ordered, "settings": settings}
 
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("dtype", "shape", "size", "work", "variant"))
+    return tuple(str(row[name]) for name in ("dtype", "size", "work", "variant"))
 
 
 def read(path: Path) -> Result:
@@ -60,6 +72,14 @@ def read(path: Path) -> Result:
     if not isinstance(result, dict) or result.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a result of python -m bench, format {FORMAT}")
     return result
+
+
+def _csv(result: Result) -> str:
+    text, lines = io.StringIO(newline=""), _lines(result)
+    writer = csv.DictWriter(text, list(dict.fromkeys(k for line in lines for k in line)))
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def _lines(result: Result) -> list[dict[str, object]]:

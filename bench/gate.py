@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bench.normality import Noise
 from bench.ops.base import Expected, Tensors
 from bench.variants import Variant
 
@@ -27,11 +28,6 @@ ROUNDINGS = 16
 # A factor common to all elements, such as 1.01, hides in the rounding of 16-bit elements but not
 # in their projection on the expected ones, where roundings average out.
 GAIN = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2**-8, torch.bfloat16: 2**-8}
-KS_SAMPLES = 1 << 16
-# Kolmogorov-Smirnov: sqrt(n) D beyond this has a probability of 7e-6.
-KS_LIMIT = 2.5
-# Standard errors that the noise's mean and mean square may be off by.
-SIGMAS = 6
 # Elements that are checked at a time: in a CPU's cache, and enough to keep a GPU busy.
 SLICE = {"cpu": 1 << 18, "cuda": 1 << 24}
 MOST_SLICES = 64
@@ -54,7 +50,7 @@ def verdict(case: OpCase, variant: Variant) -> str | None:
         again = again[next(slices(case.shape, size))].clone() if again.ndim else again
         outputs, incoming, gradients = _run(case, variant)
     operands, gradients = op.operands(inputs), op.operands(gradients)
-    tally = _Tally(case.torch_dtype)
+    tally = _Tally(case.torch_dtype, Noise(case.torch_dtype))
     for index, chosen in _marked(list(slices(case.shape, size))):
 
         def cut(tensors: Tensors, index: tuple[slice, ...] = index) -> Tensors:
@@ -66,9 +62,9 @@ def verdict(case: OpCase, variant: Variant) -> str | None:
             continue
         part = op.oracle(case.shape, cut(operands), cut(outputs), cut(incoming))
         if part.noise is not None:
-            if tally.count == 0 and torch.equal(outputs[0][index], again):
+            if tally.noise.count == 0 and torch.equal(outputs[0][index], again):
                 return "two calls drew the same noise"
-            tally.add_noise(part.noise)
+            tally.noise.add(part.noise)
         results = op.results(cut(outputs), cut(gradients)) if case.has_backward else {}
         for name, expected in part.elements.items():
             tally.add_elements(name, results[name], expected)
@@ -121,25 +117,14 @@ class _Tally:
     """What the slices have shown so far."""
 
     dtype: torch.dtype
-    count: int = 0
-    mean: float = 0.0
-    square: float = 0.0
-    some: Tensor | None = None
+    noise: Noise
     excess: dict[str, float] = field(default_factory=dict)
     projection: dict[str, tuple[float, float]] = field(default_factory=dict)
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def add_noise(self, noise: Tensor) -> None:
-        noise = noise.flatten()
-        if self.some is None:
-            self.some = noise[:KS_SAMPLES]
-        self.count += noise.numel()
-        self.mean += noise.sum().item()
-        self.square += (noise**2).sum().item()
-
     def add_elements(self, name: str, got: Tensor, expected: Expected) -> None:
+        excess = _excess(got, expected)
         got = got.double()
-        excess = self._excess(got, expected)
         # max() would lose a NaN.
         self.excess[name] = max(
             self.excess.get(name, 0.0), math.inf if excess != excess else excess
@@ -154,21 +139,15 @@ class _Tally:
 
     def problem(self, results: dict[str, Tensor]) -> str | None:
         return (
-            (self._noise_problem() if self.count else None)
+            (self.noise.problem() if self.noise.count else None)
             or self._sum_problem(results)
             or self._element_problem()
         )
 
-    def _excess(self, got: Tensor, expected: Expected) -> float:
-        unit = torch.finfo(self.dtype).eps / 2
-        off = (got - expected.value).abs() / (ROUNDINGS * unit * expected.scale)
-        # Exactly right where all terms are 0.
-        return torch.where(got == expected.value, 0.0, off).max().item()
-
     def _sum_problem(self, results: dict[str, Tensor]) -> str | None:
         for name, pair in self.sums.items():
             value, scale = (torch.tensor(v, dtype=torch.float64) for v in pair)
-            excess = self._excess(results[name].double().cpu(), Expected(value, scale))
+            excess = _excess(results[name].cpu(), Expected(value, scale))
             if not excess <= 1:
                 return f"{name}: off by {excess:.3g} times the tolerance"
         return None
@@ -182,23 +161,10 @@ class _Tally:
                 return f"{name}: scaled by {dot / square:.6f}"
         return None
 
-    def _noise_problem(self) -> str | None:
-        """Whether the noise is standard normal, by its moments and Kolmogorov-Smirnov's distance.
 
-        Reading it off a rounded sample costs up to a rounding.
-        """
-        unit = torch.finfo(self.dtype).eps / 2
-        mean, square = self.mean / self.count, self.square / self.count
-        allowed = SIGMAS / math.sqrt(self.count) + unit
-        if not abs(mean) <= allowed:
-            return f"noise: mean {mean:.4g}, expected 0 to {allowed:.2g}"
-        allowed = SIGMAS * math.sqrt(2 / self.count) + 2 * unit
-        if not abs(square - 1) <= allowed:
-            return f"noise: mean square {square:.4g}, expected 1 to {allowed:.2g}"
-        assert self.some is not None
-        some = self.some.sort().values
-        steps = torch.arange(len(some) + 1, device=some.device, dtype=some.dtype) / len(some)
-        uniform = torch.special.ndtr(some)
-        distance = torch.maximum((uniform - steps[:-1]).max(), (steps[1:] - uniform).max())
-        score = distance.item() * math.sqrt(len(some))
-        return None if score <= KS_LIMIT else f"noise is not normal: KS sqrt(n) D = {score:.2f}"
+def _excess(got: Tensor, expected: Expected) -> float:
+    """How many tolerances a result is off by; one in a wider dtype is to be better."""
+    unit = torch.finfo(got.dtype).eps / 2
+    off = (got.double() - expected.value).abs() / (ROUNDINGS * unit * expected.scale)
+    # Exactly right where all terms are 0.
+    return torch.where(got == expected.value, 0.0, off).max().item()

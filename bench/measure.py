@@ -82,8 +82,15 @@ class Skipped(Exception):
     """What is measured here does not fit this machine."""
 
 
+class DeviceLost(SystemExit):
+    """CUDA fails from here on, in this process, whoever calls it."""
+
+
 def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iterator[Result]:
-    """One result for each op, as it is there; the machine's limits are measured once."""
+    """For each op a result after each of its cases, with all rows that are there by then.
+
+    The machine's limits are measured once.
+    """
     from bench.steps import TRAINING_STEP, measure_steps
 
     clock = clock_for(torch.device(every[0].device))
@@ -96,9 +103,9 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
             tick(f"{name} {what}", (index + done) / len(every))
 
         if settings.op == TRAINING_STEP:
-            yield measure_steps(settings, clock, limit, progress)
+            yield from measure_steps(settings, clock, limit, progress)
         else:
-            yield measure(OPS[settings.op], settings, clock, limit, progress)
+            yield from measure(OPS[settings.op], settings, clock, limit, progress)
 
 
 def measure(
@@ -108,8 +115,12 @@ def measure(
     limit: dict[str, Any],
     tick: Tick = lambda *_: None,
     variants: Sequence[Variant] | None = None,
-) -> Result:
-    """Everything that the settings ask for, as one JSON-ready dict."""
+) -> Iterator[Result]:
+    """After each case all that is there by then of what the settings ask for, as a JSON-ready dict.
+
+    Raises:
+        DeviceLost: a variant has left CUDA in a state in which no call works.
+    """
     device = torch.device(settings.device)
     missing: list[Missing] = []
     if variants is None:
@@ -126,7 +137,7 @@ def measure(
 
         case = OpCase(op, size, shape_of(size), dtype, device)
         rows += measure_case(case, settings, variants, clock, limit, progress)
-    return result(settings, limit, missing, rows)
+        yield result(settings, limit, missing, rows)
 
 
 def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
@@ -154,7 +165,7 @@ def result(
         "settings": asdict(settings),
         "limits": limit,
         "missing": [asdict(m) for m in missing],
-        "rows": rows,
+        "rows": list(rows),
     }
 
 
@@ -171,7 +182,8 @@ def measure_case(
         # Each size gets code of its own: compiled again for a second one, it would be general.
         torch.compiler.reset()
     if case.device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
     works = [work for work in case.works if work in (*settings.works, "step")]
     rows: dict[tuple[str, str], Row] = {}
     passed = []
@@ -191,10 +203,12 @@ def measure_case(
         for name, figures in timed.items():
             rows[work, name] |= figures
     tick("memory and launches", 1.0)
-    for (work, _), row in rows.items():
-        [variant] = [v for v in variants if v.name == row["variant"]]
-        if row["status"] == "ok":
-            row |= _single_calls(case, work, variant, clock)
+    # All host times first: launches may take longer once a profiler has been there.
+    for figures_of in (_host_time, _single_calls):
+        for (work, name), row in rows.items():
+            [variant] = [v for v in variants if v.name == name]
+            if row["status"] == "ok":
+                row |= figures_of(case, work, variant, clock)
     return [rows[work, variant.name] for work in works for variant in variants]
 
 
@@ -205,7 +219,7 @@ REFERENCE_ELEMENTS = 1 << 22
 def _too_slow(case: Case, variant: Variant, variants: Sequence[Variant]) -> Row | None:
     if variant.family != "reference" or case.elements <= REFERENCE_ELEMENTS:
         return None
-    if not any(v.ours for v in variants if v is not variant):
+    if not any(v.ours and v.family != "reference" for v in variants):
         return None
     reason = f"the specification is timed up to {REFERENCE_ELEMENTS:,} elements, or by itself"
     return {"status": "skipped", "reason": reason}
@@ -220,7 +234,7 @@ def _checked(case: Case, variant: Variant) -> Row:
             return {"status": "failed", "reason": problem}
         return {"status": "ok", "saved_bytes": case.saved_bytes(variant)}
     except Exception as error:  # whatever it dies of, the others are to be measured
-        return _death(error)
+        return _death(error, case, variant.name)
 
 
 def _fits(case: Case, work: str, variant: Variant) -> None:
@@ -229,9 +243,23 @@ def _fits(case: Case, work: str, variant: Variant) -> None:
         raise Skipped(problem)
 
 
-def _death(error: Exception) -> Row:
+def _death(error: Exception, case: Case, name: str) -> Row:
+    _end_if_lost(error, case, name)
     skipped = isinstance(error, Skipped) or memory.is_out_of_memory(error)
     return {"status": "skipped" if skipped else "failed", "reason": _sentence(error)}
+
+
+def _end_if_lost(error: Exception, case: Case, name: str) -> None:
+    """Some errors are of one call (no memory, no capture); after others no call works any more."""
+    if case.device.type != "cuda" or isinstance(error, Skipped):
+        return
+    try:
+        torch.cuda.synchronize(case.device)
+    except Exception:
+        raise DeviceLost(
+            f"{case.name}, {case.size} {case.dtype}, {name}: {_sentence(error)}; CUDA fails from "
+            "then on, so the run ends here; the cases before this one are written"
+        ) from error
 
 
 def _sentence(error: Exception) -> str:
@@ -257,7 +285,7 @@ def _timed(
             _fits(case, work, variant)
             contestants.append(case.contestant(work, variant))
         except Exception as error:
-            found[variant.name] = _death(error)
+            found[variant.name] = _death(error, case, variant.name)
     if not contestants:
         return found
     moved, made = case.moved(work), case.made(work)
@@ -269,7 +297,7 @@ def _timed(
     spreads = interleave(clock, [*contestants, *rivals], effort, tick)
     for contestant in contestants:
         if contestant.problem is not None:
-            found[contestant.name] = _death(contestant.problem)
+            found[contestant.name] = _death(contestant.problem, case, contestant.name)
         else:
             found[contestant.name] = {"calls": contestant.calls}
             found[contestant.name] |= figures(case, work, spreads, contestant.name, limit)
@@ -308,38 +336,54 @@ def figures(
     }
 
 
+def _host_time(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
+    row: Row = {"host_s": None}
+    if not isinstance(clock, CudaClock):
+        return row
+
+    def host() -> Row:
+        return {"host_s": launches.host_seconds(case.contestant(work, variant), case.device)}
+
+    return row | _attempt("host", host, case, variant)
+
+
 def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
-    """Figures that a single call shows: memory, and on CUDA launches, host time, CUDA graph."""
+    """Figures that a single call shows: memory, and on CUDA launches and the CUDA graph."""
     device = case.device
-    none = ("peak_bytes", "kernels", "host_s", "graph_s", "graph_kernels")
+    none = ("peak_bytes", "kernels", "graph_s", "graph_kernels")
     row: Row = dict.fromkeys(none)
     try:
         contestant = case.contestant(work, variant)
     except Exception as error:
+        _end_if_lost(error, case, variant.name)
         return row | {"peak_reason": _sentence(error)}
+
+    def attempt(name: str, figure: Callable[[], Row]) -> Row:
+        return _attempt(name, figure, case, variant)
+
     if variant.overwrites:
         row["peak_reason"] = row["graph_reason"] = "it runs in CUDA graphs of its own"
     else:
-        row |= _attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
+        row |= attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
     if not isinstance(clock, CudaClock):
         return row
-    row |= _attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
-    row |= _attempt("host", lambda: {"host_s": launches.host_seconds(contestant, device)})
+    row |= attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
 
     def graph() -> Row:
         _fits(case, work, variant)
         return launches.in_graph(contestant, clock, device)
 
     if not variant.overwrites:
-        row |= _attempt("graph", graph)
+        row |= attempt("graph", graph)
     return row
 
 
-def _attempt(name: str, figure: Callable[[], Row]) -> Row:
+def _attempt(name: str, figure: Callable[[], Row], case: Case, variant: Variant) -> Row:
     """The figure, or why there is none: PyTorch's interfaces for these differ by release."""
     try:
         return figure()
     except Exception as error:
+        _end_if_lost(error, case, variant.name)
         return {f"{name}_reason": _sentence(error)}
 
 

@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import json
 import math
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +64,11 @@ def result():
     entries = [plain(EAGER), plain("distributions"), wrong, reference]
     clock = CpuClock()
     limit = measure.machine_limits(settings, clock)
-    return measure.measure(OP, settings, clock, limit, variants=entries)
+    [first, last] = measure.measure(OP, settings, clock, limit, variants=entries)
+    assert last["rows"][: len(first["rows"])] == first["rows"]
+    assert {row["dtype"] for row in first["rows"]} == {"float32"}
+    assert first | {"rows": last["rows"], "machine": last["machine"]} == last
+    return last
 
 
 def test_a_variant_that_fails_the_gate_gets_no_time(result):
@@ -192,6 +198,15 @@ def test_copies_move_as_many_bytes_as_said(buffer, monkeypatch):
     assert [c.name for c in limits.copies(8000, 0, CPU)] == [limits.COPY]
 
 
+def test_a_small_copy_is_a_copy_and_nothing_else():
+    for contestant in limits.copies(16_000, 6_000, CPU):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            contestant.call(None)
+        calls = [event.name for event in profiler.events() if event.cpu_parent is None]
+        made = ["aten::empty"] if contestant.name == limits.FRESH else []
+        assert calls == [*made, "aten::copy_"]
+
+
 def test_json_and_csv_round_trip(result, tmp_path):
     json_path, csv_path = files.write(result, tmp_path)
     assert json_path.parent == tmp_path / folder_name(result["machine"])
@@ -205,6 +220,21 @@ def test_json_and_csv_round_trip(result, tmp_path):
         if row["status"] == "ok":
             assert float(line["median_s"]) == row["median_s"]
             assert int(line["saved_bytes"]) == row["saved_bytes"]
+
+
+def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatch):
+    paths = files.write(result, tmp_path)
+    before = [path.read_text() for path in paths]
+    write = Path.write_text
+
+    def half(path, text, **more):
+        write(path, text[: len(text) // 2], **more)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        files.write(result | {"rows": result["rows"][:1]}, tmp_path)
+    assert [path.read_text() for path in paths] == before
 
 
 def test_reading_another_json_file_says_what_was_expected(tmp_path):
@@ -283,6 +313,28 @@ def test_command_line_from_measuring_to_table(tmp_path, capsys):
     assert "1.00x" in capsys.readouterr().out
 
 
+def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
+    checked, asked = measure._checked, []
+
+    def dies_in_the_third_case(case, variant):
+        asked.append((case.name, case.size))
+        if len(set(asked)) == 3:
+            raise measure.DeviceLost("no CUDA any more")
+        return checked(case, variant)
+
+    monkeypatch.setattr(measure, "_checked", dies_in_the_third_case)
+    words = "--quick --op gaussian_kl --sizes 16x20,8x20,4x20 --dtype float32 --work forward"
+    with pytest.raises(SystemExit, match="no CUDA any more"):
+        command_line.main([*words.split(), "--variants", "reference", "--out", str(tmp_path)])
+    [path] = tmp_path.glob("*/*.json")
+    rows = files.read(path)["rows"]
+    assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
+    assert all(row["median_s"] > 0 for row in rows)
+    said = capsys.readouterr().out
+    assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
+    assert said.count("wrote ") == 2
+
+
 @pytest.mark.parametrize(
     "words", [["--sizes", "big"], ["--dtype", "int8"], ["--work", "sideways"], ["--op", "none"]]
 )
@@ -312,6 +364,19 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
         files.merged(first, second)
 
 
+def test_merging_leaves_one_shape_of_a_size(result):
+    first, second = (json.loads(json.dumps(result)) for _ in range(2))
+    second["rows"] = [
+        dict(row, shape="8x40", median_s=-1.0)
+        for row in second["rows"]
+        if row["variant"] == EAGER and row["work"] == "forward"
+    ]
+    first["settings"]["works"] = ["backward"]
+    merged = files.merged(first, second)
+    assert merged["rows"] == second["rows"]
+    assert merged["settings"]["works"] == ["forward"]
+
+
 def test_a_long_call_is_timed_after_one_that_is_not():
     calls = []
     clock = FakeClock()
@@ -320,6 +385,25 @@ def test_a_long_call_is_timed_after_one_that_is_not():
     effort = Effort(sample_seconds=1.0, seconds=1e9, least_rounds=3, most_rounds=3)
     assert interleave(clock, [entry], effort)["slow"].median == 2.0
     assert len(calls) == len(clock.order) == 5
+
+
+def test_what_came_before_the_timed_call_is_gone_by_then():
+    made = []
+
+    class Clock(CpuClock):
+        def seconds(self, call, items):
+            alive = [ref for ref in made if ref() is not None]
+            assert len(alive) == len(items) == 1
+            return super().seconds(call, items)
+
+    def prepare(count):
+        items = [torch.ones(3) for _ in range(count)]
+        made.extend(map(weakref.ref, items))
+        return items
+
+    entry = Contestant("some", torch.exp, prepare, most_calls=1)
+    assert set(interleave(Clock(), [entry], BRIEF)) == {"some"}
+    assert len(made) > 2
 
 
 def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
@@ -332,5 +416,8 @@ def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     assert (skipped["status"], "319 elements" in skipped["reason"]) == ("skipped", True)
     assert measure._too_slow(case, reference, [reference]) is None
     assert measure._too_slow(case, another, [reference, another]) is None
+    compiled = dataclasses.replace(reference, name="reference, compiled model")
+    assert measure._too_slow(case, reference, [reference, compiled]) is None
+    assert measure._too_slow(case, compiled, [reference, compiled, another]) is not None
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
     assert measure._too_slow(case, reference, [reference, another]) is None

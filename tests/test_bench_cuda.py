@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from bench import launches, machine, measure, trace
 from bench.case import OpCase
 from bench.ops import OPS
-from bench.timing import Contestant, CudaClock
+from bench.timing import Contestant, CpuClock, CudaClock
 from bench.variants import REDUCE_OVERHEAD, Variant
 
 CPU = torch.device("cpu")
@@ -25,7 +26,8 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs CUDA c
 def test_figures_that_cannot_be_had_have_a_reason_and_lose_nothing():
     case = OpCase(OP, "x", (16, 20), "float32", CPU)
     clock = object.__new__(CudaClock)  # the rest of a run on CUDA, on a PyTorch without it
-    row = measure._single_calls(case, "backward", Variant("some", OP.textbook), clock)
+    asked = (case, "backward", Variant("some", OP.textbook), clock)
+    row = measure._single_calls(*asked) | measure._host_time(*asked)
     assert row["peak_bytes"] > 0
     for name in ("kernels", "host_s", "graph_s", "graph_kernels"):
         assert row[name] is None
@@ -39,6 +41,64 @@ def test_a_variant_with_graphs_of_its_own_is_not_captured_again():
     row = measure._single_calls(case, "forward", variant, object.__new__(CudaClock))
     assert row["graph_reason"] == row["peak_reason"] == "it runs in CUDA graphs of its own"
     assert row["peak_bytes"] is None
+
+
+def test_host_times_come_before_anything_that_is_profiled(monkeypatch):
+    order = []
+
+    def note(name, figures):
+        monkeypatch.setattr(launches, name, lambda *_: (order.append(name), figures)[1])
+
+    note("host_seconds", 1.0)
+    note("kernels", 3)
+    note("in_graph", {"graph_s": 2.0})
+    monkeypatch.setattr(measure, "_timed", lambda *_: {})
+    settings = measure.Settings(op=OP.name)
+    case = OpCase(OP, "x", (16, 20), "float32", CPU)
+    variants = [Variant("one", OP.textbook), Variant("two", OP.textbook)]
+    clock = object.__new__(CudaClock)
+    rows = measure.measure_case(case, settings, variants, clock, {}, lambda *_: None)
+    assert order[:6] == ["host_seconds"] * 6
+    assert sorted(order[6:]) == ["in_graph"] * 6 + ["kernels"] * 6
+    assert {(row["host_s"], row["kernels"], row["graph_s"]) for row in rows} == {(1.0, 3, 2.0)}
+
+
+def works(*_):
+    pass
+
+
+def fails(*_):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_an_error_after_which_cuda_fails_ends_the_run(monkeypatch):
+    case = OpCase(OP, "1M", (16, 20), "float32", torch.device("cuda"))
+    error = RuntimeError("CUDA error: invalid argument\nand more")
+    monkeypatch.setattr(torch.cuda, "synchronize", works)
+    reason = "RuntimeError: CUDA error: invalid argument"
+    assert measure._death(error, case, "some") == {"status": "failed", "reason": reason}
+    some = Variant("some", OP.textbook)
+    assert "graph_reason" in measure._attempt("graph", fails, case, some)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(SystemExit, match="1M float32, some: RuntimeError: CUDA error: invalid arg"):
+        measure._death(error, case, "some")
+    with pytest.raises(SystemExit, match="illegal memory access"):
+        measure._attempt("graph", fails, case, some)
+    assert measure._death(measure.Skipped("too large"), case, "some")["status"] == "skipped"
+    on_cpu = dataclasses.replace(case, device=CPU)
+    assert measure._death(error, on_cpu, "some")["status"] == "failed"
+
+
+def test_a_cache_that_cannot_be_emptied_ends_nothing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", fails)
+    monkeypatch.setattr(torch.cuda, "synchronize", works)
+    case = OpCase(OP, "x", (16, 20), "float32", torch.device("cuda"))
+    monkeypatch.setattr(measure, "_checked", lambda *_: {"status": "failed", "reason": "some"})
+    settings = measure.Settings(op=OP.name)
+    some = [Variant("some", OP.textbook)]
+    rows = measure.measure_case(case, settings, some, CpuClock(), {}, lambda *_: None)
+    assert [row["status"] for row in rows] == ["failed"] * 3
 
 
 @pytest.fixture

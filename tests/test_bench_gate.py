@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bench import gate
+from bench import gate, normality
 from bench.case import OpCase
 from bench.ops import OPS
 from bench.ops import gaussian as textbook
@@ -86,6 +86,13 @@ def twice_the_kl(mu, logvar):
     return 2 * textbook.textbook_kl(mu, logvar)
 
 
+def inexact_wide_kl(mu, logvar):
+    """Of at least float32 as ours is, and 5% too large."""
+    wide = torch.promote_types(mu.dtype, torch.float32)
+    kl = textbook.textbook_kl(mu.to(wide), logvar.to(wide))
+    return kl + 0.05 * kl.detach()
+
+
 def wrong_kl_gradient(mu, logvar):
     kl = textbook.textbook_kl(mu, logvar)
     return kl + 0.05 * (kl - kl.detach())
@@ -135,7 +142,8 @@ def test_trips_on_a_wrong_sample(name, sample, complaint, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("kl", "complaint"), [(twice_the_kl, "kl: off by"), (wrong_kl_gradient, "grad ")]
+    ("kl", "complaint"),
+    [(twice_the_kl, "kl: off by"), (inexact_wide_kl, "kl: off by"), (wrong_kl_gradient, "grad ")],
 )
 @pytest.mark.parametrize("name", DIVERGING)
 def test_trips_on_a_wrong_kl(name, kl, complaint, dtype):
@@ -162,6 +170,53 @@ def test_trips_on_wrong_normals(compute, complaint, dtype):
     problem = judge("normal", compute, dtype)
     assert problem is not None
     assert problem.startswith(complaint)
+
+
+def lanes(noise):
+    """Of each four values the last two are the first two."""
+    pairs = noise.view(-1, 4)[:, :2]
+    return torch.cat([pairs, pairs], dim=1)
+
+
+def repeated(parts):
+    return lambda noise: noise.flatten()[: noise.numel() // parts].repeat(parts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "change", [lanes, repeated(2), repeated(4), repeated(8)], ids=["lanes", "2", "4", "8"]
+)
+@pytest.mark.parametrize("slice_size", [1 << 18, 320])
+@pytest.mark.parametrize("name", [*SAMPLING, "normal"])
+def test_trips_on_repeated_noise(name, change, dtype, slice_size, monkeypatch):
+    monkeypatch.setattr(gate, "SLICE", {"cpu": slice_size})
+    # So that what these are for is not found by duplicates, which rounding hides elsewhere.
+    monkeypatch.setattr(normality, "MOST_TWICE", 1.0)
+
+    def sample(mu, logvar):
+        eps = change(torch.randn_like(mu)).view(mu.shape)
+        return mu + torch.exp(0.5 * logvar) * eps
+
+    def normal(like):
+        return (sample(torch.zeros(like.shape, dtype=like.dtype), torch.zeros(())),)
+
+    compute = normal if name == "normal" else form(name, sample=sample)
+    problem = judge(name, compute, dtype)
+    assert problem is not None
+    assert "correlate by" in problem
+
+
+@pytest.mark.parametrize(("dtype", "trips"), [("float32", True), ("bfloat16", False)])
+def test_trips_on_values_that_come_up_again(dtype, trips):
+    def period(like):
+        count = like.numel()
+        noise = torch.randn(1003).to(like.dtype)
+        return (noise.repeat(count // 1003 + 1)[:count].view(like.shape),)
+
+    # Drawn from as few values as rounding has left, which is no fault of the noise's.
+    assert judge("normal", OPS["normal"].textbook, dtype, (256, 256)) is None
+    problem = judge("normal", period, dtype, (100, 20))
+    assert (problem is not None and "come up again" in problem) == trips
 
 
 def test_trips_on_a_sample_of_another_dtype():

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from bench import measure, memory, report
+from bench import measure, memory, report, steps
 from bench.steps import check
 from bench.steps.case import StepCase
 from bench.steps.models import bayes_linear, image_vae, mlp_vae
@@ -192,6 +192,15 @@ def rows():
             ]
             found += measure.measure_case(case, settings, entries, CpuClock(), {}, lambda *_: None)
     return found
+
+
+def test_each_model_s_rows_are_given_as_they_are_there(monkeypatch):
+    monkeypatch.setattr("bench.steps.models", lambda quick: list(MODELS.values()))
+    monkeypatch.setattr(measure, "measure_case", lambda case, *_: [{"size": case.size}])
+    settings = measure.Settings(op="training_step", sizes=tuple(MODELS))
+    results = list(steps.measure_steps(settings, CpuClock(), {}, lambda *_: None))
+    sizes = [[row["size"] for row in result["rows"]] for result in results]
+    assert sizes == [["mlp-vae"], ["mlp-vae", "image-vae"], list(MODELS)]
 
 
 def test_rows_of_steps(rows):

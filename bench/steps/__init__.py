@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from bench.steps.models import models
 if TYPE_CHECKING:
     from bench.measure import Result, Settings, Tick
     from bench.timing import Clock
-    from bench.variants import Missing
 
 TRAINING_STEP = "training_step"
 DTYPE = "float32"
@@ -22,15 +22,16 @@ def sizes(quick: bool) -> tuple[str, ...]:
     return tuple(model.name for model in models(quick))
 
 
-def measure_steps(settings: Settings, clock: Clock, limit: dict[str, Any], tick: Tick) -> Result:
-    """Every model with every variant, as one JSON-ready dict."""
+def measure_steps(
+    settings: Settings, clock: Clock, limit: dict[str, Any], tick: Tick
+) -> Iterator[Result]:
+    """Models with every variant: after each one what is there by then, as a JSON-ready dict."""
     from bench.measure import chosen, measure_case, result
     from bench.steps.case import StepCase, step_variants
 
     device = torch.device(settings.device)
     entries = [model for model in models(settings.quick) if model.name in settings.sizes]
     rows = []
-    missing: list[Missing] = []
     for index, model in enumerate(entries):
 
         def progress(what: str, done: float, index: int = index, name: str = model.name) -> None:
@@ -40,4 +41,4 @@ def measure_steps(settings: Settings, clock: Clock, limit: dict[str, Any], tick:
         variants, missing = step_variants(case)
         wanted = chosen(variants, settings)
         rows += measure_case(case, settings, wanted, clock, limit, progress)
-    return result(settings, limit, chosen(missing, settings), rows)
+        yield result(settings, limit, chosen(missing, settings), rows)

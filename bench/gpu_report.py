@@ -28,6 +28,8 @@ KEPT_BACK, MOST_KEPT_BACK = 0.15, 40.0
 # A step is not begun with less: importing PyTorch alone takes some seconds.
 LEAST = 8.0
 GPU_TESTS = "GPU tests"
+# What pytest ends with where none was selected.
+NO_TESTS = 5
 TOOLS = ("numpy", "triton", "pytest", "xdist", "matplotlib", "rich", "ninja", "scipy")
 PROBE = f"""
 import importlib, json, sys, torch
@@ -71,6 +73,12 @@ class Run:
     results: dict[str, Result] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What is missing, failed or cut, one sentence each."""
+    failed: bool = False
+    """Something broke that no outcome of a test and no row says."""
+
+    def fail(self, note: str) -> None:
+        self.failed = True
+        self.notes.append(note)
 
     @property
     def left(self) -> float:
@@ -78,7 +86,12 @@ class Run:
 
 
 def main(words: Sequence[str]) -> int:
-    """0: all that ran is right; 1: a test or a check failed, or nothing was measured; 2: no GPU."""
+    """Measures, draws and reports.
+
+    Returns:
+        0: all that ran is right; 1: a test or a check failed, a run of the tests or of the bench
+        broke, or nothing was measured; 2: no GPU
+    """
     options = _options(words)
     start = time.monotonic()
     probe = processes.run([PYTHON, "-c", PROBE, options.device], 90, ROOT)
@@ -161,9 +174,10 @@ def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
         path = Path(folder) / "outcomes"
         done = _step(run, name, command, most, {outcomes.VARIABLE: str(path)})
         found = outcomes.summary(path, targets.TESTED)
-    # 5: no test was selected.
-    if done is not None and done.code not in (0, 1, 5, processes.TIMED_OUT):
-        run.notes.append(f"{name}: pytest ended with {done.code}: {done.last_line()}")
+    if done is not None and done.code == processes.TIMED_OUT:
+        run.failed = True  # tests that were not reached may be wrong
+    elif done is not None and done.code not in (0, 1, NO_TESTS):
+        run.fail(f"{name}: pytest ended with {done.code}: {done.last_line()}")
     if run.tests is None:
         run.tests = {"passed": 0, "failed": {}, "skipped": {}, "shown": {}}
     run.tests["passed"] += found["passed"]
@@ -216,11 +230,12 @@ def _measure(run: Run) -> None:
     for step in _plan(run.device):
         with tempfile.TemporaryDirectory() as out:
             command = [PYTHON, "-m", "bench", "--device", run.device, *step.words]
-            # 1: a variant failed its check or was skipped, which its rows say.
             done = _step(run, f"bench {step.name}", [*command, "--out", out], step.most)
             found = [files.read(path) for path in sorted(Path(out).glob("*/*.json"))]
-        if done is not None and not found and done.code != processes.TIMED_OUT:
-            run.notes.append(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
+        # 1: a variant failed its check, which its rows say.
+        ends = (0, 1, processes.TIMED_OUT) if found else (processes.TIMED_OUT,)
+        if done is not None and done.code not in ends:
+            run.fail(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
         for result in found:
             _keep(run, result)
         reporting.write(run)
@@ -295,7 +310,7 @@ def _finish(run: Run) -> int:
     for line in reporting.remarks(run):
         print(line)
     reporting.print_targets(run)
-    failed = bool(run.tests and run.tests["failed"])
+    failed = run.failed or bool(run.tests and run.tests["failed"])
     wrong = [row for result in run.results.values() for row in result["rows"]
              if row["ours"] and row["status"] == "failed"]  # fmt: skip
     return int(failed or bool(wrong) or not run.results)

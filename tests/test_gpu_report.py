@@ -182,6 +182,76 @@ def test_what_an_earlier_run_left_is_removed_with_the_first_result(tmp_path):
     assert len(rows_of(run.results.values())) == 2 * len(result["rows"])
 
 
+def begun(folder, seconds=60.0):
+    """A run that has a result, and all of whose tools are at hand but xdist."""
+    tools = dict.fromkeys(gpu_report.TOOLS, "1") | {"xdist": None}
+    deadline = time.monotonic() + seconds
+    run = gpu_report.Run("cpu", deadline, time.monotonic(), folder, invented.machine(), tools, "")
+    run.results = {"gaussian_latent": invented.result(sizes=("1M",))}
+    return run
+
+
+ENDS = {
+    "right": ("def test_cpu(): pass", 0),
+    "wrong": ("def test_cpu(): assert 0", 1),
+    "none": ("def test_other(): pass", 0),
+    "crash": ("import os\ndef test_cpu(): os.abort()", 1),
+    "import": ("import no_such_module", 1),
+    "given up": ("import pytest\ndef test_cpu(): pytest.exit('no more', 3)", 1),
+    "hang": ("import time\ndef test_cpu(): time.sleep(600)", 1),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_tests_that_do_not_end_well_are_a_failure(end, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_report, "LEAST", 0.1)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of those that run this test
+    text, code = ENDS[end]
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    path = tmp_path / "test_one.py"
+    path.write_text(text)
+    run = begun(tmp_path)
+    gpu_report._pytest(run, [str(path), "-k", "cpu"], 4 if end == "hang" else 60, "numeric tests")
+    assert gpu_report._finish(run) == code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("print('done')", 1),  # and wrote no result
+        ("raise SystemExit(1)", 1),
+        ("keep()", 0),
+        ("keep(); raise SystemExit(1)", 0),  # its rows say what failed
+        ("keep(); os.abort()", 1),
+        ("keep(); time.sleep(600)", 0),  # cut for lack of time
+    ],
+)
+def test_a_bench_that_dies_is_a_failure(script, code, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_report, "LEAST", 0.1)
+    source = tmp_path / "result.json"
+    source.write_text(json.dumps(invented.result(sizes=("1M",))))
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\n"
+        "import os, pathlib, sys, time\n"
+        "def keep():\n"
+        "    folder = pathlib.Path(sys.argv[-1]) / 'machine'\n"
+        "    folder.mkdir()\n"
+        f"    (folder / 'one.json').write_text(open({str(source)!r}).read())\n"
+        f"{script}\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(gpu_report, "PYTHON", str(python))
+    step = gpu_report.Step("one", (), 3 if "sleep" in script else 60)
+    monkeypatch.setattr(gpu_report, "_plan", lambda device: [step])
+    folder = tmp_path / "out" / "machine"
+    folder.mkdir(parents=True)
+    run = begun(folder)
+    gpu_report._measure(run)
+    assert gpu_report._finish(run) == code
+    assert ("bench one: ended with" in (folder / "report.md").read_text()) == bool(code)
+
+
 @pytest.mark.parametrize(("device", "said"), [("cpu", ""), ("cuda", "1")])
 def test_steps_on_a_gpu_do_not_compile_the_cpu_library(device, said, tmp_path, monkeypatch):
     monkeypatch.delenv("FUSED_REPARAM_NO_JIT", raising=False)

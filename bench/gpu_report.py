@@ -166,7 +166,7 @@ def _test(run: Run, paths: Sequence[str], budget: float) -> None:
 
 def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
     command = [PYTHON, "-m", "pytest", *words, "-p", "bench.outcomes", "-p", "no:cacheprovider"]
-    command += ["--tb=short", "-q"]
+    command += ["--tb=short", "-q", "--continue-on-collection-errors"]
     # Workers take long to start; tests that need the GPU to themselves have it.
     if run.tools["xdist"] and name != GPU_TESTS and (os.cpu_count() or 1) >= 8:
         command += ["-n", "8"]

@@ -215,6 +215,30 @@ def test_tests_that_do_not_end_well_are_a_failure(end, tmp_path, monkeypatch, ca
     assert gpu_report._finish(run) == code, capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_imported_costs_no_other(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    (tmp_path / "test_a.py").write_text("import no_such_module")
+    (tmp_path / "test_b.py").write_text("def test_cpu(): pass")
+    run = begun(tmp_path)
+    gpu_report._pytest(run, [str(tmp_path), "-k", "cpu"], 60, "numeric tests")
+    assert run.tests["passed"] == 1
+    assert list(run.tests["failed"]) == ["test_a.py"]
+
+
+@pytest.mark.slow
+def test_tests_can_be_collected_without_what_a_gpu_machine_may_lack(tmp_path):
+    for name in ("numpy", "scipy", "expecttest", "rich", "matplotlib", "sklearn"):
+        text = f"raise ModuleNotFoundError('no {name}', name={name!r})"
+        (tmp_path / f"{name}.py").write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests", "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize(
     ("script", "code"),
     [

@@ -200,6 +200,20 @@ def test_every_target_of_a_gpu_has_a_line():
     assert made[-1].startswith("| forward+backward: kernels in a CUDA graph | 128x20 | bfloat16 |")
 
 
+def test_share_of_copy_speed_is_shown_where_bytes_decide_and_a_copy_was_timed():
+    result = invented.result()
+
+    def shares():
+        lines = [line.split(" | ") for line in markdown.table(result).splitlines()[2:10]]
+        return {(line[0], line[1]): line[8] for line in lines}
+
+    assert shares()["| 1024 x 1024", "float32"] == "40%"
+    assert shares()["| 128 x 20", "float32"] == "-"
+    change(result, {"of_copy": None, "copy_s": None}, size="1M", dtype="float32")
+    assert shares()["| 1024 x 1024", "float32"] == "-"
+    assert shares()["| 1024 x 1024", "bfloat16"] == "40%"
+
+
 def test_failed_and_skipped_rows_are_shown_as_not_measured():
     result = invented.result()
     for row in result["rows"]:

@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from bench import files, outcomes, processes, reporting, targets
 from bench.machine import folder_name
-from bench.rows import TESTS_FILE, Case, Result
+from bench.rows import TESTS_FILE, Case, Result, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
@@ -98,14 +99,14 @@ def main(words: Sequence[str]) -> int:
     if probe.code:
         print(f"gpu-report: {probe.last_line() or 'PyTorch did not start'}", file=sys.stderr)
         return 2
-    machine, tools = json.loads(probe.last_line())
+    machine, tools = probe.json()
     folder, moved = _folder(options.out, folder_name(machine))
     back = min(KEPT_BACK * options.budget, MOST_KEPT_BACK)
     run = Run(options.device, start + options.budget - back, start, folder, machine, tools, _smi())
     run.notes += moved + [f"{name} is not installed" for name in tools if tools[name] is None]
     print("\n".join(reporting.environment(run)), flush=True)
     # Written first and rewritten after each step, so that the report outlives this process.
-    reporting.write(run)
+    _report(run)
     _test(run, options.tests, options.budget)
     _measure(run)
     _draw(run, start + options.budget)
@@ -187,7 +188,7 @@ def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
     if name == GPU_TESTS:
         run.tests["shown"] = found["shown"]
     (run.folder / TESTS_FILE).write_text(json.dumps(run.tests, indent=1) + "\n")
-    reporting.write(run)
+    _report(run)
 
 
 # --- measurements ---------------------------------------------------------------------------------
@@ -231,36 +232,55 @@ def _measure(run: Run) -> None:
         with tempfile.TemporaryDirectory() as out:
             command = [PYTHON, "-m", "bench", "--device", run.device, *step.words]
             done = _step(run, f"bench {step.name}", [*command, "--out", out], step.most)
-            found = [files.read(path) for path in sorted(Path(out).glob("*/*.json"))]
+            found = _read(run, step, Path(out))
         # 1: a variant failed its check, which its rows say.
         ends = (0, 1, processes.TIMED_OUT) if found else (processes.TIMED_OUT,)
         if done is not None and done.code not in ends:
             run.fail(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
         for result in found:
             _keep(run, result)
-        reporting.write(run)
+        _report(run)
+
+
+def _read(run: Run, step: Step, out: Path) -> list[Result]:
+    """The results that a step wrote; one that was cut while it was written is a note."""
+    found = []
+    for path in sorted(out.glob("*/*.json")):
+        try:
+            found.append(files.read(path))
+        except ValueError as error:
+            run.notes.append(f"bench {step.name}: {path.name} can't be read: {error}")
+    return found
 
 
 def _keep(run: Run, result: Result) -> None:
     """Adds a result to those of its op, and writes them."""
     if not run.results:
         # What an earlier run left here is of another time, and may be of another commit.
+        kept = () if run.tests is None else (TESTS_FILE,)
         for path in run.folder.iterdir():
-            if path.suffix in (".json", ".csv", ".png", ".svg") and path.name != TESTS_FILE:
+            if path.suffix in (".json", ".csv", ".png", ".svg") and path.name not in kept:
                 path.unlink()
+    for row in result["rows"]:
+        # Noted here too: a row of another step may stand in its place.
+        if row["ours"] and row["status"] == "failed":
+            run.fail(reporting.reason(row))
     op = result["settings"]["op"]
     run.results[op] = merged(run.results[op], result) if op in run.results else result
     files.write(run.results[op], run.folder.parent)
 
 
 def merged(first: Result, second: Result) -> Result:
-    """One result of two of the same op and machine; where both have a row, the second's.
+    """One result of two of the same op and machine; where both have a row, the last timed one.
 
     Machine and limits are the first's: ratios within a row are to what was measured beside it.
     """
     fields = (*Case._fields, "variant")
-    rows = {tuple(row[name] for name in fields): row for row in first["rows"]}
-    rows |= {tuple(row[name] for name in fields): row for row in second["rows"]}
+    rows: dict[tuple[Any, ...], Row] = {}
+    for row in (*first["rows"], *second["rows"]):
+        key = tuple(row[name] for name in fields)
+        if row["status"] == "ok" or rows.get(key, row)["status"] != "ok":
+            rows[key] = row
     settings = dict(first["settings"])
     for name in ("sizes", "dtypes", "works"):
         both = (*settings[name], *second["settings"][name])
@@ -290,6 +310,19 @@ def _step(
     return done
 
 
+def _report(run: Run) -> Path | None:
+    """Writes the report; what can't be shown costs no other step, nor the table at the end."""
+    try:
+        return reporting.write(run)
+    except Exception as error:
+        note = f"report.md is not of all results: {type(error).__name__}: {error}"
+        if note not in run.notes:
+            run.fail(note)
+            with (run.folder / "log.txt").open("a") as log:
+                log.write(f"{traceback.format_exc()}\n")
+        return None
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 
@@ -305,12 +338,11 @@ def _draw(run: Run, deadline: float) -> None:
 
 
 def _finish(run: Run) -> int:
-    path = reporting.write(run)
-    print(f"wrote {path}")
+    path = _report(run)
+    if path is not None:
+        print(f"wrote {path}")
     for line in reporting.remarks(run):
         print(line)
     reporting.print_targets(run)
     failed = run.failed or bool(run.tests and run.tests["failed"])
-    wrong = [row for result in run.results.values() for row in result["rows"]
-             if row["ours"] and row["status"] == "failed"]  # fmt: skip
-    return int(failed or bool(wrong) or not run.results)
+    return int(failed or not run.results)

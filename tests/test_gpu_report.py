@@ -172,13 +172,13 @@ def test_what_an_earlier_run_left_is_removed_with_the_first_result(tmp_path):
     result = invented.result(sizes=("1M",))
     folder = tmp_path / gpu_report.folder_name(result["machine"])
     invented.write(folder, invented.result("gaussian_kl"))
-    for name in ("copy.png", "notes.md", TESTS_FILE):
+    for name in ("copy.png", "notes.md"):
         (folder / name).write_text("")
     run = gpu_report.Run("cpu", 0.0, 0.0, folder, result["machine"], {}, "")
     gpu_report._keep(run, result)
     gpu_report._keep(run, invented.result("normal", sizes=("1M",)))
     names = ["gaussian_latent.csv", "gaussian_latent.json", "normal.csv", "normal.json"]
-    assert sorted(path.name for path in folder.iterdir()) == [*names, "notes.md", TESTS_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "notes.md"]
     assert len(rows_of(run.results.values())) == 2 * len(result["rows"])
 
 
@@ -276,6 +276,73 @@ def test_a_bench_that_dies_is_a_failure(script, code, tmp_path, monkeypatch):
     assert ("bench one: ended with" in (folder / "report.md").read_text()) == bool(code)
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_outcomes_of_an_earlier_run_do_not_stand_beside_new_results(ran, tmp_path):
+    result = invented.result(sizes=("1M",))
+    folder = tmp_path / gpu_report.folder_name(result["machine"])
+    folder.mkdir()
+    (folder / TESTS_FILE).write_text("{}")
+    run = gpu_report.Run("cpu", 0.0, 0.0, folder, result["machine"], {}, "")
+    run.tests = {"passed": 1, "failed": {}, "skipped": {}, "shown": {}} if ran else None
+    gpu_report._keep(run, result)
+    assert (folder / TESTS_FILE).exists() == ran
+
+
+def failed(result, variant):
+    """The result with all rows of a variant failed."""
+    rows = [row | {"status": "failed", "reason": "wrong z"} if row["variant"] == variant else row
+            for row in result["rows"]]  # fmt: skip
+    return result | {"rows": rows}
+
+
+def test_a_row_that_was_not_timed_does_not_replace_one_that_was(tmp_path):
+    right = invented.result(sizes=("1M",))
+    wrong = failed(right, "native")
+    assert gpu_report.merged(right, wrong)["rows"] == right["rows"]
+    assert gpu_report.merged(wrong, right)["rows"] == right["rows"]
+    assert gpu_report.merged(wrong, wrong)["rows"] == wrong["rows"]
+    # That it failed once is not lost.
+    folder = tmp_path / gpu_report.folder_name(right["machine"])
+    folder.mkdir()
+    run = gpu_report.Run("cpu", 0.0, 0.0, folder, right["machine"], {}, "")
+    gpu_report._keep(run, right)
+    assert not run.failed
+    gpu_report._keep(run, wrong)
+    assert gpu_report._finish(run) == 1
+    line = "- gaussian_latent 1M float32, native: failed: wrong z"
+    assert (folder / "report.md").read_text().splitlines().count(line) == 1
+
+
+def test_results_that_cannot_be_read_are_noted(tmp_path):
+    run = begun(tmp_path)
+    step = gpu_report.Step("one", (), 9)
+    (tmp_path / "machine").mkdir()
+    texts = {"a": '{"format": 1, "rows', "b": '{"other": 1}', "c": "[]"}
+    for name, text in texts.items():
+        (tmp_path / "machine" / f"{name}.json").write_text(text)
+    whole = invented.result()
+    (tmp_path / "machine" / "d.json").write_text(json.dumps(whole))
+    assert gpu_report._read(run, step, tmp_path) == [whole]
+    assert [note.split(": ")[1] for note in run.notes] == [f"{n}.json can't be read" for n in texts]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_log_and_the_table(
+    tmp_path, monkeypatch, capsys
+):
+    run = begun(tmp_path)
+
+    def broken(*_):
+        raise KeyError("of_copy")
+
+    monkeypatch.setattr(gpu_report.reporting.pages, "machine_tables", broken)
+    assert gpu_report._report(run) is None
+    assert gpu_report._finish(run) == 1
+    said = capsys.readouterr().out
+    assert said.count("report.md is not of all results: KeyError: 'of_copy'") == 1
+    assert "targets, Invented CPU" in said
+    assert (tmp_path / "log.txt").read_text().count("Traceback") == 1
+
+
 @pytest.mark.parametrize(("device", "said"), [("cpu", ""), ("cuda", "1")])
 def test_steps_on_a_gpu_do_not_compile_the_cpu_library(device, said, tmp_path, monkeypatch):
     monkeypatch.delenv("FUSED_REPARAM_NO_JIT", raising=False)
@@ -317,6 +384,8 @@ def test_summary_of_outcomes(tmp_path):
         "shown": {"graphs": True, "waits": False, "others": None},
     }
     assert outcomes.summary(tmp_path / "absent", {})["passed"] == 0
+    path.write_text(path.read_text() + '{"name": "a::test_cut", "outc')
+    assert outcomes.summary(path, {})["passed"] == 2
 
 
 def test_a_process_is_ended_with_all_it_started(tmp_path):
@@ -329,6 +398,13 @@ def test_a_process_is_ended_with_all_it_started(tmp_path):
     assert "begun" in log.read_text()
     time.sleep(2.5)
     assert not mark.exists()
+
+
+def test_json_among_what_a_process_said():
+    said = 'first\n[1]\n[{"a": 1}, {}]\n[W1122 21:00:00 a.cpp:1] Warning: left\nsome warning\n'
+    assert processes.Done(0, said).json() == [{"a": 1}, {}]
+    with pytest.raises(ValueError, match="expected a line of JSON"):
+        processes.Done(0, "[W1122] Warning\n").json()
 
 
 def test_how_processes_end(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import invented
 import pytest
 import torch
 
-from bench import files, gpu_report, outcomes, processes
+from bench import files, gpu_report, outcomes, processes, targets
 from bench.rows import TESTS_FILE, rows_of
 
 ROOT = Path(__file__).parent.parent
@@ -22,10 +23,10 @@ TESTS = """
 import pytest
 
 @pytest.mark.gpu
-def test_graph_replays_new_noise(): pass
+def test_replays_draw_new_noise(): pass
 
 @pytest.mark.gpu
-def test_no_sync(): assert False, "it waited"
+def test_no_synchronisation(): assert False, "it waited"
 
 @pytest.mark.parametrize("target", ["reference-cpu", "triton-cuda"])
 def test_numbers(target): pass
@@ -73,7 +74,7 @@ def test_rehearsal(tmp_path):
     assert kept["passed"] == 2
     assert sorted(name.split("::")[1] for name in kept["failed"]) == [
         "test_cpu_fixture",
-        "test_no_sync",
+        "test_no_synchronisation",
         "test_wrong[reference-cpu]",
     ]
     assert kept["skipped"] == {"no compiler": 1}
@@ -133,6 +134,15 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
     assert done.returncode == 2
     assert (lines, text, list(tmp_path.iterdir())) == ([], None, [])
     assert done.stderr.strip() == f"gpu-report: this PyTorch ({torch.__version__}) sees no CUDA GPU"
+
+
+def test_without_pytorch_one_line_says_so(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    done, lines, text = report(tmp_path / "out", hidden=tmp_path)
+    assert done.returncode == 2
+    assert (lines, text) == ([], None)
+    [line] = done.stderr.splitlines()
+    assert "can't import PyTorch (No module named 'torch')" in line
 
 
 def test_the_plan_begins_with_what_the_targets_ask_for():
@@ -386,6 +396,19 @@ def test_summary_of_outcomes(tmp_path):
     assert outcomes.summary(tmp_path / "absent", {})["passed"] == 0
     path.write_text(path.read_text() + '{"name": "a::test_cut", "outc')
     assert outcomes.summary(path, {})["passed"] == 2
+
+
+def test_the_gpu_tests_that_show_a_target():
+    found = {what: set() for what in targets.TESTED}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for name in re.findall(r"def (test_\w+)", path.read_text()):
+            for what, pattern in targets.TESTED.items():
+                if path.stem.endswith("_gpu") and re.search(pattern, f"{path}::TestGpu::{name}"):
+                    found[what].add(name)
+    assert list(found.values()) == [
+        {"test_a_graphs_replays_draw_new_noise", "test_in_a_cuda_graph"},
+        {"test_no_synchronisation", "test_no_synchronisation_and_two_kernels"},
+    ]
 
 
 def test_a_process_is_ended_with_all_it_started(tmp_path):

@@ -8,6 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+try:
+    import torch
+except ImportError as error:
+    print(f"bench: {sys.executable} can't import PyTorch ({error})", file=sys.stderr)
+    sys.exit(2)
+
 from bench.ops import OPS
 from bench.ops.base import WORKS
 from bench.steps import TRAINING_STEP
@@ -32,15 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(words: Sequence[str]) -> int:
     """Measures; returns 1 when a variant failed its check, after reporting all the others."""
     options = _options(words)
-    import torch
-
-    from bench import allocator, files, report
+    from bench import files, report
     from bench.measure import measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.keep_memory:
-        allocator.keep_freed_memory()
     every = [_settings(options, name) for name in options.op.split(",")]
     results, written = {}, {}
     try:
@@ -142,7 +144,9 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         epilog="Also, each with --help: compare, merge, table, plots, pages, gpu-report.",
     )
     parser.add_argument(
-        "--op", default="gaussian_latent", help=f"all, or some of {', '.join(NAMES)}"
+        "--op",
+        default="gaussian_latent",
+        help=f"all, others (all ops but gaussian_latent), or some of {', '.join(NAMES)}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--sizes", help=f"shapes or counts (default: {CPU_SIZES}; more on CUDA)")
@@ -162,15 +166,15 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    options.op = ",".join(NAMES) if options.op == "all" else options.op
+    groups = {"all": NAMES, "others": tuple(name for name in OPS if name != "gaussian_latent")}
+    options.op = ",".join(groups.get(options.op, (options.op,)))
     _check(parser, options)
     return options
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Errors of the user's before anything is measured."""
-    import torch
-
+    from bench import allocator
     from bench.sizes import shape_of
 
     try:
@@ -183,7 +187,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(str(error))
     for name in options.op.split(","):
         if name not in NAMES:
-            parser.error(f"--op {name}: expected all, or some of {', '.join(NAMES)}")
+            parser.error(f"--op {name}: expected all, others, or some of {', '.join(NAMES)}")
     for dtype in options.dtype.split(","):
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             parser.error(f"--dtype {dtype}: expected float32, bfloat16, float16 or float64")
@@ -192,6 +196,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error(f"--work {work}: expected one of {', '.join(WORKS)}")
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device {options.device}: this PyTorch sees no CUDA device")
+    if options.keep_memory:
+        try:
+            allocator.keep_freed_memory()
+        except OSError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

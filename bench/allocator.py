@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 # Of glibc's mallopt.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _kept = False
 
 
@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     except AttributeError:
         raise OSError("this C library has no mallopt: --keep-memory is for glibc") from None
     largest = (1 << 31) - 1
-    settings = {_M_MMAP_THRESHOLD: 1 << 30, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: largest}
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: largest}
     if not all(mallopt(name, value) for name, value in settings.items()):
         raise OSError("the C library refused to keep freed memory")
     _kept = True

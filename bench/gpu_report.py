@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from bench import files, outcomes, processes, reporting, targets
 from bench.machine import folder_name
-from bench.rows import TESTS_FILE, Case, Result
+from bench.rows import TESTS_FILE, Case, Result, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
@@ -28,6 +29,8 @@ KEPT_BACK, MOST_KEPT_BACK = 0.15, 40.0
 # A step is not begun with less: importing PyTorch alone takes some seconds.
 LEAST = 8.0
 GPU_TESTS = "GPU tests"
+# What pytest ends with where none was selected.
+NO_TESTS = 5
 TOOLS = ("numpy", "triton", "pytest", "xdist", "matplotlib", "rich", "ninja", "scipy")
 PROBE = f"""
 import importlib, json, sys, torch
@@ -71,6 +74,12 @@ class Run:
     results: dict[str, Result] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What is missing, failed or cut, one sentence each."""
+    failed: bool = False
+    """Something broke that no outcome of a test and no row says."""
+
+    def fail(self, note: str) -> None:
+        self.failed = True
+        self.notes.append(note)
 
     @property
     def left(self) -> float:
@@ -78,21 +87,26 @@ class Run:
 
 
 def main(words: Sequence[str]) -> int:
-    """0: all that ran is right; 1: a test or a check failed, or nothing was measured; 2: no GPU."""
+    """Measures, draws and reports.
+
+    Returns:
+        0: all that ran is right; 1: a test or a check failed, a run of the tests or of the bench
+        broke, or nothing was measured; 2: no GPU
+    """
     options = _options(words)
     start = time.monotonic()
     probe = processes.run([PYTHON, "-c", PROBE, options.device], 90, ROOT)
     if probe.code:
         print(f"gpu-report: {probe.last_line() or 'PyTorch did not start'}", file=sys.stderr)
         return 2
-    machine, tools = json.loads(probe.last_line())
+    machine, tools = probe.json()
     folder, moved = _folder(options.out, folder_name(machine))
     back = min(KEPT_BACK * options.budget, MOST_KEPT_BACK)
     run = Run(options.device, start + options.budget - back, start, folder, machine, tools, _smi())
     run.notes += moved + [f"{name} is not installed" for name in tools if tools[name] is None]
     print("\n".join(reporting.environment(run)), flush=True)
     # Written first and rewritten after each step, so that the report outlives this process.
-    reporting.write(run)
+    _report(run)
     _test(run, options.tests, options.budget)
     _measure(run)
     _draw(run, start + options.budget)
@@ -153,7 +167,7 @@ def _test(run: Run, paths: Sequence[str], budget: float) -> None:
 
 def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
     command = [PYTHON, "-m", "pytest", *words, "-p", "bench.outcomes", "-p", "no:cacheprovider"]
-    command += ["--tb=short", "-q"]
+    command += ["--tb=short", "-q", "--continue-on-collection-errors"]
     # Workers take long to start; tests that need the GPU to themselves have it.
     if run.tools["xdist"] and name != GPU_TESTS and (os.cpu_count() or 1) >= 8:
         command += ["-n", "8"]
@@ -161,9 +175,10 @@ def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
         path = Path(folder) / "outcomes"
         done = _step(run, name, command, most, {outcomes.VARIABLE: str(path)})
         found = outcomes.summary(path, targets.TESTED)
-    # 5: no test was selected.
-    if done is not None and done.code not in (0, 1, 5, processes.TIMED_OUT):
-        run.notes.append(f"{name}: pytest ended with {done.code}: {done.last_line()}")
+    if done is not None and done.code == processes.TIMED_OUT:
+        run.failed = True  # tests that were not reached may be wrong
+    elif done is not None and done.code not in (0, 1, NO_TESTS):
+        run.fail(f"{name}: pytest ended with {done.code}: {done.last_line()}")
     if run.tests is None:
         run.tests = {"passed": 0, "failed": {}, "skipped": {}, "shown": {}}
     run.tests["passed"] += found["passed"]
@@ -173,7 +188,7 @@ def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
     if name == GPU_TESTS:
         run.tests["shown"] = found["shown"]
     (run.folder / TESTS_FILE).write_text(json.dumps(run.tests, indent=1) + "\n")
-    reporting.write(run)
+    _report(run)
 
 
 # --- measurements ---------------------------------------------------------------------------------
@@ -216,36 +231,56 @@ def _measure(run: Run) -> None:
     for step in _plan(run.device):
         with tempfile.TemporaryDirectory() as out:
             command = [PYTHON, "-m", "bench", "--device", run.device, *step.words]
-            # 1: a variant failed its check or was skipped, which its rows say.
             done = _step(run, f"bench {step.name}", [*command, "--out", out], step.most)
-            found = [files.read(path) for path in sorted(Path(out).glob("*/*.json"))]
-        if done is not None and not found and done.code != processes.TIMED_OUT:
-            run.notes.append(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
+            found = _read(run, step, Path(out))
+        # 1: a variant failed its check, which its rows say.
+        ends = (0, 1, processes.TIMED_OUT) if found else (processes.TIMED_OUT,)
+        if done is not None and done.code not in ends:
+            run.fail(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
         for result in found:
             _keep(run, result)
-        reporting.write(run)
+        _report(run)
+
+
+def _read(run: Run, step: Step, out: Path) -> list[Result]:
+    """The results that a step wrote; one that was cut while it was written is a note."""
+    found = []
+    for path in sorted(out.glob("*/*.json")):
+        try:
+            found.append(files.read(path))
+        except ValueError as error:
+            run.notes.append(f"bench {step.name}: {path.name} can't be read: {error}")
+    return found
 
 
 def _keep(run: Run, result: Result) -> None:
     """Adds a result to those of its op, and writes them."""
     if not run.results:
         # What an earlier run left here is of another time, and may be of another commit.
+        kept = () if run.tests is None else (TESTS_FILE,)
         for path in run.folder.iterdir():
-            if path.suffix in (".json", ".csv", ".png", ".svg") and path.name != TESTS_FILE:
+            if path.suffix in (".json", ".csv", ".png", ".svg") and path.name not in kept:
                 path.unlink()
+    for row in result["rows"]:
+        # Noted here too: a row of another step may stand in its place.
+        if row["ours"] and row["status"] == "failed":
+            run.fail(reporting.reason(row))
     op = result["settings"]["op"]
     run.results[op] = merged(run.results[op], result) if op in run.results else result
     files.write(run.results[op], run.folder.parent)
 
 
 def merged(first: Result, second: Result) -> Result:
-    """One result of two of the same op and machine; where both have a row, the second's.
+    """One result of two of the same op and machine; where both have a row, the last timed one.
 
     Machine and limits are the first's: ratios within a row are to what was measured beside it.
     """
     fields = (*Case._fields, "variant")
-    rows = {tuple(row[name] for name in fields): row for row in first["rows"]}
-    rows |= {tuple(row[name] for name in fields): row for row in second["rows"]}
+    rows: dict[tuple[Any, ...], Row] = {}
+    for row in (*first["rows"], *second["rows"]):
+        key = tuple(row[name] for name in fields)
+        if row["status"] == "ok" or rows.get(key, row)["status"] != "ok":
+            rows[key] = row
     settings = dict(first["settings"])
     for name in ("sizes", "dtypes", "works"):
         both = (*settings[name], *second["settings"][name])
@@ -275,6 +310,19 @@ def _step(
     return done
 
 
+def _report(run: Run) -> Path | None:
+    """Writes the report; what can't be shown costs no other step, nor the table at the end."""
+    try:
+        return reporting.write(run)
+    except Exception as error:
+        note = f"report.md is not of all results: {type(error).__name__}: {error}"
+        if note not in run.notes:
+            run.fail(note)
+            with (run.folder / "log.txt").open("a") as log:
+                log.write(f"{traceback.format_exc()}\n")
+        return None
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 
@@ -290,12 +338,11 @@ def _draw(run: Run, deadline: float) -> None:
 
 
 def _finish(run: Run) -> int:
-    path = reporting.write(run)
-    print(f"wrote {path}")
+    path = _report(run)
+    if path is not None:
+        print(f"wrote {path}")
     for line in reporting.remarks(run):
         print(line)
     reporting.print_targets(run)
-    failed = bool(run.tests and run.tests["failed"])
-    wrong = [row for result in run.results.values() for row in result["rows"]
-             if row["ours"] and row["status"] == "failed"]  # fmt: skip
-    return int(failed or bool(wrong) or not run.results)
+    failed = run.failed or bool(run.tests and run.tests["failed"])
+    return int(failed or not run.results)

@@ -20,7 +20,7 @@ from bench.rows import (
     rows_of,
     times_faster,
 )
-from bench.targets import Verdict
+from bench.targets import MEBI, Verdict
 from bench.variants import COMPILE, EAGER
 
 HEADER = ("latent", "dtype", "eager", COMPILE, "torch.distributions", "fused",
@@ -163,7 +163,10 @@ def _times(ratio: float | None) -> str:
 
 
 def _share(row: Row | None) -> str:
-    return NOT_MEASURED if row is None else f"{row['of_copy']:.0%}"
+    """Share of copy speed; below a million elements what calls cost decides, the copy's too."""
+    if row is None or row["of_copy"] is None or row["elements"] < MEBI:
+        return NOT_MEASURED
+    return f"{row['of_copy']:.0%}"
 
 
 def _count(row: Row | None, name: str) -> str:

@@ -52,7 +52,9 @@ def summary(path: Path, shown: Mapping[str, str]) -> dict[str, Any]:
     Args:
         shown: patterns; for each, whether the tests whose names match it ran and passed.
     """
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    # What follows the last line's end was cut while it was written.
+    lines = [json.loads(line) for line in text.split("\n")[:-1]]
     outcomes = {line["name"]: line["outcome"] for line in lines}
     failed = {line["name"]: line["reason"] for line in lines if line["outcome"] == "failed"}
     # Of a test that passes and then fails in its tear-down, the last line counts.

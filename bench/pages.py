@@ -23,6 +23,7 @@ RESULTS = "bench/results"
 LATENT = "gaussian_latent"
 MARKED = re.compile(r"<!-- (\w+): ([^\n]*?)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
 MARKER = re.compile(r"<!-- (?:end of \w+|\w+: [^\n]*?) ?-->")
+PLACEHOLDER = re.compile(r"@@\w+@@")
 NO_GPU = (
     "No GPU result is committed, and no GPU time is claimed: `make gpu-report` on a machine with a "
     "GPU and PyTorch measures one."
@@ -68,7 +69,9 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench pages", description="Rewrites the figures of README and docs."
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; 1 if a page is stale or unfinished"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout")
     options = parser.parse_args(words)
     try:
@@ -82,9 +85,13 @@ def main(words: Sequence[str]) -> int:
         if not options.check:
             path.write_text(made[path])
         print(f"{path} {'is not what the results make' if options.check else 'written'}")
+    left = [(path, word) for path, text in made.items() for word in PLACEHOLDER.findall(text)]
+    if options.check:
+        for path, word in left:
+            print(f"{path}: {word} stands where something is to be filled in")
     for path in stale:
         print(f"{path} was made from other results: python -m bench plots {path.parent}")
-    return int(bool(stale) or (options.check and bool(wrong)))
+    return int(bool(stale) or (options.check and bool(wrong or left)))
 
 
 def pages(root: Path) -> dict[Path, str]:

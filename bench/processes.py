@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TIMED_OUT, NOT_STARTED = 124, 127
 
@@ -24,6 +26,18 @@ class Done:
     def last_line(self) -> str:
         lines = self.output.strip().splitlines()
         return lines[-1] if lines else ""
+
+    def json(self) -> Any:
+        """The last line that is a list or an object in JSON: a warning may come after it.
+
+        Raises:
+            ValueError: no line is.
+        """
+        for line in reversed(self.output.splitlines()):
+            if line.startswith(("[", "{")):
+                with suppress(ValueError):  # "[W1122 ...] Warning: ..."
+                    return json.loads(line)
+        raise ValueError(f"expected a line of JSON, got {self.output!r}")
 
 
 def run(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import markdown, pages, report, targets
-from bench.rows import BOTH, machine_words
+from bench.rows import BOTH, Row, machine_words, rows_of
 
 if TYPE_CHECKING:
     from bench.gpu_report import Run
@@ -52,14 +52,15 @@ def tests(run: Run) -> list[str]:
 
 def remarks(run: Run) -> list[str]:
     """What is missing, failed or cut, rows that were not timed among it."""
-    reasons = {
-        f"{row['op']} {row['size']} {row['dtype']}, {row['variant']}: {row['status']}: "
-        f"{_plain(row['reason'])}": None
-        for result in run.results.values()
-        for row in result["rows"]
-        if row["status"] != "ok"
-    }
-    return [*run.notes, *reasons]
+    rows = rows_of(run.results.values())
+    reasons = [reason(row) for row in rows if row["status"] != "ok"]
+    return list(dict.fromkeys([*run.notes, *reasons]))
+
+
+def reason(row: Row) -> str:
+    """Why a row was not timed, with what it is."""
+    head = f"{row['op']} {row['size']} {row['dtype']}, {row['variant']}"
+    return f"{head}: {row['status']}: {_plain(row['reason'])}"
 
 
 def print_targets(run: Run) -> None:

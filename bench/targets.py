@@ -198,6 +198,6 @@ TARGETS: tuple[Target, ...] = (
 
 # What a time can't show: the GPU tests whose names match must have run and passed.
 TESTED = {
-    "replays of a CUDA graph draw new noise": "graph|capture",
-    "no synchronisation with the device": "sync",
+    "replays of a CUDA graph draw new noise": "replays_draw_new_noise|test_in_a_cuda_graph",
+    "no synchronisation with the device": "test_no_synchronisation",
 }

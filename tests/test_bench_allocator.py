@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import files
+from bench import __main__ as command_line
+from bench import allocator, files
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,3 +52,13 @@ def test_results_with_kept_memory_are_apart(tmp_path):
     assert path.parent.name.endswith("-threads-kept-memory")
     result = files.read(path)
     assert result["machine"]["keeps_freed_memory"] is True
+
+
+def test_a_library_that_cannot_keep_memory_is_an_error_of_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    with pytest.raises(SystemExit) as end:
+        command_line.main(["--quick", "--keep-memory"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "python -m bench: error: this C library has no mallopt: --keep-memory is for glibc"
+    )

@@ -23,7 +23,8 @@ def checkout(tmp_path):
     for name in pages.PAGES:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text((ROOT / name).read_text())
+        # What the committed pages still lack is no matter of these tests.
+        path.write_text(pages.PLACEHOLDER.sub("", (ROOT / name).read_text()))
     results = tmp_path / pages.RESULTS
     invented.write(results / "two", invented.result(), invented.result(OTHER), invented.steps())
     invented.write(results / "one", invented.result(threads=1))
@@ -50,6 +51,18 @@ def test_check_finds_a_figure_typed_by_hand(checkout, capsys):
     assert "README.md is not what the results make" in capsys.readouterr().out
     assert command_line.main(["pages", "--root", str(checkout)]) == 0
     assert page.read_text() == before
+
+
+def test_check_refuses_a_place_that_was_not_filled_in(checkout, capsys):
+    check = ["pages", "--check", "--root", str(checkout)]
+    page = checkout / "docs" / "performance.md"
+    page.write_text(page.read_text() + "\n@@LIMITS@@\n")
+    capsys.readouterr()
+    assert command_line.main(check) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line == f"{page}: @@LIMITS@@ stands where something is to be filled in"
+    page.write_text(page.read_text().replace("@@LIMITS@@", "user@@host"))
+    assert command_line.main(check) == 0
 
 
 def test_readme_shows_the_machine_with_most_threads(checkout):
@@ -198,6 +211,20 @@ def test_every_target_of_a_gpu_has_a_line():
     first = "| forward: share of copy bandwidth | 64M and more | float32 | at least 90% |"
     assert made[0] == f"{first} - | not measured |"
     assert made[-1].startswith("| forward+backward: kernels in a CUDA graph | 128x20 | bfloat16 |")
+
+
+def test_share_of_copy_speed_is_shown_where_bytes_decide_and_a_copy_was_timed():
+    result = invented.result()
+
+    def shares():
+        lines = [line.split(" | ") for line in markdown.table(result).splitlines()[2:10]]
+        return {(line[0], line[1]): line[8] for line in lines}
+
+    assert shares()["| 1024 x 1024", "float32"] == "40%"
+    assert shares()["| 128 x 20", "float32"] == "-"
+    change(result, {"of_copy": None, "copy_s": None}, size="1M", dtype="float32")
+    assert shares()["| 1024 x 1024", "float32"] == "-"
+    assert shares()["| 1024 x 1024", "bfloat16"] == "40%"
 
 
 def test_failed_and_skipped_rows_are_shown_as_not_measured():

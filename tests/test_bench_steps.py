@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-from scipy import stats
 from torch.nn import functional as F
 
 from bench import measure, memory, report, steps
@@ -143,6 +142,7 @@ def test_differences_are_judged_by_their_statistical_error():
 
 @pytest.mark.parametrize("freedom", [14, 30, 126])
 def test_student(freedom):
+    stats = pytest.importorskip("scipy.stats")
     expected = stats.t.isf(stats.norm.sf(5.0), freedom)
     assert check.student(5.0, freedom) == pytest.approx(expected, rel=0.03)
 

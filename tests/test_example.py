@@ -10,6 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("sklearn", reason="the example's digits come with scikit-learn")
+pytest.importorskip("rich", reason="the example prints with rich")
 image_module = pytest.importorskip("matplotlib.image", reason="the example draws with matplotlib")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

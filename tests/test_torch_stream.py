@@ -13,7 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from triton_truth import DEVICE, latent64, needs_backend, scale_values, values
@@ -21,6 +20,8 @@ from triton_truth import DEVICE, latent64, needs_backend, scale_values, values
 import fused_reparam
 from fused_reparam import cuda_keys, gaussian_latent
 from fused_reparam.ops import gaussian_torch
+
+np = pytest.importorskip("numpy")
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 INF = float("inf")

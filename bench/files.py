@@ -33,7 +33,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def merged(first: Result, second: Result) -> Result:
-    """Both results' rows as one, those of `second` where they measured the same.
+    """Both results' rows as one; where both have one, the last that was timed.
 
     A size that `second` has in another shape (a quick run's models are smaller) is that one only.
     Machine and limits are the first's: ratios within a row are to what was measured beside it.
@@ -50,7 +50,10 @@ def merged(first: Result, second: Result) -> Result:
         raise ValueError(f"results of one op can be merged, got {ops[0]} and {ops[1]}")
     shapes = {row["size"]: row["shape"] for row in second["rows"]}
     kept = [r for r in first["rows"] if shapes.get(r["size"], r["shape"]) == r["shape"]]
-    rows = {_key(row): row for row in (*kept, *second["rows"])}
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in (*kept, *second["rows"]):
+        if row["status"] == "ok" or rows.get(_key(row), row)["status"] != "ok":
+            rows[_key(row)] = row
     dtypes, sizes, works = (
         list(dict.fromkeys(row[name] for row in rows.values()))
         for name in ("dtype", "size", "work")

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench import files, outcomes, processes, reporting, targets
 from bench.machine import folder_name
-from bench.rows import TESTS_FILE, Case, Result, Row
+from bench.rows import TESTS_FILE, Result
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
@@ -266,27 +266,8 @@ def _keep(run: Run, result: Result) -> None:
         if row["ours"] and row["status"] == "failed":
             run.fail(reporting.reason(row))
     op = result["settings"]["op"]
-    run.results[op] = merged(run.results[op], result) if op in run.results else result
+    run.results[op] = files.merged(run.results[op], result) if op in run.results else result
     files.write(run.results[op], run.folder.parent)
-
-
-def merged(first: Result, second: Result) -> Result:
-    """One result of two of the same op and machine; where both have a row, the last timed one.
-
-    Machine and limits are the first's: ratios within a row are to what was measured beside it.
-    """
-    fields = (*Case._fields, "variant")
-    rows: dict[tuple[Any, ...], Row] = {}
-    for row in (*first["rows"], *second["rows"]):
-        key = tuple(row[name] for name in fields)
-        if row["status"] == "ok" or rows.get(key, row)["status"] != "ok":
-            rows[key] = row
-    settings = dict(first["settings"])
-    for name in ("sizes", "dtypes", "works"):
-        both = (*settings[name], *second["settings"][name])
-        settings[name] = list(dict.fromkeys(both))
-    ordered = sorted(rows.values(), key=lambda row: (row["dtype"] != "float32", row["elements"]))
-    return first | {"settings": settings, "rows": ordered}
 
 
 def _step(

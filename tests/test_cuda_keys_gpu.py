@@ -171,9 +171,7 @@ class TestGpu:
             "each replay, and each call in it, draws its own"
         )
 
-    @pytest.mark.skipif(
-        not HAS_GRAPH_STATE, reason="no generator state for graphs"
-    )
+    @pytest.mark.skipif(not HAS_GRAPH_STATE, reason="no generator state for graphs")
     @pytest.mark.usefixtures("_no_fill")
     def test_a_graph_of_a_step_holds_two_kernels(self):
         mu, logvar = inputs()

@@ -167,13 +167,13 @@ def test_results_of_one_op_are_merged():
     for row in second["rows"]:
         row["median_s"] = 7.0
     second["limits"]["copy_gb_per_s"] = 1.0
-    both = gpu_report.merged(first, second)
+    both = files.merged(first, second)
     assert len(both["rows"]) == len(second["rows"])
     assert {row["median_s"] for row in both["rows"]} == {7.0}
-    assert both["settings"]["sizes"] == ["1M", "128x20"]
+    assert both["settings"]["sizes"] == ["128x20", "1M"]
     assert both["limits"]["copy_gb_per_s"] == 10.0
     assert [row["size"] for row in both["rows"][:16]] == ["128x20"] * 15 + ["1M"]
-    again = gpu_report.merged(second, first)
+    again = files.merged(second, first)
     assert sorted({row["median_s"] for row in again["rows"] if row["size"] == "128x20"}) == [7.0]
     assert 7.0 not in {row["median_s"] for row in again["rows"] if row["size"] == "1M"}
 
@@ -308,9 +308,9 @@ def failed(result, variant):
 def test_a_row_that_was_not_timed_does_not_replace_one_that_was(tmp_path):
     right = invented.result(sizes=("1M",))
     wrong = failed(right, "native")
-    assert gpu_report.merged(right, wrong)["rows"] == right["rows"]
-    assert gpu_report.merged(wrong, right)["rows"] == right["rows"]
-    assert gpu_report.merged(wrong, wrong)["rows"] == wrong["rows"]
+    assert files.merged(right, wrong)["rows"] == right["rows"]
+    assert files.merged(wrong, right)["rows"] == right["rows"]
+    assert files.merged(wrong, wrong)["rows"] == wrong["rows"]
     # That it failed once is not lost.
     folder = tmp_path / gpu_report.folder_name(right["machine"])
     folder.mkdir()

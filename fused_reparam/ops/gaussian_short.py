@@ -2,8 +2,8 @@
 
 A small latent costs calls, not arithmetic. Where z is wanted of two tensors of one shape (or of
 moments), with a summed KL or without, nothing has to be promoted or broadcast, and where things
-lie in memory is known from the last call with such operands. ``latent`` then does what is left, and declines
-everything else, bad input included, to the general way. So does the backward pass.
+lie in memory is known from the last call with such operands. ``latent`` then does what is left, and
+declines everything else, bad input included, to the general way. So does the backward pass.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CPU_SIZES = "128x20,16k,128k,1M,16M"
 CUDA_SIZES = f"{CPU_SIZES},64M,256M,1G"
 QUICK_SIZES = "128x20,1M"
+# The exit status that tells those who run the bench that the device is gone.
+LOST_DEVICE = 3
 NAMES = (*OPS, TRAINING_STEP)
 
 
@@ -36,25 +38,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(words: Sequence[str]) -> int:
-    """Measures; returns 1 when a variant failed its check, after reporting all the others."""
+    """Measures; returns 1 when a variant failed its check, after reporting all the others.
+
+    And LOST_DEVICE when a variant took the device with it; what was measured until then is kept.
+    """
     options = _options(words)
     from bench import files, report
-    from bench.measure import measure_all
+    from bench.measure import DeviceLost, measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
     every = [_settings(options, name) for name in options.op.split(",")]
-    results, written = {}, {}
+    results, written, lost = {}, {}, None
     try:
         with report.progress() as tick:
             for result in measure_all(every, tick):
                 op = result["settings"]["op"]
                 # On disk at once: what comes next may take long, or take the process with it.
                 results[op], written[op] = result, files.write(result, Path(options.out))
+    except DeviceLost as error:
+        lost = error
     finally:
         for result in results.values():
             report.print_result(result)
         print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
+    if lost is not None:
+        print(lost)
+        return LOST_DEVICE
     rows = [row for result in results.values() for row in result["rows"]]
     return int(any(row["status"] == "failed" for row in rows))
 

@@ -82,8 +82,8 @@ class Skipped(Exception):
     """What is measured here does not fit this machine."""
 
 
-class DeviceLost(SystemExit):
-    """CUDA fails from here on, in this process, whoever calls it."""
+class DeviceLost(BaseException):
+    """CUDA fails from here on, whoever calls it: no handler of a call's errors may take it."""
 
 
 def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iterator[Result]:

@@ -177,7 +177,9 @@ def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
         found = outcomes.summary(path, targets.TESTED)
     if done is not None and done.code == processes.TIMED_OUT:
         run.failed = True  # tests that were not reached may be wrong
-    elif done is not None and done.code not in (0, 1, NO_TESTS):
+    elif done is not None and (
+        done.code not in (0, 1, NO_TESTS) or (done.code == 1 and not found["failed"])
+    ):
         run.fail(f"{name}: pytest ended with {done.code}: {done.last_line()}")
     if run.tests is None:
         run.tests = {"passed": 0, "failed": {}, "skipped": {}, "shown": {}}

@@ -54,7 +54,9 @@ def run(
         log: a file that its output is added to.
     """
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        code = _run(command, seconds, folder, os.environ | _quiet() | (more or {}), output.fileno())
+        code = _run(
+            command, seconds, folder, _inherited() | _quiet() | (more or {}), output.fileno()
+        )
         output.seek(0)
         text = output.read()
     if code == NOT_STARTED and not text:
@@ -84,6 +86,11 @@ def _run(
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment; pytest's is its own, and says that reports go elsewhere."""
+    return {n: value for n, value in os.environ.items() if not n.startswith("PYTEST_")}
 
 
 def _quiet() -> dict[str, str]:

@@ -27,7 +27,7 @@ time         median of interleaved samples; spread: half the distance of the qua
 forward      with the graph recorded, as in training
 GB/s         for the bytes that the op must read and write
 of copy      against a plain copy of as many bytes, measured in the same rounds
-of fresh     against copies into as many new tensors as the op makes, likewise
+of fresh     against copying as many bytes as the op makes into new memory, likewise
 of limit     against the larger of that plain copy and the fastest noise measured here
 vs ...       times faster
 saved        kept for the backward pass beyond the inputs (MB = 1e6 bytes)

@@ -17,6 +17,7 @@ from ..backends import reference
 from .layout import arrange, empty_ordered, outermost_is_dim0
 
 REDUCTIONS = ("none", "sample", "sum", "mean", "batchmean")
+SUMMED = frozenset(("sum", "mean", "batchmean"))  # one number for everything
 
 
 class Spec(NamedTuple):

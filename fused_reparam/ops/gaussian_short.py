@@ -26,7 +26,6 @@ _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 }
-_SUMMED = frozenset(("sum", "mean", "batchmean"))
 
 
 class Geometry(NamedTuple):
@@ -103,7 +102,7 @@ def latent(
         or not ordinary(loc)
         or loc.dtype not in _KL_DTYPE
         or loc.layout is not torch.strided
-        or (reduction is not None and reduction not in _SUMMED)
+        or (reduction is not None and reduction not in gaussian_call.SUMMED)
     ):
         return None
     device = loc.device

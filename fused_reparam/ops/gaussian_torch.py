@@ -20,7 +20,6 @@ from . import gaussian_call
 from .gaussian_call import Inputs, Spec
 from .library import forward_ad_active, ordinary
 
-_SUMMED = frozenset(("sum", "mean", "batchmean"))
 # PyTorch draws for longer tensors in several launches.
 _MOST_BYTES = 2**31 - 1
 
@@ -50,7 +49,7 @@ def latent(
         not eager()
         or not ordinary(loc)
         or not ordinary(scale)
-        or reduction not in _SUMMED
+        or reduction not in gaussian_call.SUMMED
         or forward_ad_active()
         or not _serves(loc, scale)  # type: ignore[arg-type]
     ):

@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 
 import fused_reparam
-from fused_reparam.backends import select
+from fused_reparam.backends import native, select
 
 CPU = torch.device("cpu")
 # Every (backend, device) that a numeric test runs on.
@@ -56,6 +56,17 @@ def target(request):
         pytest.skip(f"backend {name} on {device}: {reason}")
     with fused_reparam.backend(name):
         yield name, torch.device(device)
+
+
+@pytest.fixture(params=native.ISA_NAMES)
+def isa(request):
+    """Each instruction set of the native library that the machine has."""
+    before = native.isa()
+    if native.set_isa(request.param) != request.param:
+        native.set_isa(before)
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    native.set_isa(before)
 
 
 @pytest.fixture

@@ -23,16 +23,6 @@ INSIDE = dict.fromkeys(DTYPES, 4e-7) | {torch.float64: 4e-15}
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "noise_stream_v1.json").read_text())
 
 
-@pytest.fixture(params=native.ISA_NAMES)
-def isa(request):
-    before = native.isa()
-    if native.set_isa(request.param) != request.param:
-        native.set_isa(before)
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    native.set_isa(before)
-
-
 @pytest.fixture
 def threads():
     before = torch.get_num_threads()

@@ -17,20 +17,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Within a tile, over several, and large enough to be fetched ahead; none a multiple of a step.
 SIZES = (5, 4099, 300_007)
 
-pytestmark = pytest.mark.skipif(
-    native.unavailable_reason(CPU) is not None, reason=str(native.unavailable_reason(CPU))
-)
-
-
-@pytest.fixture(params=native.ISA_NAMES, autouse=True)
-def isa(request):
-    """Each instruction set that the machine has."""
-    before = native.isa()
-    if native.set_isa(request.param) != request.param:
-        native.set_isa(before)
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    native.set_isa(before)
+pytestmark = [
+    pytest.mark.usefixtures("isa"),
+    pytest.mark.skipif(
+        native.unavailable_reason(CPU) is not None, reason=str(native.unavailable_reason(CPU))
+    ),
+]
 
 
 def operands(n: int, dtype: torch.dtype):

@@ -81,9 +81,11 @@ def test_an_error_after_which_cuda_fails_ends_the_run(monkeypatch):
     assert "graph_reason" in measure._attempt("graph", fails, case, some)
 
     monkeypatch.setattr(torch.cuda, "synchronize", fails)
-    with pytest.raises(SystemExit, match="1M float32, some: RuntimeError: CUDA error: invalid arg"):
+    with pytest.raises(
+        measure.DeviceLost, match="1M float32, some: RuntimeError: CUDA error: invalid arg"
+    ):
         measure._death(error, case, "some")
-    with pytest.raises(SystemExit, match="illegal memory access"):
+    with pytest.raises(measure.DeviceLost, match="illegal memory access"):
         measure._attempt("graph", fails, case, some)
     assert measure._death(measure.Skipped("too large"), case, "some")["status"] == "skipped"
     on_cpu = dataclasses.replace(case, device=CPU)

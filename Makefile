@@ -1,4 +1,5 @@
 # make demo    train the example VAE with and without the fused op, side by side
+# make examples   run every example at its full settings and draw its picture in docs
 # make test    run the tests
 # make lint    check format, lint and types
 # make setup   only what the others need
@@ -20,15 +21,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
 
-.PHONY: demo test lint bench pages gpu-report setup clean
+.PHONY: demo examples test lint bench pages gpu-report setup clean
 
 setup: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python examples/vae_digits.py
 
+examples: $(STAMP)
+	$(BIN)/python examples/vae_digits.py --out docs/vae_digits.png
+	$(BIN)/python examples/discrete_vae.py --out docs/discrete_vae.png
+	$(BIN)/python examples/bayes_regression.py --out docs/bayes_regression.png
+	$(BIN)/python examples/gradient_estimators.py --out docs/gradient_estimators.png
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP) $(LINT)
 	$(BIN)/ruff format --check .
@@ -39,7 +46,7 @@ lint: $(STAMP) $(LINT)
 bench: $(STAMP)
 	status=0; \
 	$(BIN)/python -m bench --op gaussian_latent,training_step --out $(BENCH) || status=$$?; \
-	$(BIN)/python -m bench --op others --sizes 128x20,1M,16M --out $(BENCH) || status=$$?; \
+	$(BIN)/python -m bench --op others --out $(BENCH) || status=$$?; \
 	$(BIN)/python -m bench plots $(BENCH)/* || status=$$?; \
 	exit $$status
 

@@ -15,15 +15,14 @@ except ImportError as error:
     sys.exit(2)
 
 from bench.ops import OPS
-from bench.ops.base import WORKS
+from bench.ops.base import WORKS, Op
 from bench.steps import TRAINING_STEP
 
 if TYPE_CHECKING:
     from bench.measure import Settings
 
-CPU_SIZES = "128x20,16k,128k,1M,16M"
-CUDA_SIZES = f"{CPU_SIZES},64M,256M,1G"
-QUICK_SIZES = "128x20,1M"
+# Beside each op's own.
+CUDA_SIZES = ("64M", "256M", "1G")
 # The exit status that tells those who run the bench that the device is gone.
 LOST_DEVICE = 3
 NAMES = (*OPS, TRAINING_STEP)
@@ -75,16 +74,28 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
     from bench.timing import QUICK, THOROUGH
 
     step = name == TRAINING_STEP
+    if step:
+        shown, dtypes = sizes(options.quick), (DTYPE,)
+    else:
+        shown, dtypes = _sizes(options, OPS[name]), OPS[name].dtypes
     return Settings(
         op=name,
         device=options.device,
-        sizes=sizes(options.quick) if step else tuple(options.sizes.split(",")),
-        dtypes=(DTYPE,) if step else tuple(options.dtype.split(",")),
+        sizes=shown,
+        dtypes=tuple(options.dtype.split(",")) if options.dtype and not step else dtypes,
         works=("step",) if step else tuple(options.work.split(",")),
         variants=tuple(filter(None, options.variants.split(","))),
         quick=options.quick,
         effort=QUICK if options.quick else THOROUGH,
     )
+
+
+def _sizes(options: argparse.Namespace, op: Op) -> tuple[str, ...]:
+    if options.sizes:
+        return tuple(options.sizes.split(","))
+    if options.quick:
+        return op.sizes[:2]
+    return op.sizes + (CUDA_SIZES if torch.device(options.device).type == "cuda" else ())
 
 
 def compare(words: Sequence[str]) -> int:
@@ -156,11 +167,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--op",
         default="gaussian_latent",
-        help=f"all, others (all ops but gaussian_latent), or some of {', '.join(NAMES)}",
+        help=f"all, others (all ops but gaussian_latent), or some of: {', '.join(NAMES)}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--sizes", help=f"shapes or counts (default: {CPU_SIZES}; more on CUDA)")
-    parser.add_argument("--dtype", default="float32,bfloat16")
+    parser.add_argument("--sizes", help="such as 128x20, or 16M elements (default: each op's)")
+    parser.add_argument("--dtype", help="float32, bfloat16, float16, float64 (default: each op's)")
     parser.add_argument("--work", default=",".join(WORKS))
     parser.add_argument("--variants", default="", help="only these, beside eager (default: all)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's)")
@@ -189,16 +200,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
     try:
         device = torch.device(options.device)
-        large = CUDA_SIZES if device.type == "cuda" else CPU_SIZES
-        options.sizes = options.sizes or (QUICK_SIZES if options.quick else large)
-        for size in options.sizes.split(","):
+        for size in options.sizes.split(",") if options.sizes else ():
             shape_of(size)
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     for name in options.op.split(","):
         if name not in NAMES:
             parser.error(f"--op {name}: expected all, others, or some of {', '.join(NAMES)}")
-    for dtype in options.dtype.split(","):
+    for dtype in options.dtype.split(",") if options.dtype else ():
         if dtype not in ("float32", "bfloat16", "float16", "float64"):
             parser.error(f"--dtype {dtype}: expected float32, bfloat16, float16 or float64")
     for work in options.work.split(","):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import gate, memory
-from bench.ops.base import Op, Shape, Tensors
+from bench.ops.base import Base, Op, Shape, Tensors
 from bench.timing import Contestant
 from bench.variants import Variant
 
@@ -66,12 +66,16 @@ class OpCase:
         return self.op.made[work] * self.latent_bytes
 
     def noise_elements(self, work: str) -> int:
-        """Normals to be made for `work`."""
+        """Numbers to be made from the noise's stream for `work`."""
         return self.op.noise_passes[work] * self.elements
+
+    @property
+    def noise_base(self) -> Base:
+        return self.op.base
 
     def need(self, work: str, variant: Variant) -> int:
         """An estimate of the bytes that a call takes, its inputs included unless they exist."""
-        alive = self.op.alive[variant.family]
+        alive = self.op.alive.get(variant.family, self.op.alive["pytorch"])
         count = alive.forward if work == "forward" else alive.backward
         # Plain PyTorch makes noise in wider types.
         width = max(self.torch_dtype.itemsize, 4 if variant.family == "reference" else 0)
@@ -86,9 +90,8 @@ class OpCase:
     @cached_property
     def sample_grad(self) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(21)
-        return torch.randn(
-            self.shape, dtype=self.torch_dtype, device=self.device, generator=generator
-        )
+        shape = self.op.output_shapes(self.shape)[0]
+        return torch.randn(shape, dtype=self.torch_dtype, device=self.device, generator=generator)
 
     def verdict(self, variant: Variant) -> str | None:
         """What is wrong with the variant's results; None when they are right."""

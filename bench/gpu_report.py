@@ -226,6 +226,10 @@ def _plan(device: str) -> list[Step]:
         op("gaussian_latent_from_moments", "128x20,1M"),
         op("gaussian_kl", "128x20,1M"),
         op("normal", "128x20,1M"),
+        op("gumbel_softmax", "4096x1024,4x8192x16x16"),
+        op("sample_weight", "1e7"),
+        op("gaussian_latent_samples", "8x128x1024"),
+        op("tanh_normal_rsample", "256x6"),
     ]
 
 

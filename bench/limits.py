@@ -1,4 +1,4 @@
-"""What the machine itself can do: copying memory, and making normals."""
+"""What the machine itself can do: copying memory, and making noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bench.ops.base import NORMAL, Base
 from bench.timing import Clock, Contestant, Effort, Spread, interleave
 from bench.variants import BACKENDS, backend_module
 
@@ -48,14 +49,14 @@ def copies(moved: int, made: int, device: torch.device) -> list[Contestant]:
     return [Contestant(COPY, copy), *([Contestant(FRESH, fresh)] if made >= 4 else [])]
 
 
-# Normals made at a time, in memory that stays in the caches.
+# Noise made at a time, in memory that stays in the caches.
 CACHED = 1 << 18
 
 
-def noise(count: int, dtype: torch.dtype, device: torch.device) -> list[Contestant]:
-    """The machine's rival of an op that makes `count` normals: making them, and nothing else.
+def noise(count: int, dtype: torch.dtype, device: torch.device, base: Base) -> list[Contestant]:
+    """The machine's rival of an op that makes `count` numbers: making them, and nothing else.
 
-    Only on a CPU: on a GPU a launch for each cached part would take longer than the normals.
+    Only on a CPU: on a GPU a launch for each cached part would take longer than the numbers.
     """
     module, _ = backend_module("native", device)
     if not count or device.type != "cpu" or module is None:
@@ -66,9 +67,15 @@ def noise(count: int, dtype: torch.dtype, device: torch.device) -> list[Contesta
     whole, rest = divmod(count, len(out))
     parts = [out] * whole + ([out[:rest]] if rest else [])
 
+    def fill(part: torch.Tensor) -> None:
+        if base == NORMAL:
+            module.normal(key, part)  # type: ignore[attr-defined]
+        else:
+            module.base_noise(*base, key, part)  # type: ignore[attr-defined]
+
     def make(_: object) -> None:
         for part in parts:
-            module.normal(key, part)  # type: ignore[attr-defined]
+            fill(part)
 
     return [Contestant(NOISE, make)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench import targets
 from bench.report import duration
 from bench.rows import (
     BOTH,
@@ -20,7 +21,7 @@ from bench.rows import (
     rows_of,
     times_faster,
 )
-from bench.targets import MEBI, Verdict
+from bench.targets import Verdict
 from bench.variants import COMPILE, EAGER
 
 HEADER = ("latent", "dtype", "eager", COMPILE, "torch.distributions", "fused",
@@ -28,8 +29,13 @@ HEADER = ("latent", "dtype", "eager", COMPILE, "torch.distributions", "fused",
           "bytes kept, eager", "fused")  # fmt: skip
 STEPS_HEADER = ("model", "latent", "dtype", "eager", COMPILE, "fused", "fused, compiled model",
                 "against eager", "against compile")  # fmt: skip
-TARGETS_HEADER = ("`gaussian_latent`", "at", "dtype", "must be", "measured", "met")
+OPS_HEADER = ("op", "size", "dtype", "work", "eager", COMPILE, "fused",
+              "against eager", "against compile", "asked", "met",
+              "bytes kept, eager", "fused")  # fmt: skip
+TARGETS_HEADER = ("op", "what", "at", "dtype", "must be", "measured", "met")
 NOT_MEASURED = "-"
+# Elements from which on a share of copy speed says something.
+MEBI = 1 << 20
 
 
 def table(result: Result, work: str = BOTH) -> str:
@@ -64,25 +70,44 @@ def _case(rows: list[Row]) -> list[str]:
     ]
 
 
-def others(results: Iterable[Result]) -> str:
-    """One line for each op and dtype, one column for each size: against eager / against compile."""
+def ops(results: Sequence[Result], short: bool) -> str:
+    """One line for each op, dtype and size; `short`: only those at the largest size, and those of
+    which something is asked."""
+    device_type = str(results[0]["machine"]["device_type"])
     found = cases(rows_of(results))
-    sizes: dict[str, int] = {}
-    for case, rows in found.items():
-        sizes[case.size] = rows[0]["elements"]
-    columns = sorted(sizes, key=lambda size: sizes[size])
+    largest = {(case.op, case.dtype): case.size for case in _by_elements(found)}
+    works = {op: most_work(rows_of([r for r in results if r["settings"]["op"] == op]))
+             for op in dict.fromkeys(case.op for case in found)}  # fmt: skip
     lines = []
-    for op, dtype in dict.fromkeys((case.op, case.dtype) for case in found):
-        work = most_work([row for case in found if case.op == op for row in found[case]])
-        cells = [_ratios(found.get(Case(op, dtype, size, work), [])) for size in columns]
-        lines.append([f"`{op}`", work, dtype, *cells])
-    return grid(("op", "work", "dtype", *columns), lines, texts=3)
+    for case, rows in found.items():
+        asked = targets.asked(device_type, case, rows[0]["elements"])
+        shown = asked or not short or largest[case.op, case.dtype] == case.size
+        if case.work == works[case.op] and shown:
+            lines.append(_op_cells(case, rows, asked))
+    return grid(OPS_HEADER, lines, texts=4)
 
 
-def _ratios(rows: list[Row]) -> str:
-    own = best(rows)
-    pair = [times_faster(own, named(rows, EAGER)), times_faster(own, fastest(rows, COMPILE))]
-    return " / ".join(_times(ratio) for ratio in pair) if own else NOT_MEASURED
+def _by_elements(found: dict[Case, list[Row]]) -> list[Case]:
+    return sorted(found, key=lambda case: found[case][0]["elements"])
+
+
+def _op_cells(case: Case, rows: list[Row], asked: dict[str, targets.Target]) -> list[str]:
+    own, eager, compiled = best(rows), named(rows, EAGER), fastest(rows, COMPILE)
+    ratios = {"vs_eager": times_faster(own, eager), "vs_compile": times_faster(own, compiled)}
+    held = {asked[name]: ratio for name, ratio in ratios.items() if name in asked}
+    met = [_met(None if ratio is None else target.met_by(ratio)) for target, ratio in held.items()]
+    return [
+        f"`{case.op}`",
+        case.size,
+        case.dtype,
+        case.work,
+        *map(_time, (eager, compiled, own)),
+        *map(_times, ratios.values()),
+        " / ".join(f"{target.bound:g}x" for target in held),
+        " / ".join(met),
+        _count(eager, "saved_bytes"),
+        _count(own, "saved_bytes"),
+    ]
 
 
 def steps(result: Result) -> str:
@@ -126,7 +151,7 @@ def scaling(by_threads: dict[int, list[Result]]) -> str:
 
 def verdicts(found: Iterable[Verdict]) -> str:
     """Each target with what was measured, worst size first to be blamed."""
-    return grid(TARGETS_HEADER, [verdict_cells(verdict) for verdict in found], texts=3)
+    return grid(TARGETS_HEADER, [verdict_cells(verdict) for verdict in found], texts=4)
 
 
 def verdict_cells(verdict: Verdict) -> list[str]:
@@ -134,8 +159,18 @@ def verdict_cells(verdict: Verdict) -> list[str]:
     bound = f"at {'least' if target.at_least else 'most'} {_value(target.measure, target.bound)}"
     value = NOT_MEASURED if verdict.value is None else _value(target.measure, verdict.value)
     size = verdict.size or target.at
-    met = {True: "yes", False: "**no**", None: "not measured"}[verdict.met]
-    return [f"{target.work}: {target.what}", size, target.dtype, bound, value, met]
+    what = f"{target.work}: {target.what}"
+    return [f"`{target.op}`", what, size, target.dtype, bound, value, _met(verdict.met)]
+
+
+def tested_cells(what: str, shown: bool | None) -> list[str]:
+    """A line of the same table, of what only tests can show."""
+    met = "not run" if shown is None else _met(shown)
+    return ["", what, "", "", "shown by GPU tests", "", met]
+
+
+def _met(met: bool | None) -> str:
+    return {True: "yes", False: "**no**", None: "not measured"}[met]
 
 
 def _value(measure: str, value: float) -> str:

@@ -12,7 +12,7 @@ import torch
 from bench import launches, limits, machine, memory
 from bench.case import OpCase
 from bench.ops import OPS
-from bench.ops.base import WORKS, Op
+from bench.ops.base import NORMAL, WORKS, Base, Op
 from bench.sizes import shape_of
 from bench.timing import (
     THOROUGH,
@@ -72,6 +72,8 @@ class Case(Protocol):
     def moved(self, work: str) -> int | None: ...
     def made(self, work: str) -> int | None: ...
     def noise_elements(self, work: str) -> int: ...
+    @property
+    def noise_base(self) -> Base: ...
     def need(self, work: str, variant: Variant) -> int: ...
     def verdict(self, variant: Variant) -> str | None: ...
     def saved_bytes(self, variant: Variant) -> int: ...
@@ -217,7 +219,8 @@ REFERENCE_ELEMENTS = 1 << 22
 
 
 def _too_slow(case: Case, variant: Variant, variants: Sequence[Variant]) -> Row | None:
-    if variant.family != "reference" or case.elements <= REFERENCE_ELEMENTS:
+    size = max(case.elements, case.noise_elements("forward"))
+    if variant.family != "reference" or size <= REFERENCE_ELEMENTS:
         return None
     if not any(v.ours and v.family != "reference" for v in variants):
         return None
@@ -293,7 +296,8 @@ def _timed(
     if moved:
         with suppress(RuntimeError):  # no memory for them: the rows do without
             rivals = limits.copies(moved, made or 0, case.device)
-        rivals += limits.noise(case.noise_elements(work), case.torch_dtype, case.device)
+        count = case.noise_elements(work)
+        rivals += limits.noise(count, case.torch_dtype, case.device, case.noise_base)
     spreads = interleave(clock, [*contestants, *rivals], effort, tick)
     for contestant in contestants:
         if contestant.problem is not None:
@@ -314,10 +318,11 @@ def figures(
     bound = noise = None
     if copy is not None:
         # Of the same rounds where it was measured there, for machines are not equally fast always.
-        noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9 * case.noise_elements(work)
         if limits.NOISE in spreads:
             noise = spreads[limits.NOISE].median
-        bound = max(copy.median, noise)
+        elif case.noise_base == NORMAL:
+            noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9 * case.noise_elements(work)
+        bound = max(copy.median, noise or 0.0)
     return {
         "median_s": spread.median,
         "low_s": spread.low,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import markdown, targets
-from bench.plots import made_from
+from bench.plots import made_from, place
 from bench.rows import STEPS, TESTS_FILE, Result, digest, load, machine_words
+from bench.targets import LATENT
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/performance.md")
 RESULTS = "bench/results"
-LATENT = "gaussian_latent"
 MARKED = re.compile(r"<!-- (\w+): ([^\n]*?)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
 MARKER = re.compile(r"<!-- (?:end of \w+|\w+: [^\n]*?) ?-->")
 PLACEHOLDER = re.compile(r"@@\w+@@")
@@ -170,14 +170,30 @@ def tables(found: list[Machine], here: Path) -> str:
 def machine_tables(results: list[Result]) -> list[str]:
     """The latent, the other ops, and training steps, as far as there are results of them."""
     parts = [markdown.table(r) for r in results if r["settings"]["op"] == LATENT]
-    others = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS) and r["rows"]]
+    others = other_ops(results)
     if others:
-        words = "The other ops, times as fast as eager / as `torch.compile`, by size:"
-        parts += [words, markdown.others(others)]
+        words = "The other ops at their largest size, and at those that something is asked of; "
+        words += "categories have their classes in dim 1, which is a matrix's last:"
+        parts += [words, markdown.ops(others, short=True)]
     for result in results:
         if result["settings"]["op"] == STEPS and result["rows"]:
             parts += ["A whole training step of a model:", markdown.steps(result)]
     return parts
+
+
+def other_ops(results: list[Result]) -> list[Result]:
+    """In the bench's order."""
+    found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS) and r["rows"]]
+    return sorted(found, key=place)
+
+
+def ops_tables(found: list[Machine], here: Path) -> str:
+    """Every size of the other ops."""
+    parts = []
+    for machine in _most_threads(found):
+        others = other_ops(machine.results)
+        parts += [f"### {machine.title}", markdown.ops(others, short=False)] if others else []
+    return "\n\n".join(parts) or "No other op was measured."
 
 
 def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
@@ -221,16 +237,22 @@ def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
         tests: what GPU tests say of each of `targets.TESTED`.
     """
     about = results[0]["machine"]
-    made = markdown.verdicts(targets.judge(results, about["device_type"]))
+    judged = targets.judge(results, about["device_type"])
     if about["device_type"] != "cuda":
-        return made
-    words = {True: "yes", False: "**no**", None: "not run"}
+        return _cpu_target_table(judged, {result["settings"]["op"] for result in results})
+    made = markdown.verdicts(judged)
     for what in targets.TESTED:
-        cells = [what, "", "", "shown by GPU tests", "", words[tests.get(what)]]
-        made += "\n| " + " | ".join(cells) + " |"
+        made += "\n| " + " | ".join(markdown.tested_cells(what, tests.get(what))) + " |"
     if str(about.get("compute_capability", "9")).split(".")[0] != "9":
         made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
     return made
+
+
+def _cpu_target_table(judged: list[targets.Verdict], ops: set[str]) -> str:
+    """Without the ops that were not measured, which a line names."""
+    made = markdown.verdicts(one for one in judged if one.target.op in ops)
+    left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
+    return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
 
 
 def tests_of(folder: Path) -> dict[str, bool | None]:
@@ -271,6 +293,7 @@ def _most_threads(found: list[Machine]) -> list[Machine]:
 SECTIONS: dict[str, Callable[[list[Machine], Path], str]] = {
     "tables": tables,
     "targets": target_tables,
+    "ops": ops_tables,
     "scaling": scaling,
     "pictures": all_pictures,
 }

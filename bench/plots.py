@@ -81,7 +81,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
-    shown = sorted((r for r in results if r["rows"]), key=_place)
+    shown = sorted((r for r in results if r["rows"]), key=place)
     ops = [result for result in shown if result["settings"]["op"] != STEPS]
     steps = [result for result in shown if result["settings"]["op"] == STEPS]
     figures: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def _draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
     return paths
 
 
-def _place(result: Result) -> tuple[int, str]:
+def place(result: Result) -> tuple[int, str]:
     """Ops in the bench's order, then those that it no longer knows."""
     op = result["settings"]["op"]
     return (list(OPS).index(op) if op in OPS else len(OPS), op)

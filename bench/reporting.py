@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,14 +65,16 @@ def reason(row: Row) -> str:
 
 
 def print_targets(run: Run) -> None:
-    found = targets.judge(run.results.values(), str(run.machine["device_type"]))
-    lines = [[cell.replace("*", "") for cell in markdown.verdict_cells(one)] for one in found]
+    device_type = str(run.machine["device_type"])
+    found = targets.judge(run.results.values(), device_type)
+    if device_type == "cpu":  # a rehearsal, with the ops of its plan
+        found = [one for one in found if one.target.op in run.results]
+    lines = [markdown.verdict_cells(one) for one in found]
     shown = run.tests["shown"] if run.tests else {}
-    if run.machine["device_type"] == "cuda":
-        words = {True: "yes", False: "no", None: "not run"}
-        lines += [[what, "", "", "", "", words[shown.get(what)]] for what in targets.TESTED]
-    header = [cell.replace("`", "") for cell in markdown.TARGETS_HEADER]
-    report.print_table(f"targets, {run.machine['device']}", header, lines)
+    if device_type == "cuda":
+        lines += [markdown.tested_cells(what, shown.get(what)) for what in targets.TESTED]
+    plain = [[re.sub("[*`]", "", cell) for cell in line] for line in lines]
+    report.print_table(f"targets, {run.machine['device']}", markdown.TARGETS_HEADER, plain)
 
 
 def _list(lines: list[str]) -> list[str]:

@@ -6,20 +6,22 @@ fastest of its modes. Where a target holds for a range of sizes, the worst of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from bench.rows import BOTH, Case, Result, Row, best, cases, fastest, named, rows_of, times_faster
+from bench.sizes import shape_of
 from bench.variants import COMPILE, EAGER
 
-MEBI = 1 << 20
+LATENT = "gaussian_latent"
 Rows = list[Row]
 Cases = dict[Case, Rows]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One bound on one measure of `gaussian_latent`."""
+    """One bound on one measure of an op."""
 
     what: str
     device: str
@@ -29,19 +31,19 @@ class Target:
     """A key of MEASURES."""
     bound: float
     at_least: bool = True
-    size: int = 16 * MEBI
+    size: str = "16M"
+    """As the bench's users write it."""
     larger: bool = False
     """Holds for every measured size from `size` on."""
-    op: str = "gaussian_latent"
+    op: str = LATENT
 
     @property
     def at(self) -> str:
-        """Its size as the bench's users write it."""
-        size = "128x20" if self.size == SMALL else f"{self.size // MEBI}M"
-        return f"{size} and more" if self.larger else size
+        return f"{self.size} and more" if self.larger else self.size
 
     def holds_for(self, elements: int) -> bool:
-        return elements == self.size or (self.larger and elements > self.size)
+        own = math.prod(shape_of(self.size))
+        return elements == own or (self.larger and elements > own)
 
     def met_by(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
@@ -63,6 +65,17 @@ def judge(results: Iterable[Result], device_type: str) -> list[Verdict]:
     """A verdict on each target for this kind of device."""
     found = cases(rows_of(results))
     return [_verdict(target, found) for target in TARGETS if target.device == device_type]
+
+
+def asked(device_type: str, case: Case, elements: int) -> dict[str, Target]:
+    """The targets that a case of so many elements is held to, by their measures."""
+    return {
+        target.measure: target
+        for target in TARGETS
+        if (target.device, target.op, target.dtype, target.work)
+        == (device_type, case.op, case.dtype, case.work)
+        and target.holds_for(elements)
+    }
 
 
 def bounds(device_type: str, op: str, measure: str) -> list[float]:
@@ -119,12 +132,16 @@ def _least_host_time(rows: Rows) -> Row | None:
     return min(timed, key=lambda row: row["host_s"], default=None)
 
 
-def _peak_tensors(own: Row, rows: Rows, found: Cases) -> float | None:
-    """Peak memory of a call, in tensors of the latent's size."""
-    if own.get("peak_bytes") is None:
-        return None
-    itemsize = {"float32": 4, "float64": 8}.get(own["dtype"], 2)
-    return float(own["peak_bytes"] / (own["elements"] * itemsize))
+def _tensors(name: str) -> Measure:
+    """Bytes as a number of tensors of the latent's size."""
+
+    def tensors(own: Row, rows: Rows, found: Cases) -> float | None:
+        if own.get(name) is None:
+            return None
+        itemsize = {"float32": 4, "float64": 8}.get(own["dtype"], 2)
+        return float(own[name] / (own["elements"] * itemsize))
+
+    return tensors
 
 
 def _against_float32(own: Row, rows: Rows, found: Cases) -> float | None:
@@ -142,27 +159,29 @@ MEASURES: dict[str, Measure] = {
     "host_vs_eager": _host_share(lambda rows: named(rows, EAGER)),
     "host_vs_compile": _host_share(_least_host_time),
     "graph_kernels": _own("graph_kernels"),
-    "peak_tensors": _peak_tensors,
+    "peak_tensors": _tensors("peak_bytes"),
+    "saved_tensors": _tensors("saved_bytes"),
+    "saved_bytes": _own("saved_bytes"),
     "against_float32": _against_float32,
 }
 
 # --- the targets ----------------------------------------------------------------------------------
 
-SMALL = 128 * 20
 DTYPES = ("float32", "bfloat16")
+EAGER_WORDS, COMPILE_WORDS = "times as fast as eager", "times as fast as torch.compile"
 
 
 def _gpu_large(what: str, work: str, measure: str, bounds: tuple[float, float]) -> list[Target]:
     """For an H100 or H200, at 64M elements and more."""
     return [
-        Target(what, "cuda", dtype, work, measure, bound, size=64 * MEBI, larger=True)
+        Target(what, "cuda", dtype, work, measure, bound, size="64M", larger=True)
         for dtype, bound in zip(DTYPES, bounds, strict=True)
     ]
 
 
 def _gpu_small(what: str, measure: str, bound: float) -> list[Target]:
     return [
-        Target(what, "cuda", dtype, BOTH, measure, bound, at_least=False, size=SMALL)
+        Target(what, "cuda", dtype, BOTH, measure, bound, at_least=False, size="128x20")
         for dtype in DTYPES
     ]
 
@@ -171,12 +190,36 @@ def _cpu(what: str, work: str, measure: str, bound: float) -> list[Target]:
     return [Target(what, "cpu", dtype, work, measure, bound) for dtype in DTYPES]
 
 
+# What may be kept for the backward pass beyond the inputs: a key, or the output and a key.
+KEY = ("bytes kept beyond the inputs", "saved_bytes", 16.0)
+OUTPUT = ("tensors kept beyond the inputs", "saved_tensors", 1.00001)
+
+
+def _family(
+    op: str,
+    size: str,
+    eager: float | None = None,
+    compiled: float | None = None,
+    kept: tuple[str, str, float] = KEY,
+) -> list[Target]:
+    """For two CPU cores, forward and backward; of no speed where none is given."""
+
+    def one(what: str, measure: str, bound: float, at_least: bool) -> Target:
+        return Target(what, "cpu", "float32", BOTH, measure, bound, at_least, size, op=op)
+
+    speed = [(EAGER_WORDS, "vs_eager", eager), (COMPILE_WORDS, "vs_compile", compiled)]
+    return [
+        *(one(what, measure, bound, True) for what, measure, bound in speed if bound is not None),
+        one(*kept, False),
+    ]
+
+
 TARGETS: tuple[Target, ...] = (
     *_gpu_large("share of copy bandwidth", "forward", "of_copy", (0.90, 0.85)),
     *_gpu_large("share of copy bandwidth", "backward", "of_copy", (0.90, 0.88)),
-    *_gpu_large("times as fast as eager", BOTH, "vs_eager", (6, 6)),
-    *_gpu_large("times as fast as torch.compile", "forward", "vs_compile", (2, 3)),
-    *_gpu_large("times as fast as torch.compile", BOTH, "vs_compile", (1.4, 2)),
+    *_gpu_large(EAGER_WORDS, BOTH, "vs_eager", (6, 6)),
+    *_gpu_large(COMPILE_WORDS, "forward", "vs_compile", (2, 3)),
+    *_gpu_large(COMPILE_WORDS, BOTH, "vs_compile", (1.4, 2)),
     *(
         # z and two gradients; a hundredth is left for the KL's partial sums.
         replace(target, at_least=False)
@@ -187,13 +230,27 @@ TARGETS: tuple[Target, ...] = (
     *_gpu_small("host time against eager's", "host_vs_eager", 0.6),
     *_gpu_small("host time against torch.compile's", "host_vs_compile", 1.0),
     *_gpu_small("kernels in a CUDA graph", "graph_kernels", 2),
-    *_cpu("times as fast as eager", BOTH, "vs_eager", 8),
-    *_cpu("times as fast as torch.compile", BOTH, "vs_compile", 8),
+    *_cpu(EAGER_WORDS, BOTH, "vs_eager", 8),
+    *_cpu(COMPILE_WORDS, BOTH, "vs_compile", 8),
     *_cpu("share of the machine's own limit", "forward", "of_limit", 0.7),
     *_cpu("share of the machine's own limit", "backward", "of_limit", 0.7),
     *_cpu("share of the machine's own limit", BOTH, "of_limit", 0.7),
     Target("time per element against float32's", "cpu", "bfloat16", BOTH, "against_float32", 1.0,
            at_least=False),
+    *_family("sample_weight", "1e7", 10, 8),
+    *_family("gumbel_softmax", "4x8192x16x16", 8, 3.5, OUTPUT),
+    *_family("gumbel_softmax", "4096x1024", 6, 2, OUTPUT),
+    *_family("tanh_normal_rsample", "256x6", 3, 3),
+    *_family("gaussian_latent_samples", "8x128x1024", 6, 18),
+    *_family("gaussian_latent_prior", "1M"),
+    *_family("gaussian_rsample_log_prob", "1M"),
+    *_family("categorical_latent", "4x8192x16x16", kept=OUTPUT),
+    *_family("one_hot_categorical", "32768x32"),
+    *(target for name in ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
+      for target in _family(f"loc_scale_{name}", "1M")),
+    *_family("relaxed_bernoulli", "1M"),
+    *_family("kumaraswamy_rsample", "1M"),
+    *_family("log_normal_rsample", "1M"),
 )  # fmt: skip
 
 # What a time can't show: the GPU tests whose names match must have run and passed.

@@ -34,9 +34,10 @@ class Variant:
 
     @property
     def family(self) -> str:
-        """Those of one family need about as much memory: "pytorch", "reference" or "fused"."""
+        """Those of one family need about as much memory: "pytorch", "distributions", "reference"
+        or "fused"."""
         if not self.ours:
-            return "pytorch"
+            return "distributions" if self.name.startswith("distributions") else "pytorch"
         return "reference" if self.name.startswith("reference") else "fused"
 
 

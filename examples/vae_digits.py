@@ -18,23 +18,22 @@ first weights on the same batches:
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
-from measure import bytes_saved, median_and_spread, times_in_turns
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn, track
+from command_line import checked, parser
+from digits import Data, load, loss_of, negative_elbo
+from measure import Measured, bytes_saved, measured
+from report import agreement, latent_table
 from torch import Tensor, nn
-from torch.nn import functional as F
+from training import BATCH, Descent, epoch, side_by_side
 
 from fused_reparam import FusedGaussianLatent
 
 Latent = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-BATCH = 128
 TEXTBOOK, FUSED, SAME_NOISE = "textbook", "fused", "fused, torch's noise"
 
 
@@ -84,23 +83,8 @@ class VAE(nn.Module):
         z, kl = self.latent(mu, logvar)
         return self.decoder(z), kl
 
-
-def loss_of(logits: Tensor, kl: Tensor, x: Tensor, levels: int) -> Tensor:
-    """In nats for each image: what the reconstruction costs, and what the latent costs.
-
-    A pixel counts how many of `levels` dots are black, so its likelihood is binomial. With one
-    level, that is the binary cross entropy of the tutorials. This is the negative ELBO but for a
-    constant of the data, `log_ways`.
-    """
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-    return levels * cross_entropy / x.shape[0] + kl
-
-
-def log_ways(x: Tensor, levels: int) -> Tensor:
-    """Log of the binomial coefficients of an image's pixels, on average over the images."""
-    n, k = torch.tensor(float(levels)), levels * x
-    ways = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    return ways.sum() / x.shape[0]
+    def loss(self, levels: int, x: Tensor) -> Tensor:
+        return loss_of(*self(x), x, levels)
 
 
 @torch.no_grad()
@@ -111,9 +95,7 @@ def held_out_loss(model: VAE, x: Tensor, levels: int, samples: int) -> float:
     eps = torch.randn(samples, *mu.shape, generator=generator)
     logits = model.decoder(mu + torch.exp(0.5 * logvar) * eps)
     _, kl = textbook(mu, logvar)
-    many = x.expand(samples, *x.shape)
-    loss = loss_of(logits.flatten(0, 1), kl, many.flatten(0, 1), levels)
-    return (loss - log_ways(x, levels)).item()
+    return negative_elbo(logits, kl, x, levels)
 
 
 @dataclass
@@ -134,77 +116,18 @@ def train(
 ) -> Run:
     torch.manual_seed(seed)  # the first weights, and then the noise
     model = VAE(data.train.shape[1], options.latent_dim, latent)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs)
+    step = Descent(model, partial(model.loss, data.levels), 2e-3, options.epochs)
     batches = torch.Generator().manual_seed(seed)
     run = Run(model)
-    for epoch in range(options.epochs):
-        for indices in torch.randperm(len(data.train), generator=batches).split(BATCH):
-            x = data.train[indices]
-            logits, kl = model(x)
-            loss = loss_of(logits, kl, x, data.levels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.step_losses.append(loss.item())
-        schedule.step()
-        last = epoch == options.epochs - 1
-        run.held_out.append(held_out_loss(model, data.test, data.levels, 32 if last else 4))
+    for number in range(options.epochs):
+        run.step_losses += epoch(step, data.train, batches)
+        samples = 32 if number == options.epochs - 1 else 4
+        run.held_out.append(held_out_loss(model, data.test, data.levels, samples))
         epoch_done()
     return run
 
 
-# --- Data ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images as rows of pixels in [0, 1], the square's side, and the levels of grey above white."""
-
-    train: Tensor
-    test: Tensor
-    side: int
-    levels: int
-
-
-def load(name: str) -> Data:
-    """`digits`: the 1797 real digits that come with scikit-learn. `mnist`: through torchvision."""
-    if name == "mnist":
-        return _mnist()
-    from sklearn.datasets import load_digits
-
-    images = torch.tensor(load_digits().data, dtype=torch.float32) / 16
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    images = images[order]
-    return Data(images[300:], images[:300], side=8, levels=16)
-
-
-def _mnist() -> Data:
-    try:
-        from torchvision.datasets import MNIST
-    except ImportError as error:
-        raise SystemExit(
-            "--data mnist needs torchvision, which is not installed here (pip install torchvision);"
-            " --data digits needs no download"
-        ) from error
-    try:
-        parts = [MNIST("out/mnist", train=flag, download=True).data for flag in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise SystemExit(f"--data mnist: could not download it to out/mnist: {error}") from error
-    training, test = (part.flatten(1).float() / 255 for part in parts)
-    return Data(training, test, side=28, levels=1)
-
-
 # --- Measurements and report ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Of one variant: median and spread in seconds, and bytes."""
-
-    step: tuple[float, float]
-    latent: tuple[float, float]
-    saved: int
 
 
 def measure(data: Data, options: argparse.Namespace) -> dict[str, Measured]:
@@ -212,17 +135,9 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Measured]:
     x = data.train[:BATCH]
     rounds = 40 if options.quick else 500
 
-    def step(latent: Latent) -> Callable[[], None]:
+    def step(latent: Latent) -> Callable[[], object]:
         model = VAE(x.shape[1], options.latent_dim, latent)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-
-        def run() -> None:
-            logits, kl = model(x)
-            optimizer.zero_grad()
-            loss_of(logits, kl, x, data.levels).backward()
-            optimizer.step()
-
-        return run
+        return partial(Descent(model, partial(model.loss, data.levels), 1e-4), x)
 
     # As in the model, mu and logvar are the halves of one tensor.
     halves = torch.randn(len(x), 2 * options.latent_dim).chunk(2, dim=1)
@@ -232,76 +147,21 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Measured]:
     def alone(latent: Latent) -> Callable[[], object]:
         return lambda: torch.autograd.grad(latent(mu, logvar), (mu, logvar), grads)
 
-    taken = []
-    for what, make in (("training step", step), ("latent alone", alone)):
-        calls = {name: make(latent) for name, latent in latents().items()}
-        times_in_turns(calls, range(20))  # warm-up
-        turns = track(range(rounds), f"timing the {what}", transient=True)
-        taken.append(times_in_turns(calls, turns))
-    return {
-        name: Measured(
-            *(median_and_spread(times[name]) for times in taken), bytes_saved(f, mu, logvar)
-        )
-        for name, f in latents().items()
-    }
+    steps = {name: step(latent) for name, latent in latents().items()}
+    calls = {name: alone(latent) for name, latent in latents().items()}
+    saved = {name: bytes_saved(latent, mu, logvar) for name, latent in latents().items()}
+    return measured(steps, calls, saved, rounds)
 
 
-# Two-sided 99% points of Student's t, by degrees of freedom.
-STUDENT_99 = {
-    1: 63.66,
-    2: 9.925,
-    3: 5.841,
-    4: 4.604,
-    5: 4.032,
-    6: 3.707,
-    7: 3.499,
-    8: 3.355,
-    9: 3.25,
-}
-
-
-def agreement(first: list[float], second: list[float]) -> tuple[bool | None, str]:
-    """Whether two variants' losses, paired by seed, agree; and the criterion in words."""
-    differences = [b - a for a, b in zip(first, second, strict=True)]
-    mean, count = statistics.mean(differences), len(differences)
-    if count < 2:
-        return None, f"difference {mean:+.3f} nats; one seed says nothing about the spread"
-    error = statistics.stdev(differences) / math.sqrt(count)
-    bound = STUDENT_99.get(count - 1, 3.2) * error
-    agree = abs(mean) <= bound
-    words = ("they agree", "within") if agree else ("THEY DIFFER", "outside")
-    return agree, (
-        f"{words[0]}: mean difference over {count} seeds {mean:+.3f} nats, {words[1]} the "
-        f"±{bound:.3f} of a paired t test at 99%"
-    )
-
-
-def report(runs: dict[str, list[Run]], measured: dict[str, Measured]) -> str:
+def report(runs: dict[str, list[Run]], times: dict[str, Measured]) -> str:
     """The table, and two sentences on whether the variants do the same."""
-    lines = [
-        _table_line("", "held-out -ELBO", "training step", "latent alone", "kept for"),
-        _table_line("", "nats/image", "us", "us", "backward"),
-    ]
-    for name, of in runs.items():
-        final = [run.held_out[-1] for run in of]
-        spread = statistics.stdev(final) if len(final) > 1 else 0.0
-        cells = [f"{statistics.mean(final):.2f} ± {spread:.2f}"]
-        for middle, half in (measured[name].step, measured[name].latent):
-            cells.append(f"{middle * 1e6:.0f} ± {half * 1e6:.0f}")
-        lines.append(_table_line(name, *cells, f"{measured[name].saved} B"))
+    lines = latent_table({n: [run.held_out[-1] for run in of] for n, of in runs.items()}, times)
     finals = ([run.held_out[-1] for run in runs[n]] for n in (TEXTBOOK, FUSED))
     lines += [
-        "  -ELBO: mean ± standard deviation over seeds. Times, forward and backward: median ± half",
-        "  the distance of the quartiles, in turns. Kept: bytes beyond the latent's inputs.",
-        "",
         f"{TEXTBOOK} and {FUSED}: {agreement(*finals)[1]}.",
         f"{TEXTBOOK} and {SAME_NOISE}: {coincidence(runs)[1]}.",
     ]
     return "\n".join(lines)
-
-
-def _table_line(name: str, *cells: str) -> str:
-    return f"{name:21}" + "".join(f"{cell:>17}" for cell in cells)
 
 
 FIRST = 20
@@ -330,48 +190,41 @@ def coincidence(runs: dict[str, list[Run]]) -> tuple[bool, str]:
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="A VAE with the textbook's and with the fused latent."
+    made = parser(
+        "A VAE with the textbook's and with the fused latent.",
+        "vae_digits",
+        quick="2 seeds, few epochs, short timings",
     )
-    parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
-    parser.add_argument("--epochs", type=int, help="default: 100 for digits, 10 for mnist")
-    parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant")
-    parser.add_argument("--latent-dim", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--out", type=Path, default=Path("out/vae_digits.png"), help="the picture")
-    parser.add_argument("--quick", action="store_true", help="2 seeds, few epochs, short timings")
-    options = parser.parse_args(words)
+    made.add_argument("--data", choices=("digits", "mnist"), default="digits")
+    made.add_argument("--epochs", type=int, help="default: 100 for digits, 10 for mnist")
+    made.add_argument("--seeds", type=int, default=5, help="trainings of each variant")
+    made.add_argument("--latent-dim", type=int, default=10)
+    options = made.parse_args(words)
     if options.quick:
         options.seeds = min(options.seeds, 2)
     if options.epochs is None:
         options.epochs = 5 if options.quick else {"digits": 100, "mnist": 10}[options.data]
-    if min(options.epochs, options.seeds, options.latent_dim, options.threads) < 1:
-        parser.error("--epochs, --seeds, --latent-dim and --threads must be at least 1")
-    return options
+    return checked(made, options, "epochs", "seeds", "latent_dim")
 
 
 def main(words: list[str] | None = None) -> dict[str, list[Run]]:
     options = parse(words)
-    # Matrices this small gain nothing from a second thread, and lose much where cores are shared.
     torch.set_num_threads(options.threads)
-    data = load(options.data)
+    data, variants = load(options.data), latents()
     print(f"{len(data.train)} images of {options.data} to learn from, {len(data.test)} held out")
-    runs: dict[str, list[Run]] = {name: [] for name in latents()}
-    columns = (*Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bars:
-        tasks = {name: bars.add_task(name, total=options.seeds * options.epochs) for name in runs}
-        for seed in range(options.seeds):
-            for name, latent in latents().items():
-                done = partial(bars.advance, tasks[name])
-                runs[name].append(train(latent, data, options, seed, done))
-    measured = measure(data, options)
+    runs = side_by_side(
+        variants,
+        options.seeds,
+        options.epochs,
+        lambda name, seed, done: train(variants[name], data, options, seed, done),
+    )
+    times = measure(data, options)
     print()
-    print(report(runs, measured))
+    print(report(runs, times))
 
-    from picture import draw
+    from vae_digits_picture import draw
 
-    draw(runs, measured, data, options.out)
-    print(f"\nwrote {options.out}")
+    draw(runs, times, data, options.out)
     return runs
 
 

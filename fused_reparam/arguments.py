@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ _RNGS = ("philox", "torch")
 
 def moments_dim(moments: Tensor, dim: int) -> int:
     """The dim along which moments are halved, counted from the front, once they are checked."""
-    _check_tensor("moments", moments)
+    check_tensor("moments", moments)
     if not isinstance(dim, int):
         raise TypeError(f"dim must be an integer, got {dim!r} of type {type(dim).__name__}")
     if not -moments.dim() <= dim < moments.dim():
@@ -41,19 +42,29 @@ def check_options(scale: str, reduction: str, clamp: tuple[float, float] | None,
     """Raise ValueError unless a module's options are those of a call."""
     bounds_of(clamp, scale_kind(scale))
     check_reduction(reduction)
-    check_sources(None, None, rng, None)
+    check_rng(rng)
+
+
+def check_rng(rng: str) -> None:
+    if rng not in _RNGS:
+        raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
 
 
 def check_sources(
     key: Tensor | None, generator: torch.Generator | None, rng: str, eps: Tensor | None
 ) -> None:
     """Raise ValueError unless the noise has one source."""
-    if rng not in _RNGS:
-        raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
+    check_rng(rng)
     if (key is not None) + (generator is not None) + (eps is not None) > 1:
         raise ValueError("give at most one of key, generator and eps: each decides the noise")
     if rng == "torch" and (key is not None or eps is not None):
         raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
+
+
+def check_key_sources(key: Tensor | None, generator: torch.Generator | None) -> None:
+    """`check_sources` of a function that takes no other."""
+    if key is not None and generator is not None:
+        raise ValueError("give at most one of key and generator: each decides the noise")
 
 
 def one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
@@ -74,39 +85,65 @@ def one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
     )
 
 
-def pair(mu: Tensor, scale: Tensor | float, kind: int) -> tuple[Tensor, Tensor]:
+def pair(mu: Tensor, scale: Tensor | float, kind: int) -> list[Tensor]:
     """Location and scale parameter, checked, of one dtype."""
-    _check_tensor("mu", mu)
-    name = SCALE_KINDS[kind]
-    if not isinstance(scale, Tensor):
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-            raise TypeError(
-                f"{name} must be a floating tensor or a number, got {scale!r} of type "
-                f"{type(scale).__name__}"
-            )
-        return mu, torch.full((), scale, dtype=mu.dtype, device=mu.device)
-    _check_tensor(name, scale)
-    if mu.device != scale.device:
-        raise ValueError(
-            f"mu and {name} must be on one device, got mu on {mu.device} and {name} on "
-            f"{scale.device}"
+    return parameters(("mu", mu), (SCALE_KINDS[kind], scale))
+
+
+def parameters(first: tuple[str, Tensor], *others: tuple[str, Tensor | float]) -> list[Tensor]:
+    """Named parameters, checked, of one dtype. The first is a tensor; a number becomes 0-d."""
+    name, loc = first
+    check_tensor(name, loc)
+    found = [loc]
+    names = [name]
+    for name, value in others:
+        t = _as_tensor(name, value, loc)
+        for before, other in zip(names, found, strict=True):
+            _check_together(before, other, name, t)
+        found.append(t)
+        names.append(name)
+    if any(t.dtype != loc.dtype for t in found):
+        dtype = _promoted(found)
+        return [t.to(dtype) for t in found]
+    return found
+
+
+def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+        return value
+    if not _is_number(value):
+        raise TypeError(
+            f"{name} must be a floating tensor or a number, got {value!r} of type "
+            f"{type(value).__name__}"
         )
-    if mu.shape != scale.shape and not _broadcastable(mu.shape, scale.shape):
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+def _check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
+    if s.device != t.device:
         raise ValueError(
-            f"mu and {name} must have shapes that broadcast, got mu {tuple(mu.shape)} and {name} "
-            f"{tuple(scale.shape)}"
+            f"{a} and {b} must be on one device, got {a} on {s.device} and {b} on {t.device}"
         )
-    if mu.dtype != scale.dtype:
-        dtype = torch.result_type(mu, scale)
-        return mu.to(dtype), scale.to(dtype)
-    return mu, scale
+    if s.shape != t.shape and not _broadcastable(s.shape, t.shape):
+        raise ValueError(
+            f"{a} and {b} must have shapes that broadcast, got {a} {tuple(s.shape)} and {b} "
+            f"{tuple(t.shape)}"
+        )
 
 
 def _broadcastable(a: Sequence[int], b: Sequence[int]) -> bool:
     return all(m == n or m == 1 or n == 1 for m, n in zip(reversed(a), reversed(b), strict=False))
 
 
-def _check_tensor(name: str, t: Tensor) -> None:
+def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype of an expression of all: 0-d tensors decide it only among themselves."""
+    deciding = [t.dtype for t in tensors if t.dim()] or [t.dtype for t in tensors]
+    return functools.reduce(torch.promote_types, deciding)
+
+
+def check_tensor(name: str, t: Tensor) -> None:
+    """Raise TypeError unless ``t`` is a dense tensor of the four dtypes."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a floating tensor, got {t!r} of type {type(t).__name__}")
     if t.dtype not in _DTYPES:
@@ -119,6 +156,76 @@ def _check_tensor(name: str, t: Tensor) -> None:
             f"{name} must be a dense (strided) tensor, got layout {t.layout} of shape "
             f"{tuple(t.shape)}"
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def number(name: str, value: float) -> float:
+    """A finite python number."""
+    if not _is_number(value):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not -math.inf < value < math.inf:  # a compiler can't trace math.isfinite
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def positive(name: str, value: float) -> float:
+    """A finite python number above zero."""
+    found = number(name, value)
+    if not found > 0.0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return found
+
+
+def temperature(tau: float) -> float:
+    """A temperature, at least float32's smallest normal number."""
+    return max(positive("tau", tau), torch.finfo(torch.float32).tiny)
+
+
+def share(name: str, value: float) -> float:
+    """A number in [0, 1)."""
+    found = number(name, value)
+    if not 0.0 <= found < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return found
+
+
+def class_dim(name: str, t: Tensor, dim: int) -> int:
+    """The dim of the classes, counted from the front; it has at least one."""
+    check_tensor(name, t)
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an integer, got {dim!r} of type {type(dim).__name__}")
+    if not -t.dim() <= dim < t.dim():
+        raise ValueError(f"{name} of shape {tuple(t.shape)} have no dim {dim}")
+    if not t.shape[dim]:
+        raise ValueError(
+            f"{name} must have at least one class along dim {dim}, got shape {tuple(t.shape)}"
+        )
+    return dim % t.dim()
+
+
+def sample_count(num_samples: int | None) -> int:
+    """The number of samples for an op; 0 where none was given."""
+    if num_samples is None:
+        return 0
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+        raise TypeError(
+            f"num_samples must be an integer, got {num_samples!r} of type "
+            f"{type(num_samples).__name__}"
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    return num_samples
+
+
+def interval(low: float, high: float) -> tuple[float, float]:
+    """Two finite numbers, low < high."""
+    ends = number("low", low), number("high", high)
+    if not ends[0] < ends[1]:
+        raise ValueError(f"low must be below high, got low {low} and high {high}")
+    return ends
 
 
 def check_reduction(reduction: str) -> None:
@@ -141,9 +248,9 @@ def bounds_of(clamp: tuple[float, float] | None, kind: int) -> tuple[float, floa
 
 
 def given_noise(eps: Tensor, loc: Tensor, shape: torch.Size) -> Tensor:
-    _check_tensor("eps", eps)
+    check_tensor("eps", eps)
     if eps.shape != shape:
         raise ValueError(f"eps must have the sample's shape {tuple(shape)}, got {tuple(eps.shape)}")
     if eps.device != loc.device:
-        raise ValueError(f"eps must be on mu's device {loc.device}, got {eps.device}")
+        raise ValueError(f"eps must be on the parameters' device {loc.device}, got {eps.device}")
     return eps.to(loc.dtype)

@@ -149,19 +149,19 @@ def _draw_key_in_graph(device: torch.device | str | None) -> Tensor:
     """Draw a key by an op of the compiled graph."""
     witness = torch.empty(0, device=device)
     op = torch.ops.fused_reparam.draw_key.default
-    if _all_is_recomputed():
-        # A memory budget of 0 makes the backward graph draw anew, for PyTorch's own random ops too.
-        # Inside a checkpointed region the generator's state is kept and the draw replayed.
+    if _may_be_recomputed():
+        # A memory budget below 1 may make the backward graph draw anew, as it does for PyTorch's
+        # own random ops. In a checkpointed region the generator's state is kept, the draw replayed.
         return checkpoint(op, witness, use_reentrant=False)
     return op(witness)
 
 
-def _all_is_recomputed() -> bool:
-    return torch._functorch.config.activation_memory_budget == 0
+def _may_be_recomputed() -> bool:
+    return torch._functorch.config.activation_memory_budget < 1
 
 
 # What torch.compiler.assume_constant_result does, without importing the compiler (1 s) for it.
-_all_is_recomputed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_may_be_recomputed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_key(key: Tensor) -> None:

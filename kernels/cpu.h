@@ -47,14 +47,12 @@ inline int set_isa(int level) {
   return level;
 }
 
-inline const Kernels& current_kernels() {
+// The form in use of a table of kernels that each form has.
 #if defined(FR_X86)
-  switch (isa()) {
-    case 2: return avx512::kernels();
-    case 1: return avx2::kernels();
-  }
+#define FR_CURRENT(table) \
+  (fr::isa() == 2 ? fr::avx512::table() : fr::isa() == 1 ? fr::avx2::table() : fr::portable::table())
+#else
+#define FR_CURRENT(table) fr::portable::table()
 #endif
-  return portable::kernels();
-}
 
 }  // namespace fr

@@ -6,9 +6,6 @@
 
 namespace fr {
 
-// Bytes of an operand from which on it is fetched ahead: half of a usual second-level cache.
-constexpr int64_t kLarge = 1 << 19;
-
 struct GaussianCall {
   Dtype dtype;
   Kind kind;

@@ -17,6 +17,9 @@ constexpr int kKinds = 5;
 // The unit of work, in elements of the linear index. Fixed, so that sums never depend on threads.
 constexpr int64_t kTile = 2048;
 
+// Bytes of an operand from which on it is fetched ahead: half of a usual second-level cache.
+constexpr int64_t kLarge = 1 << 19;
+
 // One tile of at most kTile elements, every operand in linear memory. A null pointer is an operand
 // that is absent or not wanted. `first` is the tile's first element in the whole tensor.
 struct Common {

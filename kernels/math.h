@@ -84,25 +84,61 @@ FR_INLINE f64 scale2(f64 p, f64 n, u64 n_bits) {
 
 // ---- exp ---------------------------------------------------------------------------------------
 
-// e^(x / kDivide), kDivide 1 or 2. Relative error below 1.2e-7 (float), 2e-16 (double).
+// e^r - 1 without its first power of r: coefficients of r, r^2, ...; float's fitted by minimax of e^r.
+constexpr float kExp[] = {1.0000000337e+00f, 5.0000001302e-01f, 1.6666426578e-01f,
+                          4.1666134655e-02f, 8.3744577497e-03f, 1.3953990392e-03f};
+constexpr double kExpDouble[] = {1.0,
+                                 5.00000000000001221245e-01,
+                                 1.66666666666667101504e-01,
+                                 4.16666666665216969823e-02,
+                                 8.33333333330388281723e-03,
+                                 1.38888889455591113195e-03,
+                                 1.98412699215567875062e-04,
+                                 2.48014913067654959255e-05,
+                                 2.75572138074454935769e-06,
+                                 2.76308333999093471847e-07,
+                                 2.51184341364769359408e-08};
+
+// x = kDivide (n ln 2 + r), r within kDivide ln(2) / 2 of zero and in units of x; t holds n's bits for
+// scale2.
 template <int kDivide = 1>
-FR_INLINE f32 exp(f32 x) {
-  // exp of the remainder r in units of x: |r| <= kDivide * ln(2) / 2; fitted by minimax.
+FR_INLINE void reduce_exp(f32 x, f32& t, f32& n, f32& r) {
+  const f32 magic = splat(0x1.8p23f);
+  t = fma(x, splat(0x1.715476p0f / kDivide), magic);
+  n = t - magic;
+  r = fma(n, splat(-0x1.62e4p-1f * kDivide), x);            // 15 bits: the product is exact
+  r = fma(n, splat(-0x1.7f7d1cp-20f * kDivide), r);
+}
+template <int kDivide = 1>
+FR_INLINE void reduce_exp(f64 x, f64& t, f64& n, f64& r) {
+  static_assert(kDivide == 1);
+  const f64 magic = splat(0x1.8p52);
+  t = fma(x, splat(0x1.71547652b82fep0), magic);
+  n = t - magic;
+  r = fma(n, splat(-0x1.62e42fefa38p-1), x);                // 42 bits: the product is exact
+  r = fma(n, splat(-0x1.ef35793c7673p-45), r);
+}
+
+// e^(x / kDivide), kDivide 1 or 2. Relative error below 1.2e-7 (float), 2e-16 (double). `exp_within` is
+// for x / kDivide within +-128 (float), +-1100 (double), or NaN.
+template <int kDivide = 1>
+FR_INLINE f32 exp_within(f32 x) {
   constexpr float d = 1.0f / kDivide;
   constexpr float c[] = {1.0f,
-                         1.0000000337e+00f * d,
-                         5.0000001302e-01f * d * d,
-                         1.6666426578e-01f * d * d * d,
-                         4.1666134655e-02f * d * d * d * d,
-                         8.3744577497e-03f * d * d * d * d * d,
-                         1.3953990392e-03f * d * d * d * d * d * d};
-  x = min_keep_nan(splat(128.0f * kDivide), max_keep_nan(splat(-128.0f * kDivide), x));
-  const f32 magic = splat(0x1.8p23f);
-  const f32 t = fma(x, splat(0x1.715476p0f * d), magic);
-  const f32 n = t - magic;
-  f32 r = fma(n, splat(-0x1.62e4p-1f * kDivide), x);        // 15 bits: the product is exact
-  r = fma(n, splat(-0x1.7f7d1cp-20f * kDivide), r);
+                         kExp[0] * d,
+                         kExp[1] * d * d,
+                         kExp[2] * d * d * d,
+                         kExp[3] * d * d * d * d,
+                         kExp[4] * d * d * d * d * d,
+                         kExp[5] * d * d * d * d * d * d};
+  f32 t, n, r;
+  reduce_exp<kDivide>(x, t, n, r);
   return scale2(polynomial(r, c), n, (u32)t);
+}
+template <int kDivide = 1>
+FR_INLINE f32 exp(f32 x) {
+  constexpr float most = 128.0f * kDivide;
+  return exp_within<kDivide>(min_keep_nan(splat(most), max_keep_nan(splat(-most), x)));
 }
 // The same for 16-bit elements, from 2^t with t = x log2(e) / kDivide rounded to float: relative error
 // 3e-7 + 6e-8 |t|. 8 instructions in place of 13.
@@ -119,28 +155,33 @@ FR_INLINE f32 exp_coarse(f32 x) {
   return exp<kDivide>(x);
 #endif
 }
+FR_INLINE f64 exp_within(f64 x) {
+  f64 t, n, r;
+  reduce_exp(x, t, n, r);
+  return scale2(fma(polynomial(r, kExpDouble), r, splat(1.0)), n, (u64)t);
+}
 template <int kDivide = 1>
 FR_INLINE f64 exp(f64 x) {
-  constexpr double c[] = {1.0,
-                          1.0,
-                          5.00000000000001221245e-01,
-                          1.66666666666667101504e-01,
-                          4.16666666665216969823e-02,
-                          8.33333333330388281723e-03,
-                          1.38888889455591113195e-03,
-                          1.98412699215567875062e-04,
-                          2.48014913067654959255e-05,
-                          2.75572138074454935769e-06,
-                          2.76308333999093471847e-07,
-                          2.51184341364769359408e-08};
   if constexpr (kDivide == 2) x = x * 0.5;
-  x = min_keep_nan(splat(1100.0), max_keep_nan(splat(-1100.0), x));
-  const f64 magic = splat(0x1.8p52);
-  const f64 t = fma(x, splat(0x1.71547652b82fep0), magic);
-  const f64 n = t - magic;
-  f64 r = fma(n, splat(-0x1.62e42fefa38p-1), x);            // 42 bits: the product is exact
-  r = fma(n, splat(-0x1.ef35793c7673p-45), r);
-  return scale2(polynomial(r, c), n, (u64)t);
+  return exp_within(min_keep_nan(splat(1100.0), max_keep_nan(splat(-1100.0), x)));
+}
+
+// e^x - 1 = 2^n ((e^r - 1) + (1 - 2^-n)). Relative error below 3e-7 (float), 5e-16 (double).
+template <class V>
+FR_INLINE V expm1(V x) {
+  using Bits = typename Scalar<V>::Bits;
+  constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+  const V one = num<V>(1.0);
+  x = max_keep_nan(num<V>(single ? -80.0 : -700.0), x);     // below, it is -1
+  x = min_keep_nan(num<V>(single ? 128.0 : 1100.0), x);
+  V t, n, r, p;
+  reduce_exp(x, t, n, r);
+  if constexpr (single)
+    p = polynomial(r, kExp) * r;
+  else
+    p = polynomial(r, kExpDouble) * r;
+  const V minus = num<V>(single ? 0x1.8p23 : 0x1.8p52) - n;
+  return scale2(p + (one - scale2(one, -n, (Bits)minus)), n, (Bits)t);
 }
 
 // ---- log ---------------------------------------------------------------------------------------
@@ -199,16 +240,22 @@ FR_INLINE f32 log_split(f32 m, f32 e) {
   const f32 tail = fma(e, splat(-2.12194440e-4f), polynomial(t, c) * (t * t));
   return fma(e, splat(0.693359375f), t + tail);
 }
-FR_INLINE f64 log_split(f64 m, f64 e) {
+// The same from f = m - 1.
+FR_INLINE f64 log_near(f64 f, f64 e) {
   // The series of fdlibm's e_log.c in s = f / (2 + f).
   constexpr double c[] = {6.666666666666735130e-01, 3.999999999940941908e-01,
                           2.857142874366239149e-01, 2.222219843214978396e-01,
                           1.818357216161805012e-01, 1.531383769920937332e-01,
                           1.479819860511658591e-01};
-  const f64 f = m - 1.0, s = f / (f + 2.0), z = s * s;
+  const f64 s = f / (f + 2.0), z = s * s;
   const f64 half = 0.5 * f * f, tail = z * polynomial(z, c);
   const f64 low = fma(e, splat(1.90821492927058770002e-10), s * (half + tail));
   return fma(e, splat(6.93147180369123816490e-01), f - (half - low));
+}
+FR_INLINE f64 log_split(f64 m, f64 e) { return log_near(m - 1.0, e); }
+// For float with one part of ln 2: within 2e-7 of max(|f|, |e|), and two instructions shorter.
+FR_INLINE f32 log_near(f32 f, f32 e) {
+  return fma(e, splat(0.6931471806f), f * polynomial(f, kLog));
 }
 
 // ln x everywhere, to within 3e-7 (float) or 1e-15 (double) of max(1, |ln x|).
@@ -225,13 +272,55 @@ FR_INLINE V log(V x) {
   return x != x ? x : y;
 }
 
-// ln(1 + x) for 0 <= x <= 1. Relative error below 3e-7 (float), 5e-16 (double).
+// ln x for x that is neither negative, zero nor denormal, to within the same.
 template <class V>
-FR_INLINE V log1p_unit(V x) {
-  const V u = x + num<V>(1.0);
+FR_INLINE V log_positive(V x) {
+  V m, e;
+  split<true>(x, m, e);
+  return x < num<V>(__builtin_inf()) ? log_split(m, e) : x;
+}
+
+// ln(1 + x) for 0 <= x <= 1. Relative error below 3e-7 (float), 5e-16 (double). For float ln(1 + x) / x
+// by minimax, to within 3e-8: 9 instructions, where a logarithm takes 21 and a division.
+FR_INLINE f32 log1p_unit(f32 x) {
+  constexpr float c[] = {9.999999404e-01f, -4.999949336e-01f, 3.331909776e-01f,
+                         -2.484298199e-01f, 1.910600811e-01f, -1.366324723e-01f,
+                         7.822596282e-02f, -2.950524352e-02f, 5.232694559e-03f};
+  return x * polynomial(x, c);
+}
+FR_INLINE f64 log1p_unit(f64 x) {
+  const f64 u = x + 1.0;
+  f64 m, e;
+  split<true>(u, m, e);
+  return log_split(m, e) + (x - (u - 1.0)) / u;
+}
+
+// 1 / x for x from 2^-126 to 2^126. Relative error below 2e-7 (float): 3 instructions, where a division
+// of a register of 16 takes as long as 16 multiplications.
+FR_INLINE f32 reciprocal(f32 x) {
+#if FR_ISA == 2
+  const f32 r = (f32)_mm512_rcp14_ps((__m512)x);
+  return r * fma(-x, r, splat(2.0f));
+#else
+  return 1.0f / x;
+#endif
+}
+FR_INLINE f64 reciprocal(f64 x) { return 1.0 / x; }
+
+// ln(1 - x) for 0 <= x <= 1/2.
+template <class V>
+FR_INLINE V log1m_small(V x) {
+  const V u = num<V>(1.0) - x;
   V m, e;
   split<true>(u, m, e);
-  return log_split(m, e) + (x - (u - num<V>(1.0))) / u;
+  return log_split(m, e) + ((num<V>(1.0) - u) - x) / u;
+}
+
+// ln(1 - e^-x) for x > 0: from the side on which nothing cancels.
+template <class V>
+FR_INLINE V log1mexp(V x) {
+  const V e = exp(-x), small = log(-expm1(-x));
+  return x < num<V>(0.6931471805599453) ? small : log1m_small(e);
 }
 
 }  // namespace fr::FR_NS

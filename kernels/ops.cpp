@@ -2,9 +2,8 @@
 // fused_reparam_native::normal, and gaussian_forward and gaussian_backward as plain C functions,
 // since on small latents the cost of a call is all there is and PyTorch's dispatcher takes four
 // times as long. What they compute and what they are promised (layouts, dtypes, sizes) is written
-// in fused_reparam/backends/reference.py.
+// in fused_reparam/backends/reference/.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdlib>
@@ -12,6 +11,7 @@
 #include "cpu.h"
 #include "gaussian_driver.h"
 #include "pages.h"
+#include "parallel.h"
 
 namespace fr {
 namespace {
@@ -21,21 +21,10 @@ using torch::stable::Tensor;
 // Work below this many tiles is not worth waking another thread.
 constexpr int64_t kGrain = 8;
 
-template <class F>
-void for_tiles(int64_t tiles, const F& f) {
-  if (tiles <= kGrain) {
-    for (int64_t t = 0; t < tiles; ++t) f(t);
-    return;
-  }
-  torch::stable::parallel_for(0, tiles, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) f(t);
-  });
-}
-
 void run_normal(Dtype dtype, const uint64_t* key, int64_t n, void* out) {
-  const Kernels& kernels = current_kernels();
+  const Kernels& kernels = FR_CURRENT(kernels);
   prefer_huge_pages(out, n * kItemSize[static_cast<int>(dtype)]);
-  for_tiles((n + kTile - 1) / kTile, [&](int64_t t) {
+  for_tiles((n + kTile - 1) / kTile, kGrain, [&](int64_t t) {
     const int64_t first = t * kTile, count = n - first < kTile ? n - first : kTile;
     char* p = static_cast<char*>(out) + first * kItemSize[static_cast<int>(dtype)];
     kernels.normal(dtype, key[0], key[1], first, count, p);
@@ -43,21 +32,21 @@ void run_normal(Dtype dtype, const uint64_t* key, int64_t n, void* out) {
 }
 
 void run_forward(const GaussianForward& c) {
-  const Kernels& kernels = current_kernels();
+  const Kernels& kernels = FR_CURRENT(kernels);
   const int64_t tiles = c.tiles();
   if (c.z.linear) prefer_huge_pages(c.z.data, c.n * c.item());
   PartialSums partial(c.kl && c.segments != c.n ? tiles : 0);
-  for_tiles(tiles, [&](int64_t t) { forward_tile(kernels, c, t, partial); });
+  for_tiles(tiles, kGrain, [&](int64_t t) { forward_tile(kernels, c, t, partial); });
   if (c.kl && c.segments != c.n)
-    join_partial_sums({c.n, c.n / c.segments}, tiles, partial,
+    join_partial_sums({c.n, c.n / c.segments}, tiles, partial.pairs,
                       [&](int64_t segment, double total) { put_kl(c, segment, total); });
 }
 
 void run_backward(const GaussianBackward& c) {
-  const Kernels& kernels = current_kernels();
+  const Kernels& kernels = FR_CURRENT(kernels);
   if (c.grad_loc.linear) prefer_huge_pages(c.grad_loc.data, c.n * c.item());
   if (c.grad_scale.linear) prefer_huge_pages(c.grad_scale.data, c.n * c.item());
-  for_tiles(c.tiles(), [&](int64_t t) { backward_tile(kernels, c, t); });
+  for_tiles(c.tiles(), kGrain, [&](int64_t t) { backward_tile(kernels, c, t); });
 }
 
 Dtype dtype_of(const Tensor& t) {

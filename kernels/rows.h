@@ -65,16 +65,27 @@ struct alignas(64) Stage {
   unsigned char bytes[kTile * 8];
 };
 
+// A tile's elements of `item` bytes, brought together and back to their places.
+inline void gather(const Operand& op, int64_t item, int64_t columns, int64_t first, int64_t count,
+                   void* to) {
+  if (item == 2) rows::gather(op, columns, first, count, static_cast<uint16_t*>(to));
+  if (item == 4) rows::gather(op, columns, first, count, static_cast<uint32_t*>(to));
+  if (item == 8) rows::gather(op, columns, first, count, static_cast<uint64_t*>(to));
+}
+inline void scatter(const void* from, const Operand& op, int64_t item, int64_t columns, int64_t first,
+                    int64_t count) {
+  if (item == 2) rows::scatter(static_cast<const uint16_t*>(from), op, columns, first, count);
+  if (item == 4) rows::scatter(static_cast<const uint32_t*>(from), op, columns, first, count);
+  if (item == 8) rows::scatter(static_cast<const uint64_t*>(from), op, columns, first, count);
+}
+
 // The tile of an input as linear memory.
 inline const void* tile_in(const Operand& op, int64_t item, int64_t columns, int64_t first,
                            int64_t count, Stage& stage) {
   if (!op.data) return nullptr;
   if (const void* p = rows::direct(op, item, columns, first, count)) return p;
-  void* to = stage.bytes;
-  if (item == 2) rows::gather(op, columns, first, count, static_cast<uint16_t*>(to));
-  if (item == 4) rows::gather(op, columns, first, count, static_cast<uint32_t*>(to));
-  if (item == 8) rows::gather(op, columns, first, count, static_cast<uint64_t*>(to));
-  return to;
+  gather(op, item, columns, first, count, stage.bytes);
+  return stage.bytes;
 }
 
 // Where the kernel may write the tile of an output; tile_written brings it to its place.
@@ -86,10 +97,7 @@ inline void* tile_out(const Operand& op, int64_t item, int64_t columns, int64_t 
 }
 inline void tile_written(const Operand& op, int64_t item, int64_t columns, int64_t first,
                          int64_t count, const void* p, const Stage& stage) {
-  if (p != stage.bytes) return;
-  if (item == 2) rows::scatter(static_cast<const uint16_t*>(p), op, columns, first, count);
-  if (item == 4) rows::scatter(static_cast<const uint32_t*>(p), op, columns, first, count);
-  if (item == 8) rows::scatter(static_cast<const uint64_t*>(p), op, columns, first, count);
+  if (p == stage.bytes) scatter(p, op, item, columns, first, count);
 }
 
 }  // namespace fr

@@ -22,15 +22,15 @@ FR_INLINE Softplus<V> softplus(V x, bool want_log, bool want_gradient) {
   using T = typename Scalar<V>::type;
   constexpr double far = sizeof(T) == 4 ? -9.0 : -20.0;
   const V one = num<V>(1.0), zero = V{};
-  const V e = exp(-abs(x));
+  const V e = exp_within(max_keep_nan(num<V>(sizeof(T) == 4 ? -128.0 : -1100.0), -abs(x)));
   Softplus<V> s{};
   s.sigma = (x < zero ? zero : x) + log1p_unit(e);          // NaN stays: x < 0 is false
   const V half = num<V>(0.5) * e;
-  if (want_log) s.log_sigma = x < num<V>(far) ? x - half : log(s.sigma);
+  if (want_log) s.log_sigma = x < num<V>(far) ? x - half : log_positive(s.sigma);
   if (want_gradient) {
-    const V inverse = one / (one + e);
+    const V inverse = reciprocal(one + e), finite = min_keep_nan(num<V>(1e38), s.sigma);
     s.sigmoid = x < zero ? e * inverse : inverse;
-    s.ratio = x < num<V>(far) ? one - half : s.sigmoid / s.sigma;
+    s.ratio = x < num<V>(far) ? one - half : s.sigmoid * reciprocal(finite);
   }
   return s;
 }
@@ -91,6 +91,27 @@ FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_k
   if (!has_kl) return z_times_eps * dsigma;
   if (!has_z) return from_kl * dkl;
   return fma(z_times_eps, dsigma, from_kl * dkl);
+}
+
+// sigma and log sigma and their derivatives in x.
+template <class V>
+struct Scaled {
+  V sigma, log_sigma, dsigma, dlog_sigma;
+};
+template <Kind kind, class V>
+FR_INLINE Scaled<V> scaled(V x, bool want_log, bool want_gradient) {
+  const V one = num<V>(1.0), half = num<V>(0.5);
+  if constexpr (kind == Kind::rho) {
+    const Softplus<V> s = softplus(x, want_log, want_gradient);
+    return {s.sigma, s.log_sigma, s.sigmoid, s.ratio};
+  } else {
+    const V sigma = sigma_of<kind, false>(x);
+    if constexpr (kind == Kind::logvar) return {sigma, half * x, half * sigma, half};
+    if constexpr (kind == Kind::log_std) return {sigma, x, sigma, one};
+    const V log_x = want_log ? log(x) : x, inverse = want_gradient ? one / x : x;
+    if constexpr (kind == Kind::std) return {sigma, log_x, one, inverse};
+    return {sigma, half * log_x, half / sigma, half * inverse};
+  }
 }
 
 }  // namespace fr::FR_NS

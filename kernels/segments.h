@@ -12,9 +12,10 @@ namespace fr {
 
 struct Segments {
   int64_t n, length;
+  int64_t size = kTile;   // of a tile
 
-  int64_t tile_begin(int64_t tile) const { return tile * kTile; }
-  int64_t tile_end(int64_t tile) const { return n - tile * kTile < kTile ? n : (tile + 1) * kTile; }
+  int64_t tile_begin(int64_t tile) const { return tile * size; }
+  int64_t tile_end(int64_t tile) const { return n - tile * size < size ? n : (tile + 1) * size; }
   int64_t begin(int64_t segment) const { return segment * length; }
   int64_t first_of(int64_t tile) const { return tile_begin(tile) / length; }
   int64_t last_of(int64_t tile) const { return (tile_end(tile) - 1) / length; }
@@ -42,18 +43,18 @@ struct PartialSums {
 
 // The segments that span tiles, in order; write(segment, sum) is called for each.
 template <class Write>
-void join_partial_sums(const Segments& g, int64_t tiles, const PartialSums& partial,
+void join_partial_sums(const Segments& g, int64_t tiles, const PartialSums::Pair* pairs,
                        const Write& write) {
   double running = 0;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = g.first_of(t), last = g.last_of(t);
     if (!g.whole(t, first)) {
-      running += partial.pairs[t].first;
+      running += pairs[t].first;
       if (g.begin(first + 1) > g.tile_end(t)) continue;
       write(first, running);
       running = 0;
     }
-    if (last != first && !g.whole(t, last)) running = partial.pairs[t].last;
+    if (last != first && !g.whole(t, last)) running = pairs[t].last;
   }
 }
 

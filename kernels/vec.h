@@ -270,6 +270,20 @@ FR_INLINE void unzip(f32& a, f32& b) {
 #endif
 }
 
+FR_INLINE void unzip(f64& a, f64& b) {
+  const f64 x = a, y = b;
+#if FR_ISA == 2
+  a = FR_SHUFFLE(x, y, 0, 2, 4, 6, 8, 10, 12, 14);
+  b = FR_SHUFFLE(x, y, 1, 3, 5, 7, 9, 11, 13, 15);
+#elif FR_ISA == 1
+  a = FR_SHUFFLE(x, y, 0, 2, 4, 6);
+  b = FR_SHUFFLE(x, y, 1, 3, 5, 7);
+#else
+  a = FR_SHUFFLE(x, y, 0, 2);
+  b = FR_SHUFFLE(x, y, 1, 3);
+#endif
+}
+
 // ---- sum of the lanes, always in the same tree ---------------------------------------------------
 
 template <class V, class T>

@@ -86,11 +86,14 @@ def compile_kernel(kernel, target: str, types: dict, constants: dict, num_warps:
 # number's type is its annotation in the kernel, and a pointer that is not named here is a latent.
 POINTERS = {
     **dict.fromkeys(("key", "state_seed", "state_offset"), "*i64"),
-    **dict.fromkeys(("kl", "grad_kl"), "*accumulator"),
+    **dict.fromkeys(("kl", "grad_kl", "value0", "value1", "grad0", "grad1"), "*accumulator"),
 }
 CONSTANTS = {
     "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
     "LONG": False, "BIG": False, "TAIL": 0, "eps": None,
+    # Draws: one sample, and a summed value.
+    "BASE": 0, "PRIOR_KIND": 0, "FLOOR": False, "SAMPLED": False, "VALUE": 2, "GVALUE": 2,
+    "ONE": True, "ALIGNED": True,
 }  # fmt: skip
 
 
@@ -104,12 +107,21 @@ def math_form(dtype: str, target: str) -> int:
 
 def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
     """(kernel, types, constants, launch shape) of the hot path; `changes` of its constants."""
-    from fused_reparam.backends.triton import backward, fill, forward, shapes
+    from fused_reparam.backends.triton import (
+        backward,
+        draws_backward,
+        draws_forward,
+        fill,
+        forward,
+        shapes,
+    )
 
     kernel = {
         "forward": forward.forward_kernel,
         "backward": backward.backward_kernel,
         "normal": fill.fill_kernel,
+        "draw_forward": draws_forward.draw_forward_kernel,
+        "draw_backward": draws_backward.draw_backward_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
     shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector, target)

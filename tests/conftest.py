@@ -4,6 +4,11 @@ import json
 import os
 from pathlib import Path
 
+# Workers share the cores; threads that wait for a busy one take most of the time. Tests of several
+# threads ask for them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
@@ -14,8 +19,12 @@ if not torch.cuda.is_available():
 # A graph compiled yesterday says nothing of an op changed today.
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 
+import interpreter
+
 import fused_reparam
 from fused_reparam.backends import native, select
+
+interpreter.patch_once_a_launch()
 
 CPU = torch.device("cpu")
 # Every (backend, device) that a numeric test runs on.

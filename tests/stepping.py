@@ -23,9 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ISAS = ("avx512", "avx2", "portable")
-OPERATIONS = ("normal", "forward", "backward")
+OPERATIONS = ("normal", "forward", "backward", "softmax", "softmax backward")
 DTYPES = ("float32", "bfloat16")
-# Elements of the two calls: whole runs of the loops in kernels/gaussian.h, within one tile.
+# Elements of the two calls: whole runs of the loops in kernels/, within one tile.
 SIZES = {"avx512": (512, 1024), "avx2": (512, 1024), "portable": (256, 512)}
 
 # <sys/ptrace.h> and <sys/user.h> of x86-64.
@@ -49,7 +49,10 @@ class CannotStep(Exception):
 
 
 def calls(isa: str, operation: str, dtype: str) -> Iterator:
-    """The operation over few elements, and over more; logvar, with the KL summed."""
+    """The operation over few elements, and over more.
+
+    Of the Gaussian latent: logvar, with the KL summed. Of Gumbel-softmax: one relaxed row.
+    """
     import torch
 
     from fused_reparam.backends import native
@@ -57,6 +60,11 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
     key = torch.tensor([7, 0], dtype=torch.int64)
     kl = torch.ones(1)
     rest = (0, -float("inf"), float("inf"), 1.0, True)
+    tempered = (0, 0.8, 0.0)
+
+    def row(t):
+        return t.view(1, -1, 1)
+
     for n in SIZES[isa]:
         mu, logvar, grad = (torch.linspace(-1, 1, n).to(getattr(torch, dtype)) for _ in range(3))
         z, grad_mu, grad_logvar = (torch.empty_like(mu) for _ in range(3))
@@ -67,6 +75,12 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
             ),
             "backward": lambda a=(grad, kl, mu, logvar, key, None), g=(grad_mu, grad_logvar): (
                 native.gaussian_backward(*a, *rest, *g)
+            ),
+            "softmax": lambda x=mu, y=z: native.softmax_forward(
+                *tempered, row(x), key, None, row(y), None, None
+            ),
+            "softmax backward": lambda g=grad, y=mu, out=grad_mu: native.softmax_backward(
+                *tempered, row(g), None, row(y), row(y), row(out)
             ),
         }[operation]
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from bench import gate, normality
+from bench import gate, normality, scores
 from bench.case import OpCase
-from bench.ops import OPS
+from bench.ops import OPS, loc_scale_rsample
 from bench.ops import gaussian as textbook
 from bench.variants import Variant, backend_module, ours
 
@@ -152,6 +152,77 @@ def test_trips_on_a_wrong_kl(name, kl, complaint, dtype):
     assert problem.startswith(complaint)
 
 
+def more_gradient(first, *others):
+    return first + 0.05 * (first - first.detach()), *others
+
+
+def twice_the_value(*outputs):
+    return *outputs[:-1], outputs[-1] + outputs[-1].detach()
+
+
+def nan_in_a_row(first, *others):
+    return first.index_fill(0, torch.tensor(1), math.nan), *others
+
+
+FAMILIES = [name for name in OPS if name not in (*DIVERGING, "gaussian_rsample", "normal")]
+VALUES = [name for name in FAMILIES if len(OPS[name].output_shapes((4, 6))) > 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        *((change, name) for name in FAMILIES for change in (more_gradient, nan_in_a_row)),
+        *((twice_the_value, name) for name in VALUES),
+    ],
+)
+def test_trips_on_what_is_wrong_of_any_family(change, name, dtype):
+    assert judge(name, lambda *inputs: change(*OPS[name].textbook(*inputs)), dtype) is not None
+
+
+def noise_problem(scores):
+    noise = normality.Noise(torch.float64)
+    noise.add(scores)
+    return noise.problem()
+
+
+@pytest.mark.parametrize("family", loc_scale_rsample.FAMILIES, ids=lambda family: family.base.name)
+def test_noise_that_is_not_normal_is_known_by_its_own_distribution(family):
+    torch.manual_seed(2)
+    loc, scale = torch.zeros(20_000, dtype=torch.float64), torch.ones(20_000, dtype=torch.float64)
+    for eps in (family.eps(loc), family.distribution(loc, scale, validate_args=True).sample()):
+        assert noise_problem(family.score(eps, 0 * eps)) is None
+        assert noise_problem(family.score(1.2 * eps, 0 * eps)) is not None
+
+
+def test_classes_are_known_by_their_shares():
+    torch.manual_seed(2)
+    shares = torch.softmax(torch.randn(20_000, 7, dtype=torch.float64), 1)
+    for power, right in ((1, True), (1.5, False)):
+        chosen = torch.multinomial(shares**power, 1).squeeze(1)
+        assert (noise_problem(scores.of_classes(chosen, shares)) is None) == right
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_trips_on_noise_of_another_call(name, dtype):
+    textbook = OPS[name].textbook
+
+    def same(*inputs):
+        torch.manual_seed(3)
+        return textbook(*inputs)
+
+    assert judge(name, same, dtype) == "two calls drew the same noise"
+
+    def two_draws(*inputs):
+        pairs = zip(textbook(*inputs), textbook(*inputs), strict=True)
+        return tuple(b + (a - b).detach() for a, b in pairs)
+
+    # The gradient of a one-hot draw is that of its shares, whatever was drawn.
+    wrong = judge(name, two_draws, dtype)
+    assert (wrong is None) == (name == "one_hot_categorical")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("compute", "complaint"),
@@ -228,10 +299,21 @@ def test_trips_on_a_sample_of_another_dtype():
 @pytest.mark.parametrize("shape", [(7, 3), (3, 70), (1, 40), (2, 4, 25, 3), (1000, 1)])
 @pytest.mark.parametrize("size", [1, 8, 1000])
 def test_slices_cover_each_element_once(shape, size):
-    seen = torch.zeros(shape)
-    for index in gate.slices(shape, size):
-        seen[index] += 1
-    assert seen.unique().tolist() == [1.0]
+    for dim in range(len(shape)):
+        seen = torch.zeros(shape)
+        for index in gate.slices(shape, size, dim):
+            seen[index] += 1
+        assert seen.unique().tolist() == [1.0]
+
+
+def test_parts_of_samples_and_of_sums():
+    shape, index = (6, 4), (slice(2, 4),)
+    for first in ((), (3,)):
+        samples = torch.randn(*first, *shape)
+        assert torch.equal(gate.part_of(samples, shape, index), samples[..., 2:4, :])
+    sums, total = torch.randn(6), torch.tensor(1.0)
+    assert torch.equal(gate.part_of(sums, shape, index), sums[2:4])
+    assert torch.equal(gate.part_of(total, shape, index), total)
 
 
 @pytest.mark.parametrize("name", SAMPLING)

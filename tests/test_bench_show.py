@@ -72,8 +72,13 @@ def test_readme_shows_the_machine_with_most_threads(checkout):
     assert line + " **4.0x** | 40% | 201,326,592 | 16 | 640 MiB | 192 MiB |" in made
     assert made.count("### Invented CPU, 2 threads, AVX2") == 1
     assert "1 threads" not in made
-    kl = "| `gaussian_kl` | forward+backward | bfloat16 | **6.0x** / **3.2x** | **8.0x** / **4.0x**"
-    assert kl in made
+    # The largest size alone; its time is 8, 4 and 1 ns of each element.
+    kl = "| `gaussian_kl` | 64M | bfloat16 | forward+backward | 1.34 s | 671 ms | 168 ms |"
+    assert kl + " **8.0x** | **4.0x** |  |  |" in made
+    assert "| `gaussian_kl` | 1M |" not in made
+    every = section(checkout / "docs/performance.md", "ops")
+    assert kl in every
+    assert every.count("| `gaussian_kl` | 1M |") == 2
     step = "| mlp-vae | 128 x 20 | float32 | 2.00 ms | 1.60 ms | 1.40 ms | 1.00 ms |"
     assert step + " **1.4x** | **1.6x** |" in made
     assert pages.NO_GPU in made
@@ -95,8 +100,9 @@ def test_a_gpu_result_takes_the_place_of_the_line_that_there_is_none(checkout):
         made = section(checkout / page, name)
         assert pages.NO_GPU not in made
         assert "### Invented GPU, driver 1.2" in made
-    assert "| replays of a CUDA graph draw new noise |  |  | shown by GPU tests |  | yes |" in made
-    assert "| no synchronisation with the device |  |  | shown by GPU tests |  | not run |" in made
+    ending = "|  |  | shown by GPU tests |  |"
+    assert f"|  | replays of a CUDA graph draw new noise {ending} yes |" in made
+    assert f"|  | no synchronisation with the device {ending} not run |" in made
 
 
 @pytest.mark.parametrize(
@@ -124,11 +130,13 @@ def test_only_what_stands_between_markers_changes():
 # --- targets --------------------------------------------------------------------------------------
 
 
-def verdict(results, device, dtype, work, measure):
+def verdict(results, device, dtype, work, measure, op="gaussian_latent", size=None):
     [found] = [
         one
         for one in targets.judge(results, device)
         if (one.target.dtype, one.target.work, one.target.measure) == (dtype, work, measure)
+        and one.target.op == op
+        and size in (None, one.target.size)
     ]
     return found
 
@@ -160,6 +168,56 @@ def test_cpu_targets():
     assert not verdict([result], "cpu", "bfloat16", rows.BOTH, "against_float32").met
     change(result, {"of_limit": 0.69}, **own)
     assert not verdict([result], "cpu", "float32", rows.BOTH, "of_limit").met
+
+
+@pytest.fixture
+def families():
+    """Results of two ops at the sizes that something is asked of, each element 1 ns."""
+    sizes = {"1e7": (3125, 3200), "4096x1024": (4096, 1024), "128x20": (128, 20)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invented, "SIZES", sizes)
+        yield [
+            invented.result("sample_weight", sizes=("1e7",)),
+            invented.result("gumbel_softmax", sizes=("128x20", "4096x1024")),
+        ]
+
+
+def test_targets_of_the_families(families):
+    weight, softmax = families
+    asked = {"device": "cpu", "dtype": "float32", "work": rows.BOTH}
+    eager = verdict(families, **asked, measure="vs_eager", op="sample_weight")
+    assert (eager.size, eager.value, eager.met) == ("1e7", pytest.approx(8, rel=1e-3), False)
+    change(weight, {"median_s": 1e-3}, variant="native", work=rows.BOTH)
+    assert verdict(families, **asked, measure="vs_eager", op="sample_weight").met
+    assert verdict(families, **asked, measure="saved_bytes", op="sample_weight").met
+    change(weight, {"saved_bytes": 17}, variant="native")
+    assert not verdict(families, **asked, measure="saved_bytes", op="sample_weight").met
+
+    compiled = {"measure": "vs_compile", "op": "gumbel_softmax"}
+    assert verdict(families, **asked, **compiled, size="4096x1024").met  # 4 times, asked for 2
+    assert verdict(families, **asked, **compiled, size="4x8192x16x16").met is None
+    kept = {"measure": "saved_tensors", "op": "gumbel_softmax", "size": "4096x1024"}
+    change(softmax, {"saved_bytes": 4 * 4096 * 1024 + 16}, variant="native", size="4096x1024")
+    assert verdict(families, **asked, **kept).met
+    change(softmax, {"saved_bytes": 8 * 4096 * 1024}, variant="native", size="4096x1024")
+    assert not verdict(families, **asked, **kept).met
+
+
+def test_tables_of_the_families(families):
+    made = markdown.ops(families, short=True).splitlines()
+    weight = "| `sample_weight` | 1e7 | float32 | forward+backward | 200 ms | 100 ms | 25.0 ms |"
+    weight += " **8.0x** | **4.0x** | 10x / 8x | **no** / **no** | 120,000,000 | 16 |"
+    assert made[2] == weight
+    softmax = "| `gumbel_softmax` | 4096x1024 | float32 | forward+backward | 83.9 ms | 41.9 ms |"
+    softmax += " 10.5 ms | **8.0x** | **4.0x** | 6x / 2x | yes / yes | 50,331,648 | 16 |"
+    assert softmax in made
+    assert not any("128x20" in line for line in made)
+    assert len(markdown.ops(families, short=False).splitlines()) == len(made) + 2
+    table = pages.target_table(families, {})
+    left = "Not measured on this machine: `gaussian_latent`, `tanh_normal_rsample`,"
+    assert left + " `gaussian_latent_samples`," in table
+    assert table.count("`gumbel_softmax`") == 6
+    assert "| at most 16 | 16 | yes |" in table
 
 
 def test_gpu_targets_take_the_worst_size_and_the_fastest_rival():
@@ -208,9 +266,11 @@ def test_every_target_of_a_gpu_has_a_line():
     made = markdown.verdicts(targets.judge([], "cuda")).splitlines()[2:]
     assert len(made) == 18
     assert all(line.endswith("| - | not measured |") for line in made)
-    first = "| forward: share of copy bandwidth | 64M and more | float32 | at least 90% |"
+    latent = "| `gaussian_latent` |"
+    first = f"{latent} forward: share of copy bandwidth | 64M and more | float32 | at least 90% |"
     assert made[0] == f"{first} - | not measured |"
-    assert made[-1].startswith("| forward+backward: kernels in a CUDA graph | 128x20 | bfloat16 |")
+    last = f"{latent} forward+backward: kernels in a CUDA graph | 128x20 | bfloat16 |"
+    assert made[-1].startswith(last)
 
 
 def test_share_of_copy_speed_is_shown_where_bytes_decide_and_a_copy_was_timed():

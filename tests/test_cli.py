@@ -48,25 +48,30 @@ def fastest(monkeypatch):
 def test_selftest_passes(capsys, fastest):
     name, device = fastest
     assert cli.main(["selftest"]) == 0
-    said = f"{name} on {device.type}: 24 checks agree with the reference"
+    said = f"{name} on {device.type}: 120 checks agree with the reference"
     assert said in capsys.readouterr().out
 
 
 def test_selftest_sees_a_difference(monkeypatch, capsys, fastest):
     name, device = fastest
     module = select.load(name)
-    original = module.gaussian_backward
 
-    def wrong(*args):
-        original(*args)
-        args[-1].mul_(1.02)
+    def spoil(function):
+        original = getattr(module, function)
 
-    monkeypatch.setattr(module, "gaussian_backward", wrong)
+        def wrong(*args):
+            original(*args)
+            grad = args[-1][0] if isinstance(args[-1], (list, tuple)) else args[-1]
+            grad.mul_(1.05)
+
+        monkeypatch.setattr(module, function, wrong)
+
+    for function in ("gaussian_backward", "draw_backward", "softmax_backward"):
+        spoil(function)
     assert selftest.run([device]) == 1
     out = capsys.readouterr().out
-    assert (
-        f"{name} on {device.type}: FAILED gaussian_latent logvar torch.float32: differs by" in out
-    )
+    for case in ("gaussian_latent logvar", "kumaraswamy_rsample", "one_hot_categorical"):
+        assert f"{name} on {device.type}: FAILED {case} torch.float32: differs by" in out
 
 
 def test_backend_override_nests():

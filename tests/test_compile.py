@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from formulas import REDUCTIONS, parameters
 from torch.func import grad, jacrev, vmap
 from torch.library import opcheck

@@ -96,7 +96,7 @@ def test_noise_sources(function):
     raises(ValueError, r"eps must have the sample's shape \(4, 6\), got \(6,\)",
            lambda: function(MU, MU, eps=torch.zeros(6)))  # fmt: skip
     raises(TypeError, "eps must be float32", lambda: function(MU, MU, eps=MU.int()))
-    raises(ValueError, "eps must be on mu's device cpu, got meta",
+    raises(ValueError, "eps must be on the parameters' device cpu, got meta",
            lambda: function(MU, MU, eps=MU.to("meta")))  # fmt: skip
 
 

@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
+import example_runs
 import pytest
 import torch
 
-pytest.importorskip("sklearn", reason="the example's digits come with scikit-learn")
-pytest.importorskip("rich", reason="the example prints with rich")
-image_module = pytest.importorskip("matplotlib.image", reason="the example draws with matplotlib")
+example_runs.skip_unless_installed()
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 LATENT_DIM, BATCH, SEEDS, EPOCHS = 6, 128, 2, 3
 
-
-@pytest.fixture(scope="module")
-def example():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import vae_digits
-
-        yield vae_digits
-    finally:
-        sys.path.remove(str(EXAMPLES))
+example = example_runs.module("vae_digits")
+ran = example_runs.quick_run("--epochs", str(EPOCHS), "--latent-dim", str(LATENT_DIM))
 
 
-@pytest.fixture(scope="module")
-def ran(example, tmp_path_factory):
-    """One quick run: what it trained, what it printed, and where its picture is."""
-    import contextlib
-    import io
-
-    path = tmp_path_factory.mktemp("example") / "new" / "picture.png"
-    printed = io.StringIO()
-    threads = torch.get_num_threads()
-    words = [
-        "--quick",
-        "--epochs",
-        str(EPOCHS),
-        "--latent-dim",
-        str(LATENT_DIM),
-        "--out",
-        str(path),
-    ]
-    with contextlib.redirect_stdout(printed):
-        runs = example.main(words)
-    torch.set_num_threads(threads)  # the example sets them for itself
-    return runs, printed.getvalue(), path
-
-
+@pytest.mark.slow
 def test_table_has_every_variant_with_its_figures(example, ran):
-    runs, text, _ = ran
+    runs, text = ran.result, ran.text
     assert list(runs) == [example.TEXTBOOK, example.FUSED, example.SAME_NOISE]
     itemsize, elements = 4, BATCH * LATENT_DIM
     saved = {
@@ -66,8 +32,9 @@ def test_table_has_every_variant_with_its_figures(example, ran):
         assert re.search(rf"^{re.escape(name)}{figures}\s+{count} B$", text, re.MULTILINE), text
 
 
+@pytest.mark.slow
 def test_training_starts_alike_and_learns(example, ran):
-    runs, _, _ = ran
+    runs = ran.result
     for of in runs.values():
         assert len(of) == SEEDS
         for run in of:
@@ -79,8 +46,9 @@ def test_training_starts_alike_and_learns(example, ran):
     assert first[0] == pytest.approx(first[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_losses_with_torch_noise_coincide_with_the_textbook(example, ran):
-    runs, text, _ = ran
+    runs, text = ran.result, ran.text
     coincide, sentence = example.coincidence(runs)
     assert coincide
     assert "the loss curves coincide" in sentence
@@ -116,17 +84,9 @@ def test_held_out_loss_is_the_negative_log_likelihood_bound(example):
     assert example.held_out_loss(model, x, levels, samples=3) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_picture_is_written_and_is_not_blank(ran):
-    _, text, path = ran
-    assert f"wrote {path}" in text
-    image = image_module.imread(path)
-    assert image.shape[0] > 500
-    assert image.shape[1] > 800
-    colours = torch.from_numpy(image[..., :3])
-    # Something is drawn in each quarter.
-    for half in colours.chunk(2, dim=0):
-        for quarter in half.chunk(2, dim=1):
-            assert quarter.std() > 0.02
+    example_runs.assert_drawn(ran, panels=5)
 
 
 def test_mnist_without_torchvision_says_what_to_do(example, monkeypatch):

@@ -26,7 +26,7 @@ def test_a_failed_part_stops_no_other_and_is_not_forgotten(fails, tmp_path):
     assert (done.returncode != 0) == (fails != "nothing"), done.stderr
     assert log.read_text().splitlines() == [
         f"-m bench --op gaussian_latent,training_step --out {tmp_path}/out",
-        f"-m bench --op others --sizes 128x20,1M,16M --out {tmp_path}/out",
+        f"-m bench --op others --out {tmp_path}/out",
         f"-m bench plots {tmp_path}/out/*",
     ]
 

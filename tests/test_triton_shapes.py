@@ -96,3 +96,16 @@ def test_a_malformed_override_is_an_error(monkeypatch, asked):
         shapes.large_shape(4, "sm_90")
     assert repr(asked) in str(error.value)
     assert "groups,warps" in str(error.value)
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_no_segment_lies_inside_a_tile(vector):
+    """A tile that is split has room for two sums."""
+    pytest.importorskip("triton")
+    from fused_reparam.backends.triton import launch
+
+    for only in (None, shapes.sparse_shape(vector, "sm_90")):
+        most = (only or shapes.SEGMENT[-1]).groups * vector
+        for length in range(most - 3 * vector, most + vector):
+            cut = launch.plan(4096 * length, 4096, vector, None, only)
+            assert cut.segment_groups or cut.shape.groups * vector <= length

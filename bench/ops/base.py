@@ -16,11 +16,36 @@ Compute = Callable[..., Tensors]
 WORKS = ("forward", "backward", "forward+backward")
 
 
+def longest(shape: Shape) -> int:
+    return shape.index(max(shape))
+
+
+def rounding(constant: float, dtype: torch.dtype) -> float:
+    """By how much a constant is off in a dtype."""
+    return abs(constant - torch.tensor(constant, dtype=dtype).item())
+
+
+class Base(NamedTuple):
+    """Noise: a name of `fused_reparam.streams.BASES`, and the number that it goes with."""
+
+    name: str
+    number: float = 0.0
+
+
+NORMAL = Base("normal")
+
+
 class Expected(NamedTuple):
     """A value in float64, and the size of the terms that rounding errors are proportional to."""
 
     value: Tensor
     scale: Tensor
+    read: Tensor | float = 0.0
+    """What is to be added to the scale for the rounding of the sample, from which the value was
+    made: the sample's dtype may be a shorter one than that of the result."""
+    shift: float = 0.0
+    """How far plain PyTorch, which rounds constants to the dtype, moves it: the same way in all
+    elements, so that it does not average out."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +53,8 @@ class Oracle:
     """What an op's results must be on some of its elements."""
 
     noise: Tensor | None = None
-    """What the sample reveals of the noise; None for an op that makes none."""
+    """What the sample reveals of the noise, as standard normals (`bench.scores` makes them of other
+    noise); None for an op that makes none."""
     elements: dict[str, Expected] = field(default_factory=dict)
     """Element by element, by the names of `Op.results`."""
 
@@ -74,7 +100,14 @@ class Op:
     noise_passes: dict[str, int]
     """How often each kind of work has to make the noise, when none is kept."""
     alive: dict[str, Alive]
-    """By family of variants, see `Variant.family`."""
+    """By family of variants, see `Variant.family`; "distributions" where it is not "pytorch"'s."""
+    base: Base = NORMAL
+    """The noise."""
+    sliced: Callable[[Shape], int] = longest
+    """The dim of the latent along which the oracle can be given a part."""
+    sizes: tuple[str, ...] = ("128x20", "1M", "16M")
+    """Those to measure where the user names none, the smallest first."""
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
 
     @property
     def works(self) -> tuple[str, ...]:

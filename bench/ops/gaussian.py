@@ -16,12 +16,21 @@ from bench.ops.base import Compute, Expected, Oracle, Shape, Tensors
 
 def pair(shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensors:
     """mu and logvar as an encoder early in training gives them; always the same ones."""
-    generator = torch.Generator(device).manual_seed(20)
-    mu, logvar = (
-        torch.randn(shape, dtype=dtype, device=device, generator=generator) for _ in range(2)
-    )
+    mu, logvar = normals(2, shape, dtype, device)
     logvar.mul_(0.5).sub_(0.5)
-    return mu.requires_grad_(), logvar.requires_grad_()
+    return leaves(mu, logvar)
+
+
+def normals(count: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensors:
+    """Tensors of normals, always the same ones, of which inputs are made."""
+    generator = torch.Generator(device).manual_seed(20)
+    made = [torch.randn(shape, dtype=dtype, device=device, generator=generator)
+            for _ in range(count)]  # fmt: skip
+    return tuple(made)
+
+
+def leaves(*tensors: Tensor) -> Tensors:
+    return tuple(t.requires_grad_() for t in tensors)
 
 
 def itself(tensors: Tensors) -> Tensors:
@@ -82,10 +91,12 @@ def oracle(shape: Shape, operands: Tensors, outputs: Tensors, incoming: Tensors)
     to_logvar, logvar_scale = grad_kl * (variance - 1), grad_kl.abs() * (variance + 1)
     if z is not None and grad_z is not None:
         noise = (z - mu) / torch.exp(0.5 * logvar)
-        to_mu, mu_scale = to_mu + grad_z, mu_scale + grad_z.abs()
-        to_logvar = to_logvar + grad_z * (z - mu)
+        # Several samples of the same parameters: their gradients add up.
+        z, grad_z = (t.reshape(-1, *mu.shape) for t in (z, grad_z))
+        to_mu, mu_scale = to_mu + grad_z.sum(0), mu_scale + grad_z.abs().sum(0)
+        to_logvar = to_logvar + (grad_z * (z - mu)).sum(0)
         # z was rounded: its error, of the size of z, stands where sigma * eps is read off.
-        logvar_scale = logvar_scale + grad_z.abs() * (z.abs() + mu.abs())
+        logvar_scale = logvar_scale + (grad_z.abs() * (z.abs() + mu.abs())).sum(0)
     elements = {
         "grad mu": Expected(to_mu, mu_scale),
         "grad logvar": Expected(0.5 * to_logvar, 0.5 * logvar_scale),

@@ -32,4 +32,5 @@ OP = Op(
     made={"forward": 1, "backward": 2, "forward+backward": 3},
     noise_passes={"forward": 1, "backward": 1, "forward+backward": 2},
     alive={"pytorch": Alive(10, 11), "reference": Alive(13, 15), "fused": Alive(1, 3)},
+    sizes=("128x20", "16k", "128k", "1M", "16M"),
 )

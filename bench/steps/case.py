@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import memory
-from bench.ops.base import Compute, Shape, Tensors
+from bench.ops.base import NORMAL, Base, Compute, Shape, Tensors
 from bench.steps import DTYPE, TRAINING_STEP, check
 from bench.steps.models import Model
 from bench.timing import Contestant
@@ -70,6 +70,10 @@ class StepCase:
 
     def noise_elements(self, work: str) -> int:
         return 0
+
+    @property
+    def noise_base(self) -> Base:
+        return NORMAL
 
     def need(self, work: str, variant: Variant) -> int:
         """An estimate of the bytes that a step, and before it the check, takes."""

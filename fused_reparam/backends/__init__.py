@@ -1,5 +1,5 @@
 """How an op is computed: one module per backend, each with the same functions.
 
-``reference.py`` is the specification and states what the arguments mean; ``select.py`` decides
+``reference/`` is the specification and states what the arguments mean; ``select.py`` decides
 which backend serves a device.
 """

@@ -71,13 +71,15 @@ def source_dir() -> Path:
 
 def units(sources: Path) -> list[Unit]:
     """Everything to compile on this machine's architecture."""
-    found = [Unit(sources / "portable.cpp", ["-Wno-psabi"], False)]
-    if is_x86():
-        found.append(Unit(sources / "avx2.cpp", AVX2, False))
-        found.append(Unit(sources / "avx512.cpp", AVX512, False))
-    x86 = ["-DFR_X86"] if is_x86() else []
-    found.append(Unit(sources / "ops.cpp", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *x86], True))
-    return found
+    torch = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *(["-DFR_X86"] if is_x86() else [])]
+    found = []
+    for prefix in ("", "draws_", "softmax_"):
+        found.append(Unit(sources / f"{prefix}portable.cpp", ["-Wno-psabi"], False))
+        if is_x86():
+            found.append(Unit(sources / f"{prefix}avx2.cpp", AVX2, False))
+            found.append(Unit(sources / f"{prefix}avx512.cpp", AVX512, False))
+    names = ("ops.cpp", "draws.cpp", "softmax.cpp")
+    return found + [Unit(sources / name, torch, True) for name in names]
 
 
 def torch_root() -> Path:

@@ -3,7 +3,7 @@
 Importing this module loads and builds nothing; the first ``unavailable_reason`` does. The library
 that the package was installed with is taken first, else one is built into a per-user cache.
 
-What the functions take and compute is stated in ``reference.py``. They go straight to the library's
+What the functions take and compute is stated in ``reference/``. They go straight to the library's
 C functions with all arguments packed in one struct, because on small latents the cost of a call is
 all there is: it takes a quarter of the time of PyTorch's dispatcher.
 """
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from . import _build
+from .native_draws import base_noise, draw_backward, draw_forward  # noqa: F401
+from .native_rows import softmax_backward, softmax_forward  # noqa: F401
 
 ISA_NAMES = ("portable", "avx2", "avx512")
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -29,6 +31,12 @@ _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.flo
 # The fields of fused_reparam_call in kernels/ops.cpp: dense operands need no strides.
 _pack_dense = struct.Struct("=12q3dq").pack
 _pack_rows = struct.Struct("=12q3dq14q").pack
+
+# key, base, number, dtype, n, out
+_NOISE_ARGUMENTS = (
+    ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int64, ctypes.c_int64,
+    ctypes.c_void_p,
+)  # fmt: skip
 
 
 class _Entry(Protocol):
@@ -45,7 +53,16 @@ class _Library:
         self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
         self.forward: _Entry = handle.fused_reparam_gaussian_forward
         self.backward: _Entry = handle.fused_reparam_gaussian_backward
-        for entry in (self.forward, self.backward):
+        self.draw_forward: _Entry = handle.fused_reparam_draw_forward
+        self.draw_backward: _Entry = handle.fused_reparam_draw_backward
+        self.softmax_forward: _Entry = handle.fused_reparam_softmax_forward
+        self.softmax_backward: _Entry = handle.fused_reparam_softmax_backward
+        self.base_noise = handle.fused_reparam_base_noise
+        self.base_noise.argtypes = _NOISE_ARGUMENTS
+        for entry in (
+            *(self.forward, self.backward, self.draw_forward, self.draw_backward),
+            *(self.softmax_forward, self.softmax_backward),
+        ):
             entry.argtypes = (ctypes.c_char_p,)  # type: ignore[attr-defined]
         self.normal_op = torch.ops.fused_reparam_native.normal.default
 

@@ -3,6 +3,6 @@
 Importing this package registers them under ``torch.ops.fused_reparam``.
 """
 
-from . import gaussian, gaussian_vmap, noise
+from . import draw, draw_vmap, gaussian, gaussian_vmap, noise, rows, rows_vmap
 
-__all__ = ["gaussian", "gaussian_vmap", "noise"]
+__all__ = ["draw", "draw_vmap", "gaussian", "gaussian_vmap", "noise", "rows", "rows_vmap"]

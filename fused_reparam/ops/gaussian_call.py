@@ -191,7 +191,7 @@ def backward(
         )  # fmt: skip
     if moments is not None:
         return moments, None, to_eps
-    return _unbroadcast(to_loc, loc), _unbroadcast(to_scale, scale), to_eps
+    return unbroadcast(to_loc, loc), unbroadcast(to_scale, scale), to_eps
 
 
 def spread(grad_kl: Tensor, shape: torch.Size) -> Tensor:
@@ -206,7 +206,8 @@ def _eps_grad(grad_z: Tensor, x: Tensor, spec: Spec) -> Tensor:
     return (grad_z * sigma).to(grad_z.dtype)
 
 
-def _unbroadcast(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+def unbroadcast(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
+    """A gradient summed to the shape of what was broadcast."""
     if grad is None or like is None or grad.shape == like.shape:
         return grad
     return grad.sum_to_size(like.shape)

@@ -1,6 +1,6 @@
 """What the ops require of their arguments when they are called by hand.
 
-``functional.py`` has checked a user's arguments by then, and says it in the user's terms.
+``functional`` has checked a user's arguments by then, and says it in the user's terms.
 """
 
 from __future__ import annotations

@@ -17,19 +17,7 @@ from torch import Tensor
 from ..noise import on_device
 from . import gaussian_call
 from .gaussian_call import Inputs, Spec
-from .library import LIB
-
-
-def _front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """The tensor with the batch as its dim 0, expanded where it has none."""
-    if t is None:
-        return None
-    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-
-
-def _pad(t: Tensor, dims: int) -> Tensor:
-    """Ones after the batch dim, so that an example's dims broadcast as they would alone."""
-    return t.reshape(t.shape[0], *[1] * (dims + 1 - t.dim()), *t.shape[1:])
+from .library import LIB, front, pad
 
 
 def _batched(inputs: Inputs, in_dims: Sequence[Any], size: int, spec: Spec) -> tuple[Inputs, Spec]:
@@ -38,7 +26,7 @@ def _batched(inputs: Inputs, in_dims: Sequence[Any], size: int, spec: Spec) -> t
     16-bit inputs become float32, so that the noise is not rounded on its way.
     """
     loc, scale, eps = (
-        _front(t, d, size)
+        front(t, d, size)
         for t, d in zip(
             (inputs.loc, inputs.scale, inputs.eps),
             (in_dims[0], in_dims[1], in_dims[3]),
@@ -50,7 +38,7 @@ def _batched(inputs: Inputs, in_dims: Sequence[Any], size: int, spec: Spec) -> t
     if scale is None:
         loc, scale = gaussian_call.halves(loc, spec.dim + 1)
     dims = max(loc.dim(), scale.dim()) - 1
-    loc, scale = _pad(loc, dims).to(dtype), _pad(scale, dims).to(dtype)
+    loc, scale = pad(loc, dims).to(dtype), pad(scale, dims).to(dtype)
     if eps is not None:
         eps = eps.to(dtype)
     elif inputs.key is not None:
@@ -92,7 +80,7 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
 def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     inputs, spec, needs = Inputs(*args[2:6]), Spec(*args[6:-1]), args[-1]
     size = info.batch_size
-    grad_z, grad_kl = (_front(t, d, size) for t, d in zip(args[:2], in_dims[:2], strict=True))
+    grad_z, grad_kl = (front(t, d, size) for t, d in zip(args[:2], in_dims[:2], strict=True))
     batched, elementwise = _batched(inputs, in_dims[2:6], size, spec)
     assert batched.scale is not None
     shape = torch.broadcast_shapes(batched.loc.shape, batched.scale.shape)

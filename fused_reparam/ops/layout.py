@@ -108,12 +108,12 @@ def _row_strides(
     shape: Sequence[int], strides: Sequence[int], split: int
 ) -> tuple[int, int] | None:
     """The two strides of an operand cut into rows and columns before dim ``split``."""
-    row = _run_stride(shape[:split], strides[:split])
-    column = _run_stride(shape[split:], strides[split:])
+    row = run_stride(shape[:split], strides[:split])
+    column = run_stride(shape[split:], strides[split:])
     return None if row is None or column is None else (row, column)
 
 
-def _run_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
+def run_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
     """The constant stride of some dims walked in order, or None when there is none."""
     run: int | None = None
     extent = 1

@@ -49,3 +49,15 @@ def functorch_active() -> bool:
 def forward_ad_active() -> bool:
     """Whether forward-mode derivatives are being computed (which no op here implements)."""
     return forward_ad._current_level >= 0
+
+
+def front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """The tensor with the batch as its dim 0, expanded where it has none."""
+    if t is None:
+        return None
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+def pad(t: Tensor, dims: int) -> Tensor:
+    """Ones after the batch dim, so that an example's dims broadcast as they would alone."""
+    return t.reshape(t.shape[0], *[1] * (dims + 1 - t.dim()), *t.shape[1:])

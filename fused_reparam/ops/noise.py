@@ -1,4 +1,4 @@
-"""``fused_reparam::normal``, the noise stream as a tensor, and ``draw_key``, a key as an op."""
+"""The noise stream as a tensor (``normal``, ``base_noise``), and ``draw_key``, a key as an op."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import noise
+from .. import noise, streams
 from ..backends import select
 from .layout import empty_ordered
 from .library import LIB, define
@@ -39,6 +39,42 @@ def _vmap(info, in_dims, key, shape, order, dtype):  # type: ignore[no-untyped-d
 
 
 torch.library.register_vmap("fused_reparam::normal", _vmap, lib=LIB)
+
+define(
+    "base_noise(Tensor key, SymInt[] shape, int[] order, ScalarType dtype, str base, float number)"
+    " -> Tensor"
+)
+
+
+def base_noise(
+    key: Tensor,
+    shape: Sequence[int],
+    order: list[int],
+    dtype: torch.dtype,
+    base: str,
+    number: float,
+) -> Tensor:
+    """Noise of a name in ``streams.BASES``, dense in the given memory order."""
+    noise.check_bits(key)
+    if base not in streams.BASES:
+        raise ValueError(f"base must be one of {', '.join(streams.BASES)}, got {base!r}")
+    out = fake(key, shape, order, dtype)
+    if out.numel():
+        select.pick(key.device).base_noise(base, number, key.contiguous(), out)
+    return out
+
+
+LIB.impl("base_noise", base_noise, "CompositeExplicitAutograd")
+torch.library.register_fake("fused_reparam::base_noise", lambda *args: fake(*args[:4]), lib=LIB)
+
+
+def _base_noise_vmap(info, in_dims, key, *rest):  # type: ignore[no-untyped-def]
+    """One stream per key."""
+    keys = key.movedim(in_dims[0], 0).unbind()
+    return torch.stack([torch.ops.fused_reparam.base_noise(k, *rest) for k in keys]), 0
+
+
+torch.library.register_vmap("fused_reparam::base_noise", _base_noise_vmap, lib=LIB)
 
 
 # A compiler merges two calls of an op with the same arguments, random or not, unless it knows the

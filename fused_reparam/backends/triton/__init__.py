@@ -2,13 +2,15 @@
 
 Importing this package imports neither triton nor a GPU runtime; the first use does.
 
-- `philox`, `approx`, `box_muller`, `keys`, `scale`: device functions, each once.
+- `philox`, `approx`, `box_muller`, `uniform`, `bases`, `keys`, `scale`, `families`: device
+  functions, each once.
 - `tiles`: which elements a program works on, and where they lie.
-- `forward`, `backward`, `fill`, `finish`: the kernels.
+- `forward`, `backward`, `fill`, `finish`, `draws_forward`, `draws_backward`: the kernels.
+- `rows_tiles`, `rows_forward`, `rows_backward`, `rows_calls`: relaxed categories, likewise.
 - `shapes`: tile shapes.
 - `launch`: cutting tensors into tiles, and the launch of a variant of a kernel.
 - `torch_stream`, `torch_calls`: the same with the numbers of ``torch.randn``, on CUDA.
-- `calls`: the backend's functions: which variant a call takes, and its arguments.
+- `calls`, `draw_calls`: the backend's functions: which variant a call takes, and its arguments.
 """
 
 from __future__ import annotations
@@ -120,3 +122,39 @@ def gaussian_forward(*arguments: Any) -> None:
 def gaussian_backward(*arguments: Any) -> None:
     """Write the gradients that are not None; the noise is made again from the key."""
     _calls().gaussian_backward(*arguments)
+
+
+@cache
+def _draws() -> Any:
+    from . import draw_calls
+
+    return draw_calls
+
+
+def base_noise(*arguments: Any) -> None:
+    """Fill `out` (dense) with base noise: see `reference.draws`."""
+    _calls().base_noise(*arguments)
+
+
+def draw_forward(*arguments: Any) -> None:
+    """A draw of an element-wise family: see `reference.draws`."""
+    _draws().draw_forward(*arguments)
+
+
+def draw_backward(*arguments: Any) -> None:
+    """Its gradients; the noise is made again from the key."""
+    _draws().draw_backward(*arguments)
+
+
+def softmax_forward(*arguments: Any) -> None:
+    """Relaxed categories: see `reference.rows`."""
+    from .rows_calls import softmax_forward as call
+
+    call(*arguments)
+
+
+def softmax_backward(*arguments: Any) -> None:
+    """Their gradient: see `reference.rows`."""
+    from .rows_calls import softmax_backward as call
+
+    call(*arguments)

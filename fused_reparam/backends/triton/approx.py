@@ -10,6 +10,8 @@ no form needs a slow path. `.ftz` keeps the compiler from adding code for subnor
 # A Triton function returns from every branch or from none.
 # ruff: noqa: RET505
 
+import math
+
 import triton
 import triton.language as tl
 from triton import knobs
@@ -26,6 +28,8 @@ INTERPRETED: tl.constexpr = tl.constexpr(bool(knobs.runtime.interpret))
 PI: tl.constexpr = tl.constexpr(3.141592653589793)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+# (exp(x) - 1) / x
+_EXP: tl.constexpr = tl.constexpr(tuple(1.0 / math.factorial(k + 1) for k in range(14)))
 
 
 def _library(symbol, x, _semantic, kind="fp32"):
@@ -46,6 +50,11 @@ def _amd_exp2(x, _semantic=None):
 @core.extern
 def _amd_sqrt(x, _semantic=None):
     return _library("__ocml_native_sqrt_f32", x, _semantic)
+
+
+@core.extern
+def _amd_reciprocal(x, _semantic=None):
+    return _library("__ocml_native_recip_f32", x, _semantic)
 
 
 @core.extern
@@ -139,6 +148,17 @@ def sqrt(x, MATH: tl.constexpr):
 
 
 @triton.jit
+def reciprocal(x, MATH: tl.constexpr):
+    """1 / x; infinite for subnormal x, zero where the result would be subnormal."""
+    if MATH == PTX:
+        return ptx("rcp.approx.ftz.f32", x)
+    elif MATH == AMD:
+        return _amd_reciprocal(x)
+    else:
+        return 1.0 / x
+
+
+@triton.jit
 def exp2(x, MATH: tl.constexpr):
     """2 to the x; results below 2^-126 are flushed to zero."""
     if MATH == PTX:
@@ -165,13 +185,30 @@ def exp(x, FACTOR: tl.constexpr, TIMES: tl.constexpr, EXACT: tl.constexpr, MATH:
     elif EXACT:
         t = x * (FACTOR * LOG2E)
         residue = tl.maximum(tl.fma(t, -LN2 / FACTOR, x), -0.5)
-        if FACTOR == 1.0:  # here t overflows for x near float32's largest
+        if FACTOR >= 1.0:  # here t overflows for x near float32's largest
             residue = tl.minimum(residue, 0.5)
         return exp2(t, MATH) * (residue * (FACTOR * TIMES) + TIMES)
     elif TIMES == 0.5:
         return exp2(x * (FACTOR * LOG2E) - 1.0, MATH)
     else:
         return exp2(x * (FACTOR * LOG2E), MATH) * TIMES
+
+
+@triton.jit
+def series(x, TERMS: tl.constexpr, COEFFICIENTS: tl.constexpr):
+    """The polynomial of so many first coefficients, lowest power first."""
+    total = tl.full(x.shape, COEFFICIENTS[TERMS - 1], x.dtype)
+    for i in tl.static_range(TERMS - 1):
+        total = total * x + COEFFICIENTS[TERMS - 2 - i]
+    return total
+
+
+@triton.jit
+def expm1(x, e):
+    """exp(x) - 1 to its last bits, given e = exp(x)."""
+    near = tl.where(tl.abs(x) < 0.5, x, 0.0)
+    small = near * series(near, 14 if x.dtype.is_fp64() else 8, _EXP)
+    return tl.where(tl.abs(x) < 0.5, small, e - 1.0)
 
 
 @triton.jit

@@ -73,3 +73,16 @@ def normal_tile(seed, offset, start, group, Q: tl.constexpr, VEC: tl.constexpr, 
         even = tl.join(tl.join(n0, n4), tl.join(n2, n6))
         odd = tl.join(tl.join(n1, n5), tl.join(n3, n7))
         return tl.reshape(tl.join(even, odd), (Q, 8))
+
+
+@triton.jit
+def normal_elements(seed, offset, index, MATH: tl.constexpr, DOUBLE: tl.constexpr):
+    """The stream's elements `index` (int64, any shape), each from a block made for it alone."""
+    if DOUBLE:
+        w0, w1, w2, w3 = philox(offset + (index >> 1).to(tl.uint64), seed, MATH)
+        even, odd = pair64(w0, w1, w2, w3, MATH)
+    else:
+        w0, w1, w2, w3 = philox(offset + (index >> 2).to(tl.uint64), seed, MATH)
+        late = (index & 2) != 0
+        even, odd = pair32(tl.where(late, w2, w0), tl.where(late, w3, w1), MATH)
+    return tl.where((index & 1) != 0, odd, even)

@@ -1,4 +1,4 @@
-"""The backend's three functions: from tensors to the launches of a variant.
+"""The backend's functions but for the draws: from tensors to the launches of a variant.
 
 Everything that depends only on shapes, strides, types and options is found once and kept: a call
 looks it up, and passes addresses and numbers.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ... import noise
-from . import backward, fill, finish, forward, keys
+from . import backward, bases, fill, finish, forward, keys
 from .launch import Layout, Plan, Variant, layout_of, math_form, plan
 from .shapes import MANY_GROUPS
 
@@ -64,19 +64,65 @@ def _tried(n: int) -> str | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _fill(device: torch.device, dtype: torch.dtype, n: int, mode: int, _: str | None) -> Variant:
+def _fill(
+    device: torch.device, dtype: torch.dtype, n: int, base: str, mode: int, _: str | None
+) -> Variant:
     vector = 16 // dtype.itemsize
     cut = plan(n, n, vector, device)
-    constants = (mode, cut.tail, cut.shape.groups, vector, math_form(device, vector))
+    constants = (
+        mode, bases.INDEX[base], cut.tail, cut.shape.groups, vector, math_form(device, vector),
+    )  # fmt: skip
     return Variant(fill.fill_kernel, device, cut.programs, constants, cut.shape.warps)
+
+
+def base_noise(base: str, number: float, key: torch.Tensor, out: torch.Tensor) -> None:
+    """Fill `out` (dense) with the key's base noise, in memory order."""
+    n = out.numel()
+    mode, bits, _, seed, offset = _key(key)
+    variant = _fill(out.device, out.dtype, n, base, mode, _tried(n))
+    variant.launch((bits, out), (n, seed, offset, *bases.numbers(base, number)))
 
 
 def normal(key: torch.Tensor, out: torch.Tensor) -> None:
     """Fill `out` (dense) with the key's noise stream, in memory order."""
-    n = out.numel()
-    mode, bits, _, seed, offset = _key(key)
-    variant = _fill(out.device, out.dtype, n, mode, _tried(n))
-    variant.launch((bits, out), (n, seed, offset))
+    base_noise("normal", 0.0, key, out)
+
+
+def kl_mode(n: int, segments: int, cut: Plan, vector: int) -> tuple[int, int]:
+    """`forward`'s KL for sums over segments, and how many sums each program leaves to be finished;
+    0 where the kernel writes the values itself, or for no KL (no segments).
+    """
+    if segments in (0, n):
+        return (forward.KL_EACH if segments else forward.KL_NONE).value, 0
+    if cut.segment_groups:
+        return forward.KL_SEGMENT.value, 0
+    tile = cut.shape.groups * vector
+    if segments == 1 or n // segments % tile == 0:  # no slot where each tile is a whole segment
+        return forward.KL_TILE.value, int(cut.programs != segments)
+    return forward.KL_SPLIT.value, 2
+
+
+def finish_of(
+    device: torch.device, segments: int, samples: int, slots: int, cut: Plan, vector: int
+) -> Variant | None:
+    """The kernel that adds up so many sums of each program."""
+    if not slots:
+        return None
+    block = 4096 if cut.programs > 64 * segments else 256
+    constants = (slots, segments == 1, cut.shape.groups * vector, block)
+    warps = 8 if block > 256 else 4
+    return Variant(finish.finish_kernel, device, segments * samples, constants, warps)
+
+
+def gkl_mode(n: int, segments: int, cut: Plan) -> int:
+    """`backward`'s GKL for a gradient of so many values; 0: none came."""
+    if segments == 0:
+        return backward.GKL_NONE.value
+    if segments == n:
+        return backward.GKL_EACH.value
+    if segments == 1:
+        return backward.GKL_ONE.value
+    return (backward.GKL_SEGMENT if cut.segment_groups else backward.GKL_SPLIT).value
 
 
 class Forward(NamedTuple):
@@ -103,38 +149,18 @@ def _forward(
 ) -> Forward:
     """`segments`: 0 for no KL; `given`: whether there is an eps, and a z."""
     vector = 16 // dtype.itemsize
-    wanted, segments = segments > 0, segments or n
-    cut = plan(n, segments, vector, device)
-    shape, tile, length = cut.shape, cut.shape.groups * vector, n // segments
+    cut = plan(n, segments or n, vector, device)
     place = _layout(rows, 4, cut, vector)
-    slots = 0
-    if not wanted:
-        kl = forward.KL_NONE
-    elif segments == n:
-        kl = forward.KL_EACH
-    elif cut.segment_groups:
-        kl = forward.KL_SEGMENT
-    else:
-        slots = 1 if segments == 1 or length % tile == 0 else 2
-        kl = forward.KL_TILE if slots == 1 else forward.KL_SPLIT
-        if slots == 1 and cut.programs == segments:
-            slots = 0  # each tile is a whole segment
+    kl, slots = kl_mode(n, segments, cut, vector)
     constants = (
-        mode, kind, clamped, kl.value, cut.segment_groups, place.layout, place.unit, place.long,
-        place.big, cut.tail, shape.groups, vector, math_form(device, vector),
+        mode, kind, clamped, kl, cut.segment_groups, place.layout, place.unit, place.long,
+        place.big, cut.tail, cut.shape.groups, vector, math_form(device, vector),
     )  # fmt: skip
-    last = None
-    if slots:
-        block = 4096 if cut.programs > 64 * segments else 256
-        last = Variant(
-            finish.finish_kernel, device, segments, (slots, segments == 1, tile, block),
-            8 if block > 256 else 4,
-        )  # fmt: skip
     return Forward(
-        Variant(forward.forward_kernel, device, cut.programs, constants, shape.warps),
-        (n, length, place.columns, *place.strides[:6]),
+        Variant(forward.forward_kernel, device, cut.programs, constants, cut.shape.warps),
+        (n, n // (segments or n), place.columns, *place.strides[:6]),
         cut.programs * slots,
-        last,
+        finish_of(device, segments, 1, slots, cut, vector),
     )
 
 
@@ -155,7 +181,7 @@ def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl
     )
     if call.finish is not None:
         tiles = call.variant.programs
-        call.finish.launch((target, kl), (tiles, call.numbers[1], weight))
+        call.finish.launch((target, kl), (tiles, call.numbers[1], kl.numel(), weight))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -173,23 +199,15 @@ def _backward(
 ) -> tuple[Variant, tuple[int, ...]]:
     """`segments`: 0 for no gradient of the KL; `given`: which pointers are not None."""
     vector = 16 // dtype.itemsize
-    wanted, segments = segments > 0, segments or n
-    cut = plan(n, segments, vector, device)
-    if not wanted:
-        kl = backward.GKL_NONE
-    elif segments == n:
-        kl = backward.GKL_EACH
-    elif segments == 1:
-        kl = backward.GKL_ONE
-    else:
-        kl = backward.GKL_SEGMENT if cut.segment_groups else backward.GKL_SPLIT
+    cut = plan(n, segments or n, vector, device)
     place = _layout(rows, 7, cut, vector)
     constants = (
-        mode, kind, clamped, kl.value, cut.segment_groups, place.layout, place.unit, place.long,
-        place.big, cut.tail, cut.shape.groups, vector, math_form(device, vector),
+        mode, kind, clamped, gkl_mode(n, segments, cut), cut.segment_groups, place.layout,
+        place.unit, place.long, place.big, cut.tail, cut.shape.groups, vector,
+        math_form(device, vector),
     )  # fmt: skip
     variant = Variant(backward.backward_kernel, device, cut.programs, constants, cut.shape.warps)
-    return variant, (n, n // segments, place.columns, *place.strides)
+    return variant, (n, n // (segments or n), place.columns, *place.strides)
 
 
 def gaussian_backward(

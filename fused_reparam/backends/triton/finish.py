@@ -11,22 +11,27 @@ import triton.language as tl
     do_not_specialize=[
         "tiles",
         "length",
+        "segments",
     ]
 )
 def finish_kernel(
-    sums, kl, tiles: "i64", length: "i64", weight: "fp64",
+    sums, kl, tiles: "i64", length: "i64", segments: "i64", weight: "fp64",
     SLOTS: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """kl[s] = weight * the sums of the tiles of segment s (the program's index).
 
-    sums: [tiles, SLOTS]. With two slots, a tile's second one belongs to the segment that begins
-    inside it.
+    sums: [samples, tiles, SLOTS]; each sample has so many `segments` (1 sample but for draws). With
+    two slots, a tile's second one belongs to the segment that begins inside it.
     WHOLE: there is one segment, and it holds every tile.
     """
-    segment = tl.program_id(0).to(tl.int64)
+    tiles = tl.cast(tiles, tl.int64)
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // segments
+    segment = program - sample * segments
+    sums += sample * tiles * SLOTS
     if WHOLE:
         first = segment
-        last = tl.cast(tiles, tl.int64)
+        last = tiles
         begin = segment
     else:
         begin = segment * length
@@ -43,4 +48,4 @@ def finish_kernel(
             total += tl.load(sums + tile, mask=tile < last, other=0.0)
         first += BLOCK
         tile += BLOCK
-    tl.store(kl + segment, tl.sum(total) * tl.full((), weight, total.dtype))
+    tl.store(kl + program, tl.sum(total) * tl.full((), weight, total.dtype))

@@ -84,28 +84,29 @@ def forward_tile(
         KIND, CLAMP, KL, LAYOUT, UNIT, Q, VEC, MATH,
     )  # fmt: skip
     if KL != KL_NONE:
-        store_kl(twice, kl, weight, start, group, mask, n, length, KL, GROUPS, Q, VEC)
+        factor = tl.full((), weight, twice.dtype) * 0.5
+        store_kl(twice, kl, factor, start, group, mask, n, length, KL, GROUPS, Q, VEC)
 
 
 @triton.jit
 def store_kl(
-    twice, kl, weight, start, group, mask, n, length,
+    each, kl, factor, start, group, mask, n, length,
     KL: tl.constexpr, GROUPS: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
-    factor = tl.full((), weight, twice.dtype) * 0.5
+    """Each element's number, or their sums as KL says, times the scalar factor."""
     if KL == KL_EACH:
-        tl.store(locate(kl, start, group, 0, 0, 0, 0, VEC, DENSE, 0), twice * factor, mask=mask)
+        tl.store(locate(kl, start, group, 0, 0, 0, 0, VEC, DENSE, 0), each * factor, mask=mask)
     elif KL == KL_TILE:
-        tl.store(kl + tl.program_id(0), tl.sum(twice) * factor)
+        tl.store(kl + tl.program_id(0), tl.sum(each) * factor)
     elif KL == KL_SPLIT:
         boundary = tl.minimum((start // length + 1) * length - start, Q * VEC).to(tl.int32)
         before = (group * VEC)[:, None] + tl.arange(0, VEC)[None, :] < boundary
         slot = kl + tl.program_id(0).to(tl.int64) * 2
-        tl.store(slot, tl.sum(tl.where(before, twice, 0.0)) * factor)
-        tl.store(slot + 1, tl.sum(tl.where(before, 0.0, twice)) * factor)
+        tl.store(slot, tl.sum(tl.where(before, each, 0.0)) * factor)
+        tl.store(slot + 1, tl.sum(tl.where(before, 0.0, each)) * factor)
     else:
         ROWS: tl.constexpr = Q // GROUPS
-        sums = tl.sum(tl.reshape(twice, (ROWS, GROUPS * VEC)), axis=1)
+        sums = tl.sum(tl.reshape(each, (ROWS, GROUPS * VEC)), axis=1)
         index = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
         tl.store(kl + index, sums * factor, mask=index * length < n)
 

@@ -31,23 +31,32 @@ class Plan(NamedTuple):
     tail: int
 
 
-def plan(n: int, segments: int, vector: int, device: torch.device | None = None) -> Plan:
-    """`segments` > 1: tiles must respect that many segments of equal length (see `tiles`)."""
+def plan(
+    n: int,
+    segments: int,
+    vector: int,
+    device: torch.device | None = None,
+    only: Shape | None = None,
+) -> Plan:
+    """`segments` > 1: tiles must respect that many segments of equal length (see `tiles`).
+
+    `only`: the shape to take, whatever the size.
+    """
     if 1 < segments < n:
         length = n // segments
         aligned = length % vector == 0
         cover = length // vector if aligned else -(-length // vector) + 1
-        for shape in SEGMENT:
+        for shape in (only,) if only else SEGMENT:
             if cover <= shape.groups:
                 groups = triton.next_power_of_2(cover)
                 each = shape.groups // groups
                 full = length == groups * vector and segments % each == 0
                 return Plan(shape, -(-segments // each), groups, 0 if full else 1 if aligned else 2)
-        shape = flat_shape(n, vector, False, device)
-        if shape.groups * vector > length:
-            shape = SMALL
+        shape = only or flat_shape(n, vector, False, device)
+        if shape.groups * vector > length:  # a segment would begin and end inside a tile
+            shape = Shape(only.groups // 2, only.warps // 2) if only else SMALL
     else:
-        shape = flat_shape(n, vector, segments == 1, device)
+        shape = only or flat_shape(n, vector, segments == 1, device)
     tile = shape.groups * vector
     tail = 0 if n % tile == 0 else 1 if n % vector == 0 else 2
     return Plan(shape, -(-n // tile), 0, tail)

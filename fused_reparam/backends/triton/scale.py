@@ -9,7 +9,7 @@
 import triton
 import triton.language as tl
 
-from .approx import exp, log, sqrt
+from .approx import exp, log, reciprocal, sqrt
 
 LOGVAR: tl.constexpr = tl.constexpr(0)
 LOG_STD: tl.constexpr = tl.constexpr(1)
@@ -34,7 +34,7 @@ def softplus_parts(x, MATH: tl.constexpr):
     of a small e.
     """
     e = exp(-tl.abs(x), 1.0, 1.0, True, MATH)
-    s = 1.0 / (2.0 + e)
+    s = reciprocal(2.0 + e, MATH)
     square = (e * s) * (e * s)
     TERMS: tl.constexpr = 17 if x.dtype.is_fp64() else 8
     series = tl.full(x.shape, 1.0 / (2 * TERMS + 1), x.dtype)
@@ -78,10 +78,26 @@ def derivatives(x, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
     elif KIND == VAR:
         return 0.5 / sqrt(x, MATH), 1.0 - 1.0 / x
     else:
-        sigma, e, ratio = softplus_parts(x, MATH)
-        share = 1.0 / (1.0 + e)
-        sigmoid = tl.where(x > 0.0, share, e * share)
-        return sigmoid, sigma * sigmoid - share / ratio
+        sigma, _, _ = softplus_parts(x, MATH)
+        sigmoid, to_log = slopes(x, sigma, KIND, MATH)
+        return sigmoid, sigma * sigmoid - to_log
+
+
+@triton.jit
+def slopes(x, sigma, KIND: tl.constexpr, MATH: tl.constexpr):
+    """(d sigma / dx, d log sigma / dx). `derivatives` has fewer instructions for its KL."""
+    if KIND == LOGVAR:
+        return 0.5 * sigma, tl.full(x.shape, 0.5, x.dtype)
+    elif KIND == LOG_STD:
+        return sigma, tl.full(x.shape, 1.0, x.dtype)
+    elif KIND == STD:
+        return tl.full(x.shape, 1.0, x.dtype), reciprocal(x, MATH)
+    elif KIND == VAR:
+        return 0.5 * reciprocal(sigma, MATH), 0.5 * reciprocal(x, MATH)
+    else:
+        _, e, ratio = softplus_parts(x, MATH)
+        share = reciprocal(1.0 + e, MATH)
+        return tl.where(x > 0.0, share, e * share), share * reciprocal(ratio, MATH)
 
 
 @triton.jit

@@ -55,6 +55,11 @@ def large_shape(vector: int, arch: str) -> Shape:
     return _parse(asked) if asked else LARGE.get(arch, DEFAULT)[vector]
 
 
+def sparse_shape(vector: int, arch: str) -> Shape:
+    """For kernels that need many registers: a thread has eight elements (float64: four)."""
+    return Shape(256, 8) if vector == 8 and not arch.startswith("gfx") else SMALL
+
+
 def _parse(asked: str) -> Shape:
     """Triton takes powers of two; a warp has 32 or 64 threads, a program at most 1024."""
     numbers = asked.split(",")

@@ -103,7 +103,7 @@ def forward(
     factor = weight if programs == 1 else 1.0
     variant.launch((loc, scale, z, target), (*draw.numbers(n), low, high, factor))
     if programs > 1:
-        _finish(device, programs).launch((target, kl), (programs, n, weight))
+        _finish(device, programs).launch((target, kl), (programs, n, 1, weight))
 
 
 def backward(

@@ -1,4 +1,4 @@
-"""``torch.nn`` modules over ``functional``."""
+"""The Gaussian latent as a ``torch.nn`` module."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import arguments, functional
-from .ops.gaussian_call import halves
+from .. import arguments, functional
+from ..ops.gaussian_call import halves
 
 __all__ = ["FusedGaussianLatent"]
 

@@ -1,8 +1,6 @@
-"""The reference backend: every op in plain PyTorch, on any device. It is the specification.
+"""The Gaussian latent in plain PyTorch: its formulas, and what every backend is promised.
 
-Every backend module has the functions ``unavailable_reason``, ``info``, ``normal``,
-``gaussian_forward`` and ``gaussian_backward`` with the arguments used here. The op layer allocates
-all outputs, arranges memory and guarantees:
+The op layer allocates all outputs, arranges memory and guarantees:
 
 * There is at least one element. ``loc, scale, eps, z, grad_z, grad_loc, grad_scale`` share one
   dtype (float32, float16, bfloat16 or float64) and one device; those that are not wanted are None.
@@ -27,27 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .. import noise
+from ... import noise
+from .memory import elements, store
 
 # The scale keywords; a backend receives the position in this tuple.
 SCALE_KINDS = ("logvar", "log_std", "std", "var", "rho")
 LOGVAR, LOG_STD, STD, VAR, RHO = range(5)
-
-
-def unavailable_reason(device: torch.device) -> str | None:
-    """Why this backend can't serve tensors on a device; None when it can. This one always can."""
-    return None
-
-
-def info() -> dict[str, str]:
-    """What ``python -m fused_reparam info`` prints about this backend."""
-    return {"implementation": "plain PyTorch"}
-
-
-def normal(key: Tensor, out: Tensor) -> None:
-    """Fill ``out`` with the stream of ``key`` in memory order."""
-    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
-    _flat(out).copy_(noise.stream(noise.on_device(key, out.device), out.numel(), compute))
 
 
 def gaussian_forward(
@@ -67,14 +50,14 @@ def gaussian_forward(
 
     ``z`` or ``kl`` may be None.
     """
-    mu, x = _elements(loc, dense), clamp(_elements(scale, dense), low, high)
+    mu, x = elements(loc, dense), clamp(elements(scale, dense), low, high)
     sigma = sigma_of(x, kind)
     if z is not None:
-        _store(z, mu + sigma * _noise(key, eps, mu, dense), dense)
+        store(z, mu + sigma * _noise(key, eps, mu, dense), dense)
     if kl is not None:
         element = kl_element(mu, x, sigma, kind)
         if kl.numel() == element.numel():
-            _store(kl, weight * element, dense)
+            store(kl, weight * element, dense)
         else:
             kl.view(-1).copy_(weight * element.view(kl.numel(), -1).sum(1))
 
@@ -101,27 +84,27 @@ def gaussian_backward(
 
     ``grad_z`` or ``grad_kl`` may be None (no gradient came), and so may either result.
     """
-    mu, raw = _elements(loc, dense), _elements(scale, dense)
+    mu, raw = elements(loc, dense), elements(scale, dense)
     x = clamp(raw, low, high)
     to_loc, to_scale = torch.zeros_like(mu), torch.zeros_like(mu)
     sigma = sigma_of(x, kind)
     if grad_z is not None:
-        gz = _elements(grad_z, dense)
+        gz = elements(grad_z, dense)
         to_loc = gz
         if grad_scale is not None:
             to_scale = gz * _noise(key, eps, mu, dense) * dsigma_of(x, sigma, kind)
     if grad_kl is not None:
         if grad_kl.numel() == mu.numel():
-            gk = weight * _elements(grad_kl, dense)
+            gk = weight * elements(grad_kl, dense)
         else:
             segment = mu.numel() // grad_kl.numel()
             gk = weight * grad_kl.reshape(-1).repeat_interleave(segment)
         to_loc = to_loc + gk * mu
         to_scale = to_scale + gk * dkl_of(x, sigma, kind)
     if grad_loc is not None:
-        _store(grad_loc, to_loc, dense)
+        store(grad_loc, to_loc, dense)
     if grad_scale is not None:
-        _store(grad_scale, torch.where(inside(raw, low, high), to_scale, 0.0), dense)
+        store(grad_scale, torch.where(inside(raw, low, high), to_scale, 0.0), dense)
 
 
 # Formulas, element by element. x is the scale parameter after clamping. They are differentiable
@@ -243,24 +226,6 @@ def _softplus_edge(x: Tensor) -> float:
 
 def _noise(key: Tensor | None, eps: Tensor | None, like: Tensor, dense: bool) -> Tensor:
     if eps is not None:
-        return _elements(eps, dense)
+        return elements(eps, dense)
     assert key is not None
     return noise.stream(noise.on_device(key, like.device), like.numel(), like.dtype)
-
-
-def _flat(t: Tensor) -> Tensor:
-    """The n consecutive elements of a dense tensor, whatever its shape."""
-    return t.as_strided((t.numel(),), (1,))
-
-
-def _elements(t: Tensor, dense: bool) -> Tensor:
-    """The operand's elements in index order, 1-D, in the dtype of the arithmetic."""
-    flat = _flat(t) if dense else t.reshape(-1)
-    return flat if t.dtype == torch.float64 else flat.float()
-
-
-def _store(out: Tensor, value: Tensor, dense: bool) -> None:
-    if dense:
-        _flat(out).copy_(value)
-    else:
-        out.copy_(value.view(out.shape))

@@ -1,26 +1,27 @@
-"""What a user calls: checks the arguments, finds the noise, calls an op."""
+"""The Gaussian latent: checks the arguments, finds the noise, calls an op."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from . import noise
-from .arguments import (
+from .. import noise
+from ..arguments import (
     bounds_of,
     check_reduction,
     check_sources,
-    given_noise,
     moments_dim,
     one_scale,
     pair,
+    sample_count,
     scale_kind,
 )
-from .ops import gaussian_short, gaussian_torch
-from .ops.gaussian import gaussian_latent as _latent_op
-from .ops.gaussian_call import Inputs, Spec, halves
-from .ops.layout import empty_ordered, memory_order
-from .ops.library import plain
+from ..backends.reference import SCALE_KINDS
+from ..ops import gaussian_short, gaussian_torch
+from ..ops.gaussian_call import halves
+from . import latent
+from .divergence import PriorArgument, divergence, standard
+from .sources import Sources
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
@@ -35,6 +36,11 @@ def gaussian_latent(
     rho: Tensor | float | None = None,
     reduction: str = "batchmean",
     clamp: tuple[float, float] | None = None,
+    prior: PriorArgument = None,
+    free_bits: float | None = None,
+    free_bits_per: str = "sample",
+    beta: Tensor | float = 1,
+    num_samples: int | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
     rng: str = "philox",
@@ -62,6 +68,13 @@ def gaussian_latent(
             first; "sum"; "mean": over all elements; "batchmean": sum / size of dim 0.
         clamp: (low, high) bounds on logvar or log_std, the same in z, in the KL and in the gradient
             (1 at and inside the bounds, 0 outside).
+        prior: what the KL is measured against. None: N(0, 1). ``(mean, std)`` of two numbers:
+            N(mean, std^2). ``(mean, {"logvar": tensor})``, or any other of the five scales: a
+            learned or hierarchical prior; its tensors broadcast and receive gradients.
+        free_bits: the least KL that counts; below it the gradient is 0.
+        free_bits_per: of what: "sample", the sum over all dims but the first, or "element".
+        beta: factor of the KL, after free bits; a number or a 0-d tensor.
+        num_samples: K samples of each element: z is then (K, \*shape). The KL is unchanged.
         key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn.
         generator: where the key (or, with ``rng="torch"``, the noise) is drawn from; the default
             generator of mu's device when None.
@@ -69,24 +82,26 @@ def gaussian_latent(
             ``torch.randn_like(mu)`` would draw, the generator left in the same state; the noise is
             then saved for the backward pass, except where the kernel can make it again (CUDA,
             contiguous float32, float16 or bfloat16 tensors, a summed KL, eager mode).
-        eps: noise to use instead of drawing any, of the sample's shape; it may require grad.
+        eps: noise to use instead of drawing any, of z's shape; it may require grad.
         return_eps: also return the noise.
 
     Returns:
         ``(z, kl)``, or ``(z, kl, eps)`` with ``return_eps``. z has the broadcast shape, the inputs'
         promoted dtype and mu's memory format. kl is float32 (float64 for float64 inputs) of
-        shape z.shape ("none"), z.shape[:1] ("sample") or (). eps is like z, and detached unless
+        that shape ("none"), of its first dim ("sample") or (). eps is like z, and detached unless
         it was given.
 
     Raises:
         TypeError: an input is not a floating tensor of the four dtypes, or the key's dtype is not
             uint64.
         ValueError: no scale or several, shapes that do not broadcast, an unknown reduction or rng,
-            different devices, a clamp that is not two numbers low <= high, or conflicting sources
-            of noise.
+            different devices, a clamp that is not two numbers low <= high, a prior std that is not
+            positive, negative free bits, or conflicting sources of noise.
         RuntimeError: the backend asked for can't serve mu's device.
 
-    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4 and appendix B.
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4 and appendix B;
+    free bits: Kingma et al., "Improved variational inference with inverse autoregressive flow",
+    2016, appendix C.8; beta: Higgins et al., "beta-VAE", 2017.
 
     Example:
         >>> import torch
@@ -98,11 +113,25 @@ def gaussian_latent(
         >>> z.sum().backward()
         >>> mu.grad.unique()
         tensor([1.])
+        >>> prior = torch.zeros(3), {"log_std": torch.zeros(3)}
+        >>> z, kl = gaussian_latent(mu, std=1.0, prior=prior, num_samples=5, free_bits=2.0)
+        >>> z.shape, kl.item()
+        (torch.Size([5, 4, 3]), 2.0)
     """
     kind, scale = one_scale(logvar, log_std, std, var, rho)
     check_reduction(reduction)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
+    if num_samples is not None or not standard(prior, free_bits, free_bits_per, beta):
+        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+        samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+        if samples or wanted.in_op:
+            return latent.general(mu, scale, kind, bounds, wanted, samples, sources, return_eps)
+        z, kl, *used = gaussian_latent(
+            mu, **{SCALE_KINDS[kind]: scale}, reduction=wanted.inner, clamp=clamp, key=key,  # type: ignore[arg-type]
+            generator=generator, rng=rng, eps=eps, return_eps=return_eps,
+        )  # fmt: skip
+        return (z, wanted.finish(kl, z.shape), *used)
     if eps is None and rng == "philox" and not return_eps:
         if key is not None:
             noise.check_key(key)
@@ -114,7 +143,8 @@ def gaussian_latent(
         if fused is not None:
             return fused
     loc, x = pair(mu, scale, kind)
-    return _latent(loc, x, -1, kind, bounds, reduction, key, generator, rng, eps, return_eps)
+    sources = Sources(key, generator, rng, eps)
+    return latent.plain(loc, x, -1, kind, bounds, reduction, sources, return_eps)
 
 
 def gaussian_rsample(
@@ -126,18 +156,19 @@ def gaussian_rsample(
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
     clamp: tuple[float, float] | None = None,
+    num_samples: int | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Sample ``z = mu + sigma * eps`` without the KL.
+    r"""Sample ``z = mu + sigma * eps`` without the KL.
 
     Arguments, dtypes and errors are those of :func:`gaussian_latent`.
 
     Returns:
-        z, or ``(z, eps)`` with ``return_eps``.
+        z, of shape (num_samples, \*shape) where that is given, or ``(z, eps)`` with ``return_eps``.
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4.
 
@@ -151,17 +182,20 @@ def gaussian_rsample(
     kind, scale = one_scale(logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
-    if eps is None and rng == "philox" and not return_eps:
+    samples = sample_count(num_samples)
+    if eps is None and rng == "philox" and not return_eps and not samples:
         if key is not None:
             noise.check_key(key)
         short = gaussian_short.latent(mu, scale, -1, kind, bounds, None, key, generator)
         if short is not None:
             return short[0]
-    loc, x = pair(mu, scale, kind)
-    z, _, *noise_used = _latent(
-        loc, x, -1, kind, bounds, None, key, generator, rng, eps, return_eps
-    )  # fmt: skip
-    return (z, *noise_used) if return_eps else z  # type: ignore[return-value]
+    sources = Sources(key, generator, rng, eps)
+    if samples:
+        z, _, *used = latent.general(mu, scale, kind, bounds, None, samples, sources, return_eps)
+    else:
+        loc, x = pair(mu, scale, kind)
+        z, _, *used = latent.plain(loc, x, -1, kind, bounds, None, sources, return_eps)
+    return (z, *used) if return_eps else z  # type: ignore[return-value]
 
 
 def gaussian_kl(
@@ -174,11 +208,16 @@ def gaussian_kl(
     rho: Tensor | float | None = None,
     reduction: str = "batchmean",
     clamp: tuple[float, float] | None = None,
+    prior: PriorArgument = None,
+    free_bits: float | None = None,
+    free_bits_per: str = "sample",
+    beta: Tensor | float = 1,
 ) -> Tensor:
-    """KL divergence of N(mu, sigma^2) to N(0, 1), in nats, without a sample.
+    """KL divergence of N(mu, sigma^2) to N(0, 1) or another prior, in nats, without a sample.
 
-    ``0.5 * (mu^2 + sigma^2 - 1 - log sigma^2)`` per element, reduced. Arguments, dtypes and errors
-    are those of :func:`gaussian_latent`.
+    ``0.5 * (d^2 + r^2 - 1 - log r^2)`` per element, reduced, where ``d = (mu - prior mean) / prior
+    std`` and ``r = sigma / prior std``. Arguments, dtypes and errors are those of
+    :func:`gaussian_latent`.
 
     Returns:
         float32 tensor (float64 for float64 inputs), shaped as ``reduction`` says.
@@ -190,13 +229,21 @@ def gaussian_kl(
         >>> from fused_reparam import gaussian_kl
         >>> gaussian_kl(torch.ones(2, 5), std=torch.ones(5), reduction="sample")
         tensor([2.5000, 2.5000])
+        >>> gaussian_kl(torch.ones(2, 5), std=2.0, prior=(1.0, 2.0)).item()
+        0.0
     """
     kind, scale = one_scale(logvar, log_std, std, var, rho)
     check_reduction(reduction)
-    loc, x = pair(mu, scale, kind)
     bounds = bounds_of(clamp, kind)
-    spec = Spec(_order(loc, x, -1), kind, *bounds, reduction, False, -1)
-    return _latent_op(Inputs(loc, x, None, None), spec)[1]
+    if standard(prior, free_bits, free_bits_per, beta):
+        loc, x = pair(mu, scale, kind)
+        return latent.plain_kl(loc, x, kind, bounds, reduction)
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+    if wanted.in_op:
+        return latent.general_kl(mu, scale, kind, bounds, wanted)
+    loc, x = pair(mu, scale, kind)
+    kl = latent.plain_kl(loc, x, kind, bounds, wanted.inner)
+    return wanted.finish(kl, torch.broadcast_shapes(loc.shape, x.shape))
 
 
 def gaussian_latent_from_moments(
@@ -206,6 +253,11 @@ def gaussian_latent_from_moments(
     scale: str = "logvar",
     reduction: str = "batchmean",
     clamp: tuple[float, float] | None = None,
+    prior: PriorArgument = None,
+    free_bits: float | None = None,
+    free_bits_per: str = "sample",
+    beta: Tensor | float = 1,
+    num_samples: int | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
     rng: str = "philox",
@@ -221,7 +273,8 @@ def gaussian_latent_from_moments(
         moments: tensor whose size along ``dim`` is even.
         dim: the dim to halve.
         scale: what the second half is: "logvar", "log_std", "std", "var" or "rho".
-        reduction, clamp, key, generator, rng, eps, return_eps: see :func:`gaussian_latent`.
+        reduction, clamp, prior, free_bits, free_bits_per, beta, num_samples, key, generator, rng,
+            eps, return_eps: see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)`` or ``(z, kl, eps)``, see :func:`gaussian_latent`.
@@ -244,83 +297,22 @@ def gaussian_latent_from_moments(
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     dim = moments_dim(moments, dim)
+    if num_samples is not None or not standard(prior, free_bits, free_bits_per, beta):
+        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+        samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+        if samples or wanted.in_op:
+            mu, x = halves(moments, dim)
+            return latent.general(mu, x, kind, bounds, wanted, samples, sources, return_eps)
+        z, kl, *used = gaussian_latent_from_moments(
+            moments, dim, scale=scale, reduction=wanted.inner, clamp=clamp, key=key,
+            generator=generator, rng=rng, eps=eps, return_eps=return_eps,
+        )  # fmt: skip
+        return (z, wanted.finish(kl, z.shape), *used)
     if eps is None and rng == "philox" and not return_eps:
         if key is not None:
             noise.check_key(key)
         short = gaussian_short.latent(moments, None, dim, kind, bounds, reduction, key, generator)
         if short is not None:
             return short  # type: ignore[return-value]  # there is a KL
-    return _latent(
-        moments, None, dim, kind, bounds, reduction, key, generator, rng, eps, return_eps
-    )
-
-
-def _latent(
-    loc: Tensor,
-    scale: Tensor | None,
-    dim: int,
-    kind: int,
-    bounds: tuple[float, float],
-    reduction: str | None,
-    key: Tensor | None,
-    generator: torch.Generator | None,
-    rng: str,
-    eps: Tensor | None,
-    return_eps: bool,
-) -> tuple[Tensor, ...]:
-    order = _order(loc, scale, dim)
-    if eps is not None:
-        eps = given_noise(eps, loc, _shape(loc, scale, dim))
-    elif rng == "torch":
-        eps = _torch_noise(loc, _shape(loc, scale, dim), order, generator)
-    elif key is None:
-        key = _drawn_key(loc, generator)
-    else:
-        noise.check_key(key)
-        if not (key.is_cpu and plain(loc)):
-            key = noise.on_device(key, loc.device)
-    spec = Spec(order, kind, *bounds, reduction, True, dim)
-    z, kl = _latent_op(Inputs(loc, scale, key, eps), spec)
-    if not return_eps:
-        return z, kl
-    if eps is None:
-        assert key is not None
-        shape = _shape(loc, scale, dim)
-        key = noise.on_device(key, loc.device)
-        eps = torch.ops.fused_reparam.normal(key, shape, order, loc.dtype)
-    return z, kl, eps
-
-
-def _drawn_key(loc: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A fresh key: where kernels take it by value, on the host."""
-    if plain(loc):
-        return noise.draw_bits(loc.device, generator)
-    return noise.draw_key(loc.device, generator)
-
-
-def _shape(loc: Tensor, scale: Tensor | None, dim: int) -> torch.Size:
-    if scale is None:
-        return torch.Size((*loc.shape[:dim], loc.shape[dim] // 2, *loc.shape[dim + 1 :]))
-    return loc.shape if loc.shape == scale.shape else torch.broadcast_shapes(loc.shape, scale.shape)
-
-
-def _order(loc: Tensor, scale: Tensor | None, dim: int) -> list[int]:
-    """Memory order of the sample: mu's, or the scale's where mu is broadcast."""
-    if scale is None:
-        return memory_order(halves(loc, dim)[0])
-    if loc.shape == scale.shape:
-        return memory_order(loc)
-    shape = torch.broadcast_shapes(loc.shape, scale.shape)
-    for t in (loc, scale):
-        if t.shape == shape:
-            return memory_order(t)
-    return []
-
-
-def _torch_noise(
-    loc: Tensor, shape: torch.Size, order: list[int], generator: torch.Generator | None
-) -> Tensor:
-    like = loc if loc.shape == shape else empty_ordered(shape, order, loc.dtype, loc.device)
-    if generator is None:
-        return torch.randn_like(like)
-    return torch.empty_like(like).normal_(generator=generator)
+    sources = Sources(key, generator, rng, eps)
+    return latent.plain(moments, None, dim, kind, bounds, reduction, sources, return_eps)

@@ -1,0 +1,78 @@
+"""The reference backend: every op in plain PyTorch, on any device. It is the specification.
+
+Every backend module has the functions of this one with the same arguments; ``gaussian``, ``draws``
+and ``rows`` state what they are promised and what they compute.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import noise
+from .draws import base_noise, draw_backward, draw_forward
+from .gaussian import (
+    LOG_STD,
+    LOGVAR,
+    RHO,
+    SCALE_KINDS,
+    STD,
+    VAR,
+    clamp,
+    ddkl_of,
+    ddsigma_of,
+    dkl_of,
+    dsigma_of,
+    gaussian_backward,
+    gaussian_forward,
+    inside,
+    kl_element,
+    log_var_of,
+    sigma_of,
+)
+from .memory import flat
+from .rows import softmax_backward, softmax_forward
+
+__all__ = [
+    "LOGVAR",
+    "LOG_STD",
+    "RHO",
+    "SCALE_KINDS",
+    "STD",
+    "VAR",
+    "base_noise",
+    "clamp",
+    "ddkl_of",
+    "ddsigma_of",
+    "dkl_of",
+    "draw_backward",
+    "draw_forward",
+    "dsigma_of",
+    "gaussian_backward",
+    "gaussian_forward",
+    "info",
+    "inside",
+    "kl_element",
+    "log_var_of",
+    "normal",
+    "sigma_of",
+    "softmax_backward",
+    "softmax_forward",
+    "unavailable_reason",
+]
+
+
+def unavailable_reason(device: torch.device) -> str | None:
+    """Why this backend can't serve tensors on a device; None when it can. This one always can."""
+    return None
+
+
+def info() -> dict[str, str]:
+    """What ``python -m fused_reparam info`` prints about this backend."""
+    return {"implementation": "plain PyTorch"}
+
+
+def normal(key: Tensor, out: Tensor) -> None:
+    """Fill ``out`` with the stream of ``key`` in memory order."""
+    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
+    flat(out).copy_(noise.stream(noise.on_device(key, out.device), out.numel(), compute))

@@ -1,0 +1,141 @@
+"""A draw of any element-wise family in plain PyTorch, and what every backend is promised.
+
+The op layer allocates all outputs, arranges memory and guarantees:
+
+* ``family`` is a name of ``families.FAMILIES``; ``kind, prior_kind, numbers`` as it takes them.
+* There is at least one element and at least one sample. ``params, eps, z, grad_z, grads`` share
+  one dtype (float32, float16, bfloat16 or float64) and one device; those not wanted are None.
+* n is the number of elements of a parameter. ``dense=True``: each parameter and each of ``grads``
+  is n consecutive elements in one common memory order. ``dense=False``: each is a 2-D tensor of one
+  shape (R, C) with any non-negative strides, element ``i`` is ``[i // C, i % C]``; outputs never
+  overlap.
+* ``z``, ``eps`` and ``grad_z`` hold ``samples * n`` elements, sample k's element i at ``k n + i``.
+  They are consecutive, but for ``eps`` and ``grad_z`` where ``samples == 1`` and ``dense`` is
+  false: they are then 2-D as the parameters are. ``z`` is always consecutive.
+* ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU; ``eps``,
+  base noise, replaces it where given. Element ``k n + i`` of z takes element ``k n + i`` of the
+  base noise's stream. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
+  ``draw_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to ``bits``.
+* ``values`` and ``grad_values``: as many as the family has, or none where none are wanted; each
+  float32 (float64 for float64), consecutive in index order, of S elements:
+  ``value[s] = weight * sum of the element values s N / S .. (s + 1) N / S - 1``, where N is n, or
+  ``samples * n`` if the family is sampled. S divides n; if sampled, ``S = samples * (a divisor of
+  n)``.
+
+Arithmetic is float32 (float64 for float64), rounded once when a result is stored. Sums are made in
+a fixed order. z within the base noise's error (normal: 4e-6; the others: 1e-6 relative to the
+noise, 4e-6 absolute), the rest within a few roundings of the terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ... import noise, streams
+from .families import FAMILIES, base_number
+from .memory import elements, flat, store
+from .recording import recording
+
+
+def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (dense) with base noise in memory order; see ``streams.BASES``."""
+    compute = torch.float64 if out.dtype == torch.float64 else torch.float32
+    key = noise.on_device(key, out.device)
+    flat(out).copy_(streams.BASES[base](key, out.numel(), compute, number))
+
+
+def draw_forward(
+    family: str,
+    kind: int,
+    prior_kind: int,
+    numbers: Sequence[float],
+    params: Sequence[Tensor],
+    key: Tensor | None,
+    eps: Tensor | None,
+    samples: int,
+    weight: float,
+    dense: bool,
+    z: Tensor | None,
+    values: Sequence[Tensor],
+) -> None:
+    """The family's formula, its values summed and weighed. ``z`` may be None."""
+    p = [elements(t, dense) for t in params]
+    noise_used = _noise(family, numbers, key, eps, samples, p[0], dense)
+    drawn, found = FAMILIES[family].formula(p, noise_used, kind, prior_kind, numbers)
+    if z is not None:
+        store(z, drawn.reshape(-1), dense=True)
+    for out, value in zip(values, found, strict=False):
+        flat(out).copy_(weight * value.reshape(out.numel(), -1).sum(1))
+
+
+def draw_backward(
+    family: str,
+    kind: int,
+    prior_kind: int,
+    numbers: Sequence[float],
+    grad_z: Tensor | None,
+    grad_values: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    key: Tensor | None,
+    eps: Tensor | None,
+    samples: int,
+    weight: float,
+    dense: bool,
+    grads: Sequence[Tensor | None],
+) -> None:
+    """Gradients of ``draw_forward`` for the parameters whose entry in ``grads`` is not None.
+
+    ``grad_z`` and any of ``grad_values`` may be None: no gradient came.
+    """
+    noise_used = _noise(family, numbers, key, eps, samples, elements(params[0], dense), dense)
+    with recording():
+        p = [
+            elements(t, dense).detach().requires_grad_(g is not None)
+            for t, g in zip(params, grads, strict=True)
+        ]
+        drawn, found = FAMILIES[family].formula(p, noise_used, kind, prior_kind, numbers)
+        outputs, incoming = [], []
+        if grad_z is not None:
+            outputs.append(drawn)
+            incoming.append(elements(grad_z, dense or samples > 1).reshape(drawn.shape))
+        for value, grad in zip(found, grad_values, strict=False):
+            if grad is not None:
+                each = weight * grad.reshape(-1, 1)
+                outputs.append(value)
+                incoming.append(each.expand(-1, value.numel() // grad.numel()).reshape(value.shape))
+        wanted = [(t, out) for t, out in zip(p, grads, strict=True) if out is not None]
+        pairs = [(o, g) for o, g in zip(outputs, incoming, strict=True) if o.requires_grad]
+        if pairs:
+            found_grads = torch.autograd.grad(
+                [o for o, _ in pairs], [t for t, _ in wanted], [g for _, g in pairs],
+                materialize_grads=True,
+            )  # fmt: skip
+        else:
+            found_grads = tuple(torch.zeros_like(t) for t, _ in wanted)
+    for (_, out), grad in zip(wanted, found_grads, strict=True):
+        store(out, grad, dense)
+
+
+def _noise(
+    family: str,
+    numbers: Sequence[float],
+    key: Tensor | None,
+    eps: Tensor | None,
+    samples: int,
+    like: Tensor,
+    dense: bool,
+) -> Tensor | None:
+    """Base noise, shape (samples, n), or (n,) for one sample."""
+    n = like.numel()
+    if eps is not None:
+        made = elements(eps, dense or samples > 1)
+    elif key is not None:
+        number = base_number(family, numbers)
+        base = streams.BASES[FAMILIES[family].base]
+        made = base(noise.on_device(key, like.device), samples * n, like.dtype, number)
+    else:
+        return None
+    return made.view(samples, n) if samples > 1 else made

@@ -1,0 +1,254 @@
+"""The element-wise families: how parameters and base noise become a sample and its values.
+
+A formula takes parameters of shape (n,), base noise ``eps`` of shape (n,) or (samples, n), the
+position ``kind`` (and ``prior_kind``) of a scale keyword in ``SCALE_KINDS``, and the family's
+``numbers``. It returns ``z``, shaped as eps, and ``values``: numbers per element that the op layer
+sums, such as a KL (shape (n,)) or a log-density (shaped as eps: the family is ``sampled``). All is
+differentiable PyTorch code in float32 or float64; gradients of every order are those of these
+formulas. ``eps=None`` where only values that need no noise are wanted: z is then not looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .gaussian import clamp, log_var_of, sigma_of
+
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+Values = tuple[Tensor, ...]
+Formula = Callable[
+    [Sequence[Tensor], Tensor | None, int, int, Sequence[float]], tuple[Tensor, Values]
+]
+
+
+class Family(NamedTuple):
+    """What the op layer and the backends must know about a family."""
+
+    parameters: int
+    base: str
+    """A name of ``streams.BASES``."""
+    values: int
+    sampled: bool
+    """Whether the values depend on the noise: then each sample has its own."""
+    formula: Formula
+
+
+def _scale(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """sigma and log sigma^2 of a bounded scale parameter."""
+    x = clamp(x, low, high)
+    sigma = sigma_of(x, kind)
+    return sigma, log_var_of(x, sigma, kind)
+
+
+def floored(element: Tensor, floor: float) -> Tensor:
+    """Free bits: at least ``floor``, with no gradient below it."""
+    return torch.where(element < floor, floor, element) if floor > -math.inf else element
+
+
+def gaussian(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; value: KL to N(prior_mean, prior_std^2), at least ``floor``.
+
+    Parameters mu, x. Numbers low, high (bounds of x), prior_mean, prior_std, floor::
+
+        KL = 0.5 (((mu - prior_mean) / prior_std)^2 + (sigma / prior_std)^2 - 1
+                  - log(sigma^2 / prior_std^2))
+    """
+    low, high, prior_mean, prior_std, floor = numbers
+    sigma, log_var = _scale(p[1], kind, low, high)
+    d, r = (p[0] - prior_mean) / prior_std, sigma / prior_std
+    kl = 0.5 * (d * d + r * r - 1.0 - (log_var - 2.0 * math.log(prior_std)))
+    return _sample(p[0], sigma, eps), (floored(kl, floor),)
+
+
+def gaussian_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high, floor."""
+    low, high, floor = numbers
+    sigma, log_var = _scale(p[1], kind, low, high)
+    prior_sigma, prior_log_var = _scale(p[3], prior_kind, -math.inf, math.inf)
+    d, r = (p[0] - p[2]) / prior_sigma, sigma / prior_sigma
+    kl = 0.5 * (d * d + r * r - 1.0 - (log_var - prior_log_var))
+    return _sample(p[0], sigma, eps), (floored(kl, floor),)
+
+
+def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; values: log q(z) and log p(z), the prior N(prior_mean, prior_std^2).
+
+    Parameters mu, x. Numbers low, high, prior_mean, prior_std::
+
+        log q = -0.5 eps^2 - log sigma - 0.5 log 2 pi
+    """
+    low, high, prior_mean, prior_std = numbers
+    sigma, log_var = _scale(p[1], kind, low, high)
+    z = p[0] + sigma * eps
+    return z, (_log_q(eps, log_var), _log_normal(z, prior_mean, prior_std, math.log(prior_std)))
+
+
+def log_prob_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high."""
+    sigma, log_var = _scale(p[1], kind, *numbers)
+    prior_sigma, prior_log_var = _scale(p[3], prior_kind, -math.inf, math.inf)
+    z = p[0] + sigma * eps
+    return z, (_log_q(eps, log_var), _log_normal(z, p[2], prior_sigma, 0.5 * prior_log_var))
+
+
+def mixture(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; value: log q(z) - log p(z), the prior a mixture of two normals.
+
+    Parameters mu, x. Numbers low, high, prior_mean, share, std1, std2::
+
+        p = share N(prior_mean, std1^2) + (1 - share) N(prior_mean, std2^2),  0 < share < 1
+    """
+    low, high, mean = numbers[:3]
+    std, constant, ahead, fall = wider_and_narrower(*numbers[3:])
+    sigma, log_var = _scale(p[1], kind, low, high)
+    z = p[0] + sigma * eps
+    d = (z - mean) / std
+    square = d * d
+    # Not torch.logaddexp: its second derivative is NaN where one of the two is far below the other.
+    more = -torch.nn.functional.logsigmoid(fall * square - ahead)
+    return z, (_log_q(eps, log_var) - (constant - HALF_LOG_2PI - 0.5 * square + more),)
+
+
+def wider_and_narrower(share: float, std1: float, std2: float) -> tuple[float, float, float, float]:
+    """A mixture by its wider normal: its std, and log(share / std) of it; how far the narrower
+    one's logarithm is ahead of the wider one's at the mean, and how it falls with d^2.
+
+    With d = (z - mean) / std and ``a = ahead - fall d^2``: ``log p = constant - d^2 / 2 - log(2 pi)
+    / 2 + log(1 + e^a)``. Nothing is infinite less infinite, however far z is.
+    """
+    (wide, constant), (narrow, other) = sorted(
+        ((std1, math.log(share) - math.log(std1)), (std2, math.log1p(-share) - math.log(std2))),
+        reverse=True,
+    )
+    ratio = wide / narrow
+    # Float32's: not 0, which times an infinite square would be NaN, and nothing infinite.
+    fall = min(max(0.5 * (ratio * ratio - 1.0), 2.0**-126), 2.0**126)
+    return wide, constant, other - constant, fall
+
+
+def tanh_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = middle + half tanh(x), x = mean + sigma eps; value: its log-density, from x itself.
+
+    Parameters mean, scale. Numbers low, high (bounds of the scale parameter), lowest, highest (of
+    the action); middle and half are their mean and half their distance. With e = exp(-2 |x|)::
+
+        log p = -0.5 eps^2 - log sigma - 0.5 log 2 pi - log half - 2 (log 2 - |x| - log(1 + e))
+    """
+    low, high, lowest, highest = numbers
+    sigma, log_var = _scale(p[1], kind, low, high)
+    x = p[0] + sigma * eps
+    # Not torch.tanh: its gradient 1 - tanh^2 is 0 where the float is 1.
+    positive = x >= 0
+    size = torch.where(positive, x, -x)
+    e = torch.exp(-2.0 * size)
+    tanh = (1.0 - e) / (1.0 + e)
+    tanh = torch.where(positive, tanh, -tanh)
+    half = 0.5 * (highest - lowest)
+    action = 0.5 * (highest + lowest) + half * tanh
+    # The sum may round to beyond an end.
+    action = action + (action.clamp(lowest, highest) - action).detach()
+    log_slope = 2.0 * (math.log(2.0) - size - torch.log1p(e))
+    return action, (_log_q(eps, log_var) - math.log(half) - log_slope,)
+
+
+def log_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = exp(loc + sigma eps); value: KL to the log-normal of loc 0 and sigma 1.
+
+    Parameters loc, scale. Numbers low, high.
+    """
+    sigma, log_var = _scale(p[1], kind, *numbers)
+    kl = 0.5 * (p[0] * p[0] + sigma * sigma - 1.0 - log_var)
+    return torch.exp(_sample(p[0], sigma, eps)), (kl,)
+
+
+def _loc_scale(kl: Callable[[Tensor, Tensor], Tensor] | None) -> Formula:
+    """z = loc + scale eps; value: KL to the standard member, where it is closed."""
+
+    def formula(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+        return _sample(p[0], p[1], eps), () if kl is None else (kl(p[0], p[1]),)
+
+    return formula
+
+
+def laplace_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """scale exp(-|loc| / scale) + |loc| - log scale - 1."""
+    size = loc.abs()
+    # Where the first term is nothing beside the others it is left out: its gradient would be 0
+    # times an infinity.
+    none = (size > 700.0 * scale) | (scale < 1e-30)
+    t = torch.where(none, 0.0, size) / torch.where(none, 1.0, scale)
+    near = torch.where(none, 0.0, scale * torch.exp(-t))
+    return near + size - torch.log(scale) - 1.0
+
+
+def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """-log scale where [loc - scale, loc + scale] lies within [-1, 1], else infinite."""
+    return torch.where(loc.abs() + scale <= 1.0, -torch.log(scale), math.inf)
+
+
+def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """log(((1 + scale)^2 + loc^2) / (4 scale))."""
+    return torch.log(((1.0 + scale) ** 2 + loc * loc) / (4.0 * scale))
+
+
+def relaxed_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = sigmoid((logits + eps) / tau); kind 1 is straight-through: [logits + eps > 0] instead.
+
+    Parameter logits. Number tau. The gradient is the sigmoid's either way.
+    """
+    total = p[0] + eps
+    soft = torch.sigmoid(total / numbers[0])
+    if kind == 0:
+        return soft, ()
+    return (total > 0).to(soft.dtype) + (soft - soft.detach()), ()
+
+
+def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = (1 - exp(-eps / b))^(1 / a). Parameters a (concentration1), b (concentration0)."""
+    log_base = torch.log(-torch.expm1(-eps / p[1]))
+    return torch.exp(log_base / p[0]), ()
+
+
+def _sample(loc: Tensor, scale: Tensor, eps: Tensor | None) -> Tensor:
+    return loc if eps is None else loc + scale * eps
+
+
+def _log_q(eps: Tensor, log_var: Tensor) -> Tensor:
+    return -0.5 * eps * eps - 0.5 * log_var - HALF_LOG_2PI
+
+
+def _log_normal(
+    z: Tensor, mean: Tensor | float, std: Tensor | float, log_std: Tensor | float
+) -> Tensor:
+    d = (z - mean) / std
+    return -0.5 * d * d - log_std - HALF_LOG_2PI
+
+
+FAMILIES: dict[str, Family] = {
+    "gaussian": Family(2, "normal", 1, False, gaussian),
+    "gaussian_prior": Family(4, "normal", 1, False, gaussian_prior),
+    "log_prob": Family(2, "normal", 2, True, log_prob),
+    "log_prob_prior": Family(4, "normal", 2, True, log_prob_prior),
+    "mixture": Family(2, "normal", 1, True, mixture),
+    "tanh_normal": Family(2, "normal", 1, True, tanh_normal),
+    "log_normal": Family(2, "normal", 1, False, log_normal),
+    "laplace": Family(2, "laplace", 1, False, _loc_scale(laplace_kl)),
+    "logistic": Family(2, "logistic", 0, False, _loc_scale(None)),
+    "gumbel": Family(2, "gumbel", 0, False, _loc_scale(None)),
+    "uniform": Family(2, "uniform", 1, False, _loc_scale(uniform_kl)),
+    "cauchy": Family(2, "cauchy", 1, False, _loc_scale(cauchy_kl)),
+    "student_t": Family(2, "student_t", 0, False, _loc_scale(None)),
+    "relaxed_bernoulli": Family(1, "logistic", 0, False, relaxed_bernoulli),
+    "kumaraswamy": Family(2, "exponential", 0, False, kumaraswamy),
+}
+"""By name, which backends receive; the order is the native library's numbering."""
+
+
+def base_number(family: str, numbers: Sequence[float]) -> float:
+    """The number that the family's base noise takes: Student's degrees of freedom, else unused."""
+    return numbers[0] if family == "student_t" else 0.0

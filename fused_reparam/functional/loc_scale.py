@@ -1,0 +1,180 @@
+"""Location-scale families: ``z = loc + scale * eps``, eps of a standard distribution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_key_sources, check_reduction, parameters, positive
+from ..backends.reference.families import FAMILIES
+from ..ops.draw_spec import kept
+from ..ops.gaussian_call import compute_dtype
+from . import families
+from .gaussian import gaussian_latent, gaussian_rsample
+from .sources import Sources
+
+__all__ = ["loc_scale_latent", "loc_scale_rsample"]
+
+BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
+_EULER = 0.57721566490153286
+
+
+def loc_scale_rsample(
+    loc: Tensor,
+    scale: Tensor | float,
+    base: str = "normal",
+    *,
+    df: float | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Sample a location-scale family by reparameterization.
+
+    .. math::
+        z = \mathrm{loc} + \mathrm{scale} \cdot \epsilon
+
+    with, of uniform numbers u and u' in (0, 1):
+
+    ============= ===================================================================
+    base          eps
+    ============= ===================================================================
+    normal        Box-Muller of two uniforms, see :func:`fused_reparam.noise.normal`
+    laplace       log 2u below u = 1/2, -log 2(1 - u) above
+    logistic      log u / (1 - u)
+    gumbel        -log(-log u)
+    uniform       2u - 1: z is uniform on [loc - scale, loc + scale]
+    cauchy        tan(pi (u - 1/2))
+    student_t     sqrt(df (u^(-2/df) - 1)) cos(2 pi u')
+    ============= ===================================================================
+
+    Args:
+        loc: location, any shape; float32, float64, float16 or bfloat16.
+        scale: scale, positive, broadcast against loc.
+        base: one of the names above.
+        df: degrees of freedom, a positive number; of "student_t" alone.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the broadcast shape and the inputs' dtype. The heavy tails of "cauchy" and "student_t"
+        may exceed float16's range.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for an
+            unknown base, and for a df that is missing, not positive, or not used.
+
+    Source: Devroye, "Non-uniform random variate generation", 1986, chapter 2; Student's t: Bailey,
+    "Polar generation of random variates with the t-distribution", 1994.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import loc_scale_rsample, noise
+        >>> loc = torch.zeros(1000, requires_grad=True)
+        >>> z = loc_scale_rsample(loc, 2.0, "laplace", key=noise.key(0))
+        >>> z.sum().backward()
+        >>> loc.grad.unique(), bool(z.abs().mean().sub(2.0).abs() < 0.2)
+        (tensor([1.]), True)
+        >>> loc_scale_rsample(torch.zeros(2, 3), torch.ones(3), "student_t", df=4.0).shape
+        torch.Size([2, 3])
+    """
+    numbers = _numbers(base, df)
+    check_key_sources(key, generator)
+    if base == "normal":
+        return gaussian_rsample(loc, std=scale, key=key, generator=generator)  # type: ignore[return-value]
+    return families.sample(
+        base, ("loc", loc), ("scale", scale), sources=Sources(key, generator), numbers=numbers
+    )[0]
+
+
+def loc_scale_latent(
+    loc: Tensor,
+    scale: Tensor | float,
+    base: str = "normal",
+    *,
+    reduction: str = "batchmean",
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample a location-scale family and its KL divergence to the standard member.
+
+    The KL per element, of location l and scale s to location 0 and scale 1:
+
+    ============= ===================================================================
+    base          KL
+    ============= ===================================================================
+    normal        (l^2 + s^2 - 1) / 2 - log s
+    laplace       s exp(-\|l\| / s) + \|l\| - log s - 1
+    gumbel        l - log s + g (s - 1) + exp(-l) Gamma(s + 1) - 1, g Euler's constant
+    uniform       -log s where [l - s, l + s] lies in [-1, 1], else infinite
+    cauchy        log(((1 + s)^2 + l^2) / 4s)
+    ============= ===================================================================
+
+    Args:
+        loc, scale, base, key, generator: see :func:`loc_scale_rsample`.
+        reduction: of the KL, see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z of the broadcast shape in the inputs' dtype, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, RuntimeError: as :func:`gaussian_latent` does.
+        ValueError: also for "logistic" and "student_t", whose KL is not closed.
+
+    Source: Laplace and Gumbel: Gil, Alajaji and Linder, "Renyi divergence measures for commonly
+    used univariate continuous distributions", 2013; Cauchy: Chyzak and Nielsen, "A closed-form
+    formula for the Kullback-Leibler divergence between Cauchy distributions", 2019.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import loc_scale_latent
+        >>> z, kl = loc_scale_latent(torch.zeros(4, 2), torch.full((4, 2), 1.0), "laplace")
+        >>> z.shape, kl.item()
+        (torch.Size([4, 2]), 0.0)
+    """
+    check_reduction(reduction)
+    if base in ("logistic", "student_t"):
+        raise ValueError(
+            f"the KL of base {base!r} to its standard member has no closed form: use "
+            "loc_scale_rsample and estimate it"
+        )
+    _numbers(base, None)
+    check_key_sources(key, generator)
+    if base == "normal":
+        return gaussian_latent(loc, std=scale, reduction=reduction, key=key, generator=generator)  # type: ignore[return-value]
+    in_op = FAMILIES[base].values > 0
+    z, found, _ = families.sample(
+        base,
+        ("loc", loc),
+        ("scale", scale),
+        sources=Sources(key, generator),
+        reduction=reduction if in_op else None,
+    )
+    if in_op:
+        return z, found[0]
+    location, spread = parameters(("loc", loc), ("scale", scale))
+    return z, _gumbel_kl(location, spread, z.shape, reduction)
+
+
+def _numbers(base: str, df: float | None) -> tuple[float, ...]:
+    if base not in BASES:
+        raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+    if base == "student_t":
+        if df is None:
+            raise ValueError('base "student_t" needs df, its degrees of freedom')
+        return (positive("df", df),)
+    if df is not None:
+        raise ValueError(f'df is of base "student_t" alone, got df={df} with base {base!r}')
+    return ()
+
+
+def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, reduction: str) -> Tensor:
+    """In PyTorch's operators: its lgamma is worth no kernel."""
+    dtype = compute_dtype(loc.dtype)
+    loc, scale = loc.to(dtype), scale.to(dtype)
+    kl = (
+        loc - torch.log(scale) + _EULER * (scale - 1.0)
+        + torch.exp(torch.lgamma(scale + 1.0) - loc) - 1.0
+    )  # fmt: skip
+    keep, weight = kept(shape, reduction)
+    kl = kl.expand(shape)
+    return kl if keep == len(shape) else weight * kl.flatten(keep).sum(-1)

@@ -1,0 +1,219 @@
+"""Draws that are a transform of one standard draw: log-normal, relaxed Bernoulli, Kumaraswamy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..arguments import (
+    bounds_of,
+    check_key_sources,
+    check_reduction,
+    check_sources,
+    one_scale,
+    temperature,
+)
+from ..backends.reference import SCALE_KINDS
+from . import families
+from .sources import Sources
+
+__all__ = [
+    "kumaraswamy_rsample",
+    "log_normal_latent",
+    "log_normal_rsample",
+    "relaxed_bernoulli",
+]
+
+
+def log_normal_rsample(
+    loc: Tensor,
+    *,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    logvar: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
+    clamp: tuple[float, float] | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Sample ``z = exp(loc + sigma * eps)``, eps standard normal, without the KL.
+
+    Arguments, dtypes and errors are those of :func:`log_normal_latent`.
+
+    Returns:
+        z, of the broadcast shape and the inputs' dtype.
+
+    Source: the reparameterization is the Gaussian's, pushed through exp (Kingma and Welling, 2014,
+    section 2.4).
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import log_normal_rsample
+        >>> bool((log_normal_rsample(torch.zeros(100), std=1.0) > 0).all())
+        True
+    """
+    scales = (logvar, log_std, std, var, rho)
+    return _log_normal(loc, scales, clamp, None, Sources(key, generator))[0]
+
+
+def log_normal_latent(
+    loc: Tensor,
+    *,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    logvar: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
+    reduction: str = "batchmean",
+    clamp: tuple[float, float] | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample a log-normal and its KL divergence to the standard one (loc 0, sigma 1).
+
+    .. math::
+        z = e^{\mu + \sigma \epsilon} \qquad
+        KL = \tfrac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2) \text{ per element, reduced}
+
+    Args:
+        loc: mean of log z, any shape; float32, float64, float16 or bfloat16.
+        log_std, std, logvar, var, rho: the scale of log z. Exactly one must be given.
+        reduction, clamp, key, generator: see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z of the broadcast shape in the inputs' dtype, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: a KL divergence does not change under a common invertible map: it is the Gaussian's.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import log_normal_latent
+        >>> z, kl = log_normal_latent(torch.ones(4, 2), std=1.0)
+        >>> z.shape, kl.item()
+        (torch.Size([4, 2]), 1.0)
+    """
+    check_reduction(reduction)
+    scales = (logvar, log_std, std, var, rho)
+    z, kl = _log_normal(loc, scales, clamp, reduction, Sources(key, generator))
+    return z, kl[0]
+
+
+def _log_normal(
+    loc: Tensor,
+    scales: tuple[Tensor | float | None, ...],
+    clamp: tuple[float, float] | None,
+    reduction: str | None,
+    sources: Sources,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    kind, scale = one_scale(*scales)
+    check_key_sources(sources.key, sources.generator)
+    numbers = bounds_of(clamp, kind)
+    return families.sample(
+        "log_normal",
+        ("loc", loc),
+        (SCALE_KINDS[kind], scale),
+        sources=sources,
+        kind=kind,
+        numbers=numbers,
+        reduction=reduction,
+    )[:2]
+
+
+def relaxed_bernoulli(
+    logits: Tensor,
+    tau: float = 1.0,
+    hard: bool = False,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    eps: Tensor | None = None,
+) -> Tensor:
+    r"""Sample a relaxed Bernoulli variable (binary concrete).
+
+    .. math::
+        z = \mathrm{sigmoid}\big((\ell + g) / \tau\big), \qquad g = \log \frac{u}{1 - u}
+
+    As tau falls, z moves to 0 and 1; its chance to round to 1 is sigmoid(logits) at any tau. With
+    ``hard`` z is exactly 0 or 1, ``[logits + g > 0]``, and its gradient is the relaxed one's
+    (straight-through).
+
+    Args:
+        logits: log p / (1 - p), any shape; float32, float64, float16 or bfloat16.
+        tau: temperature, a positive number.
+        hard: whether to sample 0 or 1 itself.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        eps: standard logistic noise to use instead of drawing any, of the logits' shape.
+
+    Returns:
+        z, of the logits' shape and dtype.
+
+    Raises:
+        TypeError, RuntimeError: as :func:`gaussian_latent` does.
+        ValueError: tau is not positive, or the noise has two sources.
+
+    Source: Maddison, Mnih and Teh, "The concrete distribution", 2017, appendix B; Jang, Gu and
+    Poole, "Categorical reparameterization with Gumbel-softmax", 2017 (straight-through).
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import relaxed_bernoulli
+        >>> gate = relaxed_bernoulli(torch.zeros(100), tau=0.5, hard=True)
+        >>> gate.unique()
+        tensor([0., 1.])
+    """
+    check_sources(key, generator, "philox", eps)
+    numbers = (temperature(tau),)
+    return families.sample(
+        "relaxed_bernoulli",
+        ("logits", logits),
+        sources=Sources(key, generator, eps=eps),
+        kind=1 if hard else 0,
+        numbers=numbers,
+    )[0]
+
+
+def kumaraswamy_rsample(
+    concentration1: Tensor,
+    concentration0: Tensor | float,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Sample the Kumaraswamy distribution, a stand-in for Beta that can be reparameterized.
+
+    .. math::
+        z = \big(1 - e^{-\epsilon / b}\big)^{1 / a}, \quad \epsilon \text{ standard exponential}
+        \qquad P(z \le x) = 1 - (1 - x^a)^b
+
+    Args:
+        concentration1: a > 0, any shape; float32, float64, float16 or bfloat16.
+        concentration0: b > 0, broadcast against a.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z in [0, 1], of the broadcast shape and the inputs' dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: Nalisnick and Smyth, "Stick-breaking variational autoencoders", 2017.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import kumaraswamy_rsample
+        >>> a, b = torch.full((3, 4), 2.0), torch.full((4,), 5.0)
+        >>> kumaraswamy_rsample(a, b).shape
+        torch.Size([3, 4])
+    """
+    check_key_sources(key, generator)
+    return families.sample(
+        "kumaraswamy",
+        ("concentration1", concentration1),
+        ("concentration0", concentration0),
+        sources=Sources(key, generator),
+    )[0]

@@ -1,0 +1,65 @@
+"""The relaxed Bernoulli as a ``torch.nn`` module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import arguments, functional
+
+__all__ = ["FusedRelaxedBernoulli"]
+
+
+class FusedRelaxedBernoulli(nn.Module):
+    r"""Gates between 0 and 1, or straight-through 0 and 1, in one fused op.
+
+    .. math::
+        z = \mathrm{sigmoid}\big((\ell + g) / \tau\big), \quad g \text{ standard logistic}
+
+    It has no parameters. In ``eval()`` mode there is no noise: g is 0. To anneal, set ``tau``.
+
+    Args:
+        tau: temperature, a positive number.
+        hard: whether to give ``[logits + g > 0]``, with the relaxed one's gradient.
+
+    Shape:
+        ``layer(logits)``: any shape. Also takes ``key=`` and ``generator=``.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`fused_reparam.relaxed_bernoulli` does.
+
+    Source: Maddison, Mnih and Teh, "The concrete distribution", 2017.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import FusedRelaxedBernoulli
+        >>> gates = FusedRelaxedBernoulli(tau=0.5, hard=True)
+        >>> gates(torch.zeros(100)).unique()
+        tensor([0., 1.])
+        >>> gates.eval()(torch.tensor([-3.0, 3.0]))
+        tensor([0., 1.])
+    """
+
+    def __init__(self, tau: float = 1.0, hard: bool = False) -> None:
+        super().__init__()
+        arguments.temperature(tau)
+        self.tau = tau
+        self.hard = hard
+
+    def forward(
+        self,
+        logits: Tensor,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """A draw; in eval what it is without noise."""
+        if self.training:
+            return functional.relaxed_bernoulli(
+                logits, self.tau, self.hard, key=key, generator=generator
+            )
+        eps = torch.zeros_like(logits)
+        return functional.relaxed_bernoulli(logits, self.tau, self.hard, eps=eps)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, hard={self.hard}"

@@ -1,0 +1,341 @@
+"""``fused_reparam::relaxed_categories`` and its backward: schemas, fake kernels and autograd.
+
+The ways through are those of ``gaussian.py``. The backward pass needs no noise: SOFT saves y, HARD
+the soft values that its gradient is of, ONE_HOT the logits; with a KL the logits are saved too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import noise as noise_module
+from ..backends import select
+from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from . import rows_call
+from .gaussian_call import compute_dtype
+from .layout import memory_order
+from .library import LIB, define, forward_ad_active, functorch_active, plain
+from .rows_call import Outputs, Spec
+from .rows_double_backward import double_backward
+
+_SPEC = (
+    "int[] order, int mode, float tau, float unimix, int dim, bool want_y, bool want_soft, "
+    "bool want_kl"
+)
+define(
+    f"relaxed_categories(Tensor logits, Tensor? key, Tensor? noise, {_SPEC})"
+    " -> (Tensor, Tensor, Tensor)"
+)
+define(
+    "relaxed_categories_backward(Tensor? grad_y, Tensor? grad_kl, Tensor? logits, Tensor? soft,"
+    f" {_SPEC}) -> Tensor"
+)
+# (logits, key, noise, spec) and (grad_y, grad_kl, logits, soft, spec)
+Forward = Callable[..., Outputs]
+Backward = Callable[..., Tensor]
+_MODES = (SOFT, HARD, ONE_HOT)
+# Backends count classes in 32 bits.
+MOST_CLASSES = 2**31 - 1
+# So that neither tau nor 1 / tau is denormal or infinite in float32.
+_SMALLEST_TAU, _LARGEST_TAU = 2.0**-126, 2.0**126
+
+
+def relaxed_categories(
+    logits: Tensor,
+    key: Tensor | None,
+    noise: Tensor | None,
+    mode: int,
+    tau: float,
+    unimix: float,
+    dim: int,
+    want_y: bool = True,
+    want_kl: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """y, shaped and laid out as logits, and the KL, of logits' shape without ``dim``.
+
+    What is computed is stated in ``reference/rows.py``. Differentiable in the logits; an output
+    that is not wanted has no elements. ``noise``, Gumbel noise of y's shape, replaces the key; it
+    gets no gradient. A tau beyond 2^-126 or 2^126 is taken as that.
+    """
+    tau = min(max(tau, _SMALLEST_TAU), _LARGEST_TAU)
+    spec = Spec(memory_order(logits), mode, tau, unimix, dim % logits.dim(), want_y, False, want_kl)
+    y, _, kl = _run(logits, key, noise, spec)
+    return y, kl
+
+
+def _run(logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec) -> Any:
+    if functorch_active():
+        return _differentiable(logits, key, noise, spec)
+    if not all(t is None or plain(t) for t in (logits, key, noise)):
+        return torch.ops.fused_reparam.relaxed_categories(logits, key, noise, *spec)
+    backend = select.pick(logits.device)
+    forward = partial(rows_call.forward, backend)
+    if not _needs_grad(logits):
+        return forward(logits, key, noise, spec)
+    compute = partial(rows_call.backward, backend)
+    return Categories.apply(forward, compute, _with_soft(spec), logits, key, noise)
+
+
+def _with_soft(spec: Spec) -> Spec:
+    return spec._replace(want_soft=spec.want_y and spec.mode == HARD)
+
+
+def _differentiable(logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec) -> Any:
+    """Through the op's own dispatch, with the gradient around it."""
+    function = _TransformableCategories if functorch_active() else Categories
+    args = (_redispatch_forward, _redispatch_backward, _with_soft(spec), logits, key, noise)
+    return function.apply(*args)  # type: ignore[no-untyped-call]
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def categories_backward(
+    compute: Backward,
+    grad_y: Tensor | None,
+    grad_kl: Tensor | None,
+    logits: Tensor | None,
+    soft: Tensor | None,
+    spec: Spec,
+) -> Tensor | None:
+    """The logits' gradient; differentiable when asked to be."""
+    if grad_y is None and grad_kl is None:
+        return None
+    tensors = (grad_y, grad_kl, logits, soft)
+    if not all(t is None or plain(t) for t in tensors):
+        compute = _redispatch_backward
+    if _needs_grad(*tensors):
+        function = _TransformableBackward if functorch_active() else CategoriesBackward
+        return function.apply(compute, spec, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+    return compute(grad_y, grad_kl, logits, soft, spec)
+
+
+class Categories(torch.autograd.Function):
+    """y, soft and kl. soft is an output so that the backward pass has a gradient through it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, forward: Forward, compute: Backward, spec: Spec, logits: Tensor, *noise: Any
+    ) -> Outputs:
+        out = forward(logits, *noise, spec)
+        Categories.setup(ctx, compute, spec, logits, out)
+        return out
+
+    @staticmethod
+    def setup(ctx: Any, compute: Backward, spec: Spec, logits: Tensor, out: Any) -> None:
+        saved_soft = {SOFT: out[0], HARD: out[1], ONE_HOT: None}[spec.mode]
+        read = spec.want_kl or spec.mode == ONE_HOT
+        ctx.save_for_backward(logits if read else None, saved_soft if spec.want_y else None)
+        ctx.set_materialize_grads(False)
+        ctx.compute, ctx.spec, ctx.dtype = compute, spec, logits.dtype
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_y: Tensor | None, grad_soft: Tensor | None, grad_kl: Tensor | None
+    ) -> Any:
+        spec: Spec = ctx.spec
+        # A hook on saved tensors may have changed their dtype.
+        logits, soft = (t if t is None else t.to(ctx.dtype) for t in ctx.saved_tensors)
+        # The gradient of a hard y is soft's, so both come together.
+        grad_y = _sum(grad_y, grad_soft if spec.want_soft else None) if spec.want_y else None
+        grad_kl = grad_kl if spec.want_kl else None
+        grad = None
+        if ctx.needs_input_grad[3]:
+            grad = categories_backward(ctx.compute, grad_y, grad_kl, logits, soft, spec)
+        return None, None, None, grad, None, None
+
+
+class CategoriesBackward(torch.autograd.Function):
+    """The backward pass as a function of its own, so that it has a gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Backward, spec: Spec, *tensors: Any) -> Tensor:
+        CategoriesBackward.setup(ctx, spec, tensors)
+        return compute(*tensors, spec)
+
+    @staticmethod
+    def setup(ctx: Any, spec: Spec, tensors: Any) -> None:
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.spec = spec
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor | None) -> Any:
+        if cotangent is None:
+            return (None,) * 6
+        grads = double_backward(cotangent, ctx.spec, *ctx.saved_tensors)
+        needed = ctx.needs_input_grad[2:]
+        return None, None, *(g if n else None for g, n in zip(grads, needed, strict=True))
+
+
+class _TransformableCategories(Categories):
+    """For vmap, torch.func.grad and their compositions."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(forward: Forward, _: Backward, spec: Spec, logits: Any, *noise: Any) -> Any:  # type: ignore[override]
+        return forward(logits, *noise, spec)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, compute, spec, logits, *_ = inputs
+        Categories.setup(ctx, compute, spec, logits, output)
+
+
+class _TransformableBackward(CategoriesBackward):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(compute: Backward, spec: Spec, *tensors: Any) -> Any:  # type: ignore[override]
+        return compute(*tensors, spec)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, spec, *tensors = inputs
+        CategoriesBackward.setup(ctx, spec, tensors)
+
+
+# The ops: see gaussian.py.
+
+
+def _check(logits: Tensor, spec: Spec) -> None:
+    """What the op requires when it is called by hand; ``functional`` says it in a user's terms."""
+    name, dims = "torch.ops.fused_reparam.relaxed_categories", logits.dim()
+    if spec.mode not in _MODES:
+        raise ValueError(f"{name}: mode must be one of {_MODES}, got {spec.mode}")
+    if not _SMALLEST_TAU <= spec.tau <= _LARGEST_TAU:
+        raise ValueError(f"{name}: tau must be from 2^-126 to 2^126, got {spec.tau}")
+    if not 0.0 <= spec.unimix < 1.0:
+        raise ValueError(f"{name}: unimix must be in [0, 1), got {spec.unimix}")
+    if not 0 <= spec.dim < dims or logits.shape[spec.dim] < 1:
+        raise ValueError(
+            f"{name}: dim must be one of the {dims} dims and have classes, got dim {spec.dim} of "
+            f"shape {tuple(logits.shape)}"
+        )
+    if logits.shape[spec.dim] > MOST_CLASSES:
+        raise ValueError(
+            f"{name}: the limit is {MOST_CLASSES} classes, got shape {tuple(logits.shape)}"
+        )
+    if spec.order and sorted(spec.order) != list(range(dims)):
+        raise ValueError(f"{name}: order must be a permutation of the dims, got {spec.order}")
+
+
+def _check_like(name: str, t: Tensor | None, shape: Any, dtype: torch.dtype) -> None:
+    if t is not None and (list(t.shape), t.dtype) != (list(shape), dtype):
+        raise ValueError(
+            f"torch.ops.fused_reparam.relaxed_categories: {name} must have shape {tuple(shape)} "
+            f"and dtype {dtype}, got {tuple(t.shape)} and {t.dtype}"
+        )
+
+
+def _forward_check(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
+    _check(logits, spec)
+    _check_like("noise", noise, logits.shape, logits.dtype)
+    if key is not None:
+        noise_module.check_bits(key)
+    elif noise is None and spec.want_y:
+        raise ValueError(
+            "torch.ops.fused_reparam.relaxed_categories: a sample takes a key or noise, got neither"
+        )
+
+
+def _forward_op(logits: Tensor, key: Any, noise: Any, *spec: Any) -> Outputs:
+    s = Spec(*spec)
+    _forward_check(logits, key, noise, s)
+    return rows_call.forward(select.pick(logits.device), logits, key, noise, s)
+
+
+def _forward_fake(logits: Tensor, key: Any, noise: Any, *spec: Any) -> Outputs:
+    s = Spec(*spec)
+    _forward_check(logits, key, noise, s)
+    return rows_call.allocate(logits, s)
+
+
+def _like(logits: Tensor | None, soft: Tensor | None) -> Tensor:
+    if logits is None and soft is None:
+        raise ValueError(
+            "torch.ops.fused_reparam.relaxed_categories_backward takes logits or soft, got neither"
+        )
+    return soft if logits is None else logits  # type: ignore[return-value]
+
+
+def _backward_check(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec) -> None:
+    like = _like(logits, soft)
+    _check(like, spec)
+    for name, t in (("soft", soft), ("grad_y", grad_y)):
+        _check_like(name, t, like.shape, like.dtype)
+    kl_shape, _ = rows_call.without_class_dim(like.shape, spec)
+    _check_like("grad_kl", grad_kl, kl_shape, compute_dtype(like.dtype))
+    missing = (grad_kl is not None or (grad_y is not None and spec.mode == ONE_HOT)) and (
+        logits is None
+    )
+    if missing or (grad_y is not None and spec.mode != ONE_HOT and soft is None):
+        raise ValueError(
+            "torch.ops.fused_reparam.relaxed_categories_backward: grad_kl and ONE_HOT's grad_y "
+            "take logits, SOFT's and HARD's grad_y takes soft"
+        )
+
+
+def _backward_op(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) -> Tensor:
+    s, like = Spec(*spec), _like(logits, soft)
+    _backward_check(grad_y, grad_kl, logits, soft, s)
+    if grad_y is None and grad_kl is None:
+        return rows_call.empty_like(like, s).zero_()
+    backend = select.pick(like.device)
+    return rows_call.backward(backend, grad_y, grad_kl, logits, soft, s)
+
+
+def _backward_fake(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) -> Tensor:
+    _backward_check(grad_y, grad_kl, logits, soft, Spec(*spec))
+    return rows_call.empty_like(_like(logits, soft), Spec(*spec))
+
+
+def _below_autograd(op: Any, *args: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def _redispatch_forward(logits: Any, key: Any, noise: Any, spec: Spec) -> Outputs:
+    op = torch.ops.fused_reparam.relaxed_categories.default
+    return tuple(_below_autograd(op, logits, key, noise, *spec))  # type: ignore[return-value]
+
+
+def _redispatch_backward(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec) -> Any:
+    op = torch.ops.fused_reparam.relaxed_categories_backward.default
+    return _below_autograd(op, grad_y, grad_kl, logits, soft, *spec)
+
+
+def _forward_autograd(logits: Any, key: Any, noise: Any, *spec: Any) -> Any:
+    s = Spec(*spec)
+    if not _needs_grad(logits):
+        return _redispatch_forward(logits, key, noise, s)
+    y, soft, kl = _differentiable(logits, key, noise, s)
+    return y, soft if s.want_soft else soft.new_empty((0,)), kl
+
+
+def _backward_autograd(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) -> Any:
+    s = Spec(*spec)
+    grad = categories_backward(_redispatch_backward, grad_y, grad_kl, logits, soft, s)
+    return rows_call.empty_like(_like(logits, soft), s).zero_() if grad is None else grad
+
+
+for _name, _kernel, _fake, _autograd in (
+    ("relaxed_categories", _forward_op, _forward_fake, _forward_autograd),
+    ("relaxed_categories_backward", _backward_op, _backward_fake, _backward_autograd),
+):
+    LIB.impl(_name, _kernel, "CompositeExplicitAutograd")
+    LIB.impl(_name, _autograd, "Autograd")
+    torch.library.register_fake(f"fused_reparam::{_name}", _fake, lib=LIB)

@@ -1,0 +1,368 @@
+// The element-wise families' formulas, as reference/families.py has them: what becomes of a register
+// of parameters and noise, and its gradients. A formula reads its operands from `in` and gives its
+// results to `out`; `c` are the constants of the call (draw_driver.h makes them).
+#pragma once
+
+#include "draw_interface.h"
+#include "math.h"
+
+namespace fr::FR_NS {
+
+constexpr double kLogTwoPiHalf = 0.91893853320467274178;
+
+template <class V>
+struct Operands {
+  using Real = typename Scalar<V>::type;
+  const DrawPass& p;
+  const V (&c)[kConstants];
+  int64_t i;
+  __attribute__((always_inline)) V at(const void* x) const { return load<V>((const Real*)x + i); }
+  __attribute__((always_inline)) V loc() const { return at(p.loc); }
+  __attribute__((always_inline)) V sigma() const { return at(p.sigma); }
+  __attribute__((always_inline)) V log_sigma() const { return at(p.log_sigma); }
+  __attribute__((always_inline)) V prior_loc() const { return at(p.prior_loc); }
+  __attribute__((always_inline)) V prior_sigma() const { return at(p.prior_sigma); }
+  __attribute__((always_inline)) V prior_log_sigma() const { return at(p.prior_log_sigma); }
+  __attribute__((always_inline)) V eps() const { return at(p.eps); }
+  __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
+  __attribute__((always_inline)) V grad_value(int j) const { return at(p.grad_value[j]); }
+  __attribute__((always_inline)) V constant(int j) const { return c[j]; }
+};
+
+// The gradients of a draw are added to those of a value, or to zeros.
+template <class V, bool kAdd>
+struct Results {
+  using Real = typename Scalar<V>::type;
+  const DrawPass& p;
+  int64_t i;
+  __attribute__((always_inline)) void put(void* x, V v) const { store((Real*)x + i, v); }
+  __attribute__((always_inline)) void add(void* x, V v) const {
+    Real* to = (Real*)x + i;
+    store(to, kAdd ? load<V>(to) + v : v);
+  }
+  __attribute__((always_inline)) void z(V v) const { put(p.z, v); }
+  __attribute__((always_inline)) void value(int j, V v) const { put(p.value[j], v); }
+  __attribute__((always_inline)) void loc(V v) const { add(p.to_loc, v); }
+  __attribute__((always_inline)) void sigma(V v) const { add(p.to_sigma, v); }
+  __attribute__((always_inline)) void log_sigma(V v) const { add(p.to_log_sigma, v); }
+  __attribute__((always_inline)) void prior_loc(V v) const { add(p.to_prior_loc, v); }
+  __attribute__((always_inline)) void prior_log_sigma(V v) const { add(p.to_prior_log_sigma, v); }
+};
+
+template <class V>
+FR_INLINE V log_q(V eps, V log_sigma) {
+  return fma(num<V>(-0.5) * eps, eps, num<V>(-kLogTwoPiHalf) - log_sigma);
+}
+
+// sign(x) of magnitude y.
+template <class V>
+FR_INLINE V with_sign(V y, V x) {
+  using Bits = typename Scalar<V>::Bits;
+  const Bits sign = (Bits)num<V>(-0.0);
+  return (V)(((Bits)y & ~sign) | ((Bits)x & sign));
+}
+
+// ---- draws ---------------------------------------------------------------------------------------
+
+template <Draw>
+struct DrawFormula;
+
+template <>
+struct DrawFormula<Draw::linear> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    out.z(fma(in.sigma(), in.eps(), in.loc()));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V gz = in.grad_z();
+    out.sigma(gz * in.eps());
+    out.loc(gz);
+  }
+};
+
+// Constants: prior_mean, 1 / prior_std, -log prior_std - log(2 pi) / 2.
+template <>
+struct DrawFormula<Draw::log_prob> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+    const V d = (z - in.constant(0)) * in.constant(1);
+    out.z(z);
+    out.value(0, log_q(eps, in.log_sigma()));
+    out.value(1, fma(num<V>(-0.5) * d, d, in.constant(2)));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+    const V d = (z - in.constant(0)) * in.constant(1);
+    const V gz = fma(-in.grad_value(1) * in.constant(1), d, in.grad_z());
+    out.loc(gz);
+    out.sigma(gz * eps);
+    out.log_sigma(-in.grad_value(0));
+  }
+};
+
+template <>
+struct DrawFormula<Draw::log_prob_prior> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+    const V d = (z - in.prior_loc()) / in.prior_sigma();
+    out.z(z);
+    out.value(0, log_q(eps, in.log_sigma()));
+    out.value(1, log_q(d, in.prior_log_sigma()));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc()), gp = in.grad_value(1);
+    const V inverse = num<V>(1.0) / in.prior_sigma(), d = (z - in.prior_loc()) * inverse;
+    const V to_prior = gp * d * inverse, gz = in.grad_z() - to_prior;
+    out.loc(gz);
+    out.sigma(gz * eps);
+    out.log_sigma(-in.grad_value(0));
+    out.prior_loc(to_prior);
+    out.prior_log_sigma(gp * fma(d, d, num<V>(-1.0)));
+  }
+};
+
+// Constants: prior_mean; of the wider member 1 / std and log(share / std) - log(2 pi) / 2; ahead and
+// fall, as wider_and_narrower of reference/families.py has them.
+template <>
+struct DrawFormula<Draw::mixture> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+    const V d = (z - in.constant(0)) * in.constant(1), square = d * d;
+    const V ahead = fma(-in.constant(4), square, in.constant(3)), more = ahead > V{} ? ahead : V{};
+    const V log_wide = fma(num<V>(-0.5), square, in.constant(2));
+    out.z(z);
+    out.value(0, log_q(eps, in.log_sigma()) - (log_wide + (more + log1p_unit(exp(-abs(ahead))))));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc()), one = num<V>(1.0);
+    const V d = (z - in.constant(0)) * in.constant(1);
+    const V ahead = fma(-in.constant(4), d * d, in.constant(3)), e = exp(-abs(ahead));
+    // The slopes d / std of both by their shares; the narrower one's is `steeper` times as large.
+    const V steeper = fma(num<V>(2.0), in.constant(4), one);
+    const V both = ahead > V{} ? e + steeper : fma(steeper, e, one);
+    const V slope = d * in.constant(1) * (both / (one + e));
+    const V g = in.grad_value(0), gz = fma(g, slope, in.grad_z());
+    out.loc(gz);
+    out.sigma(gz * eps);
+    out.log_sigma(-g);
+  }
+};
+
+// With e = exp(-2 |x|). Constants: middle, half, log_p's constant, lowest, highest.
+template <>
+struct DrawFormula<Draw::tanh_normal> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), x = fma(in.sigma(), eps, in.loc()), size = abs(x), one = num<V>(1.0);
+    const V e = exp(num<V>(-2.0) * size), tanh = with_sign((one - e) / (one + e), x);
+    const V action = fma(in.constant(1), tanh, in.constant(0));
+    out.z(min_keep_nan(in.constant(4), max_keep_nan(in.constant(3), action)));
+    const V rest = in.constant(2) - in.log_sigma();
+    out.value(0, fma(num<V>(-0.5) * eps, eps, fma(num<V>(2.0), size + log1p_unit(e), rest)));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), x = fma(in.sigma(), eps, in.loc()), one = num<V>(1.0);
+    const V e = exp(num<V>(-2.0) * abs(x)), inverse = one / (one + e);
+    const V twice_tanh = with_sign((num<V>(2.0) - (e + e)) * inverse, x);
+    const V slope = num<V>(4.0) * e * (inverse * inverse) * in.constant(1);
+    const V g = in.grad_value(0), gx = fma(in.grad_z(), slope, g * twice_tanh);
+    out.loc(gx);
+    out.sigma(gx * eps);
+    out.log_sigma(-g);
+  }
+};
+
+template <>
+struct DrawFormula<Draw::exponent> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    out.z(exp(fma(in.sigma(), in.eps(), in.loc())));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), g = in.grad_z() * exp(fma(in.sigma(), eps, in.loc()));
+    out.loc(g);
+    out.sigma(g * eps);
+  }
+};
+
+// Constant: 1 / tau.
+template <bool kHard>
+struct Bernoulli {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V total = in.loc() + in.eps(), one = num<V>(1.0);
+    V z;
+    if constexpr (kHard) {
+      z = total > V{} ? one : V{};
+      z = total != total ? total : z;
+    } else {
+      z = one / (one + exp(-(total * in.constant(0))));
+    }
+    out.z(z);
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V e = exp(-abs((in.loc() + in.eps()) * in.constant(0))), up = num<V>(1.0) + e;
+    out.loc(in.grad_z() * in.constant(0) * (e / (up * up)));
+  }
+};
+template <>
+struct DrawFormula<Draw::relaxed_bernoulli> : Bernoulli<false> {};
+template <>
+struct DrawFormula<Draw::hard_bernoulli> : Bernoulli<true> {};
+
+// loc is a, sigma is b: z = exp(ln(1 - e^-t) / a) with t = eps / b.
+template <>
+struct DrawFormula<Draw::kumaraswamy> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    out.z(exp(log1mexp(in.eps() / in.sigma()) / in.loc()));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V one = num<V>(1.0), a = one / in.loc(), b = one / in.sigma(), t = in.eps() * b;
+    const V log_base = log1mexp(t) * a;                     // log z
+    const V g = in.grad_z() * exp(log_base) * a;
+    out.loc(-(g * log_base));
+    // d ln(1 - e^-t) / dt = 1 / (e^t - 1).
+    out.sigma(-(g * (t * b)) / expm1(t));
+  }
+};
+
+// ---- values of the parameters alone --------------------------------------------------------------
+
+template <Value>
+struct ValueFormula;
+
+// Of d and r: 0.5 (d^2 + r^2 - 1) - log r, at least `floor`; what a gradient of it is multiplied by.
+template <class V>
+FR_INLINE V kl_of(V d, V r, V log_r) {
+  return fma(num<V>(0.5), fma(d, d, fma(r, r, num<V>(-1.0))), -log_r);
+}
+template <class V>
+FR_INLINE V floored(V kl, V floor) {
+  return kl < floor ? floor : kl;
+}
+
+// Constants: prior_mean, 1 / prior_std, log prior_std, floor.
+template <>
+struct ValueFormula<Value::gaussian> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V d = (in.loc() - in.constant(0)) * in.constant(1), r = in.sigma() * in.constant(1);
+    out.value(0, floored(kl_of(d, r, in.log_sigma() - in.constant(2)), in.constant(3)));
+  }
+  template <bool kFloor, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V d = (in.loc() - in.constant(0)) * in.constant(1), r = in.sigma() * in.constant(1);
+    V g = in.grad_value(0);
+    if constexpr (kFloor)
+      g = kl_of(d, r, in.log_sigma() - in.constant(2)) < in.constant(3) ? V{} : g;
+    const V over = g * in.constant(1);
+    out.loc(over * d);
+    out.sigma(over * r);
+    out.log_sigma(-g);
+  }
+};
+
+// Constant 3: floor.
+template <>
+struct ValueFormula<Value::gaussian_prior> {
+  template <class V>
+  FR_INLINE V kl(const Operands<V>& in, V inverse, V& d, V& r) {
+    d = (in.loc() - in.prior_loc()) * inverse;
+    r = in.sigma() * inverse;
+    return kl_of(d, r, in.log_sigma() - in.prior_log_sigma());
+  }
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    V d, r;
+    out.value(0, floored(kl(in, num<V>(1.0) / in.prior_sigma(), d, r), in.constant(3)));
+  }
+  template <bool kFloor, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V inverse = num<V>(1.0) / in.prior_sigma();
+    V d, r, g = in.grad_value(0);
+    if constexpr (kFloor) {
+      g = kl(in, inverse, d, r) < in.constant(3) ? V{} : g;
+    } else {
+      d = (in.loc() - in.prior_loc()) * inverse;
+      r = in.sigma() * inverse;
+    }
+    const V to_loc = g * inverse * d;
+    out.loc(to_loc);
+    out.prior_loc(-to_loc);
+    out.sigma(g * inverse * r);
+    out.log_sigma(-g);
+    out.prior_log_sigma(g * (num<V>(1.0) - fma(d, d, r * r)));
+  }
+};
+
+// scale e + |loc| - log scale - 1, e = exp(-|loc| / scale).
+template <>
+struct ValueFormula<Value::laplace> {
+  // size / scale, and at most 1e4: its exponential is nothing by then. 0 for a size of 0.
+  template <class V>
+  FR_INLINE V in_scales(V size, V inverse) {
+    constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+    const V most = num<V>(single ? __FLT_MAX__ : __DBL_MAX__);
+    return min_keep_nan(num<V>(1e4), size * min_keep_nan(most, inverse));
+  }
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V size = abs(in.loc()), scale = in.sigma();
+    const V e = exp(-in_scales(size, num<V>(1.0) / scale));
+    out.value(0, fma(scale, e, size - log(scale) - num<V>(1.0)));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V loc = in.loc(), one = num<V>(1.0), inverse = one / in.sigma(), g = in.grad_value(0);
+    const V t = in_scales(abs(loc), inverse), e = exp(-t), sign = loc == V{} ? V{} : with_sign(one, loc);
+    out.loc(g * sign * (one - e));
+    out.sigma(g * (fma(e, t, e) - inverse));
+  }
+};
+
+// -log scale where [loc - scale, loc + scale] lies within [-1, 1], else infinite.
+template <>
+struct ValueFormula<Value::uniform> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V scale = in.sigma();
+    out.value(0, abs(in.loc()) + scale <= num<V>(1.0) ? -log(scale) : num<V>(__builtin_inf()));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V one = num<V>(1.0), scale = in.sigma();
+    out.loc(V{});
+    out.sigma(abs(in.loc()) + scale <= one ? -in.grad_value(0) / scale : V{});
+  }
+};
+
+// log(((1 + scale)^2 + loc^2) / (4 scale)).
+template <>
+struct ValueFormula<Value::cauchy> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V loc = in.loc(), scale = in.sigma(), up = scale + num<V>(1.0);
+    out.value(0, log(fma(loc, loc, up * up) / (num<V>(4.0) * scale)));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V loc = in.loc(), scale = in.sigma(), one = num<V>(1.0), up = scale + one;
+    const V g = in.grad_value(0), twice = (g + g) / fma(loc, loc, up * up);
+    out.loc(twice * loc);
+    out.sigma(fma(twice, up, -(g / scale)));
+  }
+};
+
+}  // namespace fr::FR_NS

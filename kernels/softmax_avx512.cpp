@@ -1,0 +1,3 @@
+// The relaxed categories for avx512.
+#define FR_ISA 2
+#include "softmax.inc"

@@ -1,0 +1,3 @@
+// The relaxed categories for portable.
+#define FR_ISA 0
+#include "softmax.inc"

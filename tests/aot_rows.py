@@ -1,0 +1,87 @@
+"""Compile the kernels of relaxed categories for GPUs that are not here: see `aot`.
+
+`python tests/aot_rows.py` prints a JSON line for each case that is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import aot
+
+# name -> (pass, shape, what is wanted). Long rows are walked in chunks, others held in registers.
+CASES = {
+    "rows": ("forward", (4096, 1024, 1), ("y",)),
+    "rows-backward": ("backward", (4096, 1024, 1), ("grad_y", "soft")),
+    "rows-long": ("forward", (64, 65536, 1), ("y",)),
+    "rows-long-backward": ("backward", (64, 65536, 1), ("grad_y", "soft")),
+    "columns": ("forward", (256, 32, 1024), ("y",)),
+    "columns-backward": ("backward", (256, 32, 1024), ("grad_y", "soft")),
+    "columns-long": ("forward", (4, 8192, 256), ("y",)),
+    "columns-long-backward": ("backward", (4, 8192, 256), ("grad_y", "soft")),
+}
+
+
+def listing(case: str, dtype: str, target: str) -> aot.Listing:
+    name, shape, given = CASES[case]
+    return listing_of(name, shape, given, dtype, target)
+
+
+def listing_of(name, shape, given, dtype, target, mode=0, **changes):
+    """`given`: which pointers are not None; `changes`: of a contiguous call's constants."""
+    from fused_reparam.backends.triton import rows_backward, rows_calls, rows_forward
+
+    itemsize = aot.BYTES[dtype]
+    warp = 32 if target.startswith("sm_") else 64
+    cut = rows_calls.tile_of(shape, itemsize, warp)
+    kernel = {"forward": rows_forward.forward_rows, "backward": rows_backward.backward_rows}[name]
+    known = dict(
+        zip(("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), rows_calls._constants(cut), strict=True),
+        KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
+        DOUBLE=dtype == "float64", MATH=aot.math_form(dtype, target),
+        key=None, state_seed=None, state_offset=None,
+    )  # fmt: skip
+    if changes.get("KEY"):  # as `keys` counts them: by value, from memory, from a generator's state
+        del known["key"]
+    if changes.get("KEY") == 2:
+        del known["state_seed"], known["state_offset"]
+    known |= {
+        pointer: None
+        for pointer in ("noise", "y", "soft", "kl", "grad_y", "grad_kl")
+        if pointer not in given
+    }
+    known |= changes
+    accumulator = aot.TYPES["float64" if dtype == "float64" else "float32"]
+    types, constants = {}, {}
+    for parameter in kernel.params:
+        if parameter.is_constexpr or parameter.name in known:
+            constants[parameter.name] = known[parameter.name]
+        else:
+            pointer = aot.POINTERS.get(parameter.name, "*" + aot.TYPES[dtype])
+            kind = parameter.annotation_type or pointer
+            types[parameter.name] = kind.replace("accumulator", accumulator)
+    compiled = aot.compile_kernel(kernel, target, types, constants, cut.warps)
+    read = aot.read_nvidia if target.startswith("sm_") else aot.read_amd
+    elements = cut.shape[0] * cut.shape[1] * cut.shape[2] // (cut.warps * warp)
+    return read(compiled, target, dtype, name, elements)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", nargs="*", choices=aot.TARGETS, default=["sm_90"])
+    parser.add_argument("--dtypes", nargs="*", choices=aot.DTYPES, default=["float32"])
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
+    options = parser.parse_args()
+    for target in options.targets:
+        for dtype in options.dtypes:
+            for case in options.cases:
+                print(json.dumps({"case": case} | asdict(listing(case, dtype, target))))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main()

@@ -1,0 +1,99 @@
+"""Parameters for every element-wise family, and its formula in float64."""
+
+import math
+
+import pytest
+import torch
+
+from fused_reparam.backends.reference.families import FAMILIES, base_number
+from fused_reparam.ops.draw import DrawSpec, draw
+from fused_reparam.ops.draw_formula import evaluate
+from fused_reparam.ops.draw_spec import shape_of, stacked, stacked_order
+
+# Without the interpreter, for what the ops do around a backend's call.
+QUICK = pytest.mark.parametrize(
+    "target",
+    ["reference-cpu", "native-cpu"]
+    + (["reference-cuda", "triton-cuda"] if torch.cuda.is_available() else []),
+    indirect=True,
+)
+_FREE = (-math.inf, math.inf)
+_NUMBERS = {
+    "gaussian": (-1.0, 1.0, 0.3, 1.5, 0.1),
+    "gaussian_prior": (*_FREE, -math.inf),
+    "log_prob": (*_FREE, 0.3, 1.5),
+    "log_prob_prior": _FREE,
+    "mixture": (*_FREE, 0.1, 0.3, 1.0, 0.2),
+    "tanh_normal": (-1.5, 0.5, -2.0, 1.0),
+    "log_normal": _FREE,
+    "student_t": (3.0,),
+    "relaxed_bernoulli": (0.7,),
+}
+_LOC_SCALE = ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
+_POSITIVE = dict.fromkeys(_LOC_SCALE, (1,)) | {"kumaraswamy": (0, 1)}
+
+
+def spec(family, samples=0, keep=1, weight=0.5, order=(), kind=None, sample=True):
+    """A call of a family; the scale's kind is log_std where the family has one."""
+    free = family in _POSITIVE or family == "relaxed_bernoulli"
+    kind = (0 if free else 1) if kind is None else kind
+    numbers = list(_NUMBERS.get(family, ()))
+    return DrawSpec(list(order), family, kind, 4, numbers, samples, sample, keep, weight)
+
+
+def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
+    """Parameters in the family's domain; leaves that require grad."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(FAMILIES[family].parameters):
+        t = 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        # The uniform member stays inside the standard one, where its KL is finite.
+        shrink = 0.2 if family == "uniform" else 1.0
+        t = shrink * (t.abs() + 0.2) if i in _POSITIVE.get(family, ()) else shrink * t
+        found.append(t.to(device=device, dtype=dtype).requires_grad_())
+    return found
+
+
+def noise_for(key, params, s, dtype=None):
+    """The base noise of a call, shaped and laid out as its z."""
+    compute = torch.float64 if params[0].dtype == torch.float64 else torch.float32
+    return torch.ops.fused_reparam.base_noise(
+        key, stacked(s.samples, shape_of(params)), stacked_order(s.samples, s.order),
+        dtype or compute, FAMILIES[s.family].base, base_number(s.family, s.numbers),
+    )  # fmt: skip
+
+
+def results(params, s, key=None, eps=None):
+    """z, if wanted, and the values in one tuple."""
+    z, values = draw(params, key, eps, s)
+    return (z, *values) if s.sample else values
+
+
+def formula(params, eps, s, dtype=torch.float64):
+    """The same by the families' formulas in one dtype, by default float64."""
+    found = evaluate_in(params, eps, s, dtype)
+    return found if s.sample else found[1:]
+
+
+def evaluate_in(params, eps, s, dtype):
+    if dtype.itemsize > 2:
+        return evaluate([p.to(dtype) for p in params], None if eps is None else eps.to(dtype), s)
+    # As plain PyTorch would compute it: every step rounded to 16 bits.
+    shape = shape_of(params)
+    p = [t.to(dtype).expand(shape) for t in params]
+    z, values = FAMILIES[s.family].formula(p, eps.to(dtype), s.kind, s.prior_kind, s.numbers)
+    first = s.keep + (1 if FAMILIES[s.family].sampled and s.samples else 0)
+    return z, *(s.weight * v.flatten(first).sum(-1) if v.dim() > first else v for v in values)
+
+
+def cotangents(outputs, seed=3):
+    """A gradient for each output."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.device, o.dtype)
+        for o in outputs
+    ]
+
+
+def gradients(outputs, inputs, grads):
+    return torch.autograd.grad(outputs, inputs, grads, materialize_grads=True)

@@ -1,0 +1,245 @@
+"""The draw ops under torch.compile, opcheck and functorch transforms."""
+
+import pytest
+import torch
+from draw_cases import FAMILIES, cotangents, gradients, noise_for, params, results, spec
+from torch.func import grad, jacrev, vmap
+from torch.library import opcheck
+
+from fused_reparam import noise
+from fused_reparam.ops.draw import draw
+from fused_reparam.ops.draw_spec import kept
+
+OPS = torch.ops.fused_reparam
+
+
+def padded(p):
+    return (*p, *(None,) * (4 - len(p)))
+
+
+SPECS = [
+    spec("gaussian_prior", 2, 2, order=[1, 0]),
+    spec("log_prob", 0, 0),
+    spec("mixture", keep=-1),
+]
+
+
+@pytest.mark.parametrize("s", SPECS, ids=lambda s: s.family)
+def test_opcheck(s):
+    p, key = params(s.family, (3, 5)), noise.key(1)
+    opcheck(OPS.draw.default, (*padded(p), key, None, *s))
+    eps = noise_for(key, p, s).requires_grad_()
+    opcheck(OPS.draw.default, (*padded(p), None, eps, *s))
+    outputs = [t.detach() for t in OPS.draw(*padded(p), key, None, *s)]
+    grads = [g if g.numel() else None for g in cotangents(outputs)]
+    needs = [i < len(p) for i in range(4)] + [True]
+    args = (*grads, *padded([t.detach() for t in p]), None, eps.detach(), *s, needs)
+    opcheck(OPS.draw_backward.default, args)
+
+
+def test_opcheck_broadcast_and_bfloat16():
+    p = [t[(slice(None),) if i else (slice(1),)].to(memory_format=torch.preserve_format)
+         for i, t in enumerate(params("log_prob_prior", (3, 5), torch.bfloat16))]  # fmt: skip
+    key, s = noise.key(1), spec("log_prob_prior", 2)
+    opcheck(OPS.draw.default, (*padded(p), key, None, *s))
+    grads = [g.detach() for g in OPS.draw(*p, key, None, *s)]
+    needs = [True, False, True, True, False]
+    opcheck(OPS.draw_backward.default, (*grads, *[t.detach() for t in p], key, None, *s, needs))
+    opcheck(OPS.base_noise.default, (key, [3, 4], [1, 0], torch.float16, "gumbel", 0.0))
+
+
+def step(family, reduction="batchmean", samples=0):
+    def call(key, *p):
+        keep, weight = kept(p[0].shape, reduction)
+        s = spec(family, samples, keep, weight)
+        z, values = draw(p, noise.draw_key(p[0].device) if key is None else key, None, s)
+        return z, sum((v.sum() for v in values), (z * z).sum())
+
+    return call
+
+
+def agree(call, compiled, family, shape):
+    key, p = noise.key(8), params(family, shape)
+    want, got = call(key, *p), compiled(key, *p)
+    assert torch.equal(want[0], got[0])
+    grads = cotangents(want)
+    for a, b in zip(gradients(want, p, grads), gradients(got, p, grads), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager_for_a_key():
+    torch._dynamo.reset()
+    call = step("log_prob", samples=2)
+    agree(call, torch.compile(call, fullgraph=True), "log_prob", (6, 10))
+
+
+@pytest.mark.parametrize("family", ["tanh_normal", "gaussian_prior"])
+def test_new_shapes_do_not_recompile(family):
+    """Not though the weight of a mean depends on the batch's size."""
+    torch._dynamo.reset()
+    call = step(family)
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for shape in ((6, 10), (9, 4), (17, 3)):
+            agree(call, compiled, family, shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [1.0, 0.5, 0.0])
+def test_memory_budgets(budget):
+    """The partitioner may recompute what it likes: the gradient is that of the sample."""
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, backend="aot_eager_decomp_partition")
+    def call(loc, scale):
+        p = loc.sin(), scale.cos()
+        z, (log_prob,) = draw(p, noise.draw_key("cpu"), None, spec("mixture", 2))
+        return z, (z.exp() * z.sin()).sum() + log_prob.square().sum()
+
+    p = params("mixture", (16, 24))
+    with torch._functorch.config.patch(activation_memory_budget=budget):
+        z, loss = call(*p)
+    got = torch.autograd.grad(loss, p)
+    eps = ((z - p[0].sin()) / torch.exp(p[1].cos())).detach()
+    want_z, (log_prob,) = draw((p[0].sin(), p[1].cos()), None, eps, spec("mixture", 2))
+    want_loss = (want_z.exp() * want_z.sin()).sum() + log_prob.square().sum()
+    for a, b in zip(got, torch.autograd.grad(want_loss, p), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_views_and_fresh_keys():
+    """An intermediate's layout is the compiler's choice; each call and each run has its key."""
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True)
+    def call(a, b):
+        s = spec("laplace", order=[0, 2, 3, 1])
+        z, (kl,) = draw((2 * a, b.exp()), noise.draw_key("cpu"), None, s)
+        other, _ = draw((2 * a, b.exp()), noise.draw_key("cpu"), None, s)
+        return z, kl, other
+
+    a = torch.randn(2, 4, 3, 5).to(memory_format=torch.channels_last).requires_grad_()
+    b = torch.randn(4, 1, 1, requires_grad=True)
+    torch.manual_seed(1)
+    z, kl, other = call(a, b)
+    again, _, _ = call(a, b)
+    torch.manual_seed(1)
+    same = call(a, b)[0]
+    assert not torch.equal(z, other)
+    assert not torch.equal(z, again)
+    assert torch.equal(z, same)
+    assert z.stride() == a.stride()
+    eps = ((z - 2 * a) / b.exp()).detach()
+    want = draw((2 * a, b.exp()), None, eps, spec("laplace", order=[0, 2, 3, 1]))
+    torch.testing.assert_close(kl, want[1][0])
+    for g, w in zip(torch.autograd.grad(z.square().sum() + kl.sum(), (a, b)),
+                    torch.autograd.grad(want[0].square().sum() + want[1][0].sum(), (a, b)),
+                    strict=True):  # fmt: skip
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-4)
+
+
+VMAPPED = [("gaussian_prior", 0), ("log_prob", 2), ("tanh_normal", 1), ("relaxed_bernoulli", 0)]
+
+
+@pytest.mark.parametrize(("family", "samples"), VMAPPED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vmap_over_a_given_key(family, samples, dtype):
+    """Each example gets the numbers it would get alone."""
+    key = noise.key(2)
+    p = [t.detach() for t in params(family, (5, 3, 6), dtype)]
+    p[-1] = p[-1][0, 0] if len(p) > 1 else p[-1]  # a row for all
+    dims = [0] * len(p)
+    dims[-1] = None if len(p) > 1 else 0
+    if family == "gaussian_prior":
+        p[1], dims[1] = p[1].movedim(0, 2), 2
+    for s in (spec(family, samples), spec(family, samples, 2), spec(family, samples, -1)):
+        got = vmap(lambda *p, s=s: results(p, s, key), tuple(dims))(*p)
+        for i in range(5):
+            one = [t if d is None else t.select(d, i) for t, d in zip(p, dims, strict=True)]
+            for g, w in zip(got, results(one, s, key), strict=True):
+                torch.testing.assert_close(g[i], w)
+
+
+def test_vmap_follows_randomness():
+    zeros, ones = torch.zeros(4, 6), torch.ones(6)
+
+    def call(loc):
+        return draw((loc, ones), noise.draw_key(), None, spec("gumbel", 2))[0]
+
+    same = vmap(call, randomness="same")(zeros)
+    assert torch.equal(same, same[:1].expand_as(same))
+    different = vmap(call, randomness="different")(zeros)
+    assert len({tuple(row) for row in different.flatten(1).tolist()}) == 4
+    with pytest.raises(RuntimeError, match="random"):
+        vmap(call, randomness="error")(zeros)
+
+
+@pytest.mark.parametrize(("family", "samples"), VMAPPED)
+def test_per_sample_gradients(family, samples):
+    key = noise.key(2)
+    p = [t.detach() for t in params(family, (5, 3, 6))]
+    s = spec(family, samples)
+    of = tuple(range(len(p)))
+
+    def loss(*p):
+        return sum(t.square().sum() for t in results(p, s, key))
+
+    got = vmap(grad(loss, argnums=of))(*p)
+    shared = vmap(grad(loss, argnums=of), (0, *(None,) * (len(p) - 1)))(
+        p[0], *(t[0] for t in p[1:])
+    )
+    for i in range(5):
+        for inputs, found in (
+            ([t[i] for t in p], got),
+            ([p[0][i], *(t[0] for t in p[1:])], shared),
+        ):
+            leaves = [t.clone().requires_grad_() for t in inputs]
+            want = torch.autograd.grad(loss(*leaves), leaves)
+            for g, w in zip(found, want, strict=True):
+                torch.testing.assert_close(g[i], w)
+
+
+def test_gradient_of_given_noise_under_vmap():
+    p = [t.detach() for t in params("tanh_normal", (4,), torch.float64)]
+    s = spec("tanh_normal", 2)
+    eps = torch.randn(3, 2, 4, dtype=torch.float64)
+
+    def loss(eps):
+        return sum(t.square().sum() for t in results(p, s, eps=eps))
+
+    got = vmap(grad(loss))(eps)
+    for i in range(3):
+        one = eps[i].clone().requires_grad_()
+        torch.testing.assert_close(got[i], torch.autograd.grad(loss(one), one)[0])
+
+
+@pytest.mark.parametrize("family", ["tanh_normal", "kumaraswamy"])
+def test_nested_transforms(family):
+    key, s = noise.key(2), spec(family)
+    a, b = (t.detach() for t in params(family, (3,), torch.float64))
+
+    def loss(b):
+        return sum(t.square().sum() for t in results((a, b), s, key))
+
+    leaf = b.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    rows = [torch.autograd.grad(f, leaf, retain_graph=True)[0] for f in first]
+    torch.testing.assert_close(jacrev(jacrev(loss))(b), torch.stack(rows))
+    torch.testing.assert_close(jacrev(grad(loss))(b), torch.stack(rows))
+    both = torch.stack((b, 1.1 * b))
+    torch.testing.assert_close(vmap(jacrev(loss))(both)[0], jacrev(loss)(b))
+    torch.testing.assert_close(vmap(jacrev(jacrev(loss)))(both)[0], torch.stack(rows))
+
+
+def test_fake_tensors_go_through_the_op():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(torch.ones(6, 2))
+    for family in FAMILIES:
+        s = spec(family, 3)
+        z, values = draw((fake,) * FAMILIES[family].parameters, noise.key(0), None, s)
+        assert z.shape == (3, 6, 2)
+        for value in values:
+            assert value.shape == ((3, 6) if FAMILIES[family].sampled else (6,))

@@ -1,0 +1,412 @@
+"""The Triton backend's draws against the reference's formulas in float64 with the same noise.
+
+Without a GPU the kernels run in Triton's interpreter on CPU tensors; with one, on the GPU.
+"""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from triton_truth import (
+    DEVICE,
+    DTYPES,
+    INF,
+    KINDS,
+    check,
+    gathered,
+    guarded,
+    make_key,
+    needs_backend,
+    noise64,
+    rows_of,
+    scale_values,
+    unit_roundoff,
+    untouched,
+    values,
+)
+
+from fused_reparam import noise, streams
+from fused_reparam.backends import reference
+from fused_reparam.backends import triton as backend
+from fused_reparam.backends.reference.families import FAMILIES, base_number
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+    needs_backend,
+]
+SEED, OFFSET = 0x123456789ABCDEF, 2**64 - 3  # a carry past 64 bits
+NUMBERS = {
+    "gaussian": (-INF, INF, 0.3, 1.7, -INF),
+    "gaussian_prior": (-INF, INF, -INF),
+    "log_prob": (-INF, INF, -0.2, 0.6),
+    "log_prob_prior": (-INF, INF),
+    "mixture": (-INF, INF, 0.1, 0.3, 1.5, 0.05),
+    "tanh_normal": (-INF, INF, -2.0, 0.5),
+    "log_normal": (-INF, INF),
+    "student_t": (5.0,),
+    "relaxed_bernoulli": (0.7,),
+}
+WEIGHT = 0.75
+
+
+def base64(base: str, number: float, n: int, dtype: torch.dtype) -> torch.Tensor:
+    """Base noise of the key, evaluated in float64 from the uniform numbers of its dtype."""
+    if base == "normal":
+        return noise64(SEED, OFFSET, n, dtype)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    made = streams.uniform
+
+    def uniform(key, count, _):
+        u = made(key, count, compute)
+        return streams.Uniform(u.v.double(), u.upper)
+
+    with mock.patch.object(streams, "uniform", uniform):
+        return streams.BASES[base](make_key(SEED, OFFSET).cpu(), n, torch.float64, number)
+
+
+def noise_error(eps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return (4e-6 + 1e-6 * eps.abs()) * (1e-8 if dtype == torch.float64 else 1.0)
+
+
+def parameters(family: str, n: int, dtype: torch.dtype, kind: int = 0, prior: int = 0) -> list:
+    """Each flat and on the CPU."""
+    loc = values(n, dtype, 1)
+    if family == "relaxed_bernoulli":
+        return [loc]
+    if family == "kumaraswamy":
+        return [(loc.abs() + 0.2).to(dtype), scale_values("std", n, dtype)]
+    if family not in NUMBERS or family == "student_t":
+        return [(0.3 * loc).to(dtype), scale_values("std", n, dtype, 7)]
+    made = [loc, scale_values(KINDS[kind], n, dtype)]
+    if FAMILIES[family].parameters == 4:
+        made += [values(n, dtype, 3), scale_values(KINDS[prior], n, dtype, 4)]
+    return made
+
+
+class Exact:
+    """The reference in float64, element by element, and how far inputs that are a little off move
+    it: the tolerance.
+    """
+
+    def __init__(self, family, kind, prior_kind, numbers, params, eps, samples, dtype):
+        self.options = family, kind, prior_kind, numbers
+        self.params, self.eps, self.samples, self.dtype = params, eps, samples, dtype
+        self.unit = unit_roundoff(torch.float64 if dtype == torch.float64 else torch.float32)
+        self.shape = (samples, params[0].numel()) if samples > 1 else (params[0].numel(),)
+
+    def inputs(self, error):
+        """The inputs, then the inputs with one of them moved at a time."""
+        yield self.params, self.eps
+        for i, p in enumerate(self.params):
+            moved = p * (1 + 8 * self.unit) + 1e-30
+            yield [*self.params[:i], moved, *self.params[i + 1 :]], self.eps
+        if self.eps is not None:
+            yield self.params, self.eps + error
+            yield self.params, self.eps - error
+
+    def spread(self, call, error):
+        """(result, tolerance) of each result of a call."""
+        first, *others = [call(*inputs) for inputs in self.inputs(error)]
+        out = []
+        for i, want in enumerate(first):
+            moves = [(o[i] - want).abs().nan_to_num(0.0, 0.0) for o in others]
+            size = want.abs().nan_to_num(0.0, 0.0, 0.0)
+            out.append((want, sum(moves) + 16 * self.unit * (1 + size)))
+        return out
+
+    def forward(self, error):
+        def call(params, eps):
+            family, *rest = self.options
+            z, found = FAMILIES[family].formula(params, self.shaped(eps), *rest)
+            return [z.reshape(-1), *(v.reshape(-1) for v in found)]
+
+        return self.spread(call, error)
+
+    def backward(self, error, grad_z, grad_values, wanted):
+        def call(params, eps):
+            pairs = zip(params, wanted, strict=True)
+            grads = [torch.empty_like(p) if asked else None for p, asked in pairs]
+            reference.draw_backward(
+                *self.options, grad_z, grad_values, params, None, eps, self.samples, WEIGHT, True,
+                grads,
+            )  # fmt: skip
+            return [g for g in grads if g is not None]
+
+        return self.spread(call, error)
+
+    def shaped(self, eps):
+        return eps if eps is None else eps.view(self.shape)
+
+
+def run_and_check(
+    family, dtype, n, *, kind=0, prior_kind=0, numbers=None, samples=1, segments=1, rows=0,
+    layouts=(), given=False, params=None, with_z=True, with_values=True, wanted=None, shift=0,
+    key=None, grad_of=(True, True),
+):  # fmt: skip
+    """Forward and backward of one configuration, every element of every output.
+
+    segments: of one sample. rows: 0 dense, else the parameters are rows with these layouts.
+    """
+    about = FAMILIES[family]
+    numbers = NUMBERS.get(family, ()) if numbers is None else numbers
+    flat = parameters(family, n, dtype, kind, prior_kind) if params is None else params
+    dense = rows == 0
+    count = samples * n
+    place = (lambda t: t.to(DEVICE)) if dense or samples > 1 else (lambda t: t.view(rows, -1))
+    params = [
+        p.to(DEVICE) if dense else rows_of(p, rows, layout)
+        for p, layout in zip(flat, layouts or [""] * len(flat), strict=True)
+    ]
+    eps = values(count, dtype, 2) if given else None
+    noisy = with_z or (about.sampled and with_values)
+    if given:
+        eps64, error = eps.double(), torch.zeros(())
+    elif noisy:
+        eps64 = base64(about.base, base_number(family, numbers), count, dtype)
+        error = noise_error(eps64, dtype)
+    else:
+        eps64, error = None, None
+    exact = Exact(
+        family, kind, prior_kind, numbers, [gathered(p) for p in params], eps64, samples, dtype
+    )
+    use = (make_key(SEED, OFFSET) if key is None else key) if noisy and not given else None
+    eps = place(eps.to(DEVICE)) if given else None
+
+    value_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    total = segments * (samples if about.sampled else 1)
+    z, z_buffer = guarded(count, dtype, shift)
+    made = [guarded(total, value_dtype) for _ in range(about.values if with_values else 0)]
+    backend.draw_forward(
+        family, kind, prior_kind, numbers, params, use, eps, samples, WEIGHT, dense,
+        z if with_z else None, [v for v, _ in made],
+    )  # fmt: skip
+    (want, tolerance), *found = exact.forward(error)
+    rounding = unit_roundoff(dtype) * 1.01
+    if with_z:
+        tiny = torch.finfo(dtype).tiny
+        check(f"{family}: z", z, want, tolerance + rounding * want.abs() + tiny)
+        assert untouched(z_buffer, count, shift)
+    for i, ((value, buffer), (each, off)) in enumerate(zip(made, found, strict=False)):
+        want = WEIGHT * each.view(total, -1).sum(1)
+        check(f"{family}: value {i}", value, want, WEIGHT * off.view(total, -1).sum(1))
+        assert untouched(buffer, total)
+
+    grad_z = values(count, dtype, 5) if with_z and grad_of[0] else None
+    grad_values = [
+        values(total, value_dtype, 6 + i).to(DEVICE) if use_it else None
+        for i, use_it in zip(range(len(made)), (grad_of[1], grad_of[-1]), strict=False)
+    ]
+    wanted = wanted or [True] * len(params)
+    outs = [guarded(n, dtype, shift) if w else (None, None) for w in wanted]
+    grads = [o if o is None or dense else o.view(rows, -1) for o, _ in outs]
+    backend.draw_backward(
+        family, kind, prior_kind, numbers, None if grad_z is None else place(grad_z.to(DEVICE)),
+        grad_values, params, use, eps, samples, WEIGHT, dense, grads,
+    )  # fmt: skip
+    pulled = exact.backward(
+        error, None if grad_z is None else grad_z.double(),
+        [None if g is None else gathered(g) for g in grad_values], wanted,
+    )  # fmt: skip
+    largest = max([1.0, *(g.abs().max().item() for g in grad_values if g is not None)])
+    for i, ((out, buffer), (want, off)) in enumerate(
+        zip([o for o in outs if o[0] is not None], pulled, strict=True)
+    ):
+        bound = largest * samples * off + rounding * want.abs() + torch.finfo(dtype).tiny
+        check(f"{family}: gradient {i}", out, want, bound)
+        assert untouched(buffer, n, shift)
+
+
+# --- base noise -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("base", streams.BASES)
+def test_base_noise(base, dtype):
+    n = 1029
+    out, buffer = guarded(n, dtype)
+    backend.base_noise(base, 5.0, make_key(SEED, OFFSET), out)
+    want = base64(base, 5.0, n, dtype)
+    rounding = unit_roundoff(dtype) * want.abs() * 1.01 if dtype.itemsize == 2 else 0 * want
+    check(base, out, want, noise_error(want, dtype) + rounding)
+    assert untouched(buffer, n)
+
+
+# --- every family ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family):
+    run_and_check(family, torch.float32, 517)
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float32], ids=str)
+@pytest.mark.parametrize("family", ["gaussian", "tanh_normal"])
+def test_every_dtype(family, dtype):
+    run_and_check(family, dtype, 517, kind=1)
+
+
+@pytest.mark.parametrize("family", ["log_prob_prior", "cauchy", "student_t", "gumbel"])
+def test_float64(family):
+    run_and_check(family, torch.float64, 67)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples(family):
+    """Of lengths that are whole vectors, and of others for each base noise."""
+    run_and_check(family, torch.float32, 40, samples=3)
+    if family not in ("gaussian", "gaussian_prior", "log_prob", "log_normal", "logistic"):
+        run_and_check(family, torch.float32, 37, samples=2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n"), [(torch.float64, 6), (torch.float64, 5), (torch.bfloat16, 4)], ids=str
+)
+def test_samples_of_other_widths(dtype, n):
+    run_and_check("tanh_normal", dtype, n, samples=4, kind=1)
+    run_and_check("student_t", dtype, n, samples=2)
+
+
+@pytest.mark.parametrize("prior_kind", range(5), ids=KINDS)
+def test_every_scale(prior_kind):
+    kind = (prior_kind + 2) % 5
+    for family in ("gaussian_prior", "log_prob_prior"):
+        run_and_check(family, torch.float32, 130, kind=kind, prior_kind=prior_kind)
+
+
+@pytest.mark.parametrize(("n", "segments", "samples"), [
+    (60, 60, 1), (40, 40, 3), (37, 37, 2),  # each element
+    (96, 12, 1), (96, 6, 2), (15, 5, 2), (1001, 7, 1),  # in a tile; across groups
+    (3 * 2054, 3, 2), (2 * 5120, 2, 2), (5000, 1, 3),  # longer than a tile
+])  # fmt: skip
+def test_sums(n, segments, samples):
+    """Values that belong to the element, and values that each sample has."""
+    for family in ("gaussian", "log_prob"):
+        run_and_check(family, torch.float32, n, segments=segments, samples=samples)
+
+
+@pytest.mark.parametrize(
+    "layouts",
+    [("half", "one_row", "contiguous", "scalar"), ("transposed", "one_column", "half", "half")],
+)
+@pytest.mark.parametrize(("rows", "columns", "samples"), [(6, 24, 1), (3, 7, 1), (4, 8, 2)])
+def test_rows(rows, columns, samples, layouts):
+    """Views are read in place; gradients may be views too."""
+    for family in ("gaussian_prior", "log_prob_prior"):
+        run_and_check(
+            family, torch.float32, rows * columns, rows=rows, layouts=layouts, segments=rows,
+            samples=samples,
+        )  # fmt: skip
+
+
+def test_strided_gradients_and_noise():
+    """The halves of one gradient; z's gradient and eps as rows."""
+    n, rows = 4 * 24, 4
+    params = [rows_of(p, rows, "half") for p in parameters("gaussian", n, torch.float32)]
+    eps, grad_z = (rows_of(values(n, torch.float32, s), rows, "transposed") for s in (2, 5))
+    whole = torch.full((rows, 2 * n // rows + 1), float("nan"), device=DEVICE)
+    grads = [whole[:, : n // rows], whole[:, n // rows : 2 * n // rows]]
+    numbers = NUMBERS["gaussian"]
+    z = torch.full((rows, n // rows), float("nan"), device=DEVICE)
+    backend.draw_forward("gaussian", 0, 0, numbers, params, None, eps, 1, 1.0, False, z, [])
+    backend.draw_backward(
+        "gaussian", 0, 0, numbers, grad_z, [None], params, None, eps, 1, 1.0, False, grads
+    )
+    sigma = torch.exp(0.5 * params[1])
+    torch.testing.assert_close(z, params[0] + sigma * eps)
+    torch.testing.assert_close(grads[0], grad_z.contiguous())
+    torch.testing.assert_close(grads[1], grad_z * eps * 0.5 * sigma)
+    assert whole[:, -1].isnan().all()
+
+
+@pytest.mark.parametrize("family", ["gaussian", "gaussian_prior", "mixture", "tanh_normal"])
+def test_clamp(family):
+    numbers = (-1.0, 0.5, *NUMBERS[family][2:])
+    params = parameters(family, 67, torch.float32)
+    params[1][:3] = torch.tensor([-1.0, 0.5, float("nan")])  # on the bounds: gradient factor 1
+    run_and_check(family, torch.float32, 67, numbers=numbers, params=params, segments=67)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "gaussian_prior"])
+def test_free_bits(family):
+    numbers = (*NUMBERS[family][:-1], 0.8)
+    run_and_check(family, torch.float32, 131, numbers=numbers, segments=131)
+
+
+@pytest.mark.parametrize("parts", [
+    {"with_z": False}, {"with_values": False}, {"grad_of": (False, True, True)},
+    {"grad_of": (True, True, False)}, {"grad_of": (True, False, True)},
+    {"grad_of": (True, False, False)}, {"grad_of": (False, True, False)},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("family", ["gaussian_prior", "log_prob_prior", "tanh_normal"])
+def test_parts(family, parts):
+    run_and_check(family, torch.float32, 35, samples=2, **parts)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_one_gradient(index):
+    wanted = [i == index for i in range(4)]
+    run_and_check("log_prob_prior", torch.float32, 36, wanted=wanted)
+    if index < 2:
+        run_and_check("tanh_normal", torch.float32, 36, wanted=wanted[:2])
+
+
+@pytest.mark.parametrize("family", ["gaussian", "mixture", "kumaraswamy", "cauchy"])
+def test_given_noise_and_pointers_off_alignment(family):
+    eps_is_positive = family == "kumaraswamy"
+    if not eps_is_positive:
+        run_and_check(family, torch.float32, 70, samples=2, given=True, shift=1)
+    run_and_check(family, torch.float16, 71, shift=1)
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_a_key_from_the_host_is_the_same_key():
+    params = parameters("tanh_normal", 70, torch.float32)
+    run_and_check("tanh_normal", torch.float32, 70, key=make_key(SEED, OFFSET).cpu())
+    drawn = []
+    for key in (make_key(7, 0), noise.HostKey(7, 0)):
+        z = torch.full((70,), float("nan"), device=DEVICE)
+        backend.draw_forward(
+            "tanh_normal", 0, 0, NUMBERS["tanh_normal"], [p.to(DEVICE) for p in params], key, None,
+            1, 1.0, True, z, [],
+        )  # fmt: skip
+        drawn.append(z)
+    assert torch.equal(*drawn)
+
+
+# --- the edges of the numbers ---------------------------------------------------------------------
+
+
+def test_saturated_actions():
+    """mean = +-20: the action is an end of its range, the density from the exact pre-image."""
+    mean = torch.tensor([-20.0, 20.0, -9.0, 9.0, 0.0, 200.0])
+    scale = torch.tensor([-5.0, -5.0, -1.0, 1.0, 0.0, 3.0])
+    run_and_check("tanh_normal", torch.float32, 6, kind=1, params=[mean, scale], segments=6)
+
+
+def test_rho_of_110():
+    rho = torch.tensor([-110.0, 110.0, -50.0, 50.0, -1e-3])
+    run_and_check("gaussian", torch.float32, 5, kind=4, params=[0 * rho, rho], segments=5)
+    run_and_check("mixture", torch.float32, 5, kind=4, params=[0 * rho, rho], segments=5)
+
+
+def test_temperatures():
+    for tau in (1e-6, 1e6):
+        run_and_check("relaxed_bernoulli", torch.float32, 33, numbers=(tau,))
+    run_and_check("relaxed_bernoulli", torch.float32, 33, kind=1)
+
+
+def test_repeatable_bit_for_bit():
+    params = [p.to(DEVICE) for p in parameters("log_prob", 5000, torch.float32)]
+    runs = []
+    for _ in range(2):
+        found = [torch.full((2,), float("nan"), device=DEVICE) for _ in range(2)]
+        backend.draw_forward(
+            "log_prob", 0, 0, NUMBERS["log_prob"], params, make_key(3), None, 2, 1.0, True, None,
+            found,
+        )  # fmt: skip
+        runs.append(torch.cat(found))
+    assert torch.equal(*runs)

@@ -1,0 +1,140 @@
+"""The machine code of the Triton relaxed categories, for GPUs that need not be here: see `aot.py`.
+
+Kernels of rows that a program holds have no loops and no calls. Where rows are longer, a loop's
+body is counted once: for NVIDIA that is one chunk of each walk.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+
+pytest.importorskip("triton")
+import aot
+import aot_rows
+from test_triton_aot import narrow, run, wide
+
+# Instructions for an element on sm_90, by what is held. They are made of:
+#   the words of Philox 11; Gumbel noise 12: u 5 (conversion, scale, sign, 1 - u, choice), a series
+#     4, comparison and choice 2, its logarithm 1
+#   the softmax of scores 10: the outer logarithm 1, less the row's top 1, score 1, two maxima 2,
+#     less the best, rate, exp, sum and share 5
+#   backward 6: the product with the gradient and its sum 2, less the sum, share and 1 / tau 3
+#   of a thread's 16 elements, a share of addresses, key, loads and stores: forward 5, backward 3
+#   threads that share a row exchange its three results (backward: one), 10 instructions each for
+#     one row of a warp, which is 2 for each of 16 elements; columns of one thread are rows of
+#     their own, 4 of them in float32 and 8 in bfloat16: 8 and 16, backward 3 and 6
+#   bfloat16 converts: one for each number in and out
+# A second walk makes noise and scores again, without maxima and sum: 35. A walk in chunks keeps a
+# lane's own top, best and sum, 8 for each lane, which is a column's or a group's 4 elements or 2.
+BOUNDS = {
+    ("float32", "rows"): 42,  # 11 + 12 + 10 + 5 + 2
+    ("float32", "columns"): 49,
+    ("float32", "rows-backward"): 11,  # 6 + 3 + 1
+    ("float32", "columns-backward"): 14,
+    ("float32", "rows-long"): 81,  # 42 + 35 + 2 and what is around the loops
+    ("float32", "columns-long"): 96,
+    ("float32", "rows-long-backward"): 15,
+    ("float32", "columns-long-backward"): 22,
+    ("bfloat16", "rows"): 43,
+    ("bfloat16", "columns"): 60,
+    ("bfloat16", "rows-backward"): 12,
+    ("bfloat16", "columns-backward"): 19,
+    ("bfloat16", "columns-long"): 117,
+}
+OTHERS = {
+    "float32": ("rows", "columns-long", "rows-backward"),
+    "bfloat16": ("rows-long", "columns", "columns-backward"),
+}
+CASES = [
+    *(("sm_90", dtype, name) for dtype, name in BOUNDS),
+    *(
+        (target, dtype, name)
+        for target in ("sm_80", "sm_100", "gfx942")
+        for dtype, names in OTHERS.items()
+        for name in names
+    ),
+]
+IDS = ["-".join(case) for case in CASES]
+
+
+@cache
+def listings() -> dict[tuple[str, str, str], aot.Listing]:
+    code = "import aot_rows, json\nfrom dataclasses import asdict\n"
+    code += f"for target, dtype, name in {CASES!r}:\n"
+    code += "    print(json.dumps(asdict(aot_rows.listing(name, dtype, target))))\n"
+    lines = [line for line in run("-c", code).splitlines() if line.startswith("{")]
+    return {case: aot.Listing(**json.loads(line)) for case, line in zip(CASES, lines, strict=True)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_no_spills_and_wide_accesses(case):
+    one = listings()[case]
+    assert one.spills == 0
+    assert one.local == []
+    # Each tensor moves in accesses of 128 bits, once; where rows are long, what is read once for
+    # each walk. On AMD also the key, and its compiler repeats the bodies of short loops.
+    given = aot_rows.CASES[case[2]][2]
+    reads, writes = (1, 1) if given == ("y",) else (2, 1)
+    walks = 2 if "long" in case[2] else 1
+    needed = (walks * reads + writes) * one.elements * aot.BYTES[case[1]] // 16
+    if case[0].startswith("gfx"):
+        assert needed <= len(wide(one))
+    else:
+        assert needed == len(wide(one))
+    assert narrow(one) == []
+
+
+@pytest.mark.parametrize(("dtype", "name"), BOUNDS)
+def test_instructions_per_element_on_sm_90(dtype, name):
+    one = listings()["sm_90", dtype, name]
+    bound = BOUNDS[dtype, name]
+    assert 0.8 * bound < one.per_element <= bound
+    # For a long row: whether there are chunks, and the end of each walk.
+    assert one.branches <= (3 if "long" in name else 0)
+
+
+@pytest.mark.parametrize(("dtype", "name"), BOUNDS)
+def test_shared_memory_serves_the_reductions_only(dtype, name):
+    """A tile that changed threads would need all of its elements there, and wide accesses."""
+    one = listings()["sm_90", dtype, name]
+    assert set(one.shared) <= {"STS", "LDS", "STS.128", "LDS.128", "STS.64", "LDS.64"}
+    assert len(one.shared) <= (4 if "backward" in name else 12)
+    assert one.shared_bytes <= 1024
+
+
+SOFT, HARD, ONE_HOT = range(3)
+LONG = {"RESIDENT": False}
+VARIANTS = [  # what the hot path leaves out, each at least once: pass, size, given, mode, changes
+    ("forward", (4, 61, 1), ("y", "soft", "kl"), HARD, {"KEY": 1}),
+    ("forward", (4, 61, 1), ("y", "kl"), ONE_HOT, LONG | {"MIXED": True, "KEY": 2}),
+    ("forward", (1, 6, 24), ("y", "soft", "kl"), HARD, LONG),
+    ("forward", (1, 6, 24), ("y", "kl"), ONE_HOT, {"MIXED": True, "FORM": 1}),
+    ("forward", (1, 6, 23), ("y",), ONE_HOT, LONG | {"FORM": 2, "BIG": True}),
+    ("forward", (4, 64, 1), ("kl",), SOFT, {"FORM": 1}),
+    ("forward", (4, 61, 1), ("y", "noise"), SOFT, LONG | {"FORM": 2}),
+    ("backward", (4, 61, 1), ("grad_y", "grad_kl", "soft"), HARD, {"GRAD_FORM": 2}),
+    ("backward", (4, 64, 1), ("grad_y", "grad_kl"), ONE_HOT, LONG | {"FORM": 1}),
+    ("backward", (1, 6, 24), ("grad_kl",), SOFT, LONG | {"FORM": 2}),
+    ("backward", (1, 6, 24), ("grad_y",), ONE_HOT, {"GRAD_FORM": 1, "BIG": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "variants"),
+    [
+        ("sm_90", "float32", VARIANTS),
+        ("sm_90", "float64", VARIANTS[::3]),
+        ("gfx942", "bfloat16", VARIANTS[1::3]),
+    ],
+    ids=["sm_90-float32", "sm_90-float64", "gfx942-bfloat16"],
+)
+def test_variants_compile(target, dtype, variants):
+    """The interpreter accepts what the compiler does not; this is the compiler."""
+    # FORM and GRAD_FORM are what a tensor's strides lead to.
+    code = f"import aot_rows\nfor name, size, given, mode, changes in {variants!r}:\n"
+    code += f"    aot_rows.listing_of(name, size, given, {dtype!r}, {target!r}, mode, **changes)\n"
+    code += "print('compiled')\n"
+    assert run("-c", code).strip().endswith("compiled")

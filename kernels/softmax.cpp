@@ -1,6 +1,7 @@
 // The entry points of the relaxed categories, plain C functions as in ops.cpp; sizes and layouts are
 // promised in fused_reparam/backends/reference/rows.py.
 #include <limits>
+#include <utility>
 
 #include "cpu.h"
 #include "pages.h"
@@ -13,7 +14,7 @@ namespace {
 template <class F>
 void for_units(const SoftmaxCall& c, const F& run) {
   constexpr int64_t kElements = 16384;                      // not worth waking another thread
-  const Cut cut(c.outer, c.classes, c.inner, c.dtype);
+  const Cut cut(c.outer, c.classes, c.inner, c.turned, c.dtype);
   const int64_t grain = kElements / cut.unit_elements();
   for_ranges(cut.units(), grain > 0 ? grain : 1, [&](int64_t begin, int64_t end) {
     SoftmaxPanels panels(FR_CURRENT(draw_kernels), FR_CURRENT(softmax_kernels), c, cut);
@@ -43,10 +44,16 @@ int run(const fused_reparam_softmax& p, bool forward) {
   c.outer = p.outer;
   c.classes = p.classes;
   c.inner = p.inner;
+  c.turned = c.inner == 1 && c.outer > 1 && c.classes <= fr::Cut::kTurned;
+  if (c.turned) std::swap(c.outer, c.inner);
   c.inverse_tau = 1 / p.tau;
   c.unimix = p.unimix;
-  const auto dense = [&](void* data) { return fr::Strided{data, p.classes * p.inner, p.inner, 1}; };
-  c.logits = {p.logits, p.logits_strides.outer, p.logits_strides.cls, p.logits_strides.inner};
+  const auto strided = [&](void* data, int64_t outer, int64_t cls, int64_t inner) {
+    return c.turned ? fr::Strided{data, inner, cls, outer} : fr::Strided{data, outer, cls, inner};
+  };
+  const auto dense = [&](void* data) { return strided(data, p.classes * p.inner, p.inner, 1); };
+  const auto& of_logits = p.logits_strides;
+  c.logits = strided(p.logits, of_logits.outer, of_logits.cls, of_logits.inner);
   c.soft = dense(p.soft);
   const int64_t bytes = p.outer * p.classes * p.inner * fr::kItemSize[p.dtype];
   if (forward) {
@@ -61,7 +68,8 @@ int run(const fused_reparam_softmax& p, bool forward) {
     fr::prefer_huge_pages(p.soft, bytes);
     fr::for_units(c, [](fr::SoftmaxPanels& panels, int64_t unit) { panels.forward(unit); });
   } else {
-    c.grad_y = {p.y_or_grad_y, p.grad_strides.outer, p.grad_strides.cls, p.grad_strides.inner};
+    const auto& of_grad = p.grad_strides;
+    c.grad_y = strided(p.y_or_grad_y, of_grad.outer, of_grad.cls, of_grad.inner);
     c.grad_kl = p.kl_or_grad_kl;
     c.grad_logits = dense(p.grad_logits);
     fr::prefer_huge_pages(p.grad_logits, bytes);

@@ -18,31 +18,34 @@ struct SoftmaxCall {
   Dtype dtype;
   Mode mode;
   int64_t outer, classes, inner;
+  bool turned;              // see Cut
   Strided logits, noise, y, soft, grad_y, grad_logits;
   void *kl, *grad_kl;
   uint64_t seed, offset;
   double inverse_tau, unimix;
 };
 
-// Memory for the numerators of a panel, until their sum is known.
+// Memory for the numerators of a panel, until their sum is known, and for what each block's are relative
+// to. Most panels keep their numerators where the shares will be; then none is taken for them.
 class Scratch {
  public:
-  Scratch(const SoftmaxCall& c, const Cut& cut) : width_(cut.width), real_(c.dtype == Dtype::f64 ? 8 : 4) {
-    const bool softens = c.soft.data || (c.y.data && c.mode == Mode::soft);
-    if (!softens) return;
-    const int64_t reals = (cut.steps + cut.blocks()) * cut.width;
-    memory_ = std::make_unique_for_overwrite<unsigned char[]>(static_cast<size_t>(reals * real_ + 64));
-    const auto begin = reinterpret_cast<uintptr_t>(memory_.get());
-    numerators_ = memory_.get() + (64 - begin % 64) % 64;
-    references_ = numerators_ + cut.steps * cut.width * real_;
+  Scratch(const Cut& cut)
+      : cut_(cut), references_(allocate(cut.blocks())) {}
+  Steps numerators(int64_t first) {
+    if (!numerators_) numerators_ = allocate(cut_.steps);
+    return {numerators_.get() + first * step_bytes(), cut_.width};
   }
-  Steps numerators(int64_t first) const { return {numerators_ + first * width_ * real_, width_}; }
-  void* reference(int64_t block) const { return references_ + block * width_ * real_; }
+  void* reference(int64_t block) const { return references_.get() + block * step_bytes(); }
 
  private:
-  int64_t width_, real_;
-  std::unique_ptr<unsigned char[]> memory_;
-  unsigned char *numerators_ = nullptr, *references_ = nullptr;
+  using Memory = std::unique_ptr<unsigned char[]>;
+  int64_t step_bytes() const { return cut_.width * cut_.real; }
+  Memory allocate(int64_t steps) const {
+    return std::make_unique_for_overwrite<unsigned char[]>(static_cast<size_t>(steps * step_bytes()));
+  }
+
+  const Cut& cut_;
+  Memory references_, numerators_;
 };
 
 // Computes one panel after another.
@@ -50,7 +53,7 @@ class SoftmaxPanels {
  public:
   SoftmaxPanels(const DrawKernels& common, const SoftmaxKernels& kernels, const SoftmaxCall& call,
                 const Cut& cut)
-      : k_(kernels), c_(call), cut_(cut), wide_(call.dtype == Dtype::f64), scratch_(call, cut),
+      : k_(kernels), c_(call), cut_(cut), wide_(call.dtype == Dtype::f64), scratch_(cut),
         stage_(common, call.dtype, cut) {
     for (int i = 0; i < 8; ++i) *lists_[i] = state_[i];
   }
@@ -84,7 +87,7 @@ class SoftmaxPanels {
         score = mixed;
         top = zeros_;
       }
-      const Steps total = softens ? scratch_.numerators(b.first) : stage_.slot(kScore, b);
+      const Steps total = softens ? numerators(p, b) : stage_.slot(kScore, b);
       k_.add[wide_](b, score, top, noise(p, b), total);
       if (chooses) k_.choose[wide_](b, total, r_);
       if (softens) k_.soften[wide_](b, total, c_.inverse_tau, r_, total, scratch_.reference(block));
@@ -94,8 +97,8 @@ class SoftmaxPanels {
     each_block([&](const Block& b, int64_t block) {
       if (chooses) write(p, b, c_.y, [&](Steps out) { k_.one_hot[wide_](b, r_, out); });
       if (softens)
-        write(p, b, c_.mode == Mode::soft ? c_.y : c_.soft, [&](Steps out) {
-          k_.share[wide_](b, scratch_.numerators(b.first), c_.inverse_tau, r_, scratch_.reference(block), out);
+        write(p, b, shares(), [&](Steps out) {
+          k_.share[wide_](b, numerators(p, b), c_.inverse_tau, r_, scratch_.reference(block), out);
         });
     });
   }
@@ -162,6 +165,12 @@ class SoftmaxPanels {
   template <class F>
   void each_block(const F& f) {
     for (int64_t block = 0; block < cut_.blocks(); ++block) f(cut_.block(block), block);
+  }
+
+  const Strided& shares() const { return c_.mode == Mode::soft ? c_.y : c_.soft; }
+  // Where the shares will be, if that is memory of Reals: no second buffer passes through the caches.
+  Steps numerators(const Panel& p, const Block& b) {
+    return stage_.direct(shares(), p, b) ? stage_.where(shares(), p, b) : scratch_.numerators(b.first);
   }
 
   Steps read(const Panel& p, const Block& b, const Strided& from, int slot) {

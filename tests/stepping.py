@@ -188,7 +188,7 @@ class Stepper:
         return count
 
 
-def per_element(cases: list[tuple[str, str, str]], limit: float = 60.0) -> tuple[str, dict]:
+def per_element(cases: list[tuple[str, str, str]], limit: float = 240.0) -> tuple[str, dict]:
     """The library's path, and instructions per element of each (instruction set, operation, dtype)
     that the machine has.
 

@@ -65,7 +65,7 @@ COUNTED = {
 def counts() -> tuple[dict[tuple[str, str, str], float], float]:
     """By (instruction set, operation, dtype), and the margin for the library that was counted."""
     command = [sys.executable, stepping.__file__, "--json"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    out = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert out.returncode == 0, out.stderr[-4000:]
     found = json.loads(out.stdout.splitlines()[-1])
     if found["reason"]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .. import noise
 from ..arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from ..ops import rows_short
 from ..ops.gaussian_call import kl_weight
 from ..ops.rows import MOST_CLASSES, relaxed_categories
 from .sources import Sources, find
@@ -182,9 +186,14 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     dim = _class_dim(logits, dim, reduction)
     check_key_sources(key, generator)
-    key, _ = find(Sources(key, generator), logits, logits.shape, [])
+    if key is not None:
+        noise.check_key(key)
     want_kl = reduction is not None
-    y, kl = relaxed_categories(logits, key, None, mode, tau, unimix, dim, True, want_kl)
+    short = rows_short.draw(logits, mode, tau, unimix, dim, want_kl, key, generator)
+    if short is None:
+        key, _ = find(Sources(key, generator), logits, logits.shape, [])
+        short = relaxed_categories(logits, key, None, mode, tau, unimix, dim, True, want_kl)
+    y, kl = short
     return y, _reduced(kl, reduction)
 
 
@@ -203,8 +212,8 @@ def _class_dim(logits: Tensor, dim: int, reduction: str | None) -> int:
     return dim
 
 
-def _reduced(kl: Tensor, reduction: str | None) -> Tensor:
-    if reduction is None or reduction == "none":
+def _reduced(kl: Any, reduction: str | None) -> Any:
+    if kl is None or reduction is None or reduction == "none":
         return kl
     if reduction == "sample":
         return kl.flatten(1).sum(1) if kl.dim() > 1 else kl

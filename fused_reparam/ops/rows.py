@@ -62,10 +62,15 @@ def relaxed_categories(
     that is not wanted has no elements. ``noise``, Gumbel noise of y's shape, replaces the key; it
     gets no gradient. A tau beyond 2^-126 or 2^126 is taken as that.
     """
-    tau = min(max(tau, _SMALLEST_TAU), _LARGEST_TAU)
+    tau = temperature_within(tau)
     spec = Spec(memory_order(logits), mode, tau, unimix, dim % logits.dim(), want_y, False, want_kl)
     y, _, kl = _run(logits, key, noise, spec)
     return y, kl
+
+
+def temperature_within(tau: float) -> float:
+    """The nearest temperature that kernels take."""
+    return min(max(tau, _SMALLEST_TAU), _LARGEST_TAU)
 
 
 def _run(logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec) -> Any:
@@ -98,7 +103,8 @@ def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def summed(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of what there is of two gradients."""
     return b if a is None else a if b is None else a + b
 
 
@@ -149,7 +155,7 @@ class Categories(torch.autograd.Function):
         # A hook on saved tensors may have changed their dtype.
         logits, soft = (t if t is None else t.to(ctx.dtype) for t in ctx.saved_tensors)
         # The gradient of a hard y is soft's, so both come together.
-        grad_y = _sum(grad_y, grad_soft if spec.want_soft else None) if spec.want_y else None
+        grad_y = summed(grad_y, grad_soft if spec.want_soft else None) if spec.want_y else None
         grad_kl = grad_kl if spec.want_kl else None
         grad = None
         if ctx.needs_input_grad[3]:

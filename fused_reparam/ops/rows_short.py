@@ -1,0 +1,163 @@
+"""The short way through relaxed categories: contiguous logits, in plain eager mode.
+
+As ``draw_short.py`` it does what is left of a small call where nothing has to be laid out, and
+declines everything else, bad input included, to the general way. So does the backward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import noise
+from ..backends import select
+from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from ..modes import eager
+from . import rows_call
+from .gaussian_call import compute_dtype
+from .library import forward_ad_active, ordinary
+from .rows import categories_backward, summed, temperature_within
+from .rows_call import Spec
+
+_KL_DTYPES = {
+    dtype: compute_dtype(dtype)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+}
+Key = Tensor | noise.HostKey | noise.GraphKey
+# y, what its gradient is of (HARD, with a gradient), the KL
+Found = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Geometry(NamedTuple):
+    """What depends on the shape alone."""
+
+    size: tuple[int, int, int]  # outside the classes, classes, inside
+    variables: torch.Size  # the shape without the classes
+
+
+@functools.lru_cache(maxsize=4096)
+def _geometry(shape: torch.Size, dim: int) -> Geometry | None:
+    if not shape.numel():
+        return None
+    outside, inside = shape[:dim], shape[dim + 1 :]
+    size = (outside.numel(), shape[dim], inside.numel())
+    return Geometry(size, torch.Size((*outside, *inside)))
+
+
+class Call(NamedTuple):
+    """What a call computes, and by which backend."""
+
+    backend: ModuleType
+    spec: Spec
+    geometry: Geometry
+
+
+def draw(
+    logits: Tensor,
+    mode: int,
+    tau: float,
+    unimix: float,
+    dim: int,
+    want_kl: bool,
+    key: Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor | None] | None:
+    """y and the KL, or None when the call has to go the general way.
+
+    A key has been checked, and ``dim`` counts from the front.
+    """
+    if not eager() or not ordinary(logits) or forward_ad_active():
+        return None
+    if (
+        logits.dtype not in _KL_DTYPES
+        or logits.layout is not torch.strided
+        or not logits.is_contiguous()
+    ):
+        return None
+    device = logits.device
+    if key is not None and not (
+        (key.device == device or key.is_cpu) and ordinary(key) and key.is_contiguous()
+    ):
+        return None
+    geometry = _geometry(logits.shape, dim)
+    if geometry is None:
+        return None
+    backend = select.pick(device)
+    drawn: Key | None = key
+    if drawn is None:
+        derives = getattr(backend, "DERIVES_KEYS", False)
+        drawn = (noise.draw_for_kernel if derives else noise.draw_bits)(device, generator)
+    needs_grad = logits.requires_grad and torch.is_grad_enabled()
+    want_soft = needs_grad and mode == HARD
+    spec = Spec([], mode, temperature_within(tau), unimix, dim, True, want_soft, want_kl)
+    call = Call(backend, spec, geometry)
+    y, _, kl = (_apply if needs_grad else _forward)(call, drawn, logits)
+    return y, kl
+
+
+def _forward(call: Call, key: Key, logits: Tensor) -> Found:
+    backend, spec, (size, variables) = call
+    y = torch.empty_like(logits)
+    soft = torch.empty_like(logits) if spec.want_soft else None
+    kl = logits.new_empty(variables, dtype=_KL_DTYPES[logits.dtype]) if spec.want_kl else None
+    backend.softmax_forward(
+        spec.mode, spec.tau, spec.unimix, logits.view(size), key, None, y.view(size),
+        None if soft is None else soft.view(size),
+        None if kl is None else kl.view(size[0], size[2]),
+    )  # fmt: skip
+    return y, soft, kl
+
+
+class ShortCategories(torch.autograd.Function):
+    """The short way with its gradient; saves what ``rows.Categories`` does."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, key: Key, logits: Tensor) -> Found:
+        y, soft, kl = _forward(call, key, logits)
+        spec = call.spec
+        saved_soft = {SOFT: y, HARD: soft, ONE_HOT: None}[spec.mode]
+        ctx.save_for_backward(logits if spec.want_kl or spec.mode == ONE_HOT else None, saved_soft)
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.dtype = call, logits.dtype
+        return y, soft, kl
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_y: Tensor | None, grad_soft: Tensor | None, grad_kl: Tensor | None
+    ) -> Any:
+        saved = ctx.saved_tensors
+        backend, spec, (size, _) = ctx.call
+        grad_y = summed(grad_y, grad_soft)
+        if (
+            torch.is_grad_enabled()
+            or not eager()
+            or (grad_y is None and grad_kl is None)
+            # A hook on saved tensors may have changed them.
+            or not all(t is None or (t.dtype is ctx.dtype and t.is_contiguous()) for t in saved)
+            or not (grad_y is None or (ordinary(grad_y) and grad_y.is_contiguous()))
+            or not (grad_kl is None or ordinary(grad_kl))
+        ):
+            # Unpacked once: a checkpoint allows no more.
+            logits, soft = (t if t is None else t.to(ctx.dtype) for t in saved)
+            compute = functools.partial(rows_call.backward, backend)
+            return None, None, categories_backward(compute, grad_y, grad_kl, logits, soft, spec)
+        logits, soft = saved
+        like = soft if logits is None else logits
+        grad = torch.empty_like(like)
+        backend.softmax_backward(
+            spec.mode, spec.tau, spec.unimix,
+            None if grad_y is None else grad_y.view(size),
+            None if grad_kl is None else grad_kl.contiguous().view(size[0], size[2]),
+            like.view(size),
+            None if soft is None else soft.view(size),
+            grad.view(size),
+        )  # fmt: skip
+        return None, None, grad
+
+
+# As in draw_short.py.
+_apply = super(torch.autograd.Function, ShortCategories).apply

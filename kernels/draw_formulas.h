@@ -229,12 +229,14 @@ struct DrawFormula<Draw::kumaraswamy> {
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V one = num<V>(1.0), a = one / in.loc(), b = one / in.sigma(), t = in.eps() * b;
-    const V log_base = log1mexp(t) * a;                     // log z
+    // Beyond the bounds nothing is left of z's gradient, and 0 times infinity is none.
+    const V one = num<V>(1.0), most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? 128.0 : 1100.0);
+    const V a = one / in.loc(), b = one / in.sigma(), t = min_keep_nan(most, in.eps() * b);
+    const V log_base = max_keep_nan(-most, log1mexp(t) * a);  // log z
     const V g = in.grad_z() * exp(log_base) * a;
     out.loc(-(g * log_base));
     // d ln(1 - e^-t) / dt = 1 / (e^t - 1).
-    out.sigma(-(g * (t * b)) / expm1(t));
+    out.sigma(-(g * b) * (t / expm1(t)));
   }
 };
 

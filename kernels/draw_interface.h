@@ -19,7 +19,6 @@ constexpr int kFamilies = 15;
 
 // In the order of fused_reparam/streams.py.
 enum class Base : int { normal, exponential, gumbel, laplace, logistic, uniform, cauchy, student_t };
-constexpr int kBases = 8;
 
 // How a parameter and noise become a sample. `linear` serves every loc + scale * noise.
 enum class Draw : int {
@@ -81,7 +80,7 @@ constexpr int kConstants = 5;
 // One pass over a tile. All operands hold `count` Reals, a multiple of kDrawStep, in memory order.
 struct DrawPass {
   int64_t count;
-  const double* constants;  // as constants_of in draw_driver.h makes them
+  const double* constants;  // as set_constants in draw_driver.h makes them
   const void *loc, *sigma, *log_sigma;  // log sigma: only where a value (backward: a floor) takes it
   const void *prior_loc, *prior_sigma, *prior_log_sigma;
   const void* eps;

@@ -218,10 +218,8 @@ FR_INLINE void noise_groups(const PhiloxKey& key, const Blocks& blocks, int64_t 
   }
 }
 
-// Whole groups are written, so out must have room for count rounded up to kNoisePad.
-constexpr int64_t kNoisePad = 128;
-
-// Noise of the first count elements of some blocks.
+// Noise of the first count elements of some blocks. Whole groups are written: out must have room for
+// count rounded up to 128.
 template <class Make, Order order, class Blocks, class T, class Ahead>
 static __attribute__((noinline)) void fill_blocks(uint64_t seed, const Blocks& blocks,
                                                   int64_t count, T* out, const Ahead& ahead) {
@@ -241,26 +239,6 @@ FR_INLINE void fill_normal(uint64_t seed, uint64_t offset, int64_t first, int64_
                            const Ahead& ahead = {}) {
   const Line blocks{offset + (uint64_t)first / (16 / sizeof(T))};
   fill_blocks<Normal, order>(seed, blocks, count, out, ahead);
-}
-
-// Noise of any kind of elements first .. first + count, wherever they begin. Unless first is a
-// multiple of a block's elements, out must have room for kNoisePad elements more.
-template <class Make, Order order, class T, class Ahead = NoFetch>
-FR_INLINE void fill_noise(uint64_t seed, uint64_t offset, int64_t first, int64_t count, T* out,
-                          const Ahead& ahead = {}) {
-  constexpr int64_t kLanes = 16 / (int64_t)sizeof(T);
-  using V = std::conditional_t<sizeof(T) == 4, f32, f64>;
-  constexpr int64_t kVector = sizeof(V) / sizeof(T);
-  const Line blocks{offset + (uint64_t)(first / kLanes)};
-  const int64_t lead = first % kLanes;
-  if (lead == 0) return fill_blocks<Make, order>(seed, blocks, count, out, ahead);
-  fill_blocks<Make, Order::natural>(seed, blocks, count + lead, out, ahead);
-  for (int64_t i = 0; i < count; i += 2 * kVector) {
-    V a = load<V>(out + lead + i), b = load<V>(out + lead + i + kVector);
-    if constexpr (order == Order::split) unzip(a, b);
-    store(out + i, a);
-    store(out + i + kVector, b);
-  }
 }
 
 }  // namespace fr::FR_NS

@@ -44,7 +44,7 @@ int run(const fused_reparam_softmax& p, bool forward) {
   c.outer = p.outer;
   c.classes = p.classes;
   c.inner = p.inner;
-  c.turned = c.inner == 1 && c.outer > 1 && c.classes <= fr::Cut::kTurned;
+  c.turned = c.inner == 1 && c.classes <= fr::Cut::kTurned;
   if (c.turned) std::swap(c.outer, c.inner);
   c.inverse_tau = 1 / p.tau;
   c.unimix = p.unimix;

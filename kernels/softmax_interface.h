@@ -3,8 +3,8 @@
 //
 // A panel is what one softmax after another is computed on: `steps` of `width` numbers, reduced over
 // the steps. Of classes that are not last in memory a step is a class and its numbers are neighbouring
-// softmaxes; of classes that are, a panel is one softmax, a step is `width` classes, and what the steps
-// leave is reduced over the width too (the `join` kernels). A block is some consecutive steps, all in the
+// softmaxes; of classes that are (unless they are few and the rows are turned), a panel is one softmax, a
+// step is `width` classes, and what the steps leave is reduced over the width too (the `join` kernels). A block is some consecutive steps, all in the
 // nearest cache. All arithmetic is in `Real`: double for float64, else float.
 #pragma once
 

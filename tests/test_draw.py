@@ -398,3 +398,17 @@ def test_wrong_tensors_of_the_op():
             back(*grads, *p, KEY, None, *changed(), needs)
     empty = back(None, None, None, *p, KEY, None, *changed(), needs)
     assert [g.tolist() for g in empty] == [[[0.0] * 3] * 2] * 2 + [[]] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kumaraswamy_of_extreme_concentrations(device, key, dtype):
+    """z is 0 or 1 there, and its gradient 0; the sound elements beside them keep theirs."""
+    a = torch.tensor([1.0, 1.0, 1e-30, 1e30, 2.0], dtype=dtype, device=device)
+    b = torch.tensor([1e-30, 1e30, 1.0, 1.0, 3.0], dtype=dtype, device=device)
+    leaves = [t.clone().requires_grad_() for t in (a, b)]
+    (z,) = results(leaves, spec("kumaraswamy"), key)
+    grads = gradients([z], leaves, [torch.ones_like(z)])
+    assert z[:4].tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-6)
+    for grad in grads:
+        assert grad[:4].abs().tolist() == pytest.approx([0.0] * 4, abs=1e-6)
+        assert grad[4].abs() > 1e-3

@@ -39,7 +39,8 @@ class TestGpu:
                 assert generator.get_offset() == after
 
     def test_the_test_leaves_the_generator_and_the_debug_mode_alone(self):
-        torch_calls().holds.cache_clear()
+        torch_calls()._why_not.clear()  # as at first use
+        torch_calls()._died.clear()
         mu = torch.zeros(128, 20, device="cuda", requires_grad=True)
         before = torch.cuda.get_rng_state()
         torch.cuda.set_sync_debug_mode("error")

@@ -39,7 +39,8 @@ def gaussian_rsample_log_prob(
             - \log \sigma_p - \tfrac12 \log 2\pi
 
     The sums run over all dims but the first. The gradients are those of the formulas: through z
-    (path-wise) and through the parameters themselves (score); detach z's parameters to drop one.
+    (path-wise) and through the parameters themselves (score). To drop the score's, evaluate log q
+    of z at detached parameters instead.
 
     Args:
         mu, logvar, log_std, std, var, rho, clamp, prior, key, generator, rng, eps: see

@@ -76,9 +76,7 @@ def sample_weight(
         return gaussian_latent(
             mu, rho=rho, reduction=reduction, prior=prior, key=key, generator=generator
         )  # type: ignore[return-value]
-    if std != 1.0:
-        raise ValueError(f"give prior_std or mixture, got prior_std={prior_std} and {mixture}")
-    numbers = (*families.UNBOUNDED, mean, *mixture_numbers(mixture))
+    numbers = (*families.UNBOUNDED, mean, *mixture_numbers(mixture, std))
     w, (kl,), _ = families.sample(
         "mixture",
         ("mu", mu),
@@ -91,8 +89,12 @@ def sample_weight(
     return w, kl
 
 
-def mixture_numbers(mixture: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A mixture's share and standard deviations, checked."""
+def mixture_numbers(
+    mixture: tuple[float, float, float], prior_std: float
+) -> tuple[float, float, float]:
+    """A mixture's share and standard deviations, checked; with one, prior_std stays at 1."""
+    if prior_std != 1.0:
+        raise ValueError(f"give prior_std or mixture, got prior_std={prior_std} and {mixture}")
     if not isinstance(mixture, (tuple, list)) or len(mixture) != 3:
         raise ValueError(f"mixture must be three numbers (share, std1, std2), got {mixture!r}")
     share, *stds = mixture

@@ -42,7 +42,7 @@ class _MeanField(nn.Module):
         super().__init__()
         self.prior_mean = arguments.number("prior_mean", prior_mean)
         self.prior_std = arguments.positive("prior_std", prior_std)
-        self.mixture = None if mixture is None else mixture_numbers(mixture)
+        self.mixture = None if mixture is None else mixture_numbers(mixture, self.prior_std)
         self.rho_init = arguments.number("rho_init", rho_init)
         for name, shape in (("weight", weight_shape), ("bias", weight_shape[:1])):
             for part in ("mu", "rho"):
@@ -62,7 +62,9 @@ class _MeanField(nn.Module):
     def kl(self) -> Tensor:
         """The KL of all weights to their prior: one number.
 
-        In training that of the last forward pass (with a mixture prior: of the weights drawn then).
+        In training that of the last forward pass (with a mixture prior: of the weights drawn then),
+        whose graph it shares: one ``backward()`` for the loss and the KL, as of their sum, and a new
+        forward pass after parameters have changed.
         In eval, and where that pass recorded no gradient, it is computed now; with a mixture prior
         from weights drawn now.
         """

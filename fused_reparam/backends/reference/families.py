@@ -209,9 +209,19 @@ def relaxed_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-unt
 
 
 def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = (1 - exp(-eps / b))^(1 / a). Parameters a (concentration1), b (concentration0)."""
-    log_base = torch.log(-torch.expm1(-eps / p[1]))
-    return torch.exp(log_base / p[0]), ()
+    """z = (1 - exp(-eps / b))^(1 / a). Parameters a (concentration1), b (concentration0).
+
+    Beyond the bounds z is 1 or 0 and no gradient is left, where the quotients may be infinite.
+    """
+    log_base = torch.log(-torch.expm1(-_quotient(eps, p[1])))
+    return torch.exp(_quotient(log_base, p[0])), ()
+
+
+def _quotient(x: Tensor, y: Tensor) -> Tensor:
+    """x / y within bounds beyond which e^-|x / y| is 0; there it has no gradient."""
+    most = 1100.0 if x.dtype == torch.float64 else 128.0
+    beyond = (x / y).abs() > most
+    return torch.where(beyond, most * torch.sign(x), x / torch.where(beyond, 1.0, y))
 
 
 def _sample(loc: Tensor, scale: Tensor, eps: Tensor | None) -> Tensor:

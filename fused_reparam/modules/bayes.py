@@ -63,8 +63,8 @@ class _MeanField(nn.Module):
         """The KL of all weights to their prior: one number.
 
         In training that of the last forward pass (with a mixture prior: of the weights drawn then),
-        whose graph it shares: one ``backward()`` for the loss and the KL, as of their sum, and a new
-        forward pass after parameters have changed.
+        whose graph it shares: one ``backward()`` for the loss and the KL, as of their sum, and a
+        new forward pass after parameters have changed.
         In eval, and where that pass recorded no gradient, it is computed now; with a mixture prior
         from weights drawn now.
         """

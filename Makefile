@@ -4,6 +4,7 @@
 # make lint    check format, lint and types
 # make setup   only what the others need
 # make bench   time every op and whole training steps against PyTorch on the CPU, and draw the results
+# make results   measure all that README and docs show into bench/results, and rewrite their figures
 # make pages   rewrite README's and docs' figures from the results in bench/results
 # make gpu-report   test and measure on a GPU with the PyTorch that $(PYTHON) has; no set-up
 #
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
 
-.PHONY: demo examples test lint bench pages gpu-report setup clean
+.PHONY: demo examples test lint bench results pages gpu-report setup clean
 
 setup: $(STAMP)
 
@@ -48,6 +49,15 @@ bench: $(STAMP)
 	$(BIN)/python -m bench --op gaussian_latent,training_step --out $(BENCH) || status=$$?; \
 	$(BIN)/python -m bench --op others --out $(BENCH) || status=$$?; \
 	$(BIN)/python -m bench plots $(BENCH)/* || status=$$?; \
+	exit $$status
+
+# One thread, and memory that the process keeps, come first: the pictures are drawn at the end of bench.
+results: $(STAMP)
+	status=0; \
+	$(BIN)/python -m bench --threads 1 --out bench/results || status=$$?; \
+	$(BIN)/python -m bench --sizes 16M --keep-memory --out bench/results || status=$$?; \
+	$(MAKE) bench BENCH=bench/results || status=$$?; \
+	$(BIN)/python -m bench pages || status=$$?; \
 	exit $$status
 
 pages: $(STAMP)

@@ -6,14 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
+if sys.version_info < (3, 11):  # noqa: UP036  # a plain checkout, which no installer has checked
+    print(f"bench: needs Python 3.11 or later, this is {sys.version.split()[0]}", file=sys.stderr)
+    sys.exit(2)
 try:
     import torch
 except ImportError as error:
     print(f"bench: {sys.executable} can't import PyTorch ({error})", file=sys.stderr)
     sys.exit(2)
 
+from bench import variants
 from bench.ops import OPS
 from bench.ops.base import WORKS, Op
 from bench.steps import TRAINING_STEP
@@ -21,8 +25,10 @@ from bench.steps import TRAINING_STEP
 if TYPE_CHECKING:
     from bench.measure import Settings
 
-# Beside each op's own.
-CUDA_SIZES = ("64M", "256M", "1G")
+# Beside each op's own: of the latent, and on a GPU of all ops.
+LARGE = {"cpu": ("64M",), "cuda": ("64M", "256M", "1G")}
+LATENT = "gaussian_latent"
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 # The exit status that tells those who run the bench that the device is gone.
 LOST_DEVICE = 3
 NAMES = (*OPS, TRAINING_STEP)
@@ -42,12 +48,17 @@ def run(words: Sequence[str]) -> int:
     And LOST_DEVICE when a variant took the device with it; what was measured until then is kept.
     """
     options = _options(words)
+    try:
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"python -m bench: --out {options.out}: {error.strerror}", file=sys.stderr)
+        return 2
     from bench import files, report
     from bench.measure import DeviceLost, measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    every = [_settings(options, name) for name in options.op.split(",")]
+    every = [_settings(options, name) for name in options.op]
     results, written, lost = {}, {}, None
     try:
         with report.progress() as tick:
@@ -82,9 +93,9 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
         op=name,
         device=options.device,
         sizes=shown,
-        dtypes=tuple(options.dtype.split(",")) if options.dtype and not step else dtypes,
-        works=("step",) if step else tuple(options.work.split(",")),
-        variants=tuple(filter(None, options.variants.split(","))),
+        dtypes=dtypes if step else options.dtype or dtypes,
+        works=("step",) if step else options.work,
+        variants=options.variants,
         quick=options.quick,
         effort=QUICK if options.quick else THOROUGH,
     )
@@ -92,10 +103,11 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
 
 def _sizes(options: argparse.Namespace, op: Op) -> tuple[str, ...]:
     if options.sizes:
-        return tuple(options.sizes.split(","))
+        return tuple(options.sizes)
     if options.quick:
         return op.sizes[:2]
-    return op.sizes + (CUDA_SIZES if torch.device(options.device).type == "cuda" else ())
+    kind = torch.device(options.device).type
+    return op.sizes + (LARGE[kind] if kind == "cuda" or op.name == LATENT else ())
 
 
 def compare(words: Sequence[str]) -> int:
@@ -103,10 +115,9 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("before", type=Path, help="result JSON")
     parser.add_argument("after", type=Path, help="result JSON")
     options = parser.parse_args(words)
-    from bench import files
     from bench.compare import print_comparison
 
-    print_comparison(files.read(options.before), files.read(options.after))
+    print_comparison(*_read(parser, options.before, options.after))
     return 0
 
 
@@ -120,10 +131,11 @@ def merge(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     from bench import files
 
+    into, more = _read(parser, options.into, options.more)
     try:
-        result = files.merged(files.read(options.into), files.read(options.more))
+        result = files.merged(into, more)
     except ValueError as error:
-        parser.error(str(error))
+        _fail(parser, error)
     for path in files.write(result, options.into.parent.parent):
         print(f"wrote {path}")
     return 0
@@ -134,10 +146,25 @@ def table(words: Sequence[str]) -> int:
     parser.add_argument("result", type=Path, help="result JSON")
     parser.add_argument("--work", choices=WORKS, default="forward+backward")
     options = parser.parse_args(words)
-    from bench import files, markdown
+    from bench import markdown
 
-    print(markdown.table(files.read(options.result), options.work))
+    print(markdown.table(*_read(parser, options.result), options.work))
     return 0
+
+
+def _read(parser: argparse.ArgumentParser, *paths: Path) -> list[dict[str, Any]]:
+    """Results from their files; ends with one line where one can't be had."""
+    from bench import rows
+
+    try:
+        return [rows.read(path) for path in paths]
+    except ValueError as error:
+        _fail(parser, error)
+
+
+def _fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """Ends with one line: what is wrong is no matter of how the command is used."""
+    parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def plots(words: Sequence[str]) -> int:
@@ -166,15 +193,19 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--op",
-        default="gaussian_latent",
-        help=f"all, others (all ops but gaussian_latent), or some of: {', '.join(NAMES)}",
+        default=LATENT,
+        help=f"all, others (all ops but {LATENT}), or some of: {', '.join(NAMES)}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--sizes", help="such as 128x20, or 16M elements (default: each op's)")
-    parser.add_argument("--dtype", help="float32, bfloat16, float16, float64 (default: each op's)")
+    parser.add_argument(
+        "--sizes",
+        help="such as 128x20, or 16M elements (default: each op's); not of training steps, which "
+        "have their models'",
+    )
+    parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: each op's)")
     parser.add_argument("--work", default=",".join(WORKS))
-    parser.add_argument("--variants", default="", help="only these, beside eager (default: all)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--variants", help="only these, beside eager (default: all)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument(
         "--keep-memory",
         action="store_true",
@@ -187,39 +218,72 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    groups = {"all": NAMES, "others": tuple(name for name in OPS if name != "gaussian_latent")}
+    groups = {"all": NAMES, "others": tuple(name for name in OPS if name != LATENT)}
     options.op = ",".join(groups.get(options.op, (options.op,)))
-    _check(parser, options)
+    try:
+        _check(options)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     return options
 
 
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Errors of the user's before anything is measured."""
+def _check(options: argparse.Namespace) -> None:
+    """Lists in place of what the user wrote with commas.
+
+    Raises:
+        ValueError: something is asked for that there isn't.
+        OSError: freed memory can't be kept here.
+    """
     from bench import allocator
     from bench.sizes import shape_of
 
-    try:
-        device = torch.device(options.device)
-        for size in options.sizes.split(",") if options.sizes else ():
-            shape_of(size)
-    except (ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    for name in options.op.split(","):
-        if name not in NAMES:
-            parser.error(f"--op {name}: expected all, others, or some of {', '.join(NAMES)}")
-    for dtype in options.dtype.split(",") if options.dtype else ():
-        if dtype not in ("float32", "bfloat16", "float16", "float64"):
-            parser.error(f"--dtype {dtype}: expected float32, bfloat16, float16 or float64")
-    for work in options.work.split(","):
-        if work not in WORKS:
-            parser.error(f"--work {work}: expected one of {', '.join(WORKS)}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device {options.device}: this PyTorch sees no CUDA device")
+    device = _device(options.device)
+    options.op = _some("--op", options.op, NAMES)
+    options.work = _some("--work", options.work, WORKS)
+    options.dtype = _some("--dtype", options.dtype, DTYPES)
+    options.variants = _some("--variants", options.variants, variants.names(device))
+    options.sizes = _some("--sizes", options.sizes)
+    for size in options.sizes:
+        shape_of(size)
+    if options.sizes and options.op == (TRAINING_STEP,):
+        raise ValueError("--sizes: training steps have the sizes of their models")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads {options.threads}: expected 1 or more")
     if options.keep_memory:
-        try:
-            allocator.keep_freed_memory()
-        except OSError as error:
-            parser.error(str(error))
+        allocator.keep_freed_memory()
+
+
+def _some(option: str, text: str | None, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What stands between commas, each once; all of it must be among the names, if there are any.
+
+    Raises:
+        ValueError: something isn't.
+    """
+    given = () if text is None else tuple(dict.fromkeys(text.split(",")))
+    for one in given:
+        if names and one not in names:
+            raise ValueError(f"{option} {one!r}: expected some of: {', '.join(names)}")
+    return given
+
+
+def _device(text: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: PyTorch has none, or the bench has no clock for it.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in LARGE:
+        raise ValueError(f"--device {text!r}: expected cpu, cuda, or one such as cuda:1")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        seen = "no CUDA device" if count == 0 else f"{count} {device.type.upper()} device"
+        seen += "s" if count > 1 else ""
+        raise ValueError(f"--device {text!r}: this PyTorch sees {seen}")
+    return device
 
 
 if __name__ == "__main__":

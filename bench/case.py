@@ -115,8 +115,8 @@ class OpCase:
         if work == "forward+backward":
             return Contestant(variant.name, both, context=variant.context)
 
-        def backward(outputs: Tensors, retain: bool = False) -> Tensors:
-            return torch.autograd.grad(outputs, inputs, incoming, retain_graph=retain)
+        def backward(outputs: Tensors) -> Tensors:
+            return torch.autograd.grad(outputs, inputs, incoming)
 
         def graphs(count: int) -> list[Tensors]:
             return [compute(*inputs) for _ in range(count)]
@@ -129,5 +129,4 @@ class OpCase:
             variant.context,
             # A CUDA graph's next forward pass overwrites what the last one kept.
             most_calls=1 if variant.overwrites else most,
-            again=lambda outputs: backward(outputs, retain=True),
         )

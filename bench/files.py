@@ -20,16 +20,27 @@ def write(result: Result, folder: Path) -> list[Path]:
     target = folder / folder_name(result["machine"])
     target.mkdir(parents=True, exist_ok=True)
     paths = [target / f"{result['settings']['op']}.{ending}" for ending in ("json", "csv")]
-    _replace(paths[0], json.dumps(result, indent=1) + "\n")
-    _replace(paths[1], _csv(result))
+    replace(paths[0], json.dumps(result, indent=1) + "\n")
+    replace(paths[1], _csv(result))
     return paths
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Puts `text` into the file at once: whoever dies here leaves the old file, or the new one."""
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text, newline="")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, newline="")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_alike(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Raises a ValueError where the results of two machines can't stand side by side."""
+    for name in ("device", "threads", "keeps_freed_memory", "versions", "commit"):
+        one, other = first.get(name), second.get(name)
+        if one != other:
+            raise ValueError(f"results of one {name} can be merged, got {one!r} and {other!r}")
 
 
 def merged(first: Result, second: Result) -> Result:
@@ -41,10 +52,7 @@ def merged(first: Result, second: Result) -> Result:
     Raises:
         ValueError: they are not of one op, machine, commit and set of versions.
     """
-    for name in ("device", "threads", "keeps_freed_memory", "versions", "commit"):
-        one, other = (result["machine"].get(name) for result in (first, second))
-        if one != other:
-            raise ValueError(f"results of one {name} can be merged, got {one!r} and {other!r}")
+    check_alike(first["machine"], second["machine"])
     ops = [result["settings"]["op"] for result in (first, second)]
     if ops[0] != ops[1]:
         raise ValueError(f"results of one op can be merged, got {ops[0]} and {ops[1]}")
@@ -60,8 +68,8 @@ def merged(first: Result, second: Result) -> Result:
     )
     elements = {row["size"]: row["elements"] for row in rows.values()}
     ordered = sorted(rows.values(), key=lambda r: (dtypes.index(r["dtype"]), elements[r["size"]]))
-    settings = first["settings"] | {"dtypes": dtypes, "sizes": sorted(sizes, key=elements.get)}
-    settings["works"] = works
+    settings = first["settings"] | {"dtypes": dtypes, "works": works}
+    settings["sizes"] = sorted(sizes, key=elements.__getitem__)
     return first | {"rows": ordered, "settings": settings}
 
 

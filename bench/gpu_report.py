@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,18 @@ from bench.rows import TESTS_FILE, Result
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
+# Seconds for all.
+BUDGET = 540.0
 # Kept back for pictures and the report: this share of the budget, and so many seconds at most.
 KEPT_BACK, MOST_KEPT_BACK = 0.15, 40.0
 # A step is not begun with less: importing PyTorch alone takes some seconds.
 LEAST = 8.0
-GPU_TESTS = "GPU tests"
+GPU_TESTS, NUMERIC_TESTS = "GPU tests", "numeric tests"
+# Seconds of the default budget after which they are ended. With what is measured between them, they
+# fit into it: that gets its time, however long the tests take.
+MOST = {GPU_TESTS: 135.0, NUMERIC_TESTS: 108.0}
+# Results that don't belong with the others go here, in a machine's folder.
+APART = "apart"
 # What pytest ends with where none was selected.
 NO_TESTS = 5
 TOOLS = ("numpy", "triton", "pytest", "xdist", "matplotlib", "rich", "ninja", "scipy")
@@ -56,7 +64,7 @@ class Step:
     name: str
     words: tuple[str, ...]
     most: float
-    """Seconds after which it is ended."""
+    """Seconds after which it is ended, of the default budget; of another in proportion."""
 
 
 @dataclass
@@ -76,10 +84,17 @@ class Run:
     """What is missing, failed or cut, one sentence each."""
     failed: bool = False
     """Something broke that no outcome of a test and no row says."""
+    budget: float = BUDGET
+    cleared: bool = False
+    """What an earlier run left in the folder is gone."""
+
+    def note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def fail(self, note: str) -> None:
         self.failed = True
-        self.notes.append(note)
+        self.note(note)
 
     @property
     def left(self) -> float:
@@ -103,12 +118,17 @@ def main(words: Sequence[str]) -> int:
     folder, moved = _folder(options.out, folder_name(machine))
     back = min(KEPT_BACK * options.budget, MOST_KEPT_BACK)
     run = Run(options.device, start + options.budget - back, start, folder, machine, tools, _smi())
+    run.budget = options.budget
     run.notes += moved + [f"{name} is not installed" for name in tools if tools[name] is None]
     print("\n".join(reporting.environment(run)), flush=True)
     # Written first and rewritten after each step, so that the report outlives this process.
     _report(run)
-    _test(run, options.tests, options.budget)
-    _measure(run)
+    first, rest = _plan(run.device)
+    _test(run, GPU_TESTS, [*options.tests, "-m", "gpu"])
+    _measure(run, first)
+    on_device = ["-k", run.device.split(":")[0]]
+    _test(run, NUMERIC_TESTS, [*options.tests, "-m", "not gpu and not slow", *on_device])
+    _measure(run, rest)
     _draw(run, start + options.budget)
     return _finish(run)
 
@@ -117,7 +137,9 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench gpu-report", description="Tests, results, pictures, report of a GPU."
     )
-    parser.add_argument("--budget", type=float, default=540, help="seconds for all (default: 540)")
+    parser.add_argument(
+        "--budget", type=float, default=BUDGET, help="seconds for all (default: %(default).0f)"
+    )
     parser.add_argument(
         "--out", type=Path, help="results go to <out>/<machine>/ (default: bench/results)"
     )
@@ -153,63 +175,65 @@ def _smi() -> str:
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def _test(run: Run, paths: Sequence[str], budget: float) -> None:
-    """The tests that need a GPU, then the numeric ones that run on each device."""
+def _test(run: Run, name: str, words: Sequence[str]) -> None:
+    """Runs tests, and adds how they ended to those of the run."""
     if run.tools["pytest"] is None:
-        run.notes.append("no tests were run")
+        run.note("no tests were run")
         return
-    device = run.device.split(":")[0]
-    # A fifth of the time each; what the first leaves, the second may have.
-    _pytest(run, [*paths, "-m", "gpu"], 0.2 * budget, GPU_TESTS)
-    numeric = [*paths, "-m", "not gpu and not slow", "-k", device]
-    _pytest(run, numeric, 0.2 * budget, "numeric tests")
+    with _noted(run, name), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "outcomes"
+        done = _pytest(run, name, words, path)
+        found = outcomes.summary(path, targets.TESTED)
+        _add(run, name, done, found)
+        with _noted(run, TESTS_FILE):
+            files.replace(run.folder / TESTS_FILE, json.dumps(run.tests, indent=1) + "\n")
+    _report(run)
 
 
-def _pytest(run: Run, words: Sequence[str], most: float, name: str) -> None:
+def _pytest(run: Run, name: str, words: Sequence[str], path: Path) -> processes.Done | None:
     command = [PYTHON, "-m", "pytest", *words, "-p", "bench.outcomes", "-p", "no:cacheprovider"]
     command += ["--tb=short", "-q", "--continue-on-collection-errors"]
     # Workers take long to start; tests that need the GPU to themselves have it.
     if run.tools["xdist"] and name != GPU_TESTS and (os.cpu_count() or 1) >= 8:
         command += ["-n", "8"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "outcomes"
-        done = _step(run, name, command, most, {outcomes.VARIABLE: str(path)})
-        found = outcomes.summary(path, targets.TESTED)
-    if done is not None and done.code == processes.TIMED_OUT:
-        run.failed = True  # tests that were not reached may be wrong
-    elif done is not None and (
-        done.code not in (0, 1, NO_TESTS) or (done.code == 1 and not found["failed"])
-    ):
-        run.fail(f"{name}: pytest ended with {done.code}: {done.last_line()}")
+    return _step(run, name, command, MOST[name], {outcomes.VARIABLE: str(path)})
+
+
+def _add(run: Run, name: str, done: processes.Done | None, found: dict[str, Any]) -> None:
     if run.tests is None:
-        run.tests = {"passed": 0, "failed": {}, "skipped": {}, "shown": {}}
+        run.tests = {"passed": 0, "failed": {}, "skipped": {}, "shown": {}, "cut": []}
+    if done is None or done.code == processes.TIMED_OUT:
+        counts = f"{found['passed']} passed and {len(found['failed'])} failed"
+        run.tests["cut"].append(f"NOT ALL {name} were run: {counts} before the time was up")
+        run.note(run.tests["cut"][-1])
+        # Those that need the GPU show what is asked of it. The numeric ones are many, and the bench
+        # checks what it measures by itself.
+        run.failed |= name == GPU_TESTS
+    elif done.code not in (0, 1, NO_TESTS) or (done.code == 1 and not found["failed"]):
+        run.fail(f"{name}: pytest ended with {done.code}: {done.last_line()}")
     run.tests["passed"] += found["passed"]
     run.tests["failed"] |= found["failed"]
     for reason, count in found["skipped"].items():
         run.tests["skipped"][reason] = run.tests["skipped"].get(reason, 0) + count
     if name == GPU_TESTS:
         run.tests["shown"] = found["shown"]
-    (run.folder / TESTS_FILE).write_text(json.dumps(run.tests, indent=1) + "\n")
-    _report(run)
 
 
 # --- measurements ---------------------------------------------------------------------------------
 
 
-def _plan(device: str) -> list[Step]:
-    """Most important first: what the targets ask for, then how time grows, then all else."""
+def _plan(device: str) -> tuple[list[Step], list[Step]]:
+    """What the targets ask for; then how time grows and all else, most important first."""
     if device == "cpu":
         few = ("--sizes", "16x20", "--dtype", "float32", "--variants", "distributions,reference")
         work = ("--work", "forward+backward")
         words = ("--op", "gaussian_latent", "--quick", *few, *work)
-        return [Step("gaussian_latent 16x20", words, 120)]
+        return [Step("gaussian_latent 16x20", words, 400)], []
 
     def op(name: str, size: str, most: float = 90) -> Step:
         return Step(f"{name} {size}", ("--op", name, "--quick", "--sizes", size), most)
 
-    return [
-        op("gaussian_latent", "64M", 130),
-        op("gaussian_latent", "128x20"),
+    return [op("gaussian_latent", "64M", 130), op("gaussian_latent", "128x20")], [
         Step("training_step --quick", ("--op", "training_step", "--quick"), 120),
         op("gaussian_latent", "1M"),
         op("gaussian_latent", "256M"),
@@ -233,18 +257,19 @@ def _plan(device: str) -> list[Step]:
     ]
 
 
-def _measure(run: Run) -> None:
-    for step in _plan(run.device):
-        with tempfile.TemporaryDirectory() as out:
+def _measure(run: Run, steps: Sequence[Step]) -> None:
+    for step in steps:
+        name = f"bench {step.name}"
+        with _noted(run, name), tempfile.TemporaryDirectory() as out:
             command = [PYTHON, "-m", "bench", "--device", run.device, *step.words]
-            done = _step(run, f"bench {step.name}", [*command, "--out", out], step.most)
+            done = _step(run, name, [*command, "--out", out], step.most)
             found = _read(run, step, Path(out))
-        # 1: a variant failed its check, which its rows say.
-        ends = (0, 1, processes.TIMED_OUT) if found else (processes.TIMED_OUT,)
-        if done is not None and done.code not in ends:
-            run.fail(f"bench {step.name}: ended with {done.code}: {done.last_line()}")
-        for result in found:
-            _keep(run, result)
+            # 1: a variant failed its check, which its rows say.
+            ends = (0, 1, processes.TIMED_OUT) if found else (processes.TIMED_OUT,)
+            if done is not None and done.code not in ends:
+                run.fail(f"{name}: ended with {done.code}: {done.last_line()}")
+            for result in found:
+                _keep(run, step, result)
         _report(run)
 
 
@@ -255,46 +280,79 @@ def _read(run: Run, step: Step, out: Path) -> list[Result]:
         try:
             found.append(files.read(path))
         except ValueError as error:
-            run.notes.append(f"bench {step.name}: {path.name} can't be read: {error}")
+            run.note(f"bench {step.name}: {path.name} can't be read: {error}")
     return found
 
 
-def _keep(run: Run, result: Result) -> None:
+def _keep(run: Run, step: Step, result: Result) -> None:
     """Adds a result to those of its op, and writes them."""
-    if not run.results:
-        # What an earlier run left here is of another time, and may be of another commit.
-        kept = () if run.tests is None else (TESTS_FILE,)
-        for path in run.folder.iterdir():
-            if path.suffix in (".json", ".csv", ".png", ".svg") and path.name not in kept:
-                path.unlink()
     for row in result["rows"]:
         # Noted here too: a row of another step may stand in its place.
         if row["ours"] and row["status"] == "failed":
             run.fail(reporting.reason(row))
+    try:
+        files.check_alike(run.machine, result["machine"])
+    except ValueError as error:
+        where = Path(APART, step.name.replace(" ", "-"))
+        run.fail(f"bench {step.name}: {error}; its results are in {where}")
+        with _noted(run, str(where)):
+            files.write(result, run.folder / where)
+        return
     op = result["settings"]["op"]
     run.results[op] = files.merged(run.results[op], result) if op in run.results else result
-    files.write(run.results[op], run.folder.parent)
+    with _noted(run, op):
+        written = files.write(run.results[op], run.folder.parent)
+        _clear(run, written)
+
+
+def _clear(run: Run, written: Sequence[Path]) -> None:
+    """Removes an earlier run's results, maybe of another commit, once there are new ones."""
+    if run.cleared:
+        return
+    kept = [*written, *([] if run.tests is None else [run.folder / TESTS_FILE])]
+    for path in run.folder.iterdir():
+        if path.suffix in (".json", ".csv", ".png", ".svg") and path not in kept:
+            path.unlink()
+    run.cleared = True
+
+
+# --- steps ----------------------------------------------------------------------------------------
 
 
 def _step(
     run: Run, name: str, command: Sequence[str], most: float, more: dict[str, str] | None = None
 ) -> processes.Done | None:
     """Runs a command within its time and what is left of all; None where that is too little."""
-    seconds = min(most, run.left)
+    seconds = min(most * run.budget / BUDGET, run.left)
     if seconds < LEAST:
-        run.notes.append(f"{name}: not begun, for lack of time")
+        run.note(f"{name}: not begun, for lack of time")
         return None
     # The CPU's library has no part in this, and would be compiled at the cost of a minute.
     kept = {} if run.device == "cpu" else {"FUSED_REPARAM_NO_JIT": "1"}
-    done = processes.run(command, seconds, ROOT, kept | (more or {}), log=run.folder / "log.txt")
+    done = processes.run(command, seconds, ROOT, kept | (more or {}))
+    _log(run, f"$ {' '.join(command)}\n{done.output}\n[ended with {done.code}]\n")
     word = "done"
     if done.code == processes.TIMED_OUT:
         word = f"cut after {seconds:.0f} s"
-        run.notes.append(f"{name}: {word}")
+        run.note(f"{name}: {word}")
     elif done.code:
         word = f"ended with {done.code}"
     print(f"{time.monotonic() - run.start:4.0f} s  {name}: {word}", flush=True)
     return done
+
+
+def _log(run: Run, text: str) -> None:
+    with _noted(run, "log.txt"), (run.folder / "log.txt").open("a") as log:
+        log.write(f"{text}\n")
+
+
+@contextmanager
+def _noted(run: Run, what: str) -> Iterator[None]:
+    """A file that can't be written, as on a full disk, costs nothing but itself."""
+    try:
+        yield
+    except OSError as error:
+        run.fail(f"{what}: can't be written: {error.strerror or error}")
 
 
 def _report(run: Run) -> Path | None:
@@ -305,8 +363,7 @@ def _report(run: Run) -> Path | None:
         note = f"report.md is not of all results: {type(error).__name__}: {error}"
         if note not in run.notes:
             run.fail(note)
-            with (run.folder / "log.txt").open("a") as log:
-                log.write(f"{traceback.format_exc()}\n")
+            _log(run, traceback.format_exc())
         return None
 
 
@@ -328,7 +385,7 @@ def _finish(run: Run) -> int:
     path = _report(run)
     if path is not None:
         print(f"wrote {path}")
-    for line in reporting.remarks(run):
+    for line in [*reporting.remarks(run), reporting.NEXT]:
         print(line)
     reporting.print_targets(run)
     failed = run.failed or bool(run.tests and run.tests["failed"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,11 +23,10 @@ def kernels(contestant: Contestant, device: torch.device) -> int:
     """Kernels, fills and copies that one call gives to the device."""
     with contestant.context(), torch.cuda.device(device):
         [item] = contestant.prepare(1)
-        return _kernels(contestant.call, item)
+        return _seen(trace.kernels(contestant.call, item))
 
 
-def _kernels(call: Callable[[Any], object], item: Any) -> int:
-    count = trace.kernels(call, item)
+def _seen(count: int) -> int:
     if not count:
         raise RuntimeError("the profiler saw nothing run on the device")
     return count
@@ -48,8 +48,12 @@ def host_seconds(contestant: Contestant, device: torch.device) -> float:
     return statistics.median(samples)
 
 
-def in_graph(contestant: Contestant, clock: CudaClock, device: torch.device) -> dict[str, Any]:
-    """Device time of one replay of a CUDA graph of the call, and the kernels in it.
+Replay = Callable[[Any], object]
+
+
+@contextmanager
+def captured(contestant: Contestant, device: torch.device) -> Iterator[Replay]:
+    """What replays a CUDA graph of one call.
 
     Raises:
         RuntimeError: the call waits for the device, or can't be captured.
@@ -65,41 +69,54 @@ def in_graph(contestant: Contestant, clock: CudaClock, device: torch.device) -> 
         def replay(_: object) -> None:
             graph.replay()
 
-        replay(None)
-        torch.cuda.synchronize()
-        samples = [clock.seconds(replay, range(1)) for _ in range(REPLAYS)]
-        count = _kernels(replay, None)
-        del kept
-        graph.reset()
-    return {"graph_s": statistics.median(samples), "graph_kernels": count}
+        try:
+            replay(None)
+            torch.cuda.synchronize()
+            yield replay
+        finally:
+            del kept
+            graph.reset()
+
+
+def replay_seconds(replay: Replay, clock: CudaClock) -> float:
+    """Median device time of one replay."""
+    return statistics.median(clock.seconds(replay, range(1)) for _ in range(REPLAYS))
+
+
+def replay_kernels(replay: Replay) -> int:
+    """Kernels, fills and copies in the graph that is replayed."""
+    return _seen(trace.kernels_in_graph(replay))
 
 
 def _captured(contestant: Contestant) -> tuple[torch.cuda.CUDAGraph, object]:
     """A graph of one call, and what must stay alive while it is replayed."""
-    call = contestant.again or contestant.call
     # Autograd runs a backward pass on the stream of its forward pass: all is done on one stream.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
-            call(contestant.prepare(1)[0])
+            contestant.call(contestant.prepare(1)[0])
+        _refuse_waiting(contestant)
         [item] = contestant.prepare(1)
-        torch.cuda.synchronize()
-        _refuse_waiting(call, item)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        outputs = call(item)
+        # A backward pass gives back what its graph kept. Nobody takes new memory of this stream
+        # until the last replay, so replays find it as it was.
+        outputs = contestant.call(item)
     return graph, (item, outputs)
 
 
-def _refuse_waiting(call: Callable[[Any], object], item: Any) -> None:
+def _refuse_waiting(contestant: Contestant) -> None:
     """Raises where the call waits for the device: capturing it would fail and leave a mess."""
+    # An item of its own: a backward pass can't have its graph a second time.
+    [item] = contestant.prepare(1)
+    torch.cuda.synchronize()
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, that this mode does not see everything
         torch.cuda.set_sync_debug_mode("error")
         try:
-            call(item)
+            contestant.call(item)
         finally:
             torch.cuda.set_sync_debug_mode(mode)

@@ -8,12 +8,16 @@ import platform
 import re
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import torch
 
 from bench import allocator
+
+# What figures depend on, in a checkout.
+MEASURED = ("bench", ":!bench/results", "fused_reparam", "kernels", "setup.py", "pyproject.toml")
 
 
 def describe(device: torch.device) -> dict[str, object]:
@@ -92,13 +96,17 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def commit() -> str:
-    """The commit of the checkout, with `+` when files differ from it; `unknown` without git."""
-    here = Path(__file__).resolve().parent
+    """The checkout's commit, as it was when this process first asked."""
+    return commit_of(Path(__file__).resolve().parent.parent)
+
+
+def commit_of(root: Path) -> str:
+    """The commit of a checkout, with `+` where what is measured differs; `unknown` without git."""
     try:
-        head = _git(here, "rev-parse", "--short=12", "HEAD")
-        # Results don't change what is measured.
-        dirty = _git(here, "status", "--porcelain", "--", "..", ":!results")
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--", *MEASURED)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if dirty else "")

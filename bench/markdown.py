@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench import targets
+from bench.ops.base import Op
 from bench.report import duration
 from bench.rows import (
     BOTH,
+    Band,
     Case,
     Result,
     Row,
+    backend_of,
     best,
     cases,
     fastest,
@@ -22,18 +25,24 @@ from bench.rows import (
     times_faster,
 )
 from bench.targets import Verdict
-from bench.variants import COMPILE, EAGER
+from bench.variants import COMPILE, DISTRIBUTIONS, EAGER, UNCHECKED
 
-HEADER = ("latent", "dtype", "eager", COMPILE, "torch.distributions", "fused",
+BY_DISTRIBUTIONS = ("torch.distributions", "unchecked")
+HEADER = ("latent", "dtype", "eager", COMPILE, *BY_DISTRIBUTIONS, "fused",
           "against eager", "against compile", "of copy speed",
           "bytes kept, eager", "fused")  # fmt: skip
-STEPS_HEADER = ("model", "latent", "dtype", "eager", COMPILE, "fused", "fused, compiled model",
-                "against eager", "against compile")  # fmt: skip
+STEPS_HEADER = ("model", "latent", "dtype", "eager", COMPILE, *BY_DISTRIBUTIONS, "fused",
+                "fused, compiled model", "against eager", "against compile")  # fmt: skip
 OPS_HEADER = ("op", "size", "dtype", "work", "eager", COMPILE, "fused",
               "against eager", "against compile", "asked", "met",
               "bytes kept, eager", "fused")  # fmt: skip
 TARGETS_HEADER = ("op", "what", "at", "dtype", "must be", "measured", "met")
+BYTES_HEADER = ("op", "noise", "bytes forward, float32", "16-bit", "backward, float32", "16-bit",
+                "noise forward", "backward")  # fmt: skip
+LIMITS_HEADER = ("op", "size", "dtype", "work", "bytes", "by copying", "by noise", "fused",
+                 "of the limit")  # fmt: skip
 NOT_MEASURED = "-"
+SPREAD = "In brackets: what the quartiles of both times make of the ratio, at worst and at best."
 # Elements from which on a share of copy speed says something.
 MEBI = 1 << 20
 
@@ -45,21 +54,20 @@ def table(result: Result, work: str = BOTH) -> str:
     header = [*HEADER, "peak memory, eager", "fused"] if peaks else HEADER
     lines = [_case(rows)[: len(header)] for rows in found.values()]
     caption = f"`{result['settings']['op']}`, {work}, medians of interleaved runs on "
-    caption += machine_words(result["machine"]) + ". "
+    caption += machine_words(result["machine"]) + _effort(result) + f". {SPREAD} "
     caption += f"Copy speed on this machine: {result['limits']['copy_gb_per_s']:.1f} GB/s."
     return "\n".join([grid(header, lines, texts=2), "", caption])
 
 
 def _case(rows: list[Row]) -> list[str]:
     own, eager, compiled = best(rows), named(rows, EAGER), fastest(rows, COMPILE)
-    fused = NOT_MEASURED if own is None else f"{duration(own['median_s'])} ({own['variant']})"
     return [
         _shape(rows[0]),
         rows[0]["dtype"],
         _time(eager),
         _time(compiled),
-        _time(named(rows, "distributions")),
-        fused,
+        *(_time(named(rows, name)) for name in (DISTRIBUTIONS, UNCHECKED)),
+        _fused(own),
         _times(times_faster(own, eager)),
         _times(times_faster(own, compiled)),
         _share(own),
@@ -71,40 +79,52 @@ def _case(rows: list[Row]) -> list[str]:
 
 
 def ops(results: Sequence[Result], short: bool) -> str:
-    """One line for each op, dtype and size; `short`: only those at the largest size, and those of
-    which something is asked."""
+    """One line for each op, dtype and size, and where they come from; `short`: only those at the
+    largest size, and those of which something is asked."""
     device_type = str(results[0]["machine"]["device_type"])
-    found = cases(rows_of(results))
-    largest = {(case.op, case.dtype): case.size for case in _by_elements(found)}
-    works = {op: most_work(rows_of([r for r in results if r["settings"]["op"] == op]))
-             for op in dict.fromkeys(case.op for case in found)}  # fmt: skip
+    found = _with_most_work(results)
+    largest = _largest(found)
     lines = []
     for case, rows in found.items():
         asked = targets.asked(device_type, case, rows[0]["elements"])
-        shown = asked or not short or largest[case.op, case.dtype] == case.size
-        if case.work == works[case.op] and shown:
+        if asked or not short or case in largest:
             lines.append(_op_cells(case, rows, asked))
-    return grid(OPS_HEADER, lines, texts=4)
+    return "\n".join([grid(OPS_HEADER, lines, texts=4), "", f"{SPREAD} {origin(results)}"])
 
 
-def _by_elements(found: dict[Case, list[Row]]) -> list[Case]:
-    return sorted(found, key=lambda case: found[case][0]["elements"])
+def _with_most_work(results: Sequence[Result]) -> dict[Case, list[Row]]:
+    """The cases of each op's most work."""
+    found = {}
+    for result in results:
+        rows = rows_of([result])
+        if rows:
+            work = most_work(rows)
+            found |= {case: same for case, same in cases(rows).items() if case.work == work}
+    return found
+
+
+def _largest(found: dict[Case, list[Row]]) -> set[Case]:
+    """Those at the largest size of their op and dtype."""
+    by_elements = sorted(found, key=lambda case: found[case][0]["elements"])
+    return set({(case.op, case.dtype): case for case in by_elements}.values())
 
 
 def _op_cells(case: Case, rows: list[Row], asked: dict[str, targets.Target]) -> list[str]:
     own, eager, compiled = best(rows), named(rows, EAGER), fastest(rows, COMPILE)
     ratios = {"vs_eager": times_faster(own, eager), "vs_compile": times_faster(own, compiled)}
     held = {asked[name]: ratio for name, ratio in ratios.items() if name in asked}
-    met = [_met(None if ratio is None else target.met_by(ratio)) for target, ratio in held.items()]
+    judged = [Verdict.of(target, case.size, ratio) if ratio else Verdict(target)
+              for target, ratio in held.items()]  # fmt: skip
     return [
         f"`{case.op}`",
         case.size,
         case.dtype,
         case.work,
-        *map(_time, (eager, compiled, own)),
+        *map(_time, (eager, compiled)),
+        _fused(own),
         *map(_times, ratios.values()),
         " / ".join(f"{target.bound:g}x" for target in held),
-        " / ".join(met),
+        " / ".join(_met(verdict.met, verdict.within_spread) for verdict in judged),
         _count(eager, "saved_bytes"),
         _count(own, "saved_bytes"),
     ]
@@ -120,9 +140,68 @@ def steps(result: Result) -> str:
         own_compiled = best(inside)
         ratios = [times_faster(own, eager), times_faster(own_compiled, compiled)]
         head = [rows[0]["size"], _shape(rows[0]), rows[0]["dtype"]]
-        times = [_time(row) for row in (eager, compiled, own, own_compiled)]
+        others = [named(rows, name) for name in (DISTRIBUTIONS, UNCHECKED)]
+        times = [*map(_time, (eager, compiled, *others)), *map(_fused, (own, own_compiled))]
         lines.append([*head, *times, *map(_times, ratios)])
-    return grid(STEPS_HEADER, lines, texts=3)
+    words = f"Against {EAGER} stands ours in the eager model, against {COMPILE} our compiled model."
+    return "\n".join(
+        [grid(STEPS_HEADER, lines, texts=3), "", f"{words} {SPREAD} {origin([result])}"]
+    )
+
+
+def origin(results: Sequence[Result], what: str = "Measured") -> str:
+    """The commits and days that results are of, and the ops of each where they are several."""
+    ops_of: dict[str, list[str]] = {}
+    for result in results:
+        machine = result["machine"]
+        words = f"commit {machine['commit']}, {str(machine['time'])[:10]}{_effort(result)}"
+        ops_of.setdefault(words, []).append(f"`{result['settings']['op']}`")
+    if len(ops_of) == 1:
+        return f"{what} at {next(iter(ops_of))}."
+    parts = [f"{', '.join(names)} at {words}" for words, names in ops_of.items()]
+    return f"{what} at several commits or with several efforts: {'; '.join(parts)}."
+
+
+def _effort(result: Result) -> str:
+    return ", a rough run (`--quick`)" if result["settings"].get("quick") else ""
+
+
+def bytes_and_noise(ops: Iterable[Op]) -> str:
+    """What each op must read and write for an element of its latent, and the numbers it makes."""
+    lines = []
+    for op in ops:
+        works = ("forward", "backward")
+        moved = [str(op.moved[work] * size) if work in op.moved else NOT_MEASURED
+                 for work in works for size in (4, 2)]  # fmt: skip
+        noise = [str(op.noise_passes.get(work, NOT_MEASURED)) for work in works]
+        base = op.base.name.replace("_", " ") if any(op.noise_passes.values()) else ""
+        lines.append([f"`{op.name}`", base, *moved, *noise])
+    return grid(BYTES_HEADER, lines, texts=2)
+
+
+def limits(results: Sequence[Result]) -> str:
+    """Of each op and dtype at its largest size: ns per element by each limit, and ours."""
+    found = _with_most_work(results)
+    largest = _largest(found)
+    lines = []
+    for case, rows in found.items():
+        own = best(rows)
+        if case not in largest or own is None or own.get("copy_s") is None:
+            continue
+        count = own["elements"]
+        times = [own["copy_s"], own.get("noise_s"), own["median_s"]]
+        lines.append(
+            [
+                f"`{case.op}`",
+                case.size,
+                case.dtype,
+                case.work,
+                f"{own['moved_bytes'] / count:g}",
+                *(NOT_MEASURED if t is None else f"{t / count * 1e9:.3g}" for t in times),
+                NOT_MEASURED if own["of_limit"] is None else f"{own['of_limit']:.0%}",
+            ]
+        )
+    return grid(LIMITS_HEADER, lines, texts=4)
 
 
 def scaling(by_threads: dict[int, list[Result]]) -> str:
@@ -142,11 +221,14 @@ def scaling(by_threads: dict[int, list[Result]]) -> str:
         own = {count: best(rows[count]) for count in threads}
         eager = {count: named(rows[count], EAGER) for count in threads}
         gains = [times_faster(who[ends[1]], who[ends[0]]) for who in (own, eager)]
-        times = [_time(own[count]) for count in threads]
+        times = [_fused(own[count]) for count in threads]
         lines.append([case.size, case.dtype, *times, *map(_times, gains)])
     named_threads = [f"{count} thread{'s' if count > 1 else ''}" for count in threads]
     header = ("latent", "dtype", *(f"fused, {name}" for name in named_threads))
-    return grid((*header, "gain", "eager's gain"), lines, texts=2)
+    table = grid((*header, "gain", "eager's gain"), lines, texts=2)
+    origins = [origin(by_threads[count], name.capitalize())
+               for name, count in zip(named_threads, threads, strict=True)]  # fmt: skip
+    return "\n".join([table, "", " ".join([SPREAD, *origins])])
 
 
 def verdicts(found: Iterable[Verdict]) -> str:
@@ -157,10 +239,11 @@ def verdicts(found: Iterable[Verdict]) -> str:
 def verdict_cells(verdict: Verdict) -> list[str]:
     target = verdict.target
     bound = f"at {'least' if target.at_least else 'most'} {_value(target.measure, target.bound)}"
-    value = NOT_MEASURED if verdict.value is None else _value(target.measure, verdict.value)
+    value = NOT_MEASURED if verdict.band is None else _measured(target.measure, verdict.band)
     size = verdict.size or target.at
     what = f"{target.work}: {target.what}"
-    return [f"`{target.op}`", what, size, target.dtype, bound, value, _met(verdict.met)]
+    met = _met(verdict.met, verdict.within_spread)
+    return [f"`{target.op}`", what, size, target.dtype, bound, value, met]
 
 
 def tested_cells(what: str, shown: bool | None) -> list[str]:
@@ -169,8 +252,15 @@ def tested_cells(what: str, shown: bool | None) -> list[str]:
     return ["", what, "", "", "shown by GPU tests", "", met]
 
 
-def _met(met: bool | None) -> str:
-    return {True: "yes", False: "**no**", None: "not measured"}[met]
+def _met(met: bool | None, within_spread: bool = False) -> str:
+    word = {True: "yes", False: "**no**", None: "not measured"}[met]
+    return f"{word} (within spread)" if within_spread else word
+
+
+def _measured(measure: str, band: Band) -> str:
+    """The value, and where it has one the range in brackets, both in one unit."""
+    value, low, high = (_value(measure, one) for one in band)
+    return value if band.low == band.high else f"{value} ({low.rstrip('%x')}-{high.rstrip('%x')})"
 
 
 def _value(measure: str, value: float) -> str:
@@ -193,8 +283,15 @@ def _time(row: Row | None) -> str:
     return NOT_MEASURED if row is None else duration(row["median_s"])
 
 
-def _times(ratio: float | None) -> str:
-    return NOT_MEASURED if ratio is None else f"**{ratio:.1f}x**"
+def _fused(row: Row | None) -> str:
+    """The time, and who took it."""
+    return NOT_MEASURED if row is None else f"{_time(row)} ({backend_of(row)})"
+
+
+def _times(ratio: Band | None) -> str:
+    if ratio is None:
+        return NOT_MEASURED
+    return f"**{ratio.value:.1f}x** ({ratio.low:.1f}-{ratio.high:.1f})"
 
 
 def _share(row: Row | None) -> str:

@@ -95,6 +95,7 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
     """
     from bench.steps import TRAINING_STEP, measure_steps
 
+    machine.commit()  # before anything is measured: a commit made meanwhile changes no label
     clock = clock_for(torch.device(every[0].device))
     tick("copy and noise", 0.0)
     dtypes = tuple(dict.fromkeys(name for settings in every for name in settings.dtypes))
@@ -376,7 +377,12 @@ def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
 
     def graph() -> Row:
         _fits(case, work, variant)
-        return launches.in_graph(contestant, clock, device)
+        with launches.captured(contestant, device) as replay:
+            timed = {"graph_s": launches.replay_seconds(replay, clock)}
+            # Profilers fail where clocks don't; the time is kept.
+            return timed | attempt(
+                "graph_kernels", lambda: {"graph_kernels": launches.replay_kernels(replay)}
+            )
 
     if not variant.overwrites:
         row |= attempt("graph", graph)

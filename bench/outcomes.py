@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def summary(path: Path, shown: Mapping[str, str]) -> dict[str, Any]:
     """What a run's file says: how many passed, which failed and why, how many were skipped and why.
 
     Args:
-        shown: patterns; for each, whether the tests whose names match it ran and passed.
+        shown: patterns between bars; for each set, whether tests ran whose names match each of
+            them, and all of these passed.
     """
     text = path.read_text() if path.exists() else ""
     # What follows the last line's end was cut while it was written.
@@ -68,7 +69,9 @@ def summary(path: Path, shown: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _shown(pattern: str, passed: Iterable[str], failed: Iterable[str]) -> bool | None:
-    if any(re.search(pattern, name) for name in failed):
+def _shown(patterns: str, passed: Sequence[str], failed: Iterable[str]) -> bool | None:
+    """None where a test is lacking."""
+    if any(re.search(patterns, name) for name in failed):
         return False
-    return any(re.search(pattern, name) for name in passed) or None
+    found = [any(re.search(one, name) for name in passed) for one in patterns.split("|")]
+    return all(found) or None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import markdown, targets
+from bench.ops import OPS
 from bench.plots import made_from, place
 from bench.rows import STEPS, TESTS_FILE, Result, digest, load, machine_words
 from bench.targets import LATENT
@@ -58,6 +59,10 @@ class Machine:
         return bool(self.about.get("keeps_freed_memory"))
 
     @property
+    def commits(self) -> list[str]:
+        return sorted({str(result["machine"]["commit"]) for result in self.results})
+
+    @property
     def title(self) -> str:
         return machine_words(self.about).split(";")[0]
 
@@ -76,10 +81,11 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     try:
         made = pages(options.root)
-        stale = stale_pictures(machines(options.root / RESULTS))
+        found = machines(options.root / RESULTS)
     except ValueError as error:
         print(error)
         return 1
+    stale = stale_pictures(found)
     wrong = [path for path, text in made.items() if path.read_text() != text]
     for path in wrong:
         if not options.check:
@@ -91,6 +97,10 @@ def main(words: Sequence[str]) -> int:
             print(f"{path}: {word} stands where something is to be filled in")
     for path in stale:
         print(f"{path} was made from other results: python -m bench plots {path.parent}")
+    for machine in found if options.check else ():
+        if len(machine.commits) > 1:
+            print(f"note: {machine.folder} has results of {len(machine.commits)} commits: "
+                  f"{', '.join(machine.commits)}")  # fmt: skip
     return int(bool(stale) or (options.check and bool(wrong or left)))
 
 
@@ -225,7 +235,7 @@ def target_tables(found: list[Machine], here: Path) -> str:
     for machine in _most_threads(found):
         parts += [f"### {machine.title}", target_table(machine.results, tests_of(machine.folder))]
     if not any(machine.is_cuda for machine in found):
-        parts.append(NO_GPU)
+        parts += ["### GPUs: not measured", NO_GPU, _gpu_target_table([], {})]
     return "\n\n".join(parts)
 
 
@@ -237,19 +247,25 @@ def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
         tests: what GPU tests say of each of `targets.TESTED`.
     """
     about = results[0]["machine"]
-    judged = targets.judge(results, about["device_type"])
     if about["device_type"] != "cuda":
-        return _cpu_target_table(judged, {result["settings"]["op"] for result in results})
-    made = markdown.verdicts(judged)
-    for what in targets.TESTED:
-        made += "\n| " + " | ".join(markdown.tested_cells(what, tests.get(what))) + " |"
+        return _cpu_target_table(results)
+    made = _gpu_target_table(results, tests)
     if str(about.get("compute_capability", "9")).split(".")[0] != "9":
         made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
     return made
 
 
-def _cpu_target_table(judged: list[targets.Verdict], ops: set[str]) -> str:
+def _gpu_target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
+    made = markdown.verdicts(targets.judge(results, "cuda"))
+    for what in targets.TESTED:
+        made += "\n| " + " | ".join(markdown.tested_cells(what, tests.get(what))) + " |"
+    return made
+
+
+def _cpu_target_table(results: list[Result]) -> str:
     """Without the ops that were not measured, which a line names."""
+    judged = targets.judge(results, "cpu")
+    ops = {result["settings"]["op"] for result in results}
     made = markdown.verdicts(one for one in judged if one.target.op in ops)
     left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
     return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
@@ -259,6 +275,20 @@ def tests_of(folder: Path) -> dict[str, bool | None]:
     """What the GPU tests beside a machine's results say, as `gpu-report` kept it."""
     path = folder / TESTS_FILE
     return dict(json.loads(path.read_text())["shown"]) if path.exists() else {}
+
+
+def bytes_and_noise(found: list[Machine], here: Path) -> str:
+    """What every op moves and makes, as the bench counts it."""
+    return markdown.bytes_and_noise(OPS.values())
+
+
+def limits(found: list[Machine], here: Path) -> str:
+    """A table for each machine, of one CPU with its most threads."""
+    parts = []
+    for machine in _most_threads(found):
+        ops = [*machine.of(LATENT), *other_ops(machine.results)]
+        parts += [f"### {machine.title}", markdown.limits(ops)] if ops else []
+    return "\n\n".join(parts) or "Nothing was measured."
 
 
 def scaling(found: list[Machine], here: Path) -> str:
@@ -294,6 +324,8 @@ SECTIONS: dict[str, Callable[[list[Machine], Path], str]] = {
     "tables": tables,
     "targets": target_tables,
     "ops": ops_tables,
+    "bytes": bytes_and_noise,
+    "limits": limits,
     "scaling": scaling,
     "pictures": all_pictures,
 }

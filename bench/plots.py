@@ -13,6 +13,7 @@ from bench.ops import OPS
 from bench.ops.base import WORKS
 from bench.rows import (
     STEPS,
+    Band,
     Result,
     Row,
     best,
@@ -23,22 +24,21 @@ from bench.rows import (
     machine_words,
     most_work,
     named,
+    read,
     rows_of,
+    times_faster,
 )
-from bench.variants import COMPILE, EAGER
+from bench.variants import COMPILE, EAGER, REFERENCE
 
 # A palette that colour-blind readers can tell apart (Okabe and Ito).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
 WORK_COLOURS = dict(zip(WORKS, (BLUE, ORANGE, GREEN), strict=True))
 STYLES = {"float32": "-", "bfloat16": "--", "float16": ":", "float64": "-."}
-MARKERS = {"native": "o", "triton": "o", "reference": "x"}
+MARKERS = {"native": "o", "triton": "o", REFERENCE: "x"}
 # Panels side by side, inches for each, dots for an inch: so that a page shows the text in its size.
 COLUMNS, PANEL, DOTS = 2, (4.6, 3.2), 150
 # Inches for the title and what stands below it.
 HEAD = 0.7
-
-Bounds = tuple[float, float, float]
-"""A point with its band: middle, low, high."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -47,14 +47,10 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("results", nargs="+", type=Path, help="a machine's folder, or result JSONs")
     options = parser.parse_args(words)
-    from bench import files
-
-    folders: dict[Path, list[Result]] = {}
-    for path in options.results:
-        if not path.exists():
-            parser.error(f"{path} does not exist; expected a folder of results or a result JSON")
-        found = load(path) if path.is_dir() else [files.read(path)]
-        folders.setdefault(path if path.is_dir() else path.parent, []).extend(found)
+    try:
+        folders = _folders(options.results)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     try:
         made = [one for folder, results in folders.items() for one in draw(results, folder)]
     except ImportError as error:
@@ -63,6 +59,21 @@ def main(words: Sequence[str]) -> int:
     for one in made:
         print(f"wrote {one}")
     return 0
+
+
+def _folders(paths: Sequence[Path]) -> dict[Path, list[Result]]:
+    """The results of each machine's folder.
+
+    Raises:
+        ValueError: there are none, or a file is no result; one sentence.
+    """
+    folders: dict[Path, list[Result]] = {}
+    for path in paths:
+        found = load(path) if path.is_dir() else [read(path)]
+        folders.setdefault(path if path.is_dir() else path.parent, []).extend(found)
+    if not any(folders.values()):
+        raise ValueError(f"no result of python -m bench in {', '.join(map(str, paths))}")
+    return folders
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -124,12 +135,8 @@ def made_from(svg: str) -> str | None:
 def _speedup(results: Sequence[Result], rival: str, words: str) -> Any:
     """Times faster than `rival`, by size; both axes logarithmic."""
 
-    def bounds(own: Row, rows: list[Row]) -> Bounds | None:
-        other = fastest(rows, rival)
-        if other is None:
-            return None
-        low, high = other["low_s"] / own["high_s"], other["high_s"] / own["low_s"]
-        return other["median_s"] / own["median_s"], low, high
+    def bounds(own: Row, rows: list[Row]) -> Band | None:
+        return times_faster(own, fastest(rows, rival))
 
     figure, panels = _panels(results, f"Times as fast as {words}")
     for axes, result in zip(panels, results, strict=True):
@@ -145,11 +152,8 @@ def _speedup(results: Sequence[Result], rival: str, words: str) -> Any:
 def _copy(results: Sequence[Result]) -> Any:
     """Share of the copy bandwidth measured in the same rounds, by size."""
 
-    def bounds(own: Row, _: list[Row]) -> Bounds | None:
-        if own["of_copy"] is None:
-            return None
-        copy = own["copy_s"]
-        return own["of_copy"], copy / own["high_s"], copy / own["low_s"]
+    def bounds(own: Row, rows: list[Row]) -> Band | None:
+        return targets.MEASURES["of_copy"](own, rows, {})
 
     figure, panels = _panels(results, "Share of copy bandwidth (the same bytes, the same run)")
     for axes, result in zip(panels, results, strict=True):
@@ -259,7 +263,7 @@ def _figure(count: int, title: str, results: Sequence[Result]) -> tuple[Any, lis
     return figure, list(grid[:count])
 
 
-def _lines(axes: Any, rows: list[Row], bounds: Callable[[Row, list[Row]], Bounds | None]) -> None:
+def _lines(axes: Any, rows: list[Row], bounds: Callable[[Row, list[Row]], Band | None]) -> None:
     """One line with its band for each work, dtype and backend of ours."""
     found = cases(rows)
     backends = _backends(rows)
@@ -276,16 +280,17 @@ def _lines(axes: Any, rows: list[Row], bounds: Callable[[Row, list[Row]], Bounds
         sizes, middle, low, high = zip(*sorted(points), strict=True)
         colour = WORK_COLOURS[work]
         style = {"color": colour, "linestyle": STYLES[dtype], "marker": MARKERS[backend]}
-        label = f"{work}, {dtype}" + (f" ({backend})" if len(backends) > 1 else "")
+        several = len(backends) > 1 or backend == REFERENCE
+        label = f"{work}, {dtype}" + (f" ({backend})" if several else "")
         axes.plot(sizes, middle, label=label, markersize=4, linewidth=1.6, **style)
         axes.fill_between(sizes, low, high, color=colour, alpha=0.1, linewidth=0)
     _size_axis(axes, rows)
 
 
 def _backends(rows: list[Row]) -> list[str]:
-    """Ours that were timed; not the plain reference where there is one made for speed."""
-    names = dict.fromkeys(r["variant"] for r in rows if r["ours"] and r["status"] == "ok")
-    fast = [name for name in names if name != "reference"]
+    """Ours; the specification only where it is all that there is."""
+    names = dict.fromkeys(r["variant"] for r in rows if r["ours"])
+    fast = [name for name in names if name != REFERENCE]
     return fast or list(names)
 
 

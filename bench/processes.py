@@ -45,13 +45,11 @@ def run(
     seconds: float,
     folder: Path,
     more: dict[str, str] | None = None,
-    log: Path | None = None,
 ) -> Done:
     """Runs a command, and ends it with all it started when its time is up.
 
     Args:
         more: environment variables beside this process's.
-        log: a file that its output is added to.
     """
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         code = _run(
@@ -61,9 +59,6 @@ def run(
         text = output.read()
     if code == NOT_STARTED and not text:
         text = f"{command[0]} could not be started"
-    if log is not None:
-        with log.open("a") as file:
-            file.write(f"$ {' '.join(command)}\n{text}\n[ended with {code}]\n\n")
     return Done(code, text)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
+from bench.rows import rows_of
 from bench.variants import EAGER
 
 try:
@@ -28,10 +29,12 @@ forward      with the graph recorded, as in training
 GB/s         for the bytes that the op must read and write
 of copy      against a plain copy of as many bytes, measured in the same rounds
 of fresh     against copying as many bytes as the op makes into new memory, likewise
-of limit     against the larger of that plain copy and the fastest noise measured here
+of limit     against the larger of that plain copy and making the noise alone, measured likewise;
+             blank where that is not timed: on a GPU, and without the CPU's compiled library
 vs ...       times faster
 saved        kept for the backward pass beyond the inputs (MB = 1e6 bytes)
-peak         most memory in use during the call beyond what was before it, results included"""
+peak         most memory in use during the call beyond what was before it, results included; the
+             compiled library's own scratch memory, of each thread, is not seen"""
 DEVICE_LEGEND = """\
 time         of the device; the caches are empty and the host is ahead
 kernels      that one call launches, fills and copies of memory included
@@ -41,7 +44,7 @@ graph        time of the device for one replay of a CUDA graph of the call, and 
 
 def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
     """Everything measured, one table for each dtype and size."""
-    machine, limits = result["machine"], result["limits"]
+    machine, limits, found = result["machine"], result["limits"], rows_of([result])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     print(f"{machine['device']}, {machine['threads']} threads, {machine['simd']}; {versions}; "
           f"commit {machine['commit']}; {machine['time']}")  # fmt: skip
@@ -51,9 +54,7 @@ def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
         print(f"ns per {dtype} normal: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
-    for (dtype, name, shape), rows in groupby(
-        result["rows"], lambda r: (r["dtype"], r["size"], r["shape"])
-    ):
+    for (dtype, name, shape), rows in groupby(found, lambda r: (r["dtype"], r["size"], r["shape"])):
         lines: list[list[str]] = []
         for work, same in groupby(rows, lambda r: str(r["work"])):
             lines.append([work])
@@ -62,7 +63,7 @@ def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
         title = f"{result['settings']['op']}, {dtype}, {shape}"
         title += "" if name == shape else f" ({name})"
         print_table(title, *_without_blanks(COLUMNS, lines), use_rich)
-    _print_reasons(result["rows"])
+    _print_reasons(found)
     print(f"\n{LEGEND}")
     if machine["device_type"] == "cuda":
         print(DEVICE_LEGEND)
@@ -84,7 +85,7 @@ def _print_reasons(rows: Sequence[dict[str, Any]]) -> None:
         where = f"{row['variant']}, {row['dtype']}, {row['size']}"
         if row["status"] != "ok":
             reasons[f"{words[row['status']]}: {where}: {row['reason']}"] = None
-        for name in ("peak", "kernels", "host", "graph"):
+        for name in ("peak", "kernels", "host", "graph", "graph_kernels"):
             if f"{name}_reason" in row:
                 reasons[f"no {name}: {where}, {row['work']}: {row[f'{name}_reason']}"] = None
     for reason in reasons:

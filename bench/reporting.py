@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import markdown, pages, report, targets
+from bench import files, markdown, pages, report, targets
 from bench.rows import BOTH, Row, machine_words, rows_of
 
 if TYPE_CHECKING:
     from bench.gpu_report import Run
+
+NEXT = (
+    f"With this folder in `{pages.RESULTS}`, `make pages` renews the figures of "
+    f"{' and '.join(pages.PAGES)}."
+)
 
 
 def write(run: Run) -> Path:
@@ -27,13 +33,14 @@ def write(run: Run) -> Path:
         parts += ["## Pictures", pictures] if pictures else []
     if remarks(run):
         parts += ["## Missing, failed or cut", *_list(remarks(run))]
+    parts += [f"Written {time.monotonic() - run.start:.0f} s after the start.", NEXT]
     path = run.folder / "report.md"
-    path.write_text("\n\n".join(parts) + "\n")
+    files.replace(path, "\n\n".join(parts) + "\n")
     return path
 
 
 def environment(run: Run) -> list[str]:
-    """Device, versions, tools and how long it took, one fact a line."""
+    """Device, versions and tools, one fact a line."""
     tools = ", ".join(f"{name} {version}" for name, version in run.tools.items() if version)
     words = [machine_words(run.machine), f"nvidia-smi: {run.smi}".replace("\n", "; ")]
     words[1] = words[1].replace("nvidia-smi: nvidia-smi: ", "nvidia-smi: ")
@@ -48,7 +55,8 @@ def tests(run: Run) -> list[str]:
     counts = f"{run.tests['passed']} passed, {len(failed)} failed, {sum(skipped.values())} skipped"
     names = [f"FAILED `{name}`: {_plain(reason)}" for name, reason in failed.items()]
     reasons = [f"{count} skipped: {_plain(reason)}" for reason, count in skipped.items()]
-    return [f"{counts}; the log is in [log.txt](log.txt).", *_list([*names, *reasons])]
+    cut = [f"**{note}.**" for note in run.tests["cut"]]
+    return [f"{counts}; the log is in [log.txt](log.txt).", *cut, *_list([*names, *reasons])]
 
 
 def remarks(run: Run) -> list[str]:

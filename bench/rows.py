@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import files
+from bench.variants import REFERENCE
 
 STEPS = "training_step"
 BOTH = "forward+backward"
 # What a GPU report keeps beside its results; not a result of the bench.
 TESTS_FILE = "tests.json"
+# What a result has at least.
+PARTS = ("machine", "settings", "limits", "missing", "rows")
 
 Row = dict[str, Any]
 Result = dict[str, Any]
@@ -28,6 +31,34 @@ class Case(NamedTuple):
     work: str
 
 
+class Band(NamedTuple):
+    """A figure that medians make, and the range that the quartiles of their samples leave it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def read(path: Path) -> Result:
+    """A result from its JSON file.
+
+    Raises:
+        ValueError: there is no such file, or it is none of this bench's results; one sentence.
+    """
+    try:
+        result = files.read(path)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        words = "expected a result of python -m bench, found no JSON"
+        raise ValueError(f"{path}: {words} ({error})") from None
+    lacking = [name for name in PARTS if name not in result]
+    if lacking:
+        words = "expected a result of python -m bench, found none of its"
+        raise ValueError(f"{path}: {words} {', '.join(lacking)}")
+    return result
+
+
 def load(folder: Path) -> list[Result]:
     """The results in a machine's folder, by file name.
 
@@ -35,7 +66,7 @@ def load(folder: Path) -> list[Result]:
         ValueError: a JSON file in it is none of this bench's results.
     """
     paths = sorted(path for path in folder.glob("*.json") if path.name != TESTS_FILE)
-    return [files.read(path) for path in paths]
+    return [read(path) for path in paths]
 
 
 def digest(results: Iterable[Result]) -> str:
@@ -45,7 +76,19 @@ def digest(results: Iterable[Result]) -> str:
 
 
 def rows_of(results: Iterable[Result]) -> list[Row]:
-    return [row for result in results for row in result["rows"]]
+    """All rows; without the machine's limit where the noise was not timed by itself."""
+    unknown = {"of_limit": None, "noise_s": None}
+    return [
+        row if _noise_was_timed(result, row["dtype"]) else row | unknown
+        for result in results
+        for row in result["rows"]
+    ]
+
+
+def _noise_was_timed(result: Result, dtype: str) -> bool:
+    """Only the CPU's library makes noise that stays in the caches; elsewhere it is written out, and
+    its time is another one of memory."""
+    return "native" in result["limits"].get("normal_ns", {}).get(dtype, {})
 
 
 def cases(rows: Iterable[Row]) -> dict[Case, list[Row]]:
@@ -72,15 +115,23 @@ def fastest(rows: Iterable[Row], rival: str) -> Row | None:
 
 
 def best(rows: Iterable[Row]) -> Row | None:
-    """The fastest timed row of ours."""
-    timed = [row for row in rows if row["status"] == "ok" and row["ours"]]
+    """The fastest timed row of ours; the specification's only where it is all that there is."""
+    ours = [row for row in rows if row["ours"]]
+    fused = [row for row in ours if backend_of(row) != REFERENCE]
+    timed = [row for row in fused or ours if row["status"] == "ok"]
     return min(timed, key=lambda row: row["median_s"], default=None)
 
 
-def times_faster(own: Row | None, rival: Row | None) -> float | None:
+def backend_of(row: Row) -> str:
+    """Of a row of ours: `native` of `native, compiled model`."""
+    return str(row["variant"]).split(",")[0]
+
+
+def times_faster(own: Row | None, rival: Row | None) -> Band | None:
     if own is None or rival is None:
         return None
-    return float(rival["median_s"] / own["median_s"])
+    pairs = (("median_s", "median_s"), ("low_s", "high_s"), ("high_s", "low_s"))
+    return Band(*(float(rival[theirs] / own[ours]) for theirs, ours in pairs))
 
 
 def most_work(rows: Sequence[Row]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+# Elements: more than a computer holds, and few enough to be factored in seconds.
+MOST = 1 << 50
 _UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -18,10 +20,10 @@ def shape_of(text: str) -> tuple[int, ...]:
             raise ValueError(
                 f"size {text!r}: expected a shape such as 128x20 or a count such as 16M"
             )
-        shape = _matrix(int(float(match[1]) * _UNITS[match[2]]))
-    if math.prod(shape) == 0:
-        raise ValueError(f"size {text!r} has no elements")
-    return shape
+        shape = (int(min(float(match[1]) * _UNITS[match[2]], 2.0 * MOST)),)
+    if not 0 < math.prod(shape) <= MOST:
+        raise ValueError(f"size {text!r}: expected 1 to {MOST:,} elements")
+    return shape if len(shape) > 1 else _matrix(*shape)
 
 
 def _matrix(count: int) -> tuple[int, int]:

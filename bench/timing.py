@@ -23,8 +23,6 @@ class Contestant:
     prepare: Callable[[int], Sequence[Any]] = range
     context: Callable[[], AbstractContextManager[object]] = nullcontext
     most_calls: int = 1 << 20
-    again: Callable[[Any], object] | None = None
-    """As `call`, but an item can be used again; None where `call` itself is so."""
     calls: int = 1
     """Calls in one sample, so that a sample is long enough for the clock: set by `autorange`."""
     rounds: int = 0
@@ -53,25 +51,28 @@ class Spread:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure one kind of work."""
+    """How long to measure one kind of work.
+
+    Each rival gets as many samples as its share of `seconds` has room for, from `least_rounds` to
+    `most_rounds`. A slow one gets as many of its least rounds as fit into `slow_seconds`, its
+    preparation and warm-ups included, but three in any case.
+    """
 
     sample_seconds: float = 0.005
     seconds: float = 5.0
-    least_rounds: int = 5
+    least_rounds: int = 7
     most_rounds: int = 60
+    slow_seconds: float = 10.0
 
     def rounds(self, share: float, sample: float) -> int:
-        """Samples of so many seconds to take in a share of the time; slow ones get but three."""
-        least = min(3, self.least_rounds) if sample > SLOW else self.least_rounds
-        return min(max(int(share / max(sample, 1e-9)), least), self.most_rounds)
-
-
-# Seconds from which on a sample is slow.
-SLOW = 1.0
+        """Samples to take in a share of the time, when one takes so many seconds in all."""
+        sample = max(sample, 1e-9)
+        least = min(self.least_rounds, max(3, int(self.slow_seconds / sample)))
+        return min(max(int(share / sample), least), self.most_rounds)
 
 
 THOROUGH = Effort()
-QUICK = Effort(sample_seconds=0.002, seconds=2.0, least_rounds=3, most_rounds=15)
+QUICK = Effort(sample_seconds=0.002, seconds=2.0, most_rounds=15, slow_seconds=4.0)
 
 
 class CpuClock:

@@ -11,9 +11,12 @@ import torch
 
 from bench.ops.base import Compute, Op
 
-BACKENDS = ("reference", "native", "triton")
+REFERENCE = "reference"
+BACKENDS = (REFERENCE, "native", "triton")
 EAGER, COMPILE = "eager", "torch.compile"
 REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
+DISTRIBUTIONS = "distributions"
+UNCHECKED = f"{DISTRIBUTIONS} unchecked"
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Variant:
         """Those of one family need about as much memory: "pytorch", "distributions", "reference"
         or "fused"."""
         if not self.ours:
-            return "distributions" if self.name.startswith("distributions") else "pytorch"
-        return "reference" if self.name.startswith("reference") else "fused"
+            return "distributions" if self.name.startswith(DISTRIBUTIONS) else "pytorch"
+        return "reference" if self.name.startswith(REFERENCE) else "fused"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class Missing:
 
     name: str
     reason: str
+
+
+def names(device: torch.device) -> tuple[str, ...]:
+    """Those that can be asked for on a device; a backend may turn out to be missing."""
+    graphs = (REDUCE_OVERHEAD,) if device.type == "cuda" else ()
+    return (EAGER, COMPILE, *graphs, DISTRIBUTIONS, UNCHECKED, *BACKENDS)
 
 
 def backend_module(name: str, device: torch.device) -> tuple[object | None, str | None]:
@@ -68,8 +77,8 @@ def variants(op: Op, device: torch.device) -> tuple[list[Variant], list[Missing]
     found.append(Variant(COMPILE, torch.compile(op.textbook, dynamic=False)))
     if device.type == "cuda":
         found.append(Variant(REDUCE_OVERHEAD, reduce_overhead(op.textbook), overwrites=True))
-    found.append(Variant("distributions", op.distributions(True)))
-    found.append(Variant("distributions unchecked", op.distributions(False)))
+    found.append(Variant(DISTRIBUTIONS, op.distributions(True)))
+    found.append(Variant(UNCHECKED, op.distributions(False)))
     backends, missing = ours(op, device)
     return found + backends, missing
 

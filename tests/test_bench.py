@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
-import weakref
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from bench.machine import folder_name
 from bench.ops import OPS
 from bench.ops.base import WORKS
 from bench.sizes import shape_of
-from bench.timing import Contestant, CpuClock, Effort, Spread, interleave
+from bench.timing import CpuClock, Effort
 from bench.variants import EAGER, Variant, ours
 
 OP = OPS["gaussian_latent"]
@@ -122,41 +120,6 @@ def test_machine_and_limits_are_written_down(result):
         assert min(times.values()) > 0
 
 
-class FakeClock:
-    """Says that every call takes what its contestant's items are."""
-
-    most_calls = 100
-    warms_up = False
-
-    def __init__(self):
-        self.order = []
-
-    def seconds(self, call, items):
-        self.order.append(call)
-        return sum(items)
-
-
-def test_rounds_are_interleaved_and_medians_are_theirs():
-    clock = FakeClock()
-    entries = [
-        Contestant(str(cost), call=float(cost).hex, prepare=lambda n, c=cost: [c] * n)
-        for cost in (0.25, 0.5)
-    ]
-    effort = Effort(sample_seconds=1.0, seconds=math.inf, least_rounds=5, most_rounds=7)
-    effort = dataclasses.replace(effort, seconds=1e9)
-    spreads = interleave(clock, entries, effort)
-    assert spreads == {"0.25": Spread(0.25, 0.25, 0.25, 7), "0.5": Spread(0.5, 0.5, 0.5, 7)}
-    assert [entry.calls for entry in entries] == [5, 3]
-    rounds = clock.order[-14:]
-    for turn in range(7):
-        assert set(rounds[2 * turn : 2 * turn + 2]) == {entry.call for entry in entries}
-
-
-def test_spread_is_median_and_quartiles():
-    assert Spread.of([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5)
-    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 1)
-
-
 @pytest.mark.parametrize(
     ("text", "shape"),
     [
@@ -235,6 +198,7 @@ def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatc
     with pytest.raises(OSError, match="no space"):
         files.write(result | {"rows": result["rows"][:1]}, tmp_path)
     assert [path.read_text() for path in paths] == before
+    assert sorted(paths[0].parent.iterdir()) == sorted(paths)
 
 
 def test_reading_another_json_file_says_what_was_expected(tmp_path):
@@ -376,35 +340,6 @@ def test_merging_leaves_one_shape_of_a_size(result):
     merged = files.merged(first, second)
     assert merged["rows"] == second["rows"]
     assert merged["settings"]["works"] == ["forward"]
-
-
-def test_a_long_call_is_timed_after_one_that_is_not():
-    calls = []
-    clock = FakeClock()
-    clock.warms_up = True
-    entry = Contestant("slow", call=calls.append, prepare=lambda n: [2.0] * n)
-    effort = Effort(sample_seconds=1.0, seconds=1e9, least_rounds=3, most_rounds=3)
-    assert interleave(clock, [entry], effort)["slow"].median == 2.0
-    assert len(calls) == len(clock.order) == 5
-
-
-def test_what_came_before_the_timed_call_is_gone_by_then():
-    made = []
-
-    class Clock(CpuClock):
-        def seconds(self, call, items):
-            alive = [ref for ref in made if ref() is not None]
-            assert len(alive) == len(items) == 1
-            return super().seconds(call, items)
-
-    def prepare(count):
-        items = [torch.ones(3) for _ in range(count)]
-        made.extend(map(weakref.ref, items))
-        return items
-
-    entry = Contestant("some", torch.exp, prepare, most_calls=1)
-    assert set(interleave(Clock(), [entry], BRIEF)) == {"some"}
-    assert len(made) > 2
 
 
 def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):

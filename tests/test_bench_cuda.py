@@ -43,24 +43,43 @@ def test_a_variant_with_graphs_of_its_own_is_not_captured_again():
     assert row["peak_bytes"] is None
 
 
-def test_host_times_come_before_anything_that_is_profiled(monkeypatch):
+@pytest.fixture
+def fake_launches(monkeypatch):
+    """What is asked of `launches`, in turn; each figure is another number."""
     order = []
 
-    def note(name, figures):
-        monkeypatch.setattr(launches, name, lambda *_: (order.append(name), figures)[1])
+    def note(name, figure):
+        monkeypatch.setattr(launches, name, lambda *_: (order.append(name), figure)[1])
 
     note("host_seconds", 1.0)
     note("kernels", 3)
-    note("in_graph", {"graph_s": 2.0})
+    note("captured", contextlib.nullcontext())
+    note("replay_seconds", 2.0)
+    note("replay_kernels", 4)
+    return order
+
+
+def test_host_times_come_before_anything_that_is_profiled(fake_launches, monkeypatch):
     monkeypatch.setattr(measure, "_timed", lambda *_: {})
     settings = measure.Settings(op=OP.name)
     case = OpCase(OP, "x", (16, 20), "float32", CPU)
     variants = [Variant("one", OP.textbook), Variant("two", OP.textbook)]
     clock = object.__new__(CudaClock)
     rows = measure.measure_case(case, settings, variants, clock, {}, lambda *_: None)
-    assert order[:6] == ["host_seconds"] * 6
-    assert sorted(order[6:]) == ["in_graph"] * 6 + ["kernels"] * 6
-    assert {(row["host_s"], row["kernels"], row["graph_s"]) for row in rows} == {(1.0, 3, 2.0)}
+    assert fake_launches[:6] == ["host_seconds"] * 6
+    assert fake_launches[6:] == ["kernels", "captured", "replay_seconds", "replay_kernels"] * 6
+    names = ("host_s", "kernels", "graph_s", "graph_kernels")
+    assert {tuple(row[name] for name in names) for row in rows} == {(1.0, 3, 2.0, 4)}
+
+
+def test_a_graphs_time_is_kept_where_its_kernels_cannot_be_counted(fake_launches, monkeypatch):
+    monkeypatch.setattr(launches, "replay_kernels", fails)
+    case = OpCase(OP, "x", (16, 20), "float32", CPU)
+    clock = object.__new__(CudaClock)
+    row = measure._single_calls(case, "forward", Variant("some", OP.textbook), clock)
+    assert (row["graph_s"], row["graph_kernels"]) == (2.0, None)
+    assert row["graph_kernels_reason"].startswith("RuntimeError: CUDA error: an illegal")
+    assert "graph_reason" not in row
 
 
 def works(*_):
@@ -182,6 +201,41 @@ def test_what_runs_on_the_device_is_counted(fake_cuda, monkeypatch):
         launches.kernels(contestant, CPU)
 
 
+def launched(number, name, cat="kernel", by="cudaLaunchKernel"):
+    """What the trace shows of something that runs on the device, and of who launched it."""
+    call = {"cat": "cuda_runtime", "name": by, "args": {"correlation": number}}
+    return [call, {"cat": cat, "name": name, "args": {"correlation": number}}]
+
+
+FILL = "void at::native::vectorized_elementwise_kernel<2, at::native::FillFunctor<long>>"
+
+
+def test_what_a_replay_does_before_its_graph_is_not_in_the_graph(fake_cuda, monkeypatch):
+    prologue = [*launched(1, FILL), *launched(2, FILL, by="cudaLaunchKernelExC")]
+    graph = [
+        *launched(3, FILL, by="cudaGraphLaunch"),  # of the call: it clears a buffer
+        {"cat": "gpu_memset", "name": "Memset", "args": {"correlation": 3}},
+        {"cat": "kernel", "name": "backward_kernel", "args": {"correlation": 3}},
+        {"cat": "gpu_user_annotation", "name": "a region"},
+    ]
+    events = [*prologue, *graph]
+    monkeypatch.setattr(trace, "_events", lambda body, activities: (body(), events)[1])
+    seen = []
+    assert launches.replay_kernels(seen.append) == 3
+    assert len(seen) == 1
+    # As a call of its own, all of it counts.
+    assert launches.kernels(Contestant("some", print), CPU) == 5
+    # Without the numbers of launches nothing can be told from the prologue.
+    for event in events:
+        event.pop("args", None)
+    assert launches.replay_kernels(seen.append) == 5
+    events[:] = prologue
+    prologue[0]["args"] = prologue[1]["args"] = {"correlation": 1}
+    prologue[2]["args"] = prologue[3]["args"] = {"correlation": 2}
+    with pytest.raises(RuntimeError, match="nothing run"):
+        launches.replay_kernels(seen.append)
+
+
 def test_host_time_leaves_out_preparation_and_waiting(fake_cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: time.sleep(0.02))
     monkeypatch.setattr(launches, "HOST_SECONDS", 0.0)
@@ -193,7 +247,7 @@ def test_host_time_leaves_out_preparation_and_waiting(fake_cuda, monkeypatch):
     assert launches.host_seconds(Contestant("some", lambda _: None, prepare), CPU) < 0.01
 
 
-def test_a_call_that_waits_for_the_device_is_not_captured(monkeypatch):
+def test_a_call_that_waits_for_the_device_is_not_captured(fake_cuda, monkeypatch):
     modes = [0]
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
@@ -203,8 +257,81 @@ def test_a_call_that_waits_for_the_device_is_not_captured(monkeypatch):
         raise RuntimeError("called a synchronizing CUDA operation")
 
     with pytest.raises(RuntimeError, match="synchronizing"):
-        launches._refuse_waiting(waits, None)
+        launches._refuse_waiting(Contestant("some", waits))
     assert modes == [0, "error", 0]
+
+
+@pytest.fixture
+def fake_graphs(fake_cuda, monkeypatch):
+    """Streams and CUDA graphs whose capture is a call like any other."""
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            fake_cuda.append("replay")
+
+        def reset(self):
+            fake_cuda.append("reset")
+
+    @contextlib.contextmanager
+    def capture(graph, stream):
+        fake_cuda.append("capture")
+        yield
+
+    for name in ("current_stream", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_stream", works)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", works)
+    return fake_cuda
+
+
+def test_each_call_on_the_way_to_a_graph_has_an_item_of_its_own(fake_graphs):
+    """A compiled backward pass can't be called twice on one graph, nor asked to retain it."""
+    items = iter(range(100))
+    contestant = Contestant(
+        "some",
+        lambda item: fake_graphs.append(f"call {item}"),
+        lambda count: [next(items) for _ in range(count)],
+    )
+    with launches.captured(contestant, CPU):
+        fake_graphs.append("used")
+    calls = [entry for entry in fake_graphs if entry != "wait"]
+    before = [f"call {i}" for i in range(launches.WARM_UPS + 1)]
+    last = f"call {launches.WARM_UPS + 1}"
+    assert calls == [*before, "capture", last, "replay", "used", "reset"]
+
+
+def test_a_backward_pass_can_be_captured_without_retaining_its_graph(fake_graphs, monkeypatch):
+    asked = []
+    grad = torch.autograd.grad
+
+    def noted(*arguments, **options):
+        asked.append(options)
+        return grad(*arguments, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    case = OpCase(OP, "x", (16, 20), "float32", CPU)
+    with launches.captured(case.contestant("backward", Variant("some", OP.textbook)), CPU):
+        pass
+    assert len(asked) == launches.WARM_UPS + 2
+    assert not any(options.get("retain_graph") for options in asked)
+
+
+def test_a_graph_is_reset_when_what_is_asked_of_it_fails(fake_graphs):
+    def ask():
+        with launches.captured(Contestant("some", works), CPU):
+            raise RuntimeError("no profiler")
+
+    with pytest.raises(RuntimeError, match="no profiler"):
+        ask()
+    assert fake_graphs[-1] == "reset"
 
 
 def test_a_failed_capture_leaves_the_stream_as_it_was(fake_cuda, monkeypatch):
@@ -217,8 +344,11 @@ def test_a_failed_capture_leaves_the_stream_as_it_was(fake_cuda, monkeypatch):
         raise RuntimeError("capture failed")
 
     monkeypatch.setattr(launches, "_captured", fails)
-    with pytest.raises(RuntimeError, match="capture failed"):
-        launches.in_graph(Contestant("some", print), object.__new__(CudaClock), CPU)
+    with (
+        pytest.raises(RuntimeError, match="capture failed"),
+        launches.captured(Contestant("some", print), CPU),
+    ):
+        pass
     assert streams == ["first", "capture", "first"]
 
 

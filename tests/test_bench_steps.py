@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from functools import partial
 
 import pytest
 import torch
+from torch.distributions import Normal
 from torch.nn import functional as F
 
 from bench import measure, memory, report, steps
 from bench.steps import check
-from bench.steps.case import StepCase
+from bench.steps.case import StepCase, step_variants
 from bench.steps.models import bayes_linear, image_vae, mlp_vae
 from bench.timing import CpuClock, Effort
 from bench.variants import EAGER, Variant, backend_module, using
@@ -99,6 +101,54 @@ def test_the_check_trips(case, wrong, complaint):
     problem = judged(case, changed(case, **wrong))
     assert problem is not None
     assert problem.startswith(complaint)
+
+
+def replaying(compute, keys):
+    """`compute`, its noise from a few seeds in turns."""
+    seeds = itertools.cycle(range(keys))
+
+    def compute_with_old_noise(*inputs):
+        with torch.random.fork_rng():
+            torch.manual_seed(next(seeds))
+            return compute(*inputs)
+
+    return compute_with_old_noise
+
+
+@pytest.mark.parametrize("keys", [1, 3])
+def test_the_check_trips_on_noise_that_comes_again(case, keys):
+    problem = judged(case, replaying(case.model.textbook, keys))
+    assert problem == "two calls drew the same noise"
+
+
+def test_the_check_trips_on_old_noise_whose_sums_are_rounded_anew(case):
+    draw = iter(range(1000))
+
+    def loss(*batch):
+        # As where a device adds up in another order each time.
+        [value] = case.loss(replaying(case.model.textbook, 1), *batch)
+        return (value * (1 + 1e-6 * (next(draw) % 3)),)
+
+    assert case.verdict(Variant("some", loss)) == "two calls drew the same noise"
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_the_check_passes_torch_distributions(case, validate):
+    assert judged(case, case.model.distributions(validate)) is None
+    variants, _ = step_variants(case)
+    name = "distributions" if validate else "distributions unchecked"
+    [variant] = [one for one in variants if one.name == name]
+    make, seen = Normal.__init__, []
+
+    def init(self, *parameters, validate_args):
+        seen.append(validate_args)
+        make(self, *parameters, validate_args=validate_args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Normal, "__init__", init)
+        variant.compute(*case.batch)
+    assert seen == [validate] * 2  # what is sampled from, and its prior
+    assert (variant.family, variant.ours) == ("distributions", False)
 
 
 def test_the_check_trips_on_a_gradient_that_is_not_finite(case):
@@ -235,6 +285,9 @@ def test_the_guard_asks_for_enough(case):
     direction = sum(t.nbytes for t in case._direction)
     variants = {
         "pytorch": Variant(EAGER, partial(case.loss, case.model.textbook)),
+        "distributions": Variant(
+            "distributions", partial(case.loss, case.model.distributions(True))
+        ),
         "reference": Variant("reference", partial(case.loss, case.model.ours), ours=True),
         "fused": Variant("native", partial(case.loss, case.model.ours), ours=True),
     }
@@ -242,7 +295,7 @@ def test_the_guard_asks_for_enough(case):
         assert variant.family == family
         if family == "fused" and backend_module("native", CPU)[0] is None:
             continue
-        if family != "pytorch":
+        if variant.ours:
             variant = dataclasses.replace(variant, context=using(variant.name))
         peak = memory.peak_bytes(case.contestant("step", variant), CPU)
         # The 64 kB are scratch memory of small models.

@@ -7,16 +7,16 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import invented
 import pytest
 import torch
+from gpu_runs import begun
 
-from bench import files, gpu_report, outcomes, processes, targets
-from bench.rows import TESTS_FILE, rows_of
+from bench import files, gpu_report, processes, targets
+from bench.rows import TESTS_FILE
 
 ROOT = Path(__file__).parent.parent
 TESTS = """
@@ -24,6 +24,9 @@ import pytest
 
 @pytest.mark.gpu
 def test_replays_draw_new_noise(): pass
+
+@pytest.mark.gpu
+def test_in_a_cuda_graph(): pass
 
 @pytest.mark.gpu
 def test_no_synchronisation(): assert False, "it waited"
@@ -71,7 +74,7 @@ def test_rehearsal(tmp_path):
     [folder] = out.iterdir()
 
     kept = json.loads((folder / TESTS_FILE).read_text())
-    assert kept["passed"] == 2
+    assert kept["passed"] == 3
     assert sorted(name.split("::")[1] for name in kept["failed"]) == [
         "test_cpu_fixture",
         "test_no_synchronisation",
@@ -80,7 +83,7 @@ def test_rehearsal(tmp_path):
     assert kept["skipped"] == {"no compiler": 1}
     assert list(kept["shown"].values()) == [True, False]
     assert "AssertionError: wrong sum" in text
-    assert "2 passed, 3 failed, 1 skipped" in text
+    assert "3 passed, 3 failed, 1 skipped" in text
     log = (folder / "log.txt").read_text()
     assert "it waited" in log
     assert "-m bench --device cpu" in log
@@ -146,59 +149,43 @@ def test_without_pytorch_one_line_says_so(tmp_path):
 
 
 def test_the_plan_begins_with_what_the_targets_ask_for():
-    first, second = gpu_report._plan("cuda")[:2]
+    [first, second], _ = gpu_report._plan("cuda")
     assert first.words == ("--op", "gaussian_latent", "--quick", "--sizes", "64M")
     assert second.words == ("--op", "gaussian_latent", "--quick", "--sizes", "128x20")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "file").write_text("")
-    folder, notes = gpu_report._folder(tmp_path / "file", "machine")
-    assert folder.is_dir()
-    assert folder.name == "machine"
-    assert "can't be written" in notes[0]
-    assert str(folder) in notes[0]
-    assert gpu_report._folder(tmp_path, "machine") == (tmp_path / "machine", [])
+def test_what_the_targets_ask_for_has_its_time_however_long_the_tests_take():
+    first, rest = gpu_report._plan("cuda")
+    most = sum(gpu_report.MOST.values()) + sum(step.most for step in first)
+    started = 30  # before the first step: PyTorch's start, twice over
+    assert most + started + gpu_report.MOST_KEPT_BACK <= gpu_report.BUDGET
+    names = [step.name for step in (*first, *rest)]
+    assert len(set(names)) == len(names)  # each step has a folder for results that are apart
 
 
-def test_results_of_one_op_are_merged():
-    first, second = invented.result(sizes=("1M",)), invented.result(sizes=("128x20", "1M"))
-    for row in second["rows"]:
-        row["median_s"] = 7.0
-    second["limits"]["copy_gb_per_s"] = 1.0
-    both = files.merged(first, second)
-    assert len(both["rows"]) == len(second["rows"])
-    assert {row["median_s"] for row in both["rows"]} == {7.0}
-    assert both["settings"]["sizes"] == ["128x20", "1M"]
-    assert both["limits"]["copy_gb_per_s"] == 10.0
-    assert [row["size"] for row in both["rows"][:16]] == ["128x20"] * 15 + ["1M"]
-    again = files.merged(second, first)
-    assert sorted({row["median_s"] for row in again["rows"] if row["size"] == "128x20"}) == [7.0]
-    assert 7.0 not in {row["median_s"] for row in again["rows"] if row["size"] == "1M"}
+@pytest.mark.parametrize("budget", [60.0, 540.0, 1080.0])
+def test_limits_are_in_proportion_to_the_budget(budget, tmp_path, monkeypatch):
+    run = gpu_report.Run("cpu", time.monotonic() + 1e4, 0.0, tmp_path, invented.machine(), {}, "")
+    run.budget = budget
+    asked = []
+    done = processes.Done(0, "")
+    monkeypatch.setattr(processes, "run", lambda command, most, *_: (asked.append(most), done)[1])
+    gpu_report._step(run, "some", ["true"], 108.0)
+    assert asked == [budget / 5]
 
 
-def test_what_an_earlier_run_left_is_removed_with_the_first_result(tmp_path):
-    result = invented.result(sizes=("1M",))
-    folder = tmp_path / gpu_report.folder_name(result["machine"])
-    invented.write(folder, invented.result("gaussian_kl"))
-    for name in ("copy.png", "notes.md"):
-        (folder / name).write_text("")
-    run = gpu_report.Run("cpu", 0.0, 0.0, folder, result["machine"], {}, "")
-    gpu_report._keep(run, result)
-    gpu_report._keep(run, invented.result("normal", sizes=("1M",)))
-    names = ["gaussian_latent.csv", "gaussian_latent.json", "normal.csv", "normal.json"]
-    assert sorted(path.name for path in folder.iterdir()) == [*names, "notes.md"]
-    assert len(rows_of(run.results.values())) == 2 * len(result["rows"])
-
-
-def begun(folder, seconds=60.0):
-    """A run that has a result, and all of whose tools are at hand but xdist."""
-    tools = dict.fromkeys(gpu_report.TOOLS, "1") | {"xdist": None}
-    deadline = time.monotonic() + seconds
-    run = gpu_report.Run("cpu", deadline, time.monotonic(), folder, invented.machine(), tools, "")
-    run.results = {"gaussian_latent": invented.result(sizes=("1M",))}
-    return run
+def test_gpu_tests_come_first_and_then_what_the_targets_ask_for(tmp_path, monkeypatch, capsys):
+    order = []
+    described = invented.machine("cuda")
+    probed = processes.Done(0, json.dumps([described, dict.fromkeys(gpu_report.TOOLS, "1")]))
+    monkeypatch.setattr(processes, "run", lambda *_: probed)
+    monkeypatch.setattr(gpu_report, "_step", lambda run, name, *_: order.append(name))
+    assert gpu_report.main(["--out", str(tmp_path)]) == 1
+    assert order[:5] == ["GPU tests", "bench gaussian_latent 64M", "bench gaussian_latent 128x20",
+                         "numeric tests", "bench training_step --quick"]  # fmt: skip
+    first, rest = gpu_report._plan("cuda")
+    assert len(order) == 2 + len(first) + len(rest)
+    assert "NOT ALL GPU tests were run" in capsys.readouterr().out
 
 
 ENDS = {
@@ -208,8 +195,18 @@ ENDS = {
     "crash": ("import os\ndef test_cpu(): os.abort()", 1),
     "import": ("import no_such_module", 1),
     "given up": ("import pytest\ndef test_cpu(): pytest.exit('no more', 3)", 1),
-    "hang": ("import time\ndef test_cpu(): time.sleep(600)", 1),
 }
+
+
+def run_tests(folder, text, seconds=60.0, name=gpu_report.NUMERIC_TESTS):
+    """A run that has done nothing but the tests of one file, which has so many seconds."""
+    (folder / "pytest.ini").write_text("[pytest]")
+    path = folder / "test_one.py"
+    path.write_text(text)
+    run = begun(folder)
+    run.budget = seconds * gpu_report.BUDGET / gpu_report.MOST[name]
+    gpu_report._test(run, name, [str(path), "-k", "cpu"])
+    return run
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -217,12 +214,34 @@ def test_tests_that_do_not_end_well_are_a_failure(end, tmp_path, monkeypatch, ca
     monkeypatch.setattr(gpu_report, "LEAST", 0.1)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of those that run this test
     text, code = ENDS[end]
-    (tmp_path / "pytest.ini").write_text("[pytest]")
-    path = tmp_path / "test_one.py"
-    path.write_text(text)
-    run = begun(tmp_path)
-    gpu_report._pytest(run, [str(path), "-k", "cpu"], 4 if end == "hang" else 60, "numeric tests")
+    run = run_tests(tmp_path, text)
     assert gpu_report._finish(run) == code, capsys.readouterr().out
+
+
+HANG = """
+import time
+def test_cpu(): pass
+def test_cpu_hangs(): time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [(gpu_report.GPU_TESTS, 1), (gpu_report.NUMERIC_TESTS, 0)]
+)
+def test_tests_that_are_cut_say_how_many_had_passed(name, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_report, "LEAST", 0.1)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    run = run_tests(tmp_path, HANG, 8.0, name)
+    assert gpu_report._finish(run) == code
+    said = f"NOT ALL {name} were run: 1 passed and 0 failed before the time was up"
+    assert capsys.readouterr().out.splitlines().count(said) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert f"**{said}.**" in text
+    assert f"- {said}\n" in text
+    [seconds] = re.findall(r"^Written (\d+) s after the start\.$", text, re.MULTILINE)
+    assert 8 <= int(seconds) < 60
+    assert "`make pages` renews the figures of README.md and docs/performance.md" in text
+    assert json.loads((tmp_path / TESTS_FILE).read_text())["passed"] == 1
 
 
 def test_a_file_that_cannot_be_imported_costs_no_other(tmp_path, monkeypatch):
@@ -231,7 +250,7 @@ def test_a_file_that_cannot_be_imported_costs_no_other(tmp_path, monkeypatch):
     (tmp_path / "test_a.py").write_text("import no_such_module")
     (tmp_path / "test_b.py").write_text("def test_cpu(): pass")
     run = begun(tmp_path)
-    gpu_report._pytest(run, [str(tmp_path), "-k", "cpu"], 60, "numeric tests")
+    gpu_report._test(run, gpu_report.NUMERIC_TESTS, [str(tmp_path), "-k", "cpu"])
     assert run.tests["passed"] == 1
     assert list(run.tests["failed"]) == ["test_a.py"]
 
@@ -277,63 +296,12 @@ def test_a_bench_that_dies_is_a_failure(script, code, tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setattr(gpu_report, "PYTHON", str(python))
     step = gpu_report.Step("one", (), 3 if "sleep" in script else 60)
-    monkeypatch.setattr(gpu_report, "_plan", lambda device: [step])
     folder = tmp_path / "out" / "machine"
     folder.mkdir(parents=True)
     run = begun(folder)
-    gpu_report._measure(run)
+    gpu_report._measure(run, [step])
     assert gpu_report._finish(run) == code
     assert ("bench one: ended with" in (folder / "report.md").read_text()) == bool(code)
-
-
-@pytest.mark.parametrize("ran", [True, False])
-def test_outcomes_of_an_earlier_run_do_not_stand_beside_new_results(ran, tmp_path):
-    result = invented.result(sizes=("1M",))
-    folder = tmp_path / gpu_report.folder_name(result["machine"])
-    folder.mkdir()
-    (folder / TESTS_FILE).write_text("{}")
-    run = gpu_report.Run("cpu", 0.0, 0.0, folder, result["machine"], {}, "")
-    run.tests = {"passed": 1, "failed": {}, "skipped": {}, "shown": {}} if ran else None
-    gpu_report._keep(run, result)
-    assert (folder / TESTS_FILE).exists() == ran
-
-
-def failed(result, variant):
-    """The result with all rows of a variant failed."""
-    rows = [row | {"status": "failed", "reason": "wrong z"} if row["variant"] == variant else row
-            for row in result["rows"]]  # fmt: skip
-    return result | {"rows": rows}
-
-
-def test_a_row_that_was_not_timed_does_not_replace_one_that_was(tmp_path):
-    right = invented.result(sizes=("1M",))
-    wrong = failed(right, "native")
-    assert files.merged(right, wrong)["rows"] == right["rows"]
-    assert files.merged(wrong, right)["rows"] == right["rows"]
-    assert files.merged(wrong, wrong)["rows"] == wrong["rows"]
-    # That it failed once is not lost.
-    folder = tmp_path / gpu_report.folder_name(right["machine"])
-    folder.mkdir()
-    run = gpu_report.Run("cpu", 0.0, 0.0, folder, right["machine"], {}, "")
-    gpu_report._keep(run, right)
-    assert not run.failed
-    gpu_report._keep(run, wrong)
-    assert gpu_report._finish(run) == 1
-    line = "- gaussian_latent 1M float32, native: failed: wrong z"
-    assert (folder / "report.md").read_text().splitlines().count(line) == 1
-
-
-def test_results_that_cannot_be_read_are_noted(tmp_path):
-    run = begun(tmp_path)
-    step = gpu_report.Step("one", (), 9)
-    (tmp_path / "machine").mkdir()
-    texts = {"a": '{"format": 1, "rows', "b": '{"other": 1}', "c": "[]"}
-    for name, text in texts.items():
-        (tmp_path / "machine" / f"{name}.json").write_text(text)
-    whole = invented.result()
-    (tmp_path / "machine" / "d.json").write_text(json.dumps(whole))
-    assert gpu_report._read(run, step, tmp_path) == [whole]
-    assert [note.split(": ")[1] for note in run.notes] == [f"{n}.json can't be read" for n in texts]
 
 
 def test_a_report_that_cannot_be_written_leaves_the_log_and_the_table(
@@ -370,34 +338,6 @@ def test_a_step_that_hangs_is_cut_and_noted(tmp_path, monkeypatch):
     assert run.notes == ["hang: cut after 0 s"]
 
 
-# --- tests' outcomes, processes -------------------------------------------------------------------
-
-
-def test_summary_of_outcomes(tmp_path):
-    lines = [
-        ("a::test_graph", "passed", ""),
-        ("a::test_sync[1]", "passed", ""),
-        ("a::test_sync[2]", "failed", "it waited"),
-        ("a::test_left", "skipped", "no GPU"),
-        ("b.py", "skipped", "no GPU"),
-        ("a::test_down", "passed", ""),
-        ("a::test_down", "failed", "in its tear-down"),
-    ]
-    path = tmp_path / "outcomes"
-    names = ("name", "outcome", "reason")
-    path.write_text("".join(json.dumps(dict(zip(names, x, strict=True))) + "\n" for x in lines))
-    shown = {"graphs": "graph", "waits": "sync", "others": "left|absent"}
-    assert outcomes.summary(path, shown) == {
-        "passed": 2,
-        "failed": {"a::test_sync[2]": "it waited", "a::test_down": "in its tear-down"},
-        "skipped": {"no GPU": 2},
-        "shown": {"graphs": True, "waits": False, "others": None},
-    }
-    assert outcomes.summary(tmp_path / "absent", {})["passed"] == 0
-    path.write_text(path.read_text() + '{"name": "a::test_cut", "outc')
-    assert outcomes.summary(path, {})["passed"] == 2
-
-
 def test_the_gpu_tests_that_show_a_target():
     found = {what: set() for what in targets.TESTED}
     for path in (ROOT / "tests").glob("test_*.py"):
@@ -409,33 +349,3 @@ def test_the_gpu_tests_that_show_a_target():
         {"test_a_graphs_replays_draw_new_noise", "test_in_a_cuda_graph"},
         {"test_no_synchronisation", "test_no_synchronisation_and_two_kernels"},
     ]
-
-
-def test_a_process_is_ended_with_all_it_started(tmp_path):
-    mark, log = tmp_path / "mark", tmp_path / "log"
-    script = f"(sleep 2; touch {mark}) & echo begun; sleep 60"
-    start = time.monotonic()
-    done = processes.run(["sh", "-c", script], 0.5, tmp_path, log=log)
-    assert (done.code, done.output) == (processes.TIMED_OUT, "begun\n")
-    assert time.monotonic() - start < 30
-    assert "begun" in log.read_text()
-    time.sleep(2.5)
-    assert not mark.exists()
-
-
-def test_json_among_what_a_process_said():
-    said = 'first\n[1]\n[{"a": 1}, {}]\n[W1122 21:00:00 a.cpp:1] Warning: left\nsome warning\n'
-    assert processes.Done(0, said).json() == [{"a": 1}, {}]
-    with pytest.raises(ValueError, match="expected a line of JSON"):
-        processes.Done(0, "[W1122] Warning\n").json()
-
-
-def test_how_processes_end(tmp_path):
-    command = ["sh", "-c", "echo $WORD; echo last >&2; exit 3"]
-    done = processes.run(command, 10, tmp_path, {"WORD": "first"})
-    assert (done.code, done.output, done.last_line()) == (3, "first\nlast\n", "last")
-    done = processes.run(["no-such-command"], 10, tmp_path)
-    assert (done.code, done.output) == (
-        processes.NOT_STARTED,
-        "no-such-command could not be started",
-    )

@@ -17,8 +17,10 @@ from bench.steps.models import Model
 from bench.timing import Contestant
 from bench.variants import (
     COMPILE,
+    DISTRIBUTIONS,
     EAGER,
     REDUCE_OVERHEAD,
+    UNCHECKED,
     Missing,
     Variant,
     backends,
@@ -113,12 +115,14 @@ class StepCase:
         return check.draws(lambda: compute(*self.batch)[0], parameters, self._direction)
 
     def verdict(self, variant: Variant) -> str | None:
-        """How the variant's losses and gradients differ from eager's; None when they don't."""
+        """How the variant's losses and gradients differ from eager's, or that its noise comes up
+        again; None when neither is so."""
         expected = self._expected
         with variant.context():
             for _ in range(variant.warm_ups):
                 self._step(variant)
-            return check.difference(expected, self._draws(variant.compute))
+            got = self._draws(variant.compute)
+        return check.repeated(expected, got) or check.difference(expected, got)
 
     def saved_bytes(self, variant: Variant) -> int:
         known = (*self.module.parameters(), *self.batch)
@@ -142,7 +146,8 @@ class StepCase:
 
 
 def step_variants(case: StepCase) -> tuple[list[Variant], list[Missing]]:
-    """Eager and compiled models with the textbook's latent, and with ours on each backend."""
+    """Eager and compiled models with the textbook's latent, eager ones with torch.distributions',
+    and both with ours on each backend."""
     textbook = partial(case.loss, case.model.textbook)
     found = [
         Variant(EAGER, textbook),
@@ -150,6 +155,8 @@ def step_variants(case: StepCase) -> tuple[list[Variant], list[Missing]]:
     ]
     if case.device.type == "cuda":
         found.append(Variant(REDUCE_OVERHEAD, reduce_overhead(textbook), overwrites=True))
+    for name, validate in ((DISTRIBUTIONS, True), (UNCHECKED, False)):
+        found.append(Variant(name, partial(case.loss, case.model.distributions(validate))))
     names, missing = backends(case.device)
     fused = partial(case.loss, case.model.ours)
     for name in names:

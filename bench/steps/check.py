@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ SECONDS = 5.0
 SIGMAS = 5.0
 # Part of a figure that rounding may change, convolutions with 11-bit factors (TF32) included.
 ROUNDING = {"loss": 1e-3, "gradient": 1e-2}
+# Draws with the same noise may differ by this part of eager's standard deviation: sums that a
+# device adds up in another order each time.
+SAME = 1e-3
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -40,6 +44,17 @@ def draws(
             figures[f"gradient {name}, its part"] = (flat @ way / way.norm()).item()
         found.append(figures)
     return found
+
+
+def repeated(expected: Sequence[Figures], got: Sequence[Figures]) -> str | None:
+    """None where each draw is a new one, else a sentence."""
+    allowed = {
+        name: SAME * statistics.stdev(figures[name] for figures in expected) for name in expected[0]
+    }
+    for first, second in combinations(got, 2):
+        if all(abs(first[name] - second[name]) <= allowed[name] for name in allowed):
+            return "two calls drew the same noise"
+    return None
 
 
 def difference(expected: Sequence[Figures], got: Sequence[Figures]) -> str | None:

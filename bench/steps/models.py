@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from bench.ops import gaussian_latent, gaussian_latent_from_moments
 from bench.ops.base import Compute, Shape, Tensors
 
+# Of variants, by how much memory they take.
+FAMILIES = ("pytorch", "distributions", "reference", "fused")
+
 
 @dataclass(frozen=True)
 class Model:
-    """A model, its data, and the two ways to write its latent."""
+    """A model, its data, and the ways to write its latent."""
 
     name: str
     shape: Shape
@@ -27,6 +31,8 @@ class Model:
     build: Callable[[], nn.Module]
     batch: Callable[[torch.device], Tensors]
     textbook: Compute
+    distributions: Callable[[bool], Compute]
+    """Through torch.distributions, with or without its checks of the arguments."""
     ours: Compute
     own: int
     """Tensors of the latent's size that parameters and batch take together, rounded up."""
@@ -47,10 +53,11 @@ def mlp_vae(batch: int = 128, latent: int = 20) -> Model:
         build=lambda: MlpVae(latent),
         batch=lambda device: (torch.rand(batch, 784, device=device),),
         textbook=gaussian_latent.OP.textbook,
+        distributions=gaussian_latent.OP.distributions,
         ours=gaussian_latent.OP.ours,
         # 652,824 parameters and a batch of 100,352.
         own=753_176 // (batch * latent) + 1,
-        alive=dict.fromkeys(("pytorch", "reference", "fused"), 700),
+        alive=dict.fromkeys(FAMILIES, 700),
     )
 
 
@@ -62,10 +69,11 @@ def image_vae(batch: int = 8, channels: int = 16, side: int = 128) -> Model:
         build=lambda: ImageVae(channels),
         batch=lambda device: (torch.rand(batch, 3, 2 * side, 2 * side, device=device),),
         textbook=gaussian_latent_from_moments.OP.textbook,
+        distributions=gaussian_latent_from_moments.OP.distributions,
         ours=gaussian_latent_from_moments.OP.ours,
         # Images of 12 values for each pixel of the latent, and few parameters.
         own=12 // channels + 2,
-        alive=dict.fromkeys(("pytorch", "reference", "fused"), 40),
+        alive=dict.fromkeys(FAMILIES, 40),
     )
 
 
@@ -80,10 +88,11 @@ def bayes_linear(shape: tuple[int, int], batch: int = 32) -> Model:
             torch.randn(batch, shape[0], device=device),
         ),
         textbook=textbook_weights,
+        distributions=distributions_weights,
         ours=our_weights,
         own=3,
         # The check holds two gradients more.
-        alive={"pytorch": 12, "reference": 17, "fused": 6},
+        alive={"pytorch": 12, "distributions": 14, "reference": 17, "fused": 6},
     )
 
 
@@ -146,6 +155,15 @@ def textbook_weights(mean: Tensor, rho: Tensor) -> Tensors:
     weight = mean + sigma * torch.randn_like(sigma)
     kl = (0.5 * (mean.pow(2) + sigma.pow(2) - 1) - torch.log(sigma)).mean()
     return weight, kl
+
+
+def distributions_weights(validate: bool) -> Compute:
+    def compute(mean: Tensor, rho: Tensor) -> Tensors:
+        posterior = Normal(mean, F.softplus(rho), validate_args=validate)
+        prior = Normal(mean.new_zeros(()), mean.new_ones(()), validate_args=validate)
+        return posterior.rsample(), kl_divergence(posterior, prior).mean()
+
+    return compute
 
 
 def our_weights(mean: Tensor, rho: Tensor) -> Tensors:

@@ -1,0 +1,179 @@
+"""The bench's command line: a user's mistake is one line, said before anything is measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import invented
+import pytest
+import torch
+
+from bench import __main__ as command_line
+from bench import sizes
+
+COMMANDS = {
+    "compare": ["compare", "{file}", "{good}"],
+    "compare, the second": ["compare", "{good}", "{file}"],
+    "merge": ["merge", "{file}", "{good}"],
+    "merge, the second": ["merge", "{good}", "{file}"],
+    "table": ["table", "{file}"],
+    "plots": ["plots", "{file}"],
+}
+
+
+def fails(words, capsys):
+    """What is said on the error stream by a command that ends with 2."""
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "No such file or directory"),
+        (b"time,ns\n1,2\n", "expected a result of python -m bench, found no JSON"),
+        (b"\xff\xfe", "expected a result of python -m bench, found no JSON"),
+        (b"[1, 2]", "expected a result of python -m bench"),
+        (b'{"format": 1}', "expected a result of python -m bench"),
+        (b'{"format": 2, "machine": {}, "rows": []}', "found none of its settings, limits, missi"),
+    ],
+    ids=["absent", "csv", "binary", "list", "old", "foreign"],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_is_no_result(command, content, complaint, tmp_path, capsys):
+    good = invented.write(tmp_path / "good", invented.result(sizes=("128x20",)))
+    file = tmp_path / "some.json"
+    if content is not None:
+        file.write_bytes(content)
+    paths = {"file": file, "good": good / "gaussian_latent.json"}
+    words = [word.format(**paths) for word in COMMANDS[command]]
+    said = fails(words, capsys)
+    assert said.startswith(f"python -m bench {words[0]}: {file}: ")
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_a_folder_in_place_of_a_file(tmp_path, capsys):
+    assert f"{tmp_path}: Is a directory" in fails(["table", str(tmp_path)], capsys)
+
+
+def test_pages_say_which_file_is_no_result(tmp_path, capsys):
+    folder = tmp_path / "bench" / "results" / "some"
+    folder.mkdir(parents=True)
+    (folder / "gaussian_latent.json").write_text("{")
+    assert command_line.main(["pages", "--check", "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder / 'gaussian_latent.json'}: expected a result")
+    assert said.count("\n") == 1
+
+
+def test_results_that_do_not_belong_together(tmp_path, capsys):
+    one = invented.write(tmp_path / "one", invented.result(sizes=("128x20",)))
+    two = invented.write(tmp_path / "two", invented.result(sizes=("128x20",), threads=1))
+    paths = [str(folder / "gaussian_latent.json") for folder in (one, two)]
+    said = fails(["merge", *paths], capsys)
+    assert said == "python -m bench merge: results of one threads can be merged, got 2 and 1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--variants", "nonsense"], "--variants 'nonsense': expected some of: eager, torch.comp"),
+        (["--variants", "native,eagr"], "--variants 'eagr': expected some of: eager, torch.comp"),
+        (["--variants", ""], "--variants '': expected some of"),
+        (["--variants", "torch.compile reduce-overhead"], "reduce-overhead': expected some of"),
+        (["--device", "xpu"], "--device 'xpu': expected cpu, cuda, or one such as cuda:1"),
+        (["--device", "mps"], "--device 'mps': expected cpu, cuda"),
+        (["--device", "quantum"], "--device 'quantum': expected cpu, cuda"),
+        (["--device", "cpu:1"], "--device 'cpu:1': this PyTorch sees 1 CPU device"),
+        (["--sizes", ""], "size '': expected a shape such as 128x20"),
+        (["--sizes", "1M,"], "size '': expected a shape such as 128x20"),
+        (["--sizes", "1M, 2M"], "size ' 2M': expected a shape such as 128x20"),
+        (["--sizes", "0x4"], "size '0x4': expected 1 to 1,125,899,906,842,624 elements"),
+        (["--sizes", "1e18"], "size '1e18': expected 1 to 1,125,899,906,842,624 elements"),
+        (["--sizes", "1e400"], "size '1e400': expected 1 to"),
+        (["--op", "training_step", "--sizes", "1M"], "training steps have the sizes of their"),
+        (["--threads", "0"], "--threads 0: expected 1 or more"),
+        (["--threads", "-1"], "--threads -1: expected 1 or more"),
+        (["--work", ""], "--work '': expected some of: forward, backward, forward+backward"),
+        (["--work", "step"], "--work 'step': expected some of: forward, backward"),
+        (["--dtype", "int8"], "--dtype 'int8': expected some of: float32, bfloat16, float16, flo"),
+        (["--op", "laplace"], "--op 'laplace': expected some of: gaussian_latent, "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_can_not_be(words, complaint, capsys):
+    said = fails(words, capsys)
+    assert complaint in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "complaint"),
+    [
+        (0, "cuda", "this PyTorch sees no CUDA device"),
+        (1, "cuda:1", "this PyTorch sees 1 CUDA device"),
+        (2, "cuda:7", "this PyTorch sees 2 CUDA devices"),
+    ],
+)
+def test_a_gpu_that_is_not_there(count, device, complaint, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    said = fails(["--device", device], capsys)
+    assert said.endswith(f"--device '{device}': {complaint}\n")
+
+
+def test_what_a_gpu_adds(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    words = ["--device", "cuda:1", "--variants", "torch.compile reduce-overhead,triton"]
+    options = command_line._options(words)
+    assert options.variants == ("torch.compile reduce-overhead", "triton")
+    assert command_line._settings(options, "normal").sizes[-3:] == ("64M", "256M", "1G")
+
+
+def test_what_is_measured_without_options():
+    options = command_line._options([])
+    latent = command_line._settings(options, "gaussian_latent")
+    assert latent.sizes == ("128x20", "16k", "128k", "1M", "16M", "64M")
+    assert (latent.works, latent.variants) == (("forward", "backward", "forward+backward"), ())
+    assert command_line._settings(options, "normal").sizes == ("128x20", "1M", "16M")
+    quick = command_line._options(["--quick", "--work", "forward,forward"])
+    assert command_line._settings(quick, "gaussian_latent").sizes == ("128x20", "16k")
+    assert command_line._settings(quick, "gaussian_latent").works == ("forward",)
+
+
+def test_a_folder_that_can_not_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    assert command_line.main(["--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"python -m bench: --out {out}: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [("1M", (1024, 1024)), ("7", (1, 7)), ("1T", None), ("1024G", (1 << 20,) * 2)],
+)
+def test_sizes(text, shape):
+    if shape is None:
+        with pytest.raises(ValueError, match="expected a shape"):
+            sizes.shape_of(text)
+    else:
+        assert sizes.shape_of(text) == shape
+
+
+def test_a_merge_adds_rows(tmp_path, capsys):
+    small, large = (invented.result(sizes=(size,)) for size in ("128x20", "1M"))
+    into, more = (tmp_path / name / "gaussian_latent.json" for name in ("into", "more"))
+    for path, result in ((into, small), (more, large)):
+        invented.write(path.parent, result)
+    assert command_line.main(["merge", str(into), str(more)]) == 0
+    [written] = [path for path in tmp_path.glob("*/*.json") if path not in (into, more)]
+    rows = json.loads(written.read_text())["rows"]
+    assert {row["size"] for row in rows} == {"128x20", "1M"}
+    assert f"wrote {written}" in capsys.readouterr().out
+    shutil.rmtree(written.parent)

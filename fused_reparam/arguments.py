@@ -179,6 +179,15 @@ def positive(name: str, value: float) -> float:
     return found
 
 
+def deviation(name: str, value: float) -> float:
+    """A standard deviation whose inverse float32 can hold."""
+    found = positive(name, value)
+    least = torch.finfo(torch.float32).tiny
+    if found < least:
+        raise ValueError(f"{name} must be at least {least:.3g}, got {value}")
+    return found
+
+
 def temperature(tau: float) -> float:
     """A temperature, at least float32's smallest normal number."""
     return max(positive("tau", tau), torch.finfo(torch.float32).tiny)
@@ -222,6 +231,8 @@ def sample_count(num_samples: int | None) -> int:
 
 def interval(low: float, high: float) -> tuple[float, float]:
     """Two finite numbers, low < high."""
+    if type(low) is type(high) is float and -math.inf < low < high < math.inf:
+        return low, high
     ends = number("low", low), number("high", high)
     if not ends[0] < ends[1]:
         raise ValueError(f"low must be below high, got low {low} and high {high}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import functional, noise
+from . import functional, modules, noise
 from .backends import select
 from .backends.reference import SCALE_KINDS, STD, VAR
+from .functional import loc_scale
 from .streams import BASES
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -21,117 +23,139 @@ _TOLERANCE = {
     torch.float16: 2e-3,
     torch.bfloat16: 1.6e-2,
 }
-Compute = Callable[..., Sequence[Tensor]]
 Case = tuple[str, torch.dtype, Callable[[], Sequence[Tensor]]]
 
-# Of each family: what is computed of parameters that are normal numbers, and which of them must be
-# positive. Not a word of these names the backends' functions, but together they call all.
-_FAMILIES: dict[str, tuple[Compute, str]] = {
-    "gaussian_latent prior": (
-        lambda m, s, key: functional.gaussian_latent(
-            m, std=s, prior=(0.5, 2.0), num_samples=2, reduction="sample", key=key
-        ),
-        "-+",
-    ),
-    "gaussian_latent learned prior": (
-        lambda m, r, p, q, key: functional.gaussian_latent(
-            m, rho=r, prior=(p, {"logvar": q}), reduction="sample", key=key
-        ),
-        "----",
-    ),
-    "gaussian_rsample_log_prob": (
-        lambda m, r, key: functional.gaussian_rsample_log_prob(m, rho=r, num_samples=2, key=key),
-        "--",
-    ),
-    "gaussian_rsample_log_prob learned prior": (
-        lambda m, r, p, q, key: functional.gaussian_rsample_log_prob(
-            m, rho=r, prior=(p, {"std": q}), key=key
-        ),
-        "---+",
-    ),
-    "sample_weight mixture": (
-        lambda m, r, key: functional.sample_weight(
-            # A narrower prior's gradient would magnify what noise may differ by.
-            m,
-            r,
-            mixture=(0.3, 1.0, 0.5),
-            reduction="sample",
-            key=key,
-        ),
-        "--",
-    ),
-    "tanh_normal_rsample": (
-        lambda m, s, key: functional.tanh_normal_rsample(m, log_std=s, key=key),
-        "--",
-    ),
-    "log_normal_latent": (
-        lambda m, s, key: functional.log_normal_latent(m, std=s, reduction="sample", key=key),
-        "-+",
-    ),
+
+class _Call(NamedTuple):
+    """A function or a layer, and what it is given besides its parameters and a key."""
+
+    function: Callable[..., Any]
+    names: str  # of the parameters, normal numbers; with a "+" those that must be positive
+    options: dict[str, Any]
+
+    def __call__(self, *params: Tensor, key: Tensor) -> Sequence[Tensor]:
+        names = self.names.replace("+", "").split()
+        given: dict[str, Any] = dict(zip(names, params, strict=True))
+        learned = [name for name in names if name.startswith("prior_")]
+        if learned:
+            mean, scale = (given.pop(name) for name in learned)
+            given["prior"] = mean, {learned[1].removeprefix("prior_"): scale}
+        if self.function is not functional.gaussian_kl:
+            given["key"] = key
+        found = self.function(**given, **self.options)
+        return (found,) if isinstance(found, Tensor) else found  # type: ignore[no-any-return]
+
+
+def _call(function: Callable[..., Any], names: str, **options: Any) -> _Call:
+    return _Call(function, names, options)
+
+
+def _inside(loc: Tensor, scale: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """A uniform inside the standard one, of which the KL is finite."""
+    return functional.loc_scale_latent(
+        0.1 * loc, 0.1 * scale, "uniform", reduction="sample", key=key
+    )
+
+
+def _positive(kind: str) -> str:
+    return "+" if kind in (SCALE_KINDS[STD], SCALE_KINDS[VAR]) else ""
+
+
+_SAMPLE: dict[str, Any] = {"reduction": "sample"}
+_ROWS: dict[str, Any] = {"tau": 0.7, "dim": 0}
+# Every public function, and every layer in eval mode, where noise is zeros and not drawn.
+_CALLS: dict[str, _Call] = {
     **{
-        f"loc_scale_latent {base}": (
-            lambda m, s, key, base=base: functional.loc_scale_latent(
-                m, s, base, reduction="sample", key=key
-            ),
-            "-+",
+        f"gaussian_latent {kind}": _call(
+            functional.gaussian_latent, f"mu {kind}{_positive(kind)}", **_SAMPLE
         )
-        for base in ("laplace", "cauchy")
+        for kind in SCALE_KINDS
     },
-    "loc_scale_latent uniform": (
-        # Of which the KL is finite.
-        lambda m, s, key: functional.loc_scale_latent(
-            0.1 * m, 0.1 * s, "uniform", reduction="sample", key=key
-        ),
-        "-+",
+    "gaussian_latent prior": _call(
+        functional.gaussian_latent, "mu std+", prior=(0.5, 2.0), num_samples=2, **_SAMPLE
     ),
+    "gaussian_latent learned prior": _call(
+        functional.gaussian_latent, "mu rho prior_mean prior_logvar", **_SAMPLE
+    ),
+    "gaussian_latent learned prior, samples": _call(
+        functional.gaussian_latent, "mu logvar prior_mean prior_std+", num_samples=3, free_bits=0.5,
+        free_bits_per="element", beta=0.5,
+    ),
+    "gaussian_latent_from_moments": _call(functional.gaussian_latent_from_moments, "moments"),
+    "gaussian_latent_from_moments samples": _call(
+        functional.gaussian_latent_from_moments, "moments", num_samples=2, clamp=(-1.0, 1.0)
+    ),
+    "gaussian_rsample": _call(functional.gaussian_rsample, "mu log_std"),
+    "gaussian_rsample samples": _call(functional.gaussian_rsample, "mu var+", num_samples=2),
+    "gaussian_kl": _call(functional.gaussian_kl, "mu rho", **_SAMPLE),
+    "gaussian_kl prior": _call(functional.gaussian_kl, "mu rho", prior=(0.5, 2.0), **_SAMPLE),
+    "gaussian_kl learned prior": _call(
+        functional.gaussian_kl, "mu std+ prior_mean prior_log_std", reduction="none"
+    ),
+    "gaussian_rsample_log_prob": _call(
+        functional.gaussian_rsample_log_prob, "mu rho", num_samples=2
+    ),
+    "gaussian_rsample_log_prob learned prior": _call(
+        functional.gaussian_rsample_log_prob, "mu rho prior_mean prior_std+"
+    ),
+    "sample_weight": _call(functional.sample_weight, "mu rho", prior_std=0.5, **_SAMPLE),
+    # A narrower prior's gradient would magnify what noise may differ by.
+    "sample_weight mixture": _call(
+        functional.sample_weight, "mu rho", mixture=(0.3, 1.0, 0.5), **_SAMPLE
+    ),
+    "tanh_normal_rsample": _call(functional.tanh_normal_rsample, "mean log_std"),
+    "log_normal_rsample": _call(functional.log_normal_rsample, "loc log_std", clamp=(-1.0, 1.0)),
+    "log_normal_latent": _call(functional.log_normal_latent, "loc std+", **_SAMPLE),
     **{
-        f"loc_scale_rsample {base}": (
-            lambda m, s, key, base=base, df=df: (
-                functional.loc_scale_rsample(m, s, base, df=df, key=key),
-            ),
-            "-+",
+        f"loc_scale_latent {base}": _call(
+            functional.loc_scale_latent, "loc scale+", base=base, **_SAMPLE
         )
-        for base, df in (("logistic", None), ("gumbel", None), ("student_t", 3.0))
+        for base in ("normal", "laplace", "gumbel", "cauchy")
     },
-    "relaxed_bernoulli": (
-        lambda logits, key: [
-            functional.relaxed_bernoulli(logits, 0.7, hard, key=key) for hard in (False, True)
-        ],
-        "-",
+    "loc_scale_latent uniform": _call(_inside, "loc scale+"),
+    **{
+        f"loc_scale_rsample {base}": _call(
+            functional.loc_scale_rsample, "loc scale+", base=base,
+            df=3.0 if base == "student_t" else None,
+        )
+        for base in loc_scale.BASES
+    },
+    "kumaraswamy_rsample": _call(
+        functional.kumaraswamy_rsample, "concentration1+ concentration0+"
     ),
-    "kumaraswamy_rsample": (
-        lambda a, b, key: (functional.kumaraswamy_rsample(a, b, key=key),),
-        "++",
-    ),
-    "categorical_latent": (
-        lambda logits, key: [
-            t
-            for hard in (False, True)
-            for t in functional.categorical_latent(logits, 0.7, hard, 0, "sum", key=key)
-        ],
-        "-",
-    ),
-    "one_hot_categorical": (
-        lambda logits, key: (functional.one_hot_categorical(logits, 0.01, key=key),),
-        "-",
-    ),
-}
+    "one_hot_categorical": _call(functional.one_hot_categorical, "logits", unimix=0.01),
+    **{
+        f"{name}{' hard' if hard else ''}": _call(function, "logits", hard=hard, **options)
+        for hard in (False, True)
+        for name, function, options in (
+            ("relaxed_bernoulli", functional.relaxed_bernoulli, {"tau": 0.7}),
+            ("gumbel_softmax", functional.gumbel_softmax, {"tau": 0.7}),
+            ("categorical_latent", functional.categorical_latent, {**_ROWS, "reduction": "sum"}),
+        )
+    },
+    **{
+        f"{type(layer).__name__} in eval": _call(layer.eval(), names)
+        for layer, names in (
+            (modules.FusedGaussianLatent("log_std", "sample"), "mu scale"),
+            # Bounds that keep the log-density, a sum of many terms, away from 0.
+            (modules.FusedTanhNormal("std", -4.0, 4.0), "mean scale+"),
+            (modules.FusedRelaxedBernoulli(0.7), "logits"),
+            (modules.FusedGumbelSoftmax(**_ROWS), "logits"),
+            (modules.FusedCategoricalLatent(**_ROWS, reduction="sum"), "logits"),
+            (modules.FusedOneHotCategorical(0.01), "logits"),
+        )
+    },
+}  # fmt: skip
 
 
-def _gaussian(kind: str) -> tuple[Compute, str]:
-    def compute(mu: Tensor, x: Tensor, key: Tensor) -> Sequence[Tensor]:
-        return functional.gaussian_latent(mu, **{kind: x}, key=key, reduction="sample")  # type: ignore[arg-type]
-
-    return compute, "-+" if kind in (SCALE_KINDS[STD], SCALE_KINDS[VAR]) else "--"
-
-
-def _with_gradients(compute: Compute, signs: str, values: Tensor, key: Tensor) -> Sequence[Tensor]:
+def _with_gradients(call: _Call, values: Tensor, key: Tensor) -> Sequence[Tensor]:
     """The outputs and the parameters' gradients. The parameters are parts of a larger tensor."""
+    names = call.names.split()
     params = [
-        (part if sign == "-" else part.abs() + 0.25).detach().requires_grad_()
-        for part, sign in zip(values.chunk(len(signs), 1), signs, strict=True)
+        (part.abs() + 0.25 if name.endswith("+") else part).detach().requires_grad_()
+        for part, name in zip(values.chunk(len(names), 1), names, strict=True)
     ]
-    outputs = compute(*params, key=key)
+    outputs = call(*params, key=key)
     # A weight of its own for each number: equal ones cancel in a softmax.
     loss = torch.stack([
         (o.double() * torch.linspace(0.5, 1.5, o.numel(), device=o.device).view(o.shape)).sum()
@@ -143,14 +167,13 @@ def _with_gradients(compute: Compute, signs: str, values: Tensor, key: Tensor) -
 def cases(device: torch.device) -> Iterator[Case]:
     """Name, dtype and computation of each check."""
     key = noise.key(2**63 + 11, 2**32 - 3, device=device)
-    families = {f"gaussian_latent {kind}": _gaussian(kind) for kind in SCALE_KINDS} | _FAMILIES
     for dtype in _DTYPES:
         for base in BASES:
             yield f"noise {base} {dtype}", dtype, _noise(key, base, dtype)
         # Not a whole number of blocks, and divisible into one, two or four parts.
         values = noise.normal(noise.key(1, device=device), (61, 132), dtype=dtype)
-        for name, (compute, signs) in families.items():
-            yield f"{name} {dtype}", dtype, _case(compute, signs, values, key)
+        for name, call in _CALLS.items():
+            yield f"{name} {dtype}", dtype, _case(call, values, key)
 
 
 def _noise(key: Tensor, base: str, dtype: torch.dtype) -> Callable[[], Sequence[Tensor]]:
@@ -162,10 +185,8 @@ def _noise(key: Tensor, base: str, dtype: torch.dtype) -> Callable[[], Sequence[
     return compute
 
 
-def _case(
-    compute: Compute, signs: str, values: Tensor, key: Tensor
-) -> Callable[[], Sequence[Tensor]]:
-    return lambda: _with_gradients(compute, signs, values, key)
+def _case(call: _Call, values: Tensor, key: Tensor) -> Callable[[], Sequence[Tensor]]:
+    return lambda: _with_gradients(call, values, key)
 
 
 def largest_difference(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:

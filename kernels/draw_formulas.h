@@ -8,8 +8,6 @@
 
 namespace fr::FR_NS {
 
-constexpr double kLogTwoPiHalf = 0.91893853320467274178;
-
 template <class V>
 struct Operands {
   using Real = typename Scalar<V>::type;
@@ -51,7 +49,7 @@ struct Results {
 
 template <class V>
 FR_INLINE V log_q(V eps, V log_sigma) {
-  return fma(num<V>(-0.5) * eps, eps, num<V>(-kLogTwoPiHalf) - log_sigma);
+  return fma(num<V>(-0.5) * eps, eps, num<V>(-kHalfLogTwoPi) - log_sigma);
 }
 
 // sign(x) of magnitude y.
@@ -155,23 +153,35 @@ struct DrawFormula<Draw::mixture> {
   }
 };
 
-// With e = exp(-2 |x|). Constants: middle, half, log_p's constant, lowest, highest.
+// With e = exp(-2 |x|); 1 - e would have no digits left near zero. Constants: middle, half, log_p's
+// constant, lowest, highest.
 template <>
 struct DrawFormula<Draw::tanh_normal> {
+  // e, 1 - e and 1 / (1 + e).
+  template <class V>
+  FR_INLINE void parts(V x, V& e, V& rest, V& inverse) {
+    const V most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? 128.0 : 1100.0);
+    V minus;
+    exp_expm1_within(max_keep_nan(-most, num<V>(-2.0) * abs(x)), e, minus);
+    rest = -minus;
+    inverse = reciprocal(num<V>(1.0) + e);
+  }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), x = fma(in.sigma(), eps, in.loc()), size = abs(x), one = num<V>(1.0);
-    const V e = exp(num<V>(-2.0) * size), tanh = with_sign((one - e) / (one + e), x);
-    const V action = fma(in.constant(1), tanh, in.constant(0));
+    const V eps = in.eps(), x = fma(in.sigma(), eps, in.loc());
+    V e, rest, inverse;
+    parts(x, e, rest, inverse);
+    const V action = fma(in.constant(1), with_sign(rest * inverse, x), in.constant(0));
     out.z(min_keep_nan(in.constant(4), max_keep_nan(in.constant(3), action)));
-    const V rest = in.constant(2) - in.log_sigma();
-    out.value(0, fma(num<V>(-0.5) * eps, eps, fma(num<V>(2.0), size + log1p_unit(e), rest)));
+    const V known = in.constant(2) - in.log_sigma();
+    out.value(0, fma(num<V>(-0.5) * eps, eps, fma(num<V>(2.0), abs(x) + log1p_unit(e), known)));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), x = fma(in.sigma(), eps, in.loc()), one = num<V>(1.0);
-    const V e = exp(num<V>(-2.0) * abs(x)), inverse = one / (one + e);
-    const V twice_tanh = with_sign((num<V>(2.0) - (e + e)) * inverse, x);
+    const V eps = in.eps(), x = fma(in.sigma(), eps, in.loc());
+    V e, rest, inverse;
+    parts(x, e, rest, inverse);
+    const V twice_tanh = with_sign((rest + rest) * inverse, x);
     const V slope = num<V>(4.0) * e * (inverse * inverse) * in.constant(1);
     const V g = in.grad_value(0), gx = fma(in.grad_z(), slope, g * twice_tanh);
     out.loc(gx);
@@ -334,19 +344,20 @@ struct ValueFormula<Value::laplace> {
   }
 };
 
-// -log scale where [loc - scale, loc + scale] lies within [-1, 1], else infinite.
+// -log scale where [loc - scale, loc + scale] lies within [-1, 1], else infinite; NaN of NaN.
 template <>
 struct ValueFormula<Value::uniform> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V scale = in.sigma();
-    out.value(0, abs(in.loc()) + scale <= num<V>(1.0) ? -log(scale) : num<V>(__builtin_inf()));
+    const V scale = in.sigma(), end = abs(in.loc()) + scale;
+    out.value(0, end > num<V>(1.0) ? num<V>(__builtin_inf()) : fma(V{}, end, -log(scale)));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V one = num<V>(1.0), scale = in.sigma();
-    out.loc(V{});
-    out.sigma(abs(in.loc()) + scale <= one ? -in.grad_value(0) / scale : V{});
+    const V scale = in.sigma(), end = abs(in.loc()) + scale;
+    const auto outside = end > num<V>(1.0);
+    out.loc(outside ? V{} : V{} * end);
+    out.sigma(outside ? V{} : fma(V{}, end, -in.grad_value(0) / scale));
   }
 };
 

@@ -10,6 +10,8 @@
 
 namespace fr {
 
+constexpr double kHalfLogTwoPi = 0.91893853320467274178;
+
 // In the order of reference/families.py.
 enum class Family : int {
   gaussian, gaussian_prior, log_prob, log_prob_prior, mixture, tanh_normal, log_normal, laplace,

@@ -184,6 +184,22 @@ FR_INLINE V expm1(V x) {
   return scale2(p + (one - scale2(one, -n, (Bits)minus)), n, (Bits)t);
 }
 
+// e^x, and e^x - 1 from the same reduction, for x in [-128, 0] (float), [-1100, 0] (double) or NaN: to
+// the last bits of each.
+template <class V>
+FR_INLINE void exp_expm1_within(V x, V& e, V& minus) {
+  using Bits = typename Scalar<V>::Bits;
+  const V one = num<V>(1.0);
+  V t, n, r, p;
+  reduce_exp(x, t, n, r);
+  if constexpr (sizeof(typename Scalar<V>::type) == 4)
+    p = polynomial(r, kExp);
+  else
+    p = polynomial(r, kExpDouble);
+  e = scale2(fma(p, r, one), n, (Bits)t);
+  minus = n == V{} ? p * r : e - one;
+}
+
 // ---- log ---------------------------------------------------------------------------------------
 
 // x = m * 2^e with m in [0.75, 1.5) (float), [sqrt(1/2), sqrt(2)) (double); x finite and above zero.

@@ -13,12 +13,14 @@
 namespace fr::FR_NS {
 
 // sin a = x polynomial(x^2, sine) and cos a = polynomial(x^2, cosine) for |a| <= pi / 2, by minimax.
+constexpr double kHalfPi = 1.57079632679489661923;
+
 template <class V>
 struct Trig;
 template <>
 struct Trig<f32> {
   // x = a / (pi / 2), so that the scaling of x is exact.
-  static constexpr double unit = 1.57079632679489661923;
+  static constexpr double unit = kHalfPi;
   static constexpr double q = unit, qq = q * q;
   static constexpr float sine[] = {(float)(9.9999997712e-01 * q), (float)(-1.6666647851e-01 * q * qq),
                                    (float)(8.3329025433e-03 * q * qq * qq),

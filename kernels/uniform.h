@@ -86,7 +86,7 @@ struct Symmetric {                                          // 2 u - 1
 struct Cauchy {                                             // tan(pi (u - 1/2)) = +- cot(pi v)
   template <class V>
   FR_INLINE V of(const Uniform<V>& u) {
-    const V x = u.v * num<V>(3.14159265358979323846 / Trig<V>::unit), y = x * x;
+    const V x = u.v * num<V>(2.0 * kHalfPi / Trig<V>::unit), y = x * x;
     return odd(u, polynomial(y, Trig<V>::cosine) / (x * polynomial(y, Trig<V>::sine)));
   }
 };

@@ -30,6 +30,11 @@ PASSES = ("forward", "backward")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
 
+# What the bounds in tests were counted with, and what they allow the compiler of another version.
+COUNTED_WITH = "3.9."
+OTHER_ALLOWANCE = 1.1
+FLOOR = 0.96
+
 
 @dataclass
 class Listing:
@@ -50,6 +55,19 @@ class Listing:
     branches: int  # 0: every instruction runs once
     mix: dict[str, int]  # instructions by the first part of their name
     loads_in_flight: int  # 128-bit loads of one thread that are waited for at one time, at most
+
+
+def check_count(one: Listing, bound: float, exact: bool = True) -> None:
+    """Instructions per element: at most the bound, and (exact: it is this target's own) close to
+    it, or it would be a gate no more.
+    """
+    import triton
+
+    allowance = 1.0 if triton.__version__.startswith(COUNTED_WITH) else OTHER_ALLOWANCE
+    said = f"{one.per_element:.2f} instructions for an element, the bound is {bound}"
+    assert one.per_element <= bound * allowance, said
+    if exact:
+        assert one.per_element > FLOOR * bound / allowance, f"{said}: tighten it"
 
 
 def gpu_target(name: str):

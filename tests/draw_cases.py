@@ -31,12 +31,13 @@ _NUMBERS = {
 }
 _LOC_SCALE = ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
 _POSITIVE = dict.fromkeys(_LOC_SCALE, (1,)) | {"kumaraswamy": (0, 1)}
+# Those whose scale parameter has a kind.
+SCALED = [name for name in FAMILIES if name not in (*_POSITIVE, "relaxed_bernoulli")]
 
 
 def spec(family, samples=0, keep=1, weight=0.5, order=(), kind=None, sample=True):
     """A call of a family; the scale's kind is log_std where the family has one."""
-    free = family in _POSITIVE or family == "relaxed_bernoulli"
-    kind = (0 if free else 1) if kind is None else kind
+    kind = (1 if family in SCALED else 0) if kind is None else kind
     numbers = list(_NUMBERS.get(family, ()))
     return DrawSpec(list(order), family, kind, 4, numbers, samples, sample, keep, weight)
 

@@ -60,6 +60,21 @@ def test_saturated(size, dtype):
     torch.testing.assert_close(to_log_std.double(), right, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_near_zero(device, dtype):
+    """tanh(x) and its slope to their last digits, where 1 - exp(-2 |x|) has few left."""
+    x = torch.logspace(-8, 1.5, 199, dtype=dtype)
+    x = torch.cat((x, -x)).to(device).view(2, 199).requires_grad_()
+    action, log_prob = tanh_normal_rsample(x, std=1e-30, key=KEY)
+    exact, unit = x.detach().double(), torch.finfo(dtype).eps
+    tanh, slope = torch.tanh(exact), torch.cosh(exact) ** -2
+    (of_action,) = torch.autograd.grad(action.sum(), x, retain_graph=True)
+    (of_density,) = torch.autograd.grad(log_prob.sum(), x)
+    torch.testing.assert_close(action.double(), tanh, rtol=4 * unit, atol=0.0)
+    torch.testing.assert_close(of_action.double(), slope, rtol=8 * unit, atol=0.0)
+    torch.testing.assert_close(of_density.double(), 2 * tanh, rtol=4 * unit, atol=2 * unit)
+
+
 def test_bounds_hold_and_clamp_stops_the_gradient():
     mean = torch.linspace(-40, 40, 999).requires_grad_()
     log_std = torch.linspace(-9, 5, 999).requires_grad_()

@@ -170,6 +170,23 @@ def test_only_what_is_asked_for_is_written(device, monkeypatch):
         assert asked.pop() == list(needs)
 
 
+def test_the_gradient_of_mu_is_the_samples(device):
+    """Where no KL has one, nothing is to be computed of it: it is the very tensor."""
+    mu, x = parameters("logvar", (6, 5), torch.float32, device)
+    for call in (
+        lambda: gaussian_rsample(mu, x),  # the general way
+        lambda: gaussian_latent(mu, x)[0],  # the short way
+        lambda: gaussian_latent(mu, x[:1])[0],
+    ):
+        z = call()
+        grad = torch.randn_like(z)
+        to_mu, _ = torch.autograd.grad(z, (mu, x), grad)
+        assert to_mu.data_ptr() == grad.data_ptr()
+    z = gaussian_latent(mu[:1], x)[0]
+    (to_mu,) = torch.autograd.grad(z, mu, grad)
+    torch.testing.assert_close(to_mu[:1], grad.sum(0, keepdim=True))
+
+
 def test_no_graph_without_need(device):
     mu, x = (t.detach() for t in parameters("logvar", (4, 5), torch.float32, device))
     assert not gaussian_latent(mu, x)[0].requires_grad

@@ -265,10 +265,28 @@ def test_only_what_is_needed_is_written(device, key, monkeypatch):
         lambda *a: asked.append([g is not None for g in a[-1]]) or original(*a),
     )
     for needs in ((True, False), (False, True)):
-        p = [t.detach().requires_grad_(n) for t, n in zip(params("laplace"), needs, strict=True)]
+        p = [t.detach().requires_grad_(n) for t, n in zip(params("log_normal"), needs, strict=True)]
         p = [t.to(device) for t in p]
-        (draw(p, key, None, spec("laplace"))[0]).sum().backward()
+        (draw(p, key, None, spec("log_normal"))[0]).sum().backward()
         assert asked.pop() == list(needs)
+    # The gradient of a loc that is added to the rest is the sample's.
+    p = params("laplace", device=device)
+    for samples in (0, 1):
+        for given in ((key, None), (None, torch.ones((samples or 1, *p[0].shape), device=device))):
+            eps = given[1] if samples or given[1] is None else given[1][0]
+            z = draw(p, given[0], eps, spec("laplace", samples))[0]
+            (grad,) = cotangents([z])
+            to_loc, to_scale = torch.autograd.grad(z, p, grad)
+            assert asked.pop() == [False, True]
+            assert to_loc.data_ptr() == grad.data_ptr()
+            assert to_loc.shape == to_scale.shape == p[0].shape
+    for both, written in ((True, [[False, True]]), (False, [])):
+        p[1].requires_grad_(both)
+        (z,) = draw_short.draw(p, "laplace", 0, 0, (), None, 0, key, None)
+        (to_loc,) = torch.autograd.grad(z, p[0], grad.view(z.shape))
+        assert asked == written
+        assert to_loc.data_ptr() == grad.data_ptr()
+        asked.clear()
 
 
 def test_values_alone(device, key):

@@ -49,6 +49,7 @@ def raises(error, says, call):
         ((0.0, 1.0, 2.0), TypeError, r"got \(0.0, 1.0, 2.0\)"),
         ((0.0, 0.0), ValueError, "prior std must be positive, got 0.0"),
         ((0.0, -1.0), ValueError, "prior std must be positive, got -1.0"),
+        ((0.0, 1e-39), ValueError, "prior std must be at least 1.18e-38, got 1e-39"),
         ((0.0, NAN), ValueError, "prior std must be finite, got nan"),
         ((0.0, INF), ValueError, "prior std must be finite, got inf"),
         ((0.0, "1"), TypeError, "prior std must be a number, got '1' of type str"),
@@ -208,6 +209,9 @@ def test_actions():
 
 def test_location_scale():
     for call in (loc_scale_rsample, loc_scale_latent):
+        for base in ("normal", "laplace"):
+            raises(TypeError, "loc must be float32, ", lambda b=base: call(MU.int(), 1.0, b))  # noqa: B023
+            raises(TypeError, "scale must be a floating", lambda b=base: call(MU, "1", b))  # noqa: B023
         raises(ValueError, "base must be one of normal, laplace, .*, got 'beta'",
                lambda call=call: call(MU, 1.0, "beta"))  # fmt: skip
         raises(ValueError, r"loc \(4, 6\) and scale \(5,\)",

@@ -97,6 +97,16 @@ def test_kl_of_a_uniform():
 
 
 @pytest.mark.parametrize("base", CLOSED)
+def test_nan_in_gives_nan_out(device, base):
+    loc = torch.tensor([torch.nan, 0.1, 0.1], device=device, requires_grad=True)
+    scale = torch.tensor([0.5, torch.nan, 0.5], device=device, requires_grad=True)
+    z, kl = loc_scale_latent(loc, scale, base, reduction="none", key=KEY)
+    assert z.isnan().tolist() == kl.isnan().tolist() == [True, True, False]
+    to_loc, to_scale = torch.autograd.grad(kl.sum(), (loc, scale))
+    assert (to_loc.isnan() | to_scale.isnan()).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("base", CLOSED)
 def test_kl_dtype_and_extremes(base):
     loc = torch.zeros(4, 2, dtype=torch.float16)
     z, kl = loc_scale_latent(loc, 1.0, base)

@@ -219,9 +219,35 @@ def test_annealing():
         for tau in (1.0, 0.5, 0.25):
             module.tau = tau
             assert torch.equal(call(module, x, key=KEY)[0], function(x, tau, key=KEY))
+        torch._dynamo.reset()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        for tau in (1.0, 0.5, 0.25):
+            module.tau = tau
+            got = compiled(x, key=KEY)
+            got = got[0] if isinstance(got, tuple) else got
+            torch.testing.assert_close(got, function(x, tau, key=KEY))
         module.tau = 0.0
         with pytest.raises(ValueError, match="tau must be positive, got 0"):
             module(x)
+        module.tau = torch.tensor(0.5)
+        with pytest.raises(TypeError, match="tau must be a number, got tensor"):
+            module(x)
+
+
+@EACH
+def test_float16_and_autocast(name):
+    """Half-precision logits give half-precision results, rounded once; autocast changes nothing."""
+    module, function, *_ = MODULES[name]
+    x = inputs(torch.float16).detach()
+    got = call(module, x, key=KEY)
+    want = of(function, x.float(), key=KEY)
+    assert got[0].dtype == torch.float16
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=2e-3, atol=2e-3)
+        assert a is got[0] or a.dtype == torch.float32, "a KL or log-density is not rounded"
+    with torch.autocast("cpu", torch.bfloat16):
+        for a, b in zip(call(module, x.float(), key=KEY), want, strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,25 @@ from fused_reparam.backends.triton import shapes
 
 HERE = Path(__file__).parent
 DTYPES = ("float32", "bfloat16")
-BOUNDS = {"forward": 38.0, "backward": 42.0}  # instructions per element on sm_90
+# Instructions for an element: forward, backward, and normals alone. They are made of, on sm_90 in
+# float32:
+#   normals: words 11.5 (41 for a block of four, 18 for a thread's key), Box-Muller 8, addresses and
+#     store 1
+#   forward: normals, loads and their addresses 1.5, sigma 6, sample 1, KL 3, its sum 2.5
+#   backward: normals, loads and stores 2, sigma 6, gradient of mu 1, of logvar 4
+# bfloat16 has a coarser sigma, 2, and converts. sm_100 does two elements in some instructions. On
+# gfx942 a wide product and an xor of three are two instructions each, which is 10, and a bfloat16
+# is rounded by 6. A bound is within 3 % of its count, which is one instruction of the arithmetic:
+# so none can creep in unseen.
+BOUNDS = {
+    "sm_80": {"float32": (35, 34.5, 21.3), "bfloat16": (31, 32.3, 20.5)},
+    "sm_90": {"float32": (35.5, 35, 21.4), "bfloat16": (31.3, 32.5, 20.6)},
+    "sm_100": {"float32": (31.6, 35.5, 21.3), "bfloat16": (30.8, 32.5, 20.5)},
+    "gfx942": {"float32": (41.2, 40.3, 31.2), "bfloat16": (43, 49.2, 35.2)},
+}
+KERNELS = (*aot.PASSES, "normal")
 # Loads and stores of latent tensors for one thread's tile, beside the key, the KL and its gradient.
-LATENTS = {"forward": 3, "backward": 5}
+LATENTS = {"forward": 3, "backward": 5, "normal": 1}
 
 
 def run(*arguments: str) -> str:
@@ -43,9 +59,10 @@ def run(*arguments: str) -> str:
 @cache
 def listings(target: str) -> dict[tuple[str, str], aot.Listing]:
     """By (dtype, pass)."""
-    out = run(str(HERE / "aot.py"), "--json", "--targets", target, "--dtypes", *DTYPES)
+    asked = ("--targets", target, "--dtypes", *DTYPES, "--passes", *KERNELS)
+    out = run(str(HERE / "aot.py"), "--json", *asked)
     found = [aot.Listing(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
-    assert len(found) == len(DTYPES) * len(aot.PASSES)
+    assert len(found) == len(DTYPES) * len(KERNELS)
     return {(one.dtype, one.name): one for one in found}
 
 
@@ -57,7 +74,7 @@ def narrow(one: aot.Listing) -> list[str]:
     return [op for op in one.accesses if op not in wide(one)]
 
 
-@pytest.mark.parametrize("name", aot.PASSES)
+@pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_no_spills_and_wide_accesses(target, dtype, name):
@@ -72,12 +89,14 @@ def test_no_spills_and_wide_accesses(target, dtype, name):
     assert len(narrow(one)) <= 3, narrow(one)
 
 
-@pytest.mark.parametrize("name", aot.PASSES)
+@pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_instructions_per_element_on_sm_90(dtype, name):
-    one = listings("sm_90")[dtype, name]
-    assert one.branches == 0  # so that the static count is the executed one
-    assert 20.0 < one.per_element <= BOUNDS[name]
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_instructions_per_element(target, dtype, name):
+    one = listings(target)[dtype, name]
+    # So that the static count is the executed one; AMD's compiler jumps over storing the sum.
+    assert one.branches <= (1 if target.startswith("gfx") and name == "forward" else 0)
+    aot.check_count(one, BOUNDS[target][dtype][KERNELS.index(name)])
 
 
 @pytest.mark.parametrize("name", aot.PASSES)
@@ -111,7 +130,7 @@ def test_a_slow_kernel_is_seen():
     )
     out = run("-c", code)
     per_element, wide_count = out.split()[-2:]
-    assert float(per_element) > BOUNDS["forward"]
+    assert float(per_element) > BOUNDS["sm_90"]["float32"][0]
     assert int(wide_count) == 0
 
 

@@ -32,8 +32,9 @@ def test_known_architectures_have_their_own():
     assert shapes.large_shape(4, "sm_90") == (512, 4)
     assert shapes.large_shape(2, "sm_90") == (256, 4)
     assert shapes.large_shape(4, "gfx942") == (1024, 4)
-    for table in (*shapes.LARGE.values(), shapes.DEFAULT):
+    for table in (*shapes.OVERRIDES.values(), shapes.DEFAULT):
         assert set(table) == set(VECTORS)
+    assert shapes.DEFAULT not in shapes.OVERRIDES.values()  # or it is no override
 
 
 def test_architecture_of_a_cuda_device(monkeypatch):

@@ -25,6 +25,8 @@ from . import _build
 from .native_draws import base_noise, draw_backward, draw_forward  # noqa: F401
 from .native_rows import softmax_backward, softmax_forward  # noqa: F401
 
+# Keys come as tensors; see `reference/draws.py`.
+DERIVES_KEYS = False
 ISA_NAMES = ("portable", "avx2", "avx512")
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 

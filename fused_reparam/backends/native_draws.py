@@ -5,9 +5,9 @@ What the functions take and compute is stated in ``reference/draws.py``.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -18,10 +18,15 @@ from .reference.families import FAMILIES
 _FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
 _BASE_CODES = {name: code for code, name in enumerate(streams.BASES)}
 
-# The fields of fused_reparam_draw in kernels/draws.cpp: dense operands need no strides.
-_pack_dense = struct.Struct("=20q7dq").pack
-_pack_rows = struct.Struct("=20q7dq20q").pack
+# The fields of fused_reparam_draw in kernels/draws.cpp: operands, options, columns and strides.
+# Dense operands (columns 0) need no strides.
+_pack_operands = struct.Struct("=13q").pack
+_pack_options = struct.Struct("=7q7d").pack
+_pack_rows = struct.Struct("=21q").pack
+_DENSE = bytes(8)
 _NO_NUMBERS = (0.0,) * 6
+# What a family has fewer operands of than the struct has room for.
+_ABSENT = [(None,) * count for count in range(5)]
 
 
 def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
@@ -101,35 +106,38 @@ def _call(
         if value is not None:
             segments = value.numel()
     loc = params[0]
-    fields = (
-        *_pointers(params, 4),
-        0 if key is None else key.data_ptr(),
-        0 if eps is None else eps.data_ptr(),
-        0 if z is None else z.data_ptr(),
-        *_pointers(values, 2),
-        *_pointers(grads, 4),
-        loc.numel(),
-        samples,
-        segments,
-        native._DTYPE_CODES[loc.dtype],
-        _FAMILY_CODES[family],
-        kind,
-        prior_kind,
-        *numbers,
-        *_NO_NUMBERS[len(numbers) :],
-        weight,
-    )
+    operands = (
+        *params, *_ABSENT[4 - len(params)],
+        key, eps, z, *values, *_ABSENT[2 - len(values)],
+        *grads, *_ABSENT[4 - len(grads)],
+    )  # fmt: skip
+    packed = _pack_operands(*[0 if t is None else t.data_ptr() for t in operands]) + _options(
+        loc.numel(), samples, segments, native._DTYPE_CODES[loc.dtype], _FAMILY_CODES[family], kind,
+        prior_kind, tuple(numbers), weight,
+    )  # fmt: skip
     if dense:
-        packed = _pack_dense(*fields, 0)
+        packed += _DENSE
     else:
-        operands = (*params, *(None,) * (4 - len(params)), eps, z, *grads)
-        strides = [s for t in operands for s in native._row_strides(t)]
-        strides += [0] * (20 - len(strides))
-        packed = _pack_rows(*fields, loc.shape[1], *strides)
+        strided = (*operands[:4], eps, z, *operands[9:])
+        packed += _pack_rows(loc.shape[1], *[s for t in strided for s in native._row_strides(t)])
     if entry(packed):
         raise RuntimeError("the native library failed")
 
 
-def _pointers(tensors: Sequence[Tensor | None], count: int) -> list[Any]:
-    found = [0 if t is None else t.data_ptr() for t in tensors]
-    return found + [0] * (count - len(found))
+@functools.lru_cache(maxsize=4096)
+def _options(
+    n: int,
+    samples: int,
+    segments: int,
+    dtype: int,
+    family: int,
+    kind: int,
+    prior_kind: int,
+    numbers: tuple[float, ...],
+    weight: float,
+) -> bytes:
+    """The part of a call that is the same for all calls of a shape: packing it costs 1 us."""
+    return _pack_options(
+        n, samples, segments, dtype, family, kind, prior_kind,
+        *numbers, *_NO_NUMBERS[len(numbers) :], weight,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_tensor, number, one_scale, positive
+from ..arguments import check_tensor, deviation, number, one_scale
 from ..backends.reference import SCALE_KINDS
 from ..backends.reference.families import floored
 from ..ops.gaussian_call import kl_weight
@@ -54,7 +54,7 @@ def prior_of(prior: PriorArgument) -> Prior:
             'prior: say which scale a tensor is: (mean, {"logvar": tensor}) or another of '
             f"{', '.join(SCALE_KINDS)}; got {_said(prior)}"
         )
-    std = positive("prior std", scale)
+    std = deviation("prior std", scale)
     if isinstance(mean, Tensor):
         check_tensor("prior mean", mean)
         kind = SCALE_KINDS.index("std")

@@ -18,7 +18,6 @@ from ..arguments import (
 )
 from ..backends.reference import SCALE_KINDS
 from ..ops import gaussian_short, gaussian_torch
-from ..ops.gaussian_call import halves
 from . import latent
 from .divergence import PriorArgument, divergence, standard
 from .sources import Sources
@@ -101,7 +100,8 @@ def gaussian_latent(
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4 and appendix B;
     free bits: Kingma et al., "Improved variational inference with inverse autoregressive flow",
-    2016, appendix C.8; beta: Higgins et al., "beta-VAE", 2017.
+    2016, appendix C.8 (of a minibatch's mean there, of each sample or element here); beta: Higgins
+    et al., "beta-VAE", 2017.
 
     Example:
         >>> import torch
@@ -267,7 +267,7 @@ def gaussian_latent_from_moments(
     """:func:`gaussian_latent` of the two halves of one tensor: means first, then scales.
 
     The halves are read in place, and the backward pass writes one gradient in the layout of
-    ``moments``.
+    ``moments`` (with another prior, free bits of elements or ``num_samples`` it joins two).
 
     Args:
         moments: tensor whose size along ``dim`` is even.
@@ -301,7 +301,8 @@ def gaussian_latent_from_moments(
         wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
         samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
         if samples or wanted.in_op:
-            mu, x = halves(moments, dim)
+            # The backward pass of chunk is one concatenation, where two slices pad two gradients.
+            mu, x = moments.chunk(2, dim)
             return latent.general(mu, x, kind, bounds, wanted, samples, sources, return_eps)
         z, kl, *used = gaussian_latent_from_moments(
             moments, dim, scale=scale, reduction=wanted.inner, clamp=clamp, key=key,

@@ -79,6 +79,7 @@ def loc_scale_rsample(
     numbers = _numbers(base, df)
     check_key_sources(key, generator)
     if base == "normal":
+        loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_rsample(loc, std=scale, key=key, generator=generator)  # type: ignore[return-value]
     return families.sample(
         base, ("loc", loc), ("scale", scale), sources=Sources(key, generator), numbers=numbers
@@ -140,6 +141,7 @@ def loc_scale_latent(
     _numbers(base, None)
     check_key_sources(key, generator)
     if base == "normal":
+        loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_latent(loc, std=scale, reduction=reduction, key=key, generator=generator)  # type: ignore[return-value]
     in_op = FAMILIES[base].values > 0
     z, found, _ = families.sample(

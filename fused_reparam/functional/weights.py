@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..arguments import check_key_sources, check_reduction, number, positive
+from ..arguments import check_key_sources, check_reduction, deviation, number
 from ..backends.reference import RHO, SCALE_KINDS
 from . import families
 from .gaussian import gaussian_latent
@@ -70,7 +70,7 @@ def sample_weight(
     """
     check_reduction(reduction)
     check_key_sources(key, generator)
-    mean, std = number("prior_mean", prior_mean), positive("prior_std", prior_std)
+    mean, std = number("prior_mean", prior_mean), deviation("prior_std", prior_std)
     if mixture is None:
         prior = None if (mean, std) == (0.0, 1.0) else (mean, std)
         return gaussian_latent(
@@ -100,5 +100,5 @@ def mixture_numbers(
     share, *stds = mixture
     if not 0.0 < number("mixture share", share) < 1.0:
         raise ValueError(f"mixture share must lie between 0 and 1, got {share}")
-    std1, std2 = (positive("mixture std", std) for std in stds)
+    std1, std2 = (deviation("mixture std", std) for std in stds)
     return float(share), std1, std2

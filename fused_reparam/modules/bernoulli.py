@@ -16,7 +16,8 @@ class FusedRelaxedBernoulli(nn.Module):
     .. math::
         z = \mathrm{sigmoid}\big((\ell + g) / \tau\big), \quad g \text{ standard logistic}
 
-    It has no parameters. In ``eval()`` mode there is no noise: g is 0. To anneal, set ``tau``.
+    It has no parameters. In ``eval()`` mode there is no noise: g is 0. To anneal, set ``tau``;
+    compiled, see :class:`FusedGumbelSoftmax`.
 
     Args:
         tau: temperature, a positive number.

@@ -19,7 +19,12 @@ class FusedGumbelSoftmax(nn.Module):
         y = \mathrm{softmax}\big((\ell + g) / \tau\big), \quad g \text{ standard Gumbel}
 
     It has no parameters. In ``eval()`` mode there is no noise: y is softmax(logits / tau), or with
-    ``hard`` the one-hot vector of the largest logit. To anneal, set ``tau``.
+    ``hard`` the one-hot vector of the largest logit.
+
+    To anneal, set ``tau``. It is a python number (a tensor is refused), so ``torch.compile``
+    compiles anew for each value, and gives up after ``torch._dynamo.config.recompile_limit`` of
+    them, with ``fullgraph=True`` by an error. Lower it in a few steps, or keep the layer out of
+    what is compiled: ``torch.compiler.disable(layer)``.
 
     Args:
         tau: temperature, a positive number.
@@ -79,7 +84,7 @@ class FusedCategoricalLatent(nn.Module):
         KL = \sum_i p_i \log p_i + \log C, \quad p = \mathrm{softmax}(\ell)
 
     It has no parameters. In ``eval()`` mode there is no noise, as in :class:`FusedGumbelSoftmax`;
-    the KL is the same. To anneal, set ``tau``.
+    the KL is the same. To anneal, set ``tau``; compiled, see there.
 
     Args:
         tau: temperature, a positive number.

@@ -8,19 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
+from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..ops.gaussian_call import halves
 
 __all__ = ["FusedGaussianLatent"]
 
 
 class FusedGaussianLatent(nn.Module):
-    r"""The latent of a VAE: a reparameterized sample and its KL to N(0, I), in one fused op.
+    r"""The latent of a VAE: a reparameterized sample and its KL to the prior, in one fused op.
 
     .. math::
         z = \mu + \sigma \epsilon, \qquad KL = \tfrac12 \sum (\mu^2 + \sigma^2 - 1 - \log \sigma^2)
 
     Drops in for a hand-written ``reparameterize()`` and its KL term. It has no parameters. In
-    ``eval()`` mode z is the mean: ``mu`` itself, not a copy.
+    ``eval()`` mode z is the mean, ``mu`` itself and not a copy, whatever noise is given; the KL is
+    the same. To anneal ``beta``, set it or give it at the call.
 
     Args:
         scale: what the second argument is: "logvar", "log_std", "std", "var" or "rho".
@@ -28,17 +30,26 @@ class FusedGaussianLatent(nn.Module):
         clamp: (low, high) bounds on logvar or log_std.
         dim: along which a single argument holds both parameters.
         rng: "philox", or "torch" for the very numbers of ``torch.randn_like``.
+        prior: None for N(0, I), or (mean, std) of two numbers. A prior of tensors, learned or of
+            another layer, is given at the call.
+        free_bits, free_bits_per: the least KL that counts, of each "sample" or "element".
+        beta: factor of the KL, a number or a 0-d tensor. Under ``torch.compile`` each new number
+            compiles anew, and a tensor may change its value.
+        num_samples: K samples of each element.
 
     Shape:
         ``layer(mu, scale)``: any shapes that broadcast; z has the broadcast shape.
         ``layer(moments)``: even size along ``dim``, means first; z has half of it.
-        Both also take ``key=``, ``generator=`` and ``eps=``. dtypes: float32, float64, float16,
-        bfloat16; the KL is float32 (float64 for float64).
+        With ``num_samples`` z is (K, \*shape), in eval K times the mean without a copy.
+        Both also take ``prior=`` and ``beta=`` in place of the layer's, and ``key=``,
+        ``generator=`` and ``eps=``: all as :func:`fused_reparam.gaussian_latent` has them. dtypes:
+        float32, float64, float16, bfloat16; the KL is float32 (float64 for float64).
 
     Raises:
         ValueError, TypeError, RuntimeError: as :func:`fused_reparam.gaussian_latent` does.
 
-    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014.
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; free bits: Kingma et al.,
+    2016; beta: Higgins et al., 2017.
 
     Example:
         >>> import torch
@@ -51,6 +62,11 @@ class FusedGaussianLatent(nn.Module):
         >>> z, kl = latent.eval()(moments)
         >>> z.unique().item(), kl.item()
         (3.0, 18.0)
+        >>> latent = FusedGaussianLatent("std", free_bits=2.0, beta=0.5, num_samples=5)
+        >>> prior = torch.zeros(4), {"std": torch.ones(4)}  # of another network
+        >>> z, kl = latent(torch.zeros(8, 4), torch.ones(8, 4), prior=prior)
+        >>> z.shape, kl.item()
+        (torch.Size([5, 8, 4]), 1.0)
     """
 
     def __init__(
@@ -60,30 +76,56 @@ class FusedGaussianLatent(nn.Module):
         clamp: tuple[float, float] | None = None,
         dim: int = 1,
         rng: str = "philox",
+        *,
+        prior: tuple[float, float] | None = None,
+        free_bits: float | None = None,
+        free_bits_per: str = "sample",
+        beta: Tensor | float = 1,
+        num_samples: int | None = None,
     ) -> None:
         super().__init__()
         arguments.check_options(scale, reduction, clamp, rng)
+        if divergence(reduction, prior, free_bits, free_bits_per, beta).prior.parameters:
+            raise TypeError(
+                "a layer's prior is (mean, std) of two numbers; give one of tensors at the call: "
+                "layer(mu, scale, prior=...)"
+            )
+        arguments.sample_count(num_samples)
         self.scale = scale
         self.reduction = reduction
         self.clamp = clamp
         self.dim = dim
         self.rng = rng
+        self.prior = prior
+        self.free_bits = free_bits
+        self.free_bits_per = free_bits_per
+        self.beta = beta
+        self.num_samples = num_samples
 
     def forward(
         self,
         mu: Tensor,
         scale: Tensor | float | None = None,
         *,
+        prior: PriorArgument = None,
+        beta: Tensor | float | None = None,
         key: Tensor | None = None,
         generator: torch.Generator | None = None,
         eps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``layer(mu, scale)`` or ``layer(moments)``: the sample (in eval: the mean) and the KL."""
-        if not self.training:
-            return self._mean(mu, scale)
         options: dict[str, Any] = {
             "reduction": self.reduction,
             "clamp": self.clamp,
+            "prior": self.prior if prior is None else prior,
+            "free_bits": self.free_bits,
+            "free_bits_per": self.free_bits_per,
+            "beta": self.beta if beta is None else beta,
+        }
+        if not self.training:
+            return self._mean(mu, scale, options)
+        options |= {
+            "num_samples": self.num_samples,
             "key": key,
             "generator": generator,
             "rng": self.rng,
@@ -98,18 +140,22 @@ class FusedGaussianLatent(nn.Module):
             z, kl = functional.gaussian_latent(mu, **options)
         return z, kl
 
-    def _mean(self, mu: Tensor, scale: Tensor | float | None) -> tuple[Tensor, Tensor]:
+    def _mean(
+        self, mu: Tensor, scale: Tensor | float | None, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         if scale is None:
             mu, scale = halves(mu, arguments.moments_dim(mu, self.dim))
-        parameter: dict[str, Any] = {self.scale: scale}
-        kl = functional.gaussian_kl(mu, **parameter, reduction=self.reduction, clamp=self.clamp)
-        if isinstance(scale, Tensor):
-            shape = torch.broadcast_shapes(mu.shape, scale.shape)
-            mu = mu.to(torch.result_type(mu, scale)).expand(shape)
-        return mu, kl
+        options[self.scale] = scale
+        kl = functional.gaussian_kl(mu, **options)
+        # What the training's z is made of; a prior of tensors has a say in its shape and dtype.
+        params = arguments.parameters(
+            ("mu", mu), (self.scale, scale), *prior_of(options["prior"]).parameters
+        )
+        shape = torch.broadcast_shapes(*(t.shape for t in params))
+        if self.num_samples is not None:
+            shape = torch.Size((self.num_samples, *shape))
+        return params[0].expand(shape), kl
 
     def extra_repr(self) -> str:
-        return (
-            f"scale={self.scale!r}, reduction={self.reduction!r}, clamp={self.clamp}, "
-            f"dim={self.dim}, rng={self.rng!r}"
-        )
+        names = "scale reduction clamp dim rng prior free_bits free_bits_per beta num_samples"
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())

@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 
 from ..backends import select
-from . import draw_call, draw_formula
+from . import draw_call, draw_formula, draw_short, draw_spec
 from .draw_check import check
 from .draw_spec import DrawSpec, Gradients, Inputs, count, shape_of
+from .gaussian_call import unbroadcast
 from .layout import empty_ordered
-from .library import LIB, define, forward_ad_active, functorch_active, plain
+from .library import (
+    LIB,
+    all_plain,
+    below_autograd,
+    define,
+    functorch_active,
+    needs_grad,
+    plain,
+)
 
 __all__ = ["DrawSpec", "draw"]
 
@@ -57,7 +66,7 @@ def draw(
     else:
         backend = select.pick(params[0].device)
         compute = partial(draw_call.forward, backend)
-        if _needs_grad(*_flat(inputs)):
+        if needs_grad(*_flat(inputs)):
             back = partial(draw_call.backward, backend)
             z, *values = Draw.apply(compute, back, spec, *_flat(inputs))
         else:
@@ -82,10 +91,17 @@ def draw_backward(
     needs: Sequence[bool],
 ) -> Gradients:
     """The gradients that are needed of the parameters and eps; differentiable when asked to be."""
+    if needs[0] and draw_spec.passes(spec, grad_z, grad_values):
+        needs = (False, *needs[1:])
+        grads = draw_backward(compute, grad_z, grad_values, inputs, spec, needs)
+        loc, to_loc = inputs.params[0], grad_z.squeeze(0) if spec.samples else grad_z  # type: ignore[union-attr]
+        return unbroadcast(to_loc, loc), *grads[1:]
+    if not any(needs):
+        return (None,) * len(needs)
     tensors = (grad_z, *grad_values, *_flat(inputs))
     if not all(t is None or plain(t) for t in tensors):
         compute = _redispatch_backward
-    if _needs_grad(*tensors):
+    if needs_grad(*tensors):
         return _apply(DrawBackward, compute, spec, needs, *tensors)  # type: ignore[no-any-return]
     return compute(grad_z, grad_values, inputs, spec, needs)
 
@@ -97,12 +113,6 @@ def _flat(inputs: Inputs) -> tuple[Tensor | None, ...]:
 def _inputs(tensors: Sequence[Any]) -> Inputs:
     *params, key, eps = tensors
     return Inputs(tuple(params), key, eps)
-
-
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -258,7 +268,9 @@ def _forward_op(*args: Any) -> tuple[Tensor, ...]:
     inputs, spec = unpadded(args)
     check(inputs, spec)
     like = inputs.params[0]
-    found = draw_call.forward(select.pick(like.device), inputs, spec)
+    found = draw_short.op_forward(inputs, spec)
+    if found is None:
+        found = draw_call.forward(select.pick(like.device), inputs, spec)
     return results(found, like, 1 + _VALUES)
 
 
@@ -267,6 +279,9 @@ def _backward_op(*args: Any) -> tuple[Tensor, ...]:
     check(inputs, spec, grads[0], grads[1:])
     like = inputs.params[0]
     of_values = grads[1 : 1 + count(spec)]
+    short = draw_short.op_backward(grads[0], of_values, inputs, spec, needs)
+    if short is not None:
+        return _grads((*short, None), like)
     found = draw_call.backward(select.pick(like.device), grads[0], of_values, inputs, spec, needs)
     return _grads(found, like)
 
@@ -292,14 +307,9 @@ def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
     return _grads((*found, of_eps), params[0])
 
 
-def _below_autograd(op: Any, *args: Any) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
-
-
 def _redispatch_forward(inputs: Inputs, spec: DrawSpec) -> tuple[Tensor, ...]:
     op = torch.ops.fused_reparam.draw.default
-    return _below_autograd(op, *_padded(inputs), *spec)[: 1 + count(spec)]  # type: ignore[no-any-return]
+    return below_autograd(op, *_padded(inputs), *spec)[: 1 + count(spec)]  # type: ignore[no-any-return]
 
 
 def _redispatch_backward(
@@ -311,7 +321,7 @@ def _redispatch_backward(
 ) -> Gradients:
     op = torch.ops.fused_reparam.draw_backward.default
     absent = _PARAMS - len(inputs.params)
-    *of_params, of_eps = _below_autograd(
+    *of_params, of_eps = below_autograd(
         op, grad_z, *grad_values, *(None,) * (_VALUES - len(grad_values)), *_padded(inputs), *spec,
         [*needs[:-1], *(False,) * absent, needs[-1]],
     )  # fmt: skip
@@ -322,7 +332,9 @@ def _redispatch_backward(
 def _forward_autograd(*args: Any) -> tuple[Tensor, ...]:
     inputs, spec = unpadded(args)
     tensors = _flat(inputs)
-    if not _needs_grad(*tensors):
+    if not needs_grad(*tensors):
+        if all_plain(*tensors):
+            return _forward_op(*args)
         found = _redispatch_forward(inputs, spec)
     else:
         found = _apply(Draw, _redispatch_forward, _redispatch_backward, spec, *tensors)
@@ -331,6 +343,9 @@ def _forward_autograd(*args: Any) -> tuple[Tensor, ...]:
 
 def _backward_autograd(*args: Any) -> tuple[Tensor, ...]:
     grads, inputs, spec, needs = unpadded_backward(args)
+    tensors = (*grads, *_flat(inputs))
+    if all_plain(*tensors) and not needs_grad(*tensors):
+        return _backward_op(*args)
     check(inputs, spec, grads[0], grads[1:])
     of_values = grads[1 : 1 + count(spec)]
     found = draw_backward(_redispatch_backward, grads[0], of_values, inputs, spec, needs)

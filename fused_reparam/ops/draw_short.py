@@ -21,7 +21,7 @@ from ..modes import eager
 from . import draw_call, draw_spec
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
-from .library import forward_ad_active, ordinary
+from .library import at_hand, forward_ad_active, ordinary
 
 _VALUE_DTYPES = {
     dtype: compute_dtype(dtype)
@@ -37,6 +37,7 @@ class Geometry(NamedTuple):
     z: torch.Size | None  # None: the parameters' shape
     value: torch.Size
     values: int
+    linear: bool
 
 
 @functools.lru_cache(maxsize=4096)
@@ -49,13 +50,18 @@ def _geometry(
     reduction: str | None,
     samples: int,
 ) -> Geometry | None:
-    if not shape.numel():
-        return None
     keep, weight = draw_spec.kept(shape, reduction)
     spec = DrawSpec([], family, kind, prior_kind, list(numbers), samples, True, keep, weight)
+    return _geometry_of(shape, spec) if shape.numel() else None
+
+
+def _geometry_of(shape: torch.Size, spec: DrawSpec) -> Geometry:
+    samples = spec.samples
     z = draw_spec.stacked(samples, shape) if samples else None
     value = draw_spec.value_shape(shape, spec)
-    return Geometry(spec, max(samples, 1), z, value, draw_spec.count(spec))
+    return Geometry(
+        spec, max(samples, 1), z, value, draw_spec.count(spec), draw_spec.member(spec).linear
+    )
 
 
 def draw(
@@ -73,39 +79,41 @@ def draw(
 
     ``reduction`` is as ``draw_spec.kept`` takes it. A key has been checked, parameters have not.
     """
+    if not eager() or forward_ad_active() or not _alike(params):
+        return None
     loc = params[0]
-    if not eager() or not ordinary(loc) or forward_ad_active():
+    if key is not None and not at_hand(key, loc):
         return None
-    dtype, device, shape = loc.dtype, loc.device, loc.shape
-    if dtype not in _VALUE_DTYPES or loc.layout is not torch.strided or not loc.is_contiguous():
-        return None
-    needs_grad = loc.requires_grad
-    for p in params[1:]:
-        if (
-            not ordinary(p)
-            or p.dtype is not dtype
-            or p.shape != shape
-            or p.layout is not torch.strided
-            or p.device != device
-            or not p.is_contiguous()
-        ):
-            return None
-        needs_grad = needs_grad or p.requires_grad
-    if key is not None and not (
-        (key.device == device or key.is_cpu) and ordinary(key) and key.is_contiguous()
-    ):
-        return None
-    geometry = _geometry(shape, family, kind, prior_kind, numbers, reduction, samples)
+    geometry = _geometry(loc.shape, family, kind, prior_kind, numbers, reduction, samples)
     if geometry is None:
         return None
+    device = loc.device
     backend = select.pick(device)
     drawn: Tensor | noise.HostKey | noise.GraphKey | None = key
     if drawn is None:
-        derives = getattr(backend, "DERIVES_KEYS", False)
-        drawn = (noise.draw_for_kernel if derives else noise.draw_bits)(device, generator)
-    if needs_grad and torch.is_grad_enabled():
-        return _apply(backend, geometry, drawn, *params)  # type: ignore[no-any-return]
+        drawn = noise.draw_for(backend, device, generator)
+    if torch.is_grad_enabled():
+        for p in params:
+            if p.requires_grad:
+                return _apply(backend, geometry, drawn, *params)  # type: ignore[no-any-return]
     return _forward(backend, geometry, drawn, params)
+
+
+def _alike(params: Sequence[Any]) -> bool:
+    """Whether parameters are contiguous tensors of one shape, dtype and device."""
+    loc = params[0]
+    if not ordinary(loc) or loc.dtype not in _VALUE_DTYPES:
+        return False
+    dtype, device, shape = loc.dtype, loc.device, loc.shape
+    for p in params:
+        if (
+            (p is not loc and (not ordinary(p) or p.dtype is not dtype or p.device != device))
+            or p.shape != shape
+            or p.layout is not torch.strided
+            or not p.is_contiguous()
+        ):
+            return False
+    return True
 
 
 def _forward(
@@ -114,7 +122,7 @@ def _forward(
     key: Tensor | noise.HostKey | noise.GraphKey,
     params: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    spec, samples, of_z, of_value, count = geometry
+    spec, samples, of_z, of_value, count, _ = geometry
     loc = params[0]
     z = torch.empty_like(loc) if of_z is None else loc.new_empty(of_z)
     values = [loc.new_empty(of_value, dtype=_VALUE_DTYPES[loc.dtype]) for _ in range(count)]
@@ -123,6 +131,26 @@ def _forward(
         spec.weight, True, z, values,
     )  # fmt: skip
     return z, *values
+
+
+def _backward(
+    backend: ModuleType,
+    geometry: Geometry,
+    key: Tensor,
+    params: Sequence[Tensor],
+    grad_z: Tensor | None,
+    grad_values: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    spec = geometry.spec
+    grads = [torch.empty_like(p) if n else None for p, n in zip(params, needs)]  # noqa: B905
+    if any(needs):
+        backend.draw_backward(
+            spec.family, spec.kind, spec.prior_kind, spec.numbers, grad_z,
+            [g if g is None else g.contiguous() for g in grad_values],
+            params, key, None, geometry.samples, spec.weight, True, grads,
+        )  # fmt: skip
+    return grads
 
 
 class ShortDraw(torch.autograd.Function):
@@ -148,29 +176,75 @@ class ShortDraw(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, *grad_values: Tensor | None) -> Any:
         key, *params = ctx.saved_tensors
-        needs = ctx.needs_input_grad[3:]
         backend, geometry, dtype = ctx.call
-        if grad_z is None and all(g is None for g in grad_values):
+        wanted = False
+        # A hook on saved tensors may have changed them.
+        short = not torch.is_grad_enabled() and eager() and key.is_contiguous()
+        for grad in (grad_z, *grad_values):
+            if grad is not None:
+                wanted = True
+                short = short and ordinary(grad)
+        if grad_z is not None:
+            short = short and grad_z.is_contiguous()
+        for p in params:
+            short = short and p.dtype is dtype and p.is_contiguous()
+        if not wanted:
             return (None,) * len(ctx.needs_input_grad)
-        if (
-            torch.is_grad_enabled()
-            or not eager()
-            or not key.is_contiguous()
-            # A hook on saved tensors may have changed them.
-            or not all(p.dtype is dtype and p.is_contiguous() for p in params)
-            or not (grad_z is None or (ordinary(grad_z) and grad_z.is_contiguous()))
-            or not all(g is None or ordinary(g) for g in grad_values)
-        ):
+        if not short:
             # Unpacked once: a checkpoint allows no more.
             return _general_backward(ctx, params, key, grad_z, grad_values)
-        spec = geometry.spec
-        grads = [torch.empty_like(p) if n else None for p, n in zip(params, needs, strict=True)]
-        backend.draw_backward(
-            spec.family, spec.kind, spec.prior_kind, spec.numbers, grad_z,
-            [g if g is None else g.contiguous() for g in grad_values],
-            params, key, None, geometry.samples, spec.weight, True, grads,
-        )  # fmt: skip
+        spec, needs, to_loc = geometry.spec, ctx.needs_input_grad[3:], None
+        if geometry.linear and needs[0] and draw_spec.passes(spec, grad_z, grad_values):
+            to_loc = grad_z.view(params[0].shape)  # type: ignore[union-attr]
+            needs = (False, *needs[1:])
+        grads = _backward(backend, geometry, key, params, grad_z, grad_values, needs)
+        if to_loc is not None:
+            grads[0] = to_loc
         return None, None, None, *grads
+
+
+# The ops themselves take it too: a compiled model calls them.
+
+
+def op_forward(inputs: Inputs, spec: DrawSpec) -> tuple[Tensor, ...] | None:
+    """z and the values of an op that has been checked, or None when it goes the general way."""
+    geometry = _geometry_of_op(inputs, spec)
+    if geometry is None:
+        return None
+    params, key, _ = inputs
+    return _forward(select.pick(params[0].device), geometry, key, params)  # type: ignore[arg-type]
+
+
+def op_backward(
+    grad_z: Tensor | None,
+    grad_values: Sequence[Tensor | None],
+    inputs: Inputs,
+    spec: DrawSpec,
+    needs: Sequence[bool],
+) -> list[Tensor | None] | None:
+    """The gradients of the parameters, or None as above."""
+    for g in (grad_z, *grad_values):
+        if g is not None and not ordinary(g):
+            return None
+    if grad_z is not None and not grad_z.is_contiguous():
+        return None
+    if grad_z is None and all(g is None for g in grad_values):
+        return None
+    geometry = _geometry_of_op(inputs, spec)
+    if geometry is None or needs[-1]:
+        return None
+    params, key, _ = inputs
+    backend = select.pick(params[0].device)
+    return _backward(backend, geometry, key, params, grad_z, grad_values, needs[:-1])  # type: ignore[arg-type]
+
+
+def _geometry_of_op(inputs: Inputs, spec: DrawSpec) -> Geometry | None:
+    params, key, eps = inputs
+    if spec.order or not spec.sample or eps is not None or key is None:
+        return None
+    if not _alike(params) or not at_hand(key, params[0]) or not params[0].numel():
+        return None
+    return _geometry_of(params[0].shape, spec)
 
 
 def _general_backward(

@@ -43,6 +43,13 @@ def count(spec: DrawSpec) -> int:
     return member(spec).values if spec.keep >= 0 else 0
 
 
+def passes(spec: DrawSpec, grad_z: Tensor | None, grad_values: Sequence[Tensor | None]) -> bool:
+    """Whether z's gradient is parameter 0's as it is: nothing is to be computed, nor written."""
+    if spec.samples > 1 or not member(spec).linear:
+        return False
+    return grad_z is not None and all(g is None for g in grad_values)
+
+
 def value_samples(spec: DrawSpec) -> int:
     """The leading sample dim of a value; 0: none."""
     return spec.samples if member(spec).sampled else 0

@@ -16,11 +16,19 @@ import torch
 from torch import Tensor
 
 from ..backends import select
-from . import gaussian_call
+from . import gaussian_call, gaussian_short
 from .gaussian_call import Grads, Inputs, Spec
 from .gaussian_check import check
 from .gaussian_double_backward import double_backward
-from .library import LIB, define, forward_ad_active, functorch_active, plain
+from .library import (
+    LIB,
+    all_plain,
+    below_autograd,
+    define,
+    functorch_active,
+    needs_grad,
+    plain,
+)
 
 _INPUTS = "Tensor loc, Tensor? scale, Tensor? key, Tensor? eps"
 _SPEC = "int[] order, int kind, float low, float high, str? reduction, bool sample, int dim"
@@ -40,7 +48,7 @@ def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
     if not all(t is None or plain(t) for t in inputs):
         return torch.ops.fused_reparam.gaussian_latent(*inputs, *spec)
     backend = select.pick(inputs.loc.device)
-    if not _needs_grad(*inputs):
+    if not needs_grad(*inputs):
         return gaussian_call.forward(backend, inputs, spec)
     return GaussianLatent.apply(
         partial(gaussian_call.forward, backend),
@@ -61,17 +69,17 @@ def latent_backward(
     """The gradients that are needed of loc, scale and eps; differentiable when asked to be."""
     if grad_z is None and grad_kl is None:
         return None, None, None
+    if grad_kl is None and needs[0] and inputs.scale is not None:
+        # z is loc + sigma eps: nothing is to be computed of loc's gradient, nor written.
+        grads = latent_backward(compute, grad_z, None, inputs, spec, (False, *needs[1:]))
+        return gaussian_call.unbroadcast(grad_z, inputs.loc), *grads[1:]
+    if not any(needs):
+        return None, None, None
     if not all(t is None or plain(t) for t in (grad_z, grad_kl, *inputs)):
         compute = _redispatch_backward
-    if _needs_grad(grad_z, grad_kl, *inputs):
+    if needs_grad(grad_z, grad_kl, *inputs):
         return _apply(GaussianLatentBackward, compute, spec, needs, grad_z, grad_kl, *inputs)
     return compute(grad_z, grad_kl, inputs, spec, needs)
-
-
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -180,12 +188,18 @@ _TRANSFORMABLE: dict[type[torch.autograd.Function], type[torch.autograd.Function
 
 def _forward_op(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple[Tensor, Tensor]:
     inputs, s = Inputs(loc, scale, key, eps), Spec(*spec)
+    short = gaussian_short.op_forward(inputs, s)
+    if short is not None:
+        return short
     check(inputs, s)
     return gaussian_call.forward(select.pick(loc.device), inputs, s)
 
 
 def _backward_op(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
     inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    short = gaussian_short.op_backward(grad_z, grad_kl, inputs, spec, needs)
+    if short is not None:
+        return short
     check(inputs, spec, grad_z, grad_kl)
     backend = select.pick(inputs.loc.device)
     grads = gaussian_call.backward(backend, grad_z, grad_kl, inputs, spec, needs)
@@ -216,13 +230,8 @@ def _backward_fake(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
     )  # fmt: skip
 
 
-def _below_autograd(op: Any, *args: Any) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
-
-
 def _redispatch_forward(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
-    return _below_autograd(torch.ops.fused_reparam.gaussian_latent.default, *inputs, *spec)
+    return below_autograd(torch.ops.fused_reparam.gaussian_latent.default, *inputs, *spec)
 
 
 def _redispatch_backward(
@@ -233,19 +242,24 @@ def _redispatch_backward(
     needs: Sequence[bool],
 ) -> Grads:
     op = torch.ops.fused_reparam.gaussian_latent_backward.default
-    grads = _below_autograd(op, grad_z, grad_kl, *inputs, *spec, list(needs))
+    grads = below_autograd(op, grad_z, grad_kl, *inputs, *spec, list(needs))
     return tuple(g if n else None for g, n in zip(grads, needs, strict=True))  # type: ignore[return-value]
 
 
 def _forward_autograd(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> Any:
-    inputs = Inputs(loc, scale, key, eps)
-    if not _needs_grad(*inputs):
-        return _redispatch_forward(inputs, Spec(*spec))
-    return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, Spec(*spec), *inputs)
+    inputs, s = Inputs(loc, scale, key, eps), Spec(*spec)
+    if not needs_grad(*inputs):
+        if all_plain(*inputs):
+            return _forward_op(loc, scale, key, eps, *spec)
+        return _redispatch_forward(inputs, s)
+    return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, s, *inputs)
 
 
 def _backward_autograd(grad_z: Any, grad_kl: Any, *rest: Any) -> Any:
     inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    tensors = (grad_z, grad_kl, *inputs)
+    if all_plain(*tensors) and not needs_grad(*tensors):
+        return _backward_op(grad_z, grad_kl, *rest)
     grads = latent_backward(_redispatch_backward, grad_z, grad_kl, inputs, spec, needs)
     return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
 

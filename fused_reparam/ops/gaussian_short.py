@@ -9,6 +9,7 @@ declines everything else, bad input included, to the general way. So does the ba
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from .. import noise
 from ..backends import select
+from ..backends.reference import SCALE_KINDS
 from ..modes import eager
 from . import gaussian_call, layout
 from .gaussian_call import Inputs, Spec
-from .library import forward_ad_active, ordinary
+from .library import at_hand, forward_ad_active, ordinary
 
 _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
@@ -97,37 +99,16 @@ def latent(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None] | None:
     """z and the KL, or None when the call has to go the general way."""
-    if (
-        not eager()
-        or not ordinary(loc)
-        or loc.dtype not in _KL_DTYPE
-        or loc.layout is not torch.strided
-        or (reduction is not None and reduction not in gaussian_call.SUMMED)
-    ):
+    if not eager() or forward_ad_active():
+        return None
+    geometry = _located(loc, scale, dim, reduction)
+    if geometry is None or not (key is None or at_hand(key, loc)):
         return None
     device = loc.device
-    if scale is None:
-        geometry = _geometry(loc.shape, loc.stride(), None, None, dim)
-    else:
-        if (
-            not ordinary(scale)
-            or scale.dtype is not loc.dtype  # type: ignore[union-attr]
-            or scale.layout is not torch.strided  # type: ignore[union-attr]
-            or scale.device != device  # type: ignore[union-attr]
-        ):
-            return None
-        geometry = _geometry(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
-    if geometry is None or forward_ad_active():
-        return None
-    if key is not None and not (
-        (key.device == device or key.is_cpu) and ordinary(key) and key.is_contiguous()
-    ):
-        return None
     backend = select.pick(device)
     drawn: Tensor | noise.HostKey | noise.GraphKey | None = key
     if drawn is None:
-        derives = getattr(backend, "DERIVES_KEYS", False)
-        drawn = (noise.draw_for_kernel if derives else noise.draw_bits)(device, generator)
+        drawn = noise.draw_for(backend, device, generator)
     weight = gaussian_call.kl_weight(geometry.shape, reduction)
     call = Call(backend, kind, *bounds, weight, reduction, dim, geometry)
     if torch.is_grad_enabled() and (
@@ -135,6 +116,28 @@ def latent(
     ):
         return _apply(loc, scale, drawn, call)
     return _forward(loc, scale, drawn, call)
+
+
+def _located(
+    loc: Tensor, scale: Tensor | float | None, dim: int, reduction: str | None
+) -> Geometry | None:
+    if (
+        not ordinary(loc)
+        or loc.dtype not in _KL_DTYPE
+        or loc.layout is not torch.strided
+        or (reduction is not None and reduction not in gaussian_call.SUMMED)
+    ):
+        return None
+    if scale is None:
+        return _geometry(loc.shape, loc.stride(), None, None, dim)
+    if (
+        not ordinary(scale)
+        or scale.dtype is not loc.dtype  # type: ignore[union-attr]
+        or scale.layout is not torch.strided  # type: ignore[union-attr]
+        or scale.device != loc.device  # type: ignore[union-attr]
+    ):
+        return None
+    return _geometry(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
 
 
 def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -167,6 +170,39 @@ def _new(loc: Tensor, scale: Any, geometry: Geometry) -> Tensor:
     return torch.empty(geometry.shape, dtype=loc.dtype, device=loc.device)
 
 
+def _backward(
+    grad_z: Tensor,
+    grad_kl: Tensor | None,
+    loc: Tensor,
+    scale: Tensor | None,
+    key: Tensor,
+    call: Call,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of loc (or moments) and scale."""
+    backend, kind, low, high, weight, _, _, geometry = call
+    mu, x = _operands(loc, scale, geometry)
+    to_scale = None
+    grads: tuple[Tensor | None, ...]
+    if scale is None:
+        to_loc = torch.empty_like(loc)
+        grads = _operands(to_loc, None, geometry)
+    elif grad_kl is None:
+        # z is loc + sigma eps: nothing is to be computed of loc's gradient, nor written.
+        to_loc, to_scale = grad_z, _new(loc, scale, geometry)
+        grads = None, to_scale
+    else:
+        to_loc, to_scale = _new(loc, scale, geometry), _new(loc, scale, geometry)
+        grads = to_loc, to_scale
+    if not geometry.dense:
+        grad_z = grad_z.view(geometry.size)
+        if to_scale is not None:
+            grads = tuple(g if g is None else g.view(geometry.size) for g in grads)
+    backend.gaussian_backward(
+        grad_z, grad_kl, mu, x, key, None, kind, low, high, weight, geometry.dense, *grads
+    )
+    return to_loc, to_scale
+
+
 class ShortLatent(torch.autograd.Function):
     """The short way with its gradient; saves the inputs and the key."""
 
@@ -191,7 +227,7 @@ class ShortLatent(torch.autograd.Function):
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
         loc, scale, key = ctx.saved_tensors
         need_loc, need_scale, _, _ = ctx.needs_input_grad
-        backend, kind, low, high, weight, _, _, geometry = ctx.call
+        geometry = ctx.call.geometry
         if (
             torch.is_grad_enabled()
             or not eager()
@@ -207,22 +243,63 @@ class ShortLatent(torch.autograd.Function):
         ):
             # Unpacked once: a checkpoint allows no more.
             return _general_backward(ctx, loc, scale, key, grad_z, grad_kl)
-        mu, x = _operands(loc, scale, geometry)
-        to_scale = None
-        if scale is None:
-            to_loc = torch.empty_like(loc)
-            grads = _operands(to_loc, None, geometry)
-        else:
-            to_loc, to_scale = _new(loc, scale, geometry), _new(loc, scale, geometry)
-            grads = to_loc, to_scale
-        if not geometry.dense:
-            grad_z = grad_z.view(geometry.size)
-            if to_scale is not None:
-                grads = to_loc.view(geometry.size), to_scale.view(geometry.size)
-        backend.gaussian_backward(
-            grad_z, grad_kl, mu, x, key, None, kind, low, high, weight, geometry.dense, *grads
-        )
-        return to_loc, to_scale, None, None
+        return *_backward(grad_z, grad_kl, loc, scale, key, ctx.call), None, None
+
+
+# The ops themselves take it too: a compiled model calls them.
+
+
+def op_forward(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor] | None:
+    """The op's result, or None when it has to go the general way."""
+    call = _call_of_op(inputs, spec)
+    if call is None:
+        return None
+    z, kl = _forward(inputs.loc, inputs.scale, inputs.key, call)  # type: ignore[arg-type]
+    if kl is None:
+        kl = inputs.loc.new_empty(0, dtype=_KL_DTYPE[inputs.loc.dtype])
+    return z, kl
+
+
+def op_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    inputs: Inputs,
+    spec: Spec,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The backward op's result, or None as above."""
+    loc, scale, key, _ = inputs
+    # An op's result is never one of its operands, as loc's gradient without a KL would be.
+    if grad_z is None or grad_kl is None or not (needs[0] and (needs[1] or scale is None)):
+        return None
+    call = _call_of_op(inputs, spec)
+    if (
+        call is None
+        or call.reduction is None
+        or (grad_z.shape, grad_z.dtype) != (call.geometry.shape, loc.dtype)
+        or (grad_kl.shape, grad_kl.dtype) != ((), _KL_DTYPE[loc.dtype])
+        or not (loc.device == grad_z.device == grad_kl.device)
+        or not grad_z.is_contiguous()
+        or not (ordinary(grad_z) and ordinary(grad_kl))
+    ):
+        return None
+    to_loc, to_scale = _backward(grad_z, grad_kl, loc, scale, key, call)  # type: ignore[arg-type]
+    none = loc.new_empty(0)
+    return to_loc, none if to_scale is None else to_scale, loc.new_empty(0)
+
+
+def _call_of_op(inputs: Inputs, spec: Spec) -> Call | None:
+    loc, scale, key, eps = inputs
+    order, kind, low, high, reduction, sample, dim = spec
+    if order or not sample or eps is not None or not 0 <= kind < len(SCALE_KINDS):
+        return None
+    if key is None or key.shape != (2,) or key.dtype not in (torch.uint64, torch.int64):
+        return None
+    geometry = _located(loc, scale, dim, reduction)
+    if geometry is None or not at_hand(key, loc):
+        return None
+    weight = gaussian_call.kl_weight(geometry.shape, reduction)
+    return Call(select.pick(loc.device), kind, low, high, weight, reduction, dim, geometry)
 
 
 def _general_backward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -32,6 +34,14 @@ def plain(t: object) -> bool:
     return eager() and ordinary(t)
 
 
+def all_plain(*tensors: object) -> bool:
+    """Whether an op's Autograd kernel may compute at once, where no gradient is wanted.
+
+    A second dispatch costs a compiled model as much as a small op itself.
+    """
+    return eager() and all(t is None or ordinary(t) for t in tensors)
+
+
 def ordinary(t: object) -> bool:
     """Whether ``t`` is a tensor whose memory holds its values."""
     return (
@@ -39,6 +49,11 @@ def ordinary(t: object) -> bool:
         and not t.is_neg()  # type: ignore[attr-defined]
         and not t._is_zerotensor()  # type: ignore[attr-defined]
     )
+
+
+def at_hand(key: Tensor, like: Tensor) -> bool:
+    """Whether a kernel can read a key that goes with a tensor as it is."""
+    return (key.device == like.device or key.is_cpu) and ordinary(key) and key.is_contiguous()
 
 
 def functorch_active() -> bool:
@@ -49,6 +64,17 @@ def functorch_active() -> bool:
 def forward_ad_active() -> bool:
     """Whether forward-mode derivatives are being computed (which no op here implements)."""
     return forward_ad._current_level >= 0
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def below_autograd(op: Any, *args: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
 
 
 def front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:

@@ -19,7 +19,15 @@ from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from . import rows_call
 from .gaussian_call import compute_dtype
 from .layout import memory_order
-from .library import LIB, define, forward_ad_active, functorch_active, plain
+from .library import (
+    LIB,
+    all_plain,
+    below_autograd,
+    define,
+    functorch_active,
+    needs_grad,
+    plain,
+)
 from .rows_call import Outputs, Spec
 from .rows_double_backward import double_backward
 
@@ -80,7 +88,7 @@ def _run(logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec) -
         return torch.ops.fused_reparam.relaxed_categories(logits, key, noise, *spec)
     backend = select.pick(logits.device)
     forward = partial(rows_call.forward, backend)
-    if not _needs_grad(logits):
+    if not needs_grad(logits):
         return forward(logits, key, noise, spec)
     compute = partial(rows_call.backward, backend)
     return Categories.apply(forward, compute, _with_soft(spec), logits, key, noise)
@@ -95,12 +103,6 @@ def _differentiable(logits: Tensor, key: Tensor | None, noise: Tensor | None, sp
     function = _TransformableCategories if functorch_active() else Categories
     args = (_redispatch_forward, _redispatch_backward, _with_soft(spec), logits, key, noise)
     return function.apply(*args)  # type: ignore[no-untyped-call]
-
-
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def summed(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -122,7 +124,7 @@ def categories_backward(
     tensors = (grad_y, grad_kl, logits, soft)
     if not all(t is None or plain(t) for t in tensors):
         compute = _redispatch_backward
-    if _needs_grad(*tensors):
+    if needs_grad(*tensors):
         function = _TransformableBackward if functorch_active() else CategoriesBackward
         return function.apply(compute, spec, *tensors)  # type: ignore[no-any-return, no-untyped-call]
     return compute(grad_y, grad_kl, logits, soft, spec)
@@ -309,24 +311,21 @@ def _backward_fake(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any
     return rows_call.empty_like(_like(logits, soft), Spec(*spec))
 
 
-def _below_autograd(op: Any, *args: Any) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
-
-
 def _redispatch_forward(logits: Any, key: Any, noise: Any, spec: Spec) -> Outputs:
     op = torch.ops.fused_reparam.relaxed_categories.default
-    return tuple(_below_autograd(op, logits, key, noise, *spec))  # type: ignore[return-value]
+    return tuple(below_autograd(op, logits, key, noise, *spec))  # type: ignore[return-value]
 
 
 def _redispatch_backward(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec) -> Any:
     op = torch.ops.fused_reparam.relaxed_categories_backward.default
-    return _below_autograd(op, grad_y, grad_kl, logits, soft, *spec)
+    return below_autograd(op, grad_y, grad_kl, logits, soft, *spec)
 
 
 def _forward_autograd(logits: Any, key: Any, noise: Any, *spec: Any) -> Any:
     s = Spec(*spec)
-    if not _needs_grad(logits):
+    if not needs_grad(logits):
+        if all_plain(logits, key, noise):
+            return _forward_op(logits, key, noise, *spec)
         return _redispatch_forward(logits, key, noise, s)
     y, soft, kl = _differentiable(logits, key, noise, s)
     return y, soft if s.want_soft else soft.new_empty((0,)), kl
@@ -334,6 +333,9 @@ def _forward_autograd(logits: Any, key: Any, noise: Any, *spec: Any) -> Any:
 
 def _backward_autograd(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) -> Any:
     s = Spec(*spec)
+    tensors = (grad_y, grad_kl, logits, soft)
+    if all_plain(*tensors) and not needs_grad(*tensors):
+        return _backward_op(*tensors, *spec)
     grad = categories_backward(_redispatch_backward, grad_y, grad_kl, logits, soft, s)
     return rows_call.empty_like(_like(logits, soft), s).zero_() if grad is None else grad
 

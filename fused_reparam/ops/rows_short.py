@@ -19,7 +19,7 @@ from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..modes import eager
 from . import rows_call
 from .gaussian_call import compute_dtype
-from .library import forward_ad_active, ordinary
+from .library import at_hand, forward_ad_active, ordinary
 from .rows import categories_backward, summed, temperature_within
 from .rows_call import Spec
 
@@ -79,9 +79,7 @@ def draw(
     ):
         return None
     device = logits.device
-    if key is not None and not (
-        (key.device == device or key.is_cpu) and ordinary(key) and key.is_contiguous()
-    ):
+    if key is not None and not at_hand(key, logits):
         return None
     geometry = _geometry(logits.shape, dim)
     if geometry is None:
@@ -89,8 +87,7 @@ def draw(
     backend = select.pick(device)
     drawn: Key | None = key
     if drawn is None:
-        derives = getattr(backend, "DERIVES_KEYS", False)
-        drawn = (noise.draw_for_kernel if derives else noise.draw_bits)(device, generator)
+        drawn = noise.draw_for(backend, device, generator)
     needs_grad = logits.requires_grad and torch.is_grad_enabled()
     want_soft = needs_grad and mode == HARD
     spec = Spec([], mode, temperature_within(tau), unimix, dim, True, want_soft, want_kl)

@@ -33,7 +33,11 @@ from .gaussian import (
 from .memory import flat
 from .rows import softmax_backward, softmax_forward
 
+# Keys come as tensors; see `draws`.
+DERIVES_KEYS = False
+
 __all__ = [
+    "DERIVES_KEYS",
     "LOGVAR",
     "LOG_STD",
     "RHO",

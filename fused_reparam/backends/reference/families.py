@@ -36,6 +36,8 @@ class Family(NamedTuple):
     sampled: bool
     """Whether the values depend on the noise: then each sample has its own."""
     formula: Formula
+    linear: bool = True
+    """Whether z is parameter 0 and something that does not depend on it."""
 
 
 def _scale(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -146,7 +148,9 @@ def tanh_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
     positive = x >= 0
     size = torch.where(positive, x, -x)
     e = torch.exp(-2.0 * size)
-    tanh = (1.0 - e) / (1.0 + e)
+    # 1 - e has no digits left near zero; its own derivative is exact where expm1's is rounded to 0.
+    rest = torch.where(size < 0.25, -torch.expm1(-2.0 * size), 1.0 - e)
+    tanh = rest / (1.0 + e)
     tanh = torch.where(positive, tanh, -tanh)
     half = 0.5 * (highest - lowest)
     action = 0.5 * (highest + lowest) + half * tanh
@@ -187,8 +191,9 @@ def laplace_kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
-    """-log scale where [loc - scale, loc + scale] lies within [-1, 1], else infinite."""
-    return torch.where(loc.abs() + scale <= 1.0, -torch.log(scale), math.inf)
+    """-log scale where [loc - scale, loc + scale] is within [-1, 1], else infinite; NaN of NaN."""
+    end = loc.abs() + scale
+    return torch.where(end > 1.0, math.inf, 0.0 * end - torch.log(scale))
 
 
 def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
@@ -245,16 +250,16 @@ FAMILIES: dict[str, Family] = {
     "log_prob": Family(2, "normal", 2, True, log_prob),
     "log_prob_prior": Family(4, "normal", 2, True, log_prob_prior),
     "mixture": Family(2, "normal", 1, True, mixture),
-    "tanh_normal": Family(2, "normal", 1, True, tanh_normal),
-    "log_normal": Family(2, "normal", 1, False, log_normal),
+    "tanh_normal": Family(2, "normal", 1, True, tanh_normal, linear=False),
+    "log_normal": Family(2, "normal", 1, False, log_normal, linear=False),
     "laplace": Family(2, "laplace", 1, False, _loc_scale(laplace_kl)),
     "logistic": Family(2, "logistic", 0, False, _loc_scale(None)),
     "gumbel": Family(2, "gumbel", 0, False, _loc_scale(None)),
     "uniform": Family(2, "uniform", 1, False, _loc_scale(uniform_kl)),
     "cauchy": Family(2, "cauchy", 1, False, _loc_scale(cauchy_kl)),
     "student_t": Family(2, "student_t", 0, False, _loc_scale(None)),
-    "relaxed_bernoulli": Family(1, "logistic", 0, False, relaxed_bernoulli),
-    "kumaraswamy": Family(2, "exponential", 0, False, kumaraswamy),
+    "relaxed_bernoulli": Family(1, "logistic", 0, False, relaxed_bernoulli, linear=False),
+    "kumaraswamy": Family(2, "exponential", 0, False, kumaraswamy, linear=False),
 }
 """By name, which backends receive; the order is the native library's numbering."""
 

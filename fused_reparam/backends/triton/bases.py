@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ... import streams
-from .approx import PI, cos_sin_pi, exp, expm1, reciprocal, series, sqrt
+from .approx import PI, PTX, cos_sin_pi, exp, expm1, ptx, reciprocal, series, sqrt
 from .box_muller import normal_elements, normal_tile
 from .uniform import (
     even_odd_words,
@@ -49,6 +49,15 @@ def sine(x, TERMS: tl.constexpr):
 
 
 @triton.jit
+def fast_sqrt(x, MATH: tl.constexpr):
+    """`sqrt` of zero or a normal number: there is nothing to scale for subnormal ones."""
+    if MATH == PTX:
+        return ptx("sqrt.approx.ftz.f32", x)
+    else:
+        return sqrt(x, MATH)
+
+
+@triton.jit
 def cotangent(v, MATH: tl.constexpr):
     """cot(pi v) for 0 < v <= 1/2."""
     if v.dtype.is_fp64():
@@ -56,7 +65,7 @@ def cotangent(v, MATH: tl.constexpr):
         return c / s
     else:  # of the nearer of 0 and pi / 2, so that a series of the sine serves both
         s = sine(tl.minimum(v, 0.5 - v) * PI, 5)
-        c = sqrt(1.0 - s * s, MATH)
+        c = fast_sqrt(1.0 - s * s, MATH)
         low = v < 0.25
         return tl.where(low, c, s) * reciprocal(tl.where(low, s, c), MATH)
 
@@ -70,7 +79,7 @@ def student_t(v, upper, angle, df, power, MATH: tl.constexpr):
         cosine, _ = cos_sin_pi(2.0 * angle, MATH)
     else:  # cos(2 pi v) from its distance to the zero at 1/4
         cosine = sine((0.25 - angle) * (2.0 * PI), 6)
-    return sqrt(df * growth, MATH) * cosine
+    return fast_sqrt(df * growth, MATH) * cosine
 
 
 @triton.jit

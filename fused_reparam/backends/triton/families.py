@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ..reference import families as reference
-from .approx import exp, expm1, log, reciprocal
+from .approx import exp, expm1, reciprocal
 from .scale import clamp, sigma_squares, slopes
 from .uniform import fast_log, log_uniform
 
@@ -80,10 +80,12 @@ def divergence(
         shrunk = exp(-in_scales(size, reciprocal(sigma, MATH)), 1.0, 1.0, EXACT, MATH)
         return sigma * shrunk + size - 0.5 * log_square - 1.0
     elif FAMILY == UNIFORM:
-        return tl.where(tl.abs(a) + sigma <= 1.0, -0.5 * log_square, float("inf"))
+        end = tl.abs(a) + sigma
+        return tl.where(end > 1.0, float("inf"), 0.0 * end - 0.5 * log_square)
     else:
         tl.static_assert(FAMILY == CAUCHY)
-        return log(((1.0 + sigma) * (1.0 + sigma) + a * a) * reciprocal(4.0 * sigma, MATH), MATH)
+        squares = (1.0 + sigma) * (1.0 + sigma) + a * a  # at least 4 sigma
+        return fast_log(squares * reciprocal(4.0 * sigma, MATH), MATH)
 
 
 @triton.jit
@@ -153,7 +155,8 @@ def draw(
         elif FAMILY == TANH_NORMAL:
             size = tl.abs(x)
             e = exp(-size, 2.0, 1.0, EXACT, MATH)
-            tanh = (1.0 - e) * reciprocal(1.0 + e, MATH)
+            # 1 - e would have no digits left near zero.
+            tanh = -expm1(-2.0 * size, e) * reciprocal(1.0 + e, MATH)
             action = clamp(n2 + n3 * tl.where(x >= 0.0, tanh, -tanh), n5, n6)
             value = 2.0 * (size + fast_log(1.0 + e, MATH)) - 0.5 * (eps * eps + log_square) - n4
             return action, value, x
@@ -211,7 +214,7 @@ def pull(
             dx = gz * (4.0 * n3) * (e * share) * share
             if g0 is not None:
                 s2 += g0
-                tanh = (1.0 - e) * share
+                tanh = -expm1(-2.0 * tl.abs(x), e) * share
                 dx += 2.0 * g0 * tl.where(x >= 0.0, tanh, -tanh)
         return s0 + dx, s1 + dx * eps, s2, s3, s4
 
@@ -258,7 +261,9 @@ def finish(
                 to_b += gk * (shrunk + shrunk * t - to_log)
         elif FAMILY == UNIFORM:
             if gk is not None:
-                to_b += tl.where(tl.abs(a) + sigma <= 1.0, -gk * to_log, 0.0)
+                end = tl.abs(a) + sigma
+                s0 += tl.where(end > 1.0, 0.0, 0.0 * end)
+                to_b += tl.where(end > 1.0, 0.0, 0.0 * end - gk * to_log)
         elif FAMILY == CAUCHY:
             if gk is not None:
                 twice = 2.0 * gk * reciprocal((1.0 + sigma) * (1.0 + sigma) + a * a, MATH)

@@ -26,15 +26,11 @@ SINGLE = (SMALL, Shape(1024, 8), Shape(4096, 16))  # one program for everything:
 SEGMENT = (SMALL, Shape(1024, 8))
 MANY_GROUPS = 1 << 20  # two rounds of programs with a large shape on 132 multiprocessors, 8 on each
 
-# By architecture, then by elements in a vector (2: float64, 4: float32, 8: 16-bit types).
-_FOUR_VECTORS = {2: Shape(256, 4), 4: Shape(512, 4), 8: Shape(512, 4)}  # float64: registers for two
-LARGE = {
-    "sm_80": _FOUR_VECTORS,
-    "sm_90": _FOUR_VECTORS,
-    "sm_100": _FOUR_VECTORS,
-    "gfx942": {2: Shape(1024, 4), 4: Shape(1024, 4), 8: Shape(1024, 4)},  # 64 threads in a warp
-}
-DEFAULT = _FOUR_VECTORS
+# By elements in a vector (2: float64, 4: float32, 8: 16-bit types): four vectors for a thread, and
+# for float64, whose registers are twice as many, two.
+DEFAULT = {2: Shape(256, 4), 4: Shape(512, 4), 8: Shape(512, 4)}
+# For architectures where they differ.
+OVERRIDES = {"gfx942": dict.fromkeys(DEFAULT, Shape(1024, 4))}  # 64 threads in a warp
 _VARIABLE = "FUSED_REPARAM_TRITON_SHAPE"
 
 
@@ -52,7 +48,7 @@ def architecture(device: torch.device | None) -> str:
 def large_shape(vector: int, arch: str) -> Shape:
     """The shape for big tensors; FUSED_REPARAM_TRITON_SHAPE="groups,warps" tries another."""
     asked = os.environ.get(_VARIABLE)
-    return _parse(asked) if asked else LARGE.get(arch, DEFAULT)[vector]
+    return _parse(asked) if asked else OVERRIDES.get(arch, DEFAULT)[vector]
 
 
 def sparse_shape(vector: int, arch: str) -> Shape:

@@ -1,0 +1,194 @@
+"""Weights of independent Gaussians, for layers to draw, and their KL to the prior."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import arguments, functional
+from ..functional.weights import mixture_numbers
+
+__all__ = ["MeanField", "Mixture", "kl_divergence"]
+
+Mixture = tuple[float, float, float]
+
+
+class _Drawn(NamedTuple):
+    """The KL that came with drawn weights, and of what."""
+
+    kl: Tensor
+    parts: tuple[Tensor, ...]  # of the weight, of the bias
+    state: tuple[tuple[Tensor, int, bool], ...]
+    thread: int | None  # None: in compiled code
+
+
+class MeanField(nn.Module):
+    """A weight and perhaps a bias, each element of its own Gaussian, and their KL."""
+
+    weight_mu: nn.Parameter
+    weight_rho: nn.Parameter
+    bias_mu: nn.Parameter | None
+    bias_rho: nn.Parameter | None
+
+    def __init__(
+        self,
+        weight_shape: Sequence[int],
+        bias: bool,
+        prior_mean: float,
+        prior_std: float,
+        mixture: Mixture | None,
+        rho_init: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.prior_mean = arguments.number("prior_mean", prior_mean)
+        self.prior_std = arguments.deviation("prior_std", prior_std)
+        self.mixture = None if mixture is None else mixture_numbers(mixture, self.prior_std)
+        self.rho_init = arguments.number("rho_init", rho_init)
+        for name, shape in (("weight", weight_shape), ("bias", weight_shape[:1])):
+            for part in ("mu", "rho"):
+                made = torch.empty(tuple(shape), device=device, dtype=dtype)
+                wanted = name == "weight" or bias
+                self.register_parameter(f"{name}_{part}", nn.Parameter(made) if wanted else None)
+        self._drawn: _Drawn | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Means as PyTorch's layers start, scales at ``rho_init``."""
+        nn.init.kaiming_uniform_(self.weight_mu, a=math.sqrt(5))
+        if self.bias_mu is not None:
+            inputs = math.prod(self.weight_mu.shape[1:])
+            bound = 1.0 / math.sqrt(inputs) if inputs else 0.0
+            nn.init.uniform_(self.bias_mu, -bound, bound)
+        for _, rho in self._pairs():
+            nn.init.constant_(rho, self.rho_init)
+
+    def kl(self) -> Tensor:
+        """The KL of all weights to their prior, by the parameters as they are: one number.
+
+        In training, the one that the last forward pass computed as it drew the weights, while the
+        parameters are unchanged and no backward pass has been made through it. It then shares
+        that pass's graph: call ``backward()`` on the sum of loss and KL, or the loss's first and
+        then ``kl()``. Otherwise it is computed now, with a graph of its own; to a mixture, where it
+        is an estimate, from weights drawn now.
+        """
+        drawn = self._drawn
+        if drawn is not None and self.training and self._holds(drawn):
+            return drawn.kl
+        if self.mixture is not None:
+            return _total([self._sampled(*pair)[1] for pair in self._pairs()])
+        prior = self.prior_mean, self.prior_std
+        return _total([
+            functional.gaussian_kl(mu, rho=rho, reduction="sum", prior=prior)
+            for mu, rho in self._pairs()
+        ])  # fmt: skip
+
+    def _draw(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias: drawn, and their KL kept, in training; the means in eval."""
+        if not self.training:
+            return self.weight_mu, self.bias_mu
+        (weight, *bias), kls = zip(*(self._sampled(*pair) for pair in self._pairs()), strict=True)
+        self._drawn = None
+        if any(kl.requires_grad for kl in kls):
+            thread = None if torch.compiler.is_compiling() else threading.get_ident()
+            self._drawn = _Drawn(_total(kls), kls, self._state(), thread)
+        return weight, bias[0] if bias else None
+
+    def _sampled(self, mu: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.sample_weight(
+            mu, rho, self.prior_mean, self.prior_std, mixture=self.mixture
+        )
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        pairs: list[tuple[Tensor, Tensor]] = [(self.weight_mu, self.weight_rho)]
+        if self.bias_mu is not None and self.bias_rho is not None:
+            pairs.append((self.bias_mu, self.bias_rho))
+        return pairs
+
+    def _state(self) -> tuple[tuple[Tensor, int, bool], ...]:
+        """What tells the parameters from other ones, and from themselves before a change."""
+        return tuple((p, p._version, p.requires_grad) for pair in self._pairs() for p in pair)
+
+    def _holds(self, drawn: _Drawn) -> bool:
+        """Whether a KL is that of the parameters now, and a backward pass can go through it."""
+        if torch.compiler.is_compiling():
+            # A compiler can't see either. A Gaussian's costs little to compute anew.
+            return self.mixture is not None and drawn.thread is None
+        here, now = drawn.thread in (None, threading.get_ident()), self._state()
+        same = len(now) == len(drawn.state) and all(
+            p is q and rest == others
+            for (p, *rest), (q, *others) in zip(drawn.state, now, strict=True)
+        )
+        return here and same and all(map(_unspent, drawn.parts))
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        # Other dtypes and devices come without a new version.
+        self._drawn = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A tensor with a history can be neither copied nor pickled.
+        return self.__dict__ | {"_drawn": None}
+
+    def _about_prior(self) -> str:
+        if self.mixture is not None:
+            return f"prior_mean={self.prior_mean}, mixture={self.mixture}"
+        return f"prior_mean={self.prior_mean}, prior_std={self.prior_std}"
+
+
+def _unspent(kl: Tensor) -> bool:
+    """Whether no backward pass has freed what this KL's would need."""
+    if kl.grad_fn is None:
+        return True
+    try:
+        # Not unpacked: under a checkpoint that would run the forward pass again.
+        kl.grad_fn._raw_saved_tensors  # type: ignore[attr-defined]  # noqa: B018
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def kl_divergence(model: nn.Module) -> Tensor:
+    """The KL divergence of all sampled weights of a model to their priors: what the loss adds.
+
+    The sum of ``layer.kl()`` over all :class:`BayesianLinear` and :class:`BayesianConv2d` in it.
+    Divide by the number of examples where the loss is a mean over them.
+
+    Args:
+        model: any module; layers that appear twice are counted once.
+
+    Returns:
+        A 0-d tensor, float32 or float64, on the first layer's device.
+
+    Raises:
+        ValueError: the model has no such layer.
+
+    Source: Blundell et al., "Weight uncertainty in neural networks", 2015, equation 2.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import BayesianLinear, kl_divergence
+        >>> layer = BayesianLinear(2, 2)
+        >>> bool(kl_divergence(torch.nn.Sequential(layer, layer)) == layer.kl())
+        True
+    """
+    kls = [layer.kl() for layer in model.modules() if isinstance(layer, MeanField)]
+    if not kls:
+        raise ValueError(
+            "kl_divergence adds up the KL of Bayesian layers (BayesianLinear, BayesianConv2d), and "
+            f"this {type(model).__name__} has none"
+        )
+    return _total(kls)
+
+
+def _total(kls: Sequence[Tensor]) -> Tensor:
+    total = kls[0]
+    for kl in kls[1:]:
+        total = total + kl.to(total.device)
+    return total

@@ -1,0 +1,119 @@
+"""The CPU draws' inner loops, by what stands in their machine code: a gate without a clock.
+
+`python tests/disassembly.py` prints the counts; see there how the loops are found.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import disassembly
+import pytest
+from test_instructions import COMPILER, OTHER_MARGIN
+
+# Instructions for each register of results, AVX-512 and AVX2, float32. In AVX-512 made of:
+#   loads, a store and the loop 6 to 8, with an addition to what is there 2 more
+#   about 14 for exp, 16 for a log, 30 for one of any number (zero, negative, subnormal), 20 for
+#     expm1, 10 for log(1 + e)
+#   noise: words 28 (see `test_instructions`); u, order, store and fetching ahead 12
+# AVX2 has no exponent instructions, no xor of three and half of the registers: constants and
+# words are loaded again.
+BOUNDS = {
+    ("noise", "UniformBits"): (42, 50.5),
+    ("noise", "Normal"): (60, 78.5),  # Box-Muller 20 in place of u
+    ("noise", "Symmetric"): (44, 53),  # 1 - 2 v, sign
+    ("noise", "Exponential"): (66.5, 76.5),  # log of either end, 24
+    ("noise", "Laplace"): (65, 74.5),  # log, sign
+    ("noise", "Logistic"): (65.5, 74.5),  # quotient, log, sign
+    ("noise", "Gumbel"): (86.5, 98.5),  # log of either end, log
+    ("noise", "Cauchy"): (60, 65.5),  # two series 15, quotient, sign
+    ("noise", "StudentT"): (64, 91.5),  # given both numbers: log, expm1, series 7, root
+    ("draw", "linear"): (7.2, 7.2),  # two loads, multiply-add, store, index, loop
+    ("draw", "log_prob"): (5.5, 5.5),  # three results; densities 6
+    ("draw", "log_prob_prior"): (5.9, 5.9),  # the same with a quotient
+    ("draw", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
+    ("draw", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
+    ("draw", "exponent"): (23, 31),  # exp
+    ("draw", "relaxed_bernoulli"): (26, 34),  # exp, quotient
+    ("draw", "hard_bernoulli"): (8.8, 8.8),  # sum, choices 3
+    ("draw", "kumaraswamy"): (119, 158),  # two quotients, exp; log(1 - e^-t): exp, expm1, log
+    # Two or three results.
+    ("draw_backward", "linear"): (3.9, 3.9),
+    ("draw_backward", "log_prob"): (6.5, 6.5),
+    ("draw_backward", "log_prob_prior"): (6.1, 6.2),  # five results
+    ("draw_backward", "mixture"): (15.5, 19),  # exp, shares 8
+    ("draw_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
+    ("draw_backward", "exponent"): (14, 18.2),  # exp
+    ("draw_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
+    ("draw_backward", "kumaraswamy"): (76, 106),  # the same, expm1, a quotient; two results
+    ("value", "gaussian"): (14.6, 14.6),  # two squares, sums, bound
+    ("value", "gaussian_prior"): (15.6, 15.6),
+    ("value", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
+    ("value", "uniform"): (42.5, 43.5),  # log of any number, choice
+    ("value", "cauchy"): (42.5, 43.5),  # log of any number, quotient
+    ("value_backward", "gaussian"): (7.6, 7.6),
+    ("value_backward", "gaussian_prior"): (6.3, 6.3),
+    ("value_backward", "laplace"): (20, 24),  # two results; exp, quotient, sign
+    ("value_backward", "uniform"): (7.8, 7.8),
+    ("value_backward", "cauchy"): (7.8, 8.3),
+    # Every result that may be wanted: sigma, its logarithm, both derivatives.
+    ("scale", "logvar"): (9.1, 11.7),
+    ("scale", "log_std"): (8.8, 11.2),
+    ("scale", "std"): (27.5, 29),
+    ("scale", "var"): (29, 30.5),
+    ("scale", "rho"): (34.5, 46),
+}
+CASES = [(isa, *key) for isa in disassembly.ISAS for key in BOUNDS]
+
+
+@cache
+def found() -> tuple[dict[tuple[str, str, str], list[list[str]]], float]:
+    """The loops, and what bounds are multiplied by for the compiler of the library."""
+    try:
+        loops = disassembly.draw_loops()
+    except disassembly.CannotRead as why:
+        pytest.skip(f"machine code can't be read: {why}")
+    return loops, 1.0 if COMPILER in disassembly.library().read_bytes() else OTHER_MARGIN
+
+
+def loops_of(case: tuple[str, str, str]) -> tuple[list[list[str]], float]:
+    loops, margin = found()
+    bodies = loops.get(case, [])
+    if not bodies and margin != 1.0:
+        pytest.skip("the compiler of this library has put the loop elsewhere")
+    assert bodies, "the loop was not found"
+    return bodies, margin
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_loops_work_on_whole_registers(case):
+    for body in loops_of(case)[0]:
+        assert disassembly.scalar(body) == []
+        assert disassembly.narrow(body, case[0]) == []
+        assert not [text for text in body if text.startswith("call") or "gather" in text]
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_instructions_per_register(case):
+    isa, *key = case
+    bodies, margin = loops_of(case)
+    bound = BOUNDS[tuple(key)][disassembly.ISAS.index(isa)]
+    assert disassembly.per_register(key[0], bodies) <= bound * margin
+
+
+def test_a_machine_without_objdump_is_no_failure(monkeypatch):
+    monkeypatch.setattr(disassembly.shutil, "which", lambda name: None)
+    monkeypatch.setattr(disassembly.platform, "machine", lambda: "x86_64")
+    with pytest.raises(disassembly.CannotRead, match="objdump"):
+        disassembly.library()
+
+
+def test_the_reader_sees_what_it_is_for():
+    body = ["vmulss %xmm0,%xmm1,%xmm2", "vaddps %ymm0,%ymm1,%ymm2", "vmovups %zmm2,(%rax,%rdx,4)",
+            "vmovaps %zmm2,0x40(%rsp)", "vmovups (%rax),%zmm2"]  # fmt: skip
+    assert disassembly.scalar(body) == body[:1]
+    assert disassembly.narrow(body, "avx512") == body[1:2]
+    assert disassembly.narrow(body, "avx2") == []
+    assert disassembly.stores(body) == 1
+    back = "jne    1 <f+0x1>"
+    assert disassembly.loops([*enumerate(body), (len(body), back)]) == [[*body[1:], back]]

@@ -1,8 +1,9 @@
 """Packages, the native sources and the native library; everything else is in pyproject.toml.
 
-With PyTorch and a C++ compiler at hand (``pip install --no-build-isolation .``) the library is
-compiled into the package. Otherwise, or when that fails, it is built at first use from the sources
-that the package carries; with FUSED_REPARAM_REQUIRE_NATIVE=1 a failure is an error.
+With PyTorch and a C++ compiler at hand (``pip install --no-build-isolation .``) the library and its
+host extension are compiled into the package. Otherwise, or when that fails, they are built at first
+use from the sources that the package carries; with FUSED_REPARAM_REQUIRE_NATIVE=1 a failure of the
+library is an error.
 """
 
 import importlib.util
@@ -64,10 +65,11 @@ class BuildLibrary(build_ext):
 
     def build_extension(self, ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = native.build_host if ext is host else native.build
         try:
-            native.build(output)
+            build(output)
         except native.BuildError as error:
-            if REQUIRED:
+            if REQUIRED and ext is library:
                 raise
             print(f"warning: {error}\nThe library will be built at first use.", file=sys.stderr)
 
@@ -87,12 +89,17 @@ if missing and REQUIRED:
 if missing:
     print(f"The native library is left to first use: {missing}", file=sys.stderr)
 
-library = Extension(
-    "fused_reparam.backends." + native.library_name().removesuffix(".so"), sources=[], optional=True
-)
+
+def extension(file_name):
+    name = "fused_reparam.backends." + file_name.removesuffix(".so")
+    return Extension(name, sources=[], optional=True)
+
+
+library = extension(native.library_name())
+host = None if missing else extension(native.host_name())
 
 setup(
     packages=find_packages(include=["fused_reparam", "fused_reparam.*"]),
-    ext_modules=[] if missing else [library],
+    ext_modules=[] if missing else [library, host],
     cmdclass={"build_py": CopySources, "build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
 )

@@ -12,9 +12,9 @@ One file for each idea: `ops/` says what an op computes and what it must move, `
 training steps, `variants` who computes it, `gate` whether the answer is right (`normality` and
 `scores`: its noise), `case` what is to be done, `timing`, `memory` and `launches` how long, how
 much and how many (`trace` asks the profiler), `limits` what the machine itself can do, `machine`
-which one it is, `allocator` what becomes of freed memory, `measure` runs it all, `report`, `files`,
-`compare` and `markdown` show it. `rows` says which rows belong together and who is fastest,
-`targets` what must be reached, `plots` draws, `pages` fills in README and docs. `gpu_report` runs
-everything on a GPU, with `processes` that have a limit of time, `outcomes` of tests, and
-`reporting`, the report's text.
+which one it is, `allocator` what becomes of freed memory, `steadiness` whether it was busy,
+`measure` runs it all, `report`, `files`, `compare` and `markdown` show it. `rows` says which rows
+belong together and who is fastest, `targets` what must be reached, `plots` draws, `pages` fills in
+README and docs. `gpu_report` runs everything on a GPU as its `plan` says, with `processes` that
+have a limit of time, `outcomes` of tests, and `reporting`, the report's text.
 """

@@ -48,6 +48,10 @@ def run(words: Sequence[str]) -> int:
     And LOST_DEVICE when a variant took the device with it; what was measured until then is kept.
     """
     options = _options(words)
+    problem = _none_runs(options)
+    if problem:
+        print(f"python -m bench: {problem}", file=sys.stderr)
+        return 2
     try:
         Path(options.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,7 +121,11 @@ def compare(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     from bench.compare import print_comparison
 
-    print_comparison(*_read(parser, options.before, options.after))
+    before, after = _read(parser, options.before, options.after)
+    try:
+        print_comparison(before, after)
+    except ValueError as error:
+        _fail(parser, error)
     return 0
 
 
@@ -144,11 +152,15 @@ def merge(words: Sequence[str]) -> int:
 def table(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench table")
     parser.add_argument("result", type=Path, help="result JSON")
-    parser.add_argument("--work", choices=WORKS, default="forward+backward")
+    parser.add_argument("--work", choices=WORKS, help="(default: the most that the op has)")
     options = parser.parse_args(words)
     from bench import markdown
 
-    print(markdown.table(*_read(parser, options.result), options.work))
+    [result] = _read(parser, options.result)
+    try:
+        print(markdown.only_table(result, options.work))
+    except ValueError as error:
+        _fail(parser, ValueError(f"{options.result}: {error}"))
     return 0
 
 
@@ -251,6 +263,17 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--threads {options.threads}: expected 1 or more")
     if options.keep_memory:
         allocator.keep_freed_memory()
+
+
+def _none_runs(options: argparse.Namespace) -> str | None:
+    """Why none of our backends that are asked for can run here; None where one can, or none is."""
+    device = torch.device(options.device)
+    asked = [name for name in variants.BACKENDS if name in options.variants]
+    reasons = {name: variants.backend_module(name, device)[1] for name in asked}
+    if not asked or None in reasons.values():
+        return None
+    words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return f"--variants {','.join(options.variants)}: expected one of ours that can run; {words}"
 
 
 def _some(option: str, text: str | None, names: Sequence[str] = ()) -> tuple[str, ...]:

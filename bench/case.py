@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench import gate, memory
 from bench.ops.base import Base, Op, Shape, Tensors
@@ -16,6 +18,36 @@ from bench.variants import Variant
 
 # Graphs kept ready for the backward pass of small sizes may take this much memory.
 GRAPH_BYTES = 1 << 28
+
+
+class Case(Protocol):
+    """What is measured at a time: an op at one size and dtype, or a model's training step."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def torch_dtype(self) -> torch.dtype: ...
+    @property
+    def works(self) -> tuple[str, ...]: ...
+    @property
+    def elements(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def moved(self, work: str) -> int | None: ...
+    def made(self, work: str) -> int | None: ...
+    def noise_elements(self, work: str) -> int: ...
+    @property
+    def noise_base(self) -> Base: ...
+    def need(self, work: str, variant: Variant) -> int: ...
+    def verdict(self, variant: Variant) -> str | None: ...
+    def saved_bytes(self, variant: Variant) -> int: ...
+    def contestant(self, work: str, variant: Variant) -> Contestant: ...
 
 
 @dataclass(frozen=True)
@@ -79,9 +111,18 @@ class OpCase:
         count = alive.forward if work == "forward" else alive.backward
         # Plain PyTorch makes noise in wider types.
         width = max(self.torch_dtype.itemsize, 4 if variant.family == "reference" else 0)
-        # Not made yet: two inputs, and the gradient of a sample.
-        waiting = sum(name not in self.__dict__ for name in ("inputs", "inputs", "sample_grad"))
-        return count * self.elements * width + waiting * self.latent_bytes
+        return count * self.elements * width + self._waiting_bytes()
+
+    def _waiting_bytes(self) -> int:
+        """What the tensors take that are not made yet: inputs, and the gradient of a sample."""
+        bytes_ = 0
+        if "inputs" not in self.__dict__:
+            with FakeTensorMode():
+                inputs = self.op.inputs(self.shape, self.torch_dtype, torch.device("cpu"))
+                bytes_ += sum(tensor.untyped_storage().nbytes() for tensor in inputs)
+        if self.has_backward and "sample_grad" not in self.__dict__:
+            bytes_ += math.prod(self.op.output_shapes(self.shape)[0]) * self.torch_dtype.itemsize
+        return bytes_
 
     def incoming(self, outputs: Tensors) -> Tensors:
         """The gradients that arrive at the outputs; a sample's is the same for all variants."""

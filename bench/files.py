@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bench import steadiness
 from bench.machine import folder_name
 from bench.measure import FORMAT
 
@@ -70,7 +71,9 @@ def merged(first: Result, second: Result) -> Result:
     ordered = sorted(rows.values(), key=lambda r: (dtypes.index(r["dtype"]), elements[r["size"]]))
     settings = first["settings"] | {"dtypes": dtypes, "works": works}
     settings["sizes"] = sorted(sizes, key=elements.__getitem__)
-    return first | {"rows": ordered, "settings": settings}
+    made = first | {"rows": ordered, "settings": settings}
+    made["complete"] = all(result.get("complete", True) for result in (first, second))
+    return made | {"warnings": steadiness.warnings(ordered)}
 
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:

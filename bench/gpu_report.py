@@ -21,6 +21,7 @@ from typing import Any
 
 from bench import files, outcomes, processes, reporting, targets
 from bench.machine import folder_name
+from bench.plan import Step, steps
 from bench.rows import TESTS_FILE, Result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,16 +56,6 @@ for name in {TOOLS!r}:
 print(json.dumps([machine.describe(device), tools]))
 """
 SMI_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.max.mem,power.limit"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One run of the bench."""
-
-    name: str
-    words: tuple[str, ...]
-    most: float
-    """Seconds after which it is ended, of the default budget; of another in proportion."""
 
 
 @dataclass
@@ -123,7 +114,7 @@ def main(words: Sequence[str]) -> int:
     print("\n".join(reporting.environment(run)), flush=True)
     # Written first and rewritten after each step, so that the report outlives this process.
     _report(run)
-    first, rest = _plan(run.device)
+    first, rest = steps(run.device)
     _test(run, GPU_TESTS, [*options.tests, "-m", "gpu"])
     _measure(run, first)
     on_device = ["-k", run.device.split(":")[0]]
@@ -220,41 +211,6 @@ def _add(run: Run, name: str, done: processes.Done | None, found: dict[str, Any]
 
 
 # --- measurements ---------------------------------------------------------------------------------
-
-
-def _plan(device: str) -> tuple[list[Step], list[Step]]:
-    """What the targets ask for; then how time grows and all else, most important first."""
-    if device == "cpu":
-        few = ("--sizes", "16x20", "--dtype", "float32", "--variants", "distributions,reference")
-        work = ("--work", "forward+backward")
-        words = ("--op", "gaussian_latent", "--quick", *few, *work)
-        return [Step("gaussian_latent 16x20", words, 400)], []
-
-    def op(name: str, size: str, most: float = 90) -> Step:
-        return Step(f"{name} {size}", ("--op", name, "--quick", "--sizes", size), most)
-
-    return [op("gaussian_latent", "64M", 130), op("gaussian_latent", "128x20")], [
-        Step("training_step --quick", ("--op", "training_step", "--quick"), 120),
-        op("gaussian_latent", "1M"),
-        op("gaussian_latent", "256M"),
-        op("gaussian_latent", "16M"),
-        op("gaussian_latent_from_moments", "64M"),
-        op("gaussian_rsample", "64M"),
-        op("gaussian_kl", "64M"),
-        op("normal", "64M"),
-        op("gaussian_latent", "1G"),
-        # With the whole Bayesian layer, in place of the smaller one.
-        Step("training_step", ("--op", "training_step"), 150),
-        op("gaussian_latent", "16k,128k"),
-        op("gaussian_rsample", "128x20,1M"),
-        op("gaussian_latent_from_moments", "128x20,1M"),
-        op("gaussian_kl", "128x20,1M"),
-        op("normal", "128x20,1M"),
-        op("gumbel_softmax", "4096x1024,4x8192x16x16"),
-        op("sample_weight", "1e7"),
-        op("gaussian_latent_samples", "8x128x1024"),
-        op("tanh_normal_rsample", "256x6"),
-    ]
 
 
 def _measure(run: Run, steps: Sequence[Step]) -> None:
@@ -385,7 +341,7 @@ def _finish(run: Run) -> int:
     path = _report(run)
     if path is not None:
         print(f"wrote {path}")
-    for line in [*reporting.remarks(run), reporting.NEXT]:
+    for line in [*reporting.remarks(run), *reporting.next_steps(run)]:
         print(line)
     reporting.print_targets(run)
     failed = run.failed or bool(run.tests and run.tests["failed"])

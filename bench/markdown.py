@@ -10,6 +10,7 @@ from bench.ops.base import Op
 from bench.report import duration
 from bench.rows import (
     BOTH,
+    STEPS,
     Band,
     Case,
     Result,
@@ -22,6 +23,7 @@ from bench.rows import (
     most_work,
     named,
     rows_of,
+    thread_words,
     times_faster,
 )
 from bench.targets import Verdict
@@ -45,6 +47,19 @@ NOT_MEASURED = "-"
 SPREAD = "In brackets: what the quartiles of both times make of the ratio, at worst and at best."
 # Elements from which on a share of copy speed says something.
 MEBI = 1 << 20
+
+
+def only_table(result: Result, work: str | None = None) -> str:
+    """The table of any result, of one kind of work; of the most where none is named.
+
+    Raises:
+        ValueError: the result has no row of that work.
+    """
+    op, works = result["settings"]["op"], dict.fromkeys(row["work"] for row in result["rows"])
+    if not works or work not in (None, *works):
+        found = f"found those of {', '.join(works)}" if works else "found none at all"
+        raise ValueError(f"{op}: expected rows of {work or 'some work'}, {found}")
+    return steps(result) if op == STEPS else table(result, work or most_work(result["rows"]))
 
 
 def table(result: Result, work: str = BOTH) -> str:
@@ -163,7 +178,9 @@ def origin(results: Sequence[Result], what: str = "Measured") -> str:
 
 
 def _effort(result: Result) -> str:
-    return ", a rough run (`--quick`)" if result["settings"].get("quick") else ""
+    words = ", a rough run (`--quick`)" if result["settings"].get("quick") else ""
+    words += "" if result.get("complete", True) else ", **not all that the run was to measure**"
+    return words + "".join(f", **{warning}**" for warning in result.get("warnings", ()))
 
 
 def bytes_and_noise(ops: Iterable[Op]) -> str:
@@ -223,7 +240,7 @@ def scaling(by_threads: dict[int, list[Result]]) -> str:
         gains = [times_faster(who[ends[1]], who[ends[0]]) for who in (own, eager)]
         times = [_fused(own[count]) for count in threads]
         lines.append([case.size, case.dtype, *times, *map(_times, gains)])
-    named_threads = [f"{count} thread{'s' if count > 1 else ''}" for count in threads]
+    named_threads = [thread_words(count) for count in threads]
     header = ("latent", "dtype", *(f"fused, {name}" for name in named_threads))
     table = grid((*header, "gain", "eager's gain"), lines, texts=2)
     origins = [origin(by_threads[count], name.capitalize())

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from itertools import product
+from typing import Any
 
 import torch
 
-from bench import launches, limits, machine, memory
-from bench.case import OpCase
+from bench import launches, limits, machine, memory, steadiness
+from bench.case import Case, OpCase
 from bench.ops import OPS
-from bench.ops.base import NORMAL, WORKS, Base, Op
+from bench.ops.base import WORKS, Op
 from bench.sizes import shape_of
 from bench.timing import (
     THOROUGH,
@@ -48,36 +49,6 @@ class Settings:
     """Only these, and eager; empty for all."""
     quick: bool = False
     effort: Effort = THOROUGH
-
-
-class Case(Protocol):
-    """What is measured at a time: an op at one size and dtype, or a model's training step."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def torch_dtype(self) -> torch.dtype: ...
-    @property
-    def works(self) -> tuple[str, ...]: ...
-    @property
-    def elements(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    def moved(self, work: str) -> int | None: ...
-    def made(self, work: str) -> int | None: ...
-    def noise_elements(self, work: str) -> int: ...
-    @property
-    def noise_base(self) -> Base: ...
-    def need(self, work: str, variant: Variant) -> int: ...
-    def verdict(self, variant: Variant) -> str | None: ...
-    def saved_bytes(self, variant: Variant) -> int: ...
-    def contestant(self, work: str, variant: Variant) -> Contestant: ...
 
 
 class Skipped(Exception):
@@ -168,8 +139,16 @@ def result(
         "settings": asdict(settings),
         "limits": limit,
         "missing": [asdict(m) for m in missing],
+        "complete": not _lacking(settings, rows),
+        "warnings": steadiness.warnings(rows),
         "rows": list(rows),
     }
+
+
+def _lacking(settings: Settings, rows: Sequence[Row]) -> set[tuple[str, str]]:
+    """The cases that are still to be measured: a run may end before it comes to them."""
+    done = {(row["dtype"], row["size"]) for row in rows}
+    return set(product(settings.dtypes, settings.sizes)) - done
 
 
 def measure_case(
@@ -316,14 +295,8 @@ def figures(
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
     copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
-    bound = noise = None
-    if copy is not None:
-        # Of the same rounds where it was measured there, for machines are not equally fast always.
-        if limits.NOISE in spreads:
-            noise = spreads[limits.NOISE].median
-        elif case.noise_base == NORMAL:
-            noise = min(limit["normal_ns"][case.dtype].values()) * 1e-9 * case.noise_elements(work)
-        bound = max(copy.median, noise or 0.0)
+    noise = _noise_seconds(case, work, spreads, limit)
+    bound = None if copy is None or noise is None else max(copy.median, noise)
     return {
         "median_s": spread.median,
         "low_s": spread.low,
@@ -340,6 +313,17 @@ def figures(
         "vs_eager": ratio.get(EAGER),
         "vs_compile": ratio.get(COMPILE),
     }
+
+
+def _noise_seconds(
+    case: Case, work: str, spreads: dict[str, Spread], limit: dict[str, Any]
+) -> float | None:
+    """What the noise alone takes; None where nobody makes it in the caches, as on a GPU."""
+    if limits.NOISE in spreads:
+        # Of the same rounds, for machines are not equally fast always.
+        return spreads[limits.NOISE].median
+    cached = limits.CACHED_BY in limit["normal_ns"][case.dtype]
+    return 0.0 if cached and not case.noise_elements(work) else None
 
 
 def _host_time(case: Case, work: str, variant: Variant, clock: Clock) -> Row:

@@ -11,6 +11,7 @@ from typing import Any
 from bench import targets
 from bench.ops import OPS
 from bench.ops.base import WORKS
+from bench.report import duration
 from bench.rows import (
     STEPS,
     Band,
@@ -18,15 +19,16 @@ from bench.rows import (
     Row,
     best,
     cases,
+    commit_words,
     digest,
     fastest,
     load,
-    machine_words,
     most_work,
     named,
     read,
     rows_of,
     times_faster,
+    where_words,
 )
 from bench.variants import COMPILE, EAGER, REFERENCE
 
@@ -34,11 +36,19 @@ from bench.variants import COMPILE, EAGER, REFERENCE
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
 WORK_COLOURS = dict(zip(WORKS, (BLUE, ORANGE, GREEN), strict=True))
 STYLES = {"float32": "-", "bfloat16": "--", "float16": ":", "float64": "-."}
-MARKERS = {"native": "o", "triton": "o", REFERENCE: "x"}
+# Where only one size was measured there are no lines to tell dtypes apart.
+MARKERS = {"float32": "o", "bfloat16": "s", "float16": "^", "float64": "D"}
+# Of memory lines, which often coincide: those before are to be seen behind those after.
+FUSED = "fused"
+MEMORY_STYLES = {
+    COMPILE: {"color": BLUE, "linewidth": 5.0, "markersize": 8.0, "alpha": 0.6},
+    EAGER: {"color": RED, "linewidth": 2.6, "markersize": 4.0},
+    FUSED: {"color": GREEN, "linewidth": 1.0, "markersize": 11.0, "markerfacecolor": "none"},
+}
 # Panels side by side, inches for each, dots for an inch: so that a page shows the text in its size.
 COLUMNS, PANEL, DOTS = 2, (4.6, 3.2), 150
 # Inches for the title and what stands below it.
-HEAD = 0.7
+HEAD = 0.85
 
 
 def main(words: Sequence[str]) -> int:
@@ -53,11 +63,15 @@ def main(words: Sequence[str]) -> int:
         parser.exit(2, f"{parser.prog}: {error}\n")
     try:
         made = [one for folder, results in folders.items() for one in draw(results, folder)]
+        left = [one for path in options.results if path.is_dir() for one in leftovers(path, made)]
     except ImportError as error:
         print(f"no plots: matplotlib can't be imported here ({error})")
         return 1
     for one in made:
         print(f"wrote {one}")
+    for one in left:
+        one.unlink()
+        print(f"removed {one}, which is of no result here")
     return 0
 
 
@@ -101,10 +115,12 @@ def _draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
         figures["speedup_compile"] = _speedup(ops, COMPILE, "torch.compile")
         figures["copy"] = _copy(ops)
         kept = "Kept for the backward pass beyond the inputs, bytes per element"
-        figures["memory_kept"] = _memory(ops, "saved_bytes", kept)
-        if any(row.get("peak_bytes") for row in rows_of(ops)):
-            peak = "Peak memory of a call, results included, bytes per element"
-            figures["memory_peak"] = _memory(ops, "peak_bytes", peak)
+        peak = "Peak memory of a call, results included, bytes per element"
+        memory = {"memory_kept": ("saved_bytes", kept), "memory_peak": ("peak_bytes", peak)}
+        for name, (measure, title) in memory.items():
+            some = [one for one in ops if any(row.get(measure) for row in one["rows"])]
+            if some:
+                figures[name] = _memory(some, measure, title)
     if steps:
         figures["steps"] = _steps(steps)
     paths = []
@@ -115,6 +131,13 @@ def _draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
             figure.savefig(path, dpi=DOTS, metadata=made_from | {silent: None})
             paths.append(path)
     return paths
+
+
+def leftovers(folder: Path, made: Sequence[Path]) -> list[Path]:
+    """Pictures of ours in a folder that were not made with the others: of results that are gone."""
+    pictures = [path for path in sorted(folder.glob("*.svg")) if path not in made]
+    old = [path for path in pictures if made_from(path.read_text())]
+    return [*old, *(png for path in old if (png := path.with_suffix(".png")).exists())]
 
 
 def place(result: Result) -> tuple[int, str]:
@@ -144,7 +167,7 @@ def _speedup(results: Sequence[Result], rival: str, words: str) -> Any:
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
         axes.axhline(1, color="black", linewidth=1)
-        _target_lines(axes, result, f"vs_{'eager' if rival == EAGER else 'compile'}")
+        _target_marks(axes, result, f"vs_{'eager' if rival == EAGER else 'compile'}")
     _legend(figure, panels)
     return figure
 
@@ -161,7 +184,7 @@ def _copy(results: Sequence[Result]) -> Any:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.axhline(1, color="black", linewidth=1)
         axes.set_ylim(bottom=0)
-        _target_lines(axes, result, "of_copy")
+        _target_marks(axes, result, "of_copy")
     _legend(figure, panels, note="bands: quartiles")
     return figure
 
@@ -180,19 +203,18 @@ def _memory(results: Sequence[Result], measure: str, title: str) -> Any:
 
 def _memory_lines(axes: Any, rows: list[Row], measure: str) -> None:
     work = most_work(rows)
-    colours = {EAGER: RED, COMPILE: BLUE, "fused": GREEN}
-    for dtype, who in product(dict.fromkeys(r["dtype"] for r in rows), colours):
+    for who, dtype in product(MEMORY_STYLES, dict.fromkeys(r["dtype"] for r in rows)):
         points = []
         for case, same in cases(rows).items():
-            row = best(same) if who == "fused" else named(same, who)
+            row = best(same) if who == FUSED else named(same, who)
             if case.dtype == dtype and case.work == work and row is not None:
                 value = row.get(measure)
                 if value is not None:
                     points.append((row["elements"], value / row["elements"]))
         if points:
             label = f"{who}, {dtype}"
-            style = {"color": colours[who], "linestyle": STYLES[dtype], "marker": "o"}
-            axes.plot(*zip(*sorted(points), strict=True), label=label, markersize=4, **style)
+            style = {"linestyle": STYLES[dtype], "marker": MARKERS[dtype]} | MEMORY_STYLES[who]
+            axes.plot(*zip(*sorted(points), strict=True), label=label, clip_on=False, **style)
     _size_axis(axes, rows)
 
 
@@ -202,10 +224,9 @@ def _steps(results: Sequence[Result]) -> Any:
     figure, panels = _figure(len(found), "Time of one training step", results)
     for axes, (case, rows) in zip(panels, found.items(), strict=True):
         timed = [row for row in rows if row["status"] == "ok"][::-1]
-        unit = 1e3
-        middles = [row["median_s"] * unit for row in timed]
-        below = [(row["median_s"] - row["low_s"]) * unit for row in timed]
-        above = [(row["high_s"] - row["median_s"]) * unit for row in timed]
+        middles = [row["median_s"] for row in timed]
+        below = [row["median_s"] - row["low_s"] for row in timed]
+        above = [row["high_s"] - row["median_s"] for row in timed]
         colours = [GREEN if row["ours"] else GREY for row in timed]
         bars = axes.barh([row["variant"] for row in timed], middles, color=colours, height=0.7)
         axes.errorbar(
@@ -213,23 +234,22 @@ def _steps(results: Sequence[Result]) -> Any:
         )
         eager = named(rows, EAGER)
         texts = [
-            f"  {_milliseconds(m)}"
-            + (f", {eager['median_s'] / r['median_s']:.2f}x" if eager else "")
-            for m, r in zip(middles, timed, strict=True)
+            f"  {duration(middle)}" + (f", {eager['median_s'] / middle:.2f}x" if eager else "")
+            for middle in middles
         ]
         ends = [m + a for m, a in zip(middles, above, strict=True)]
         for bar, end, text in zip(bars, ends, texts, strict=True):
             axes.text(end, bar.get_y() + bar.get_height() / 2, text, va="center", fontsize=9)
-        axes.set_xlim(0, 1.45 * max(ends, default=1))
+        axes.set_xlim(0, 1.9 * max(ends, default=1))
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter(lambda value, _: duration(value) if value else "0")
         axes.grid(axis="y", visible=False)
         shape = rows[0]["shape"].replace("x", " x ")
-        axes.set_title(f"{case.size}, latent {shape}, {case.dtype}", fontsize=10)
-        axes.set_xlabel("ms, and times as fast as eager")
+        axes.set_title(f"{case.size}, {case.dtype}\nlatent {shape}", fontsize=9.5)
+        axes.tick_params(labelsize=9)
+    for axes in panels[-COLUMNS:]:
+        axes.set_xlabel("time, and times as fast as eager")
     return figure
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g} ms"
 
 
 # --- parts of figures -----------------------------------------------------------------------------
@@ -239,6 +259,9 @@ def _panels(results: Sequence[Result], title: str) -> tuple[Any, list[Any]]:
     figure, panels = _figure(len(results), title, results)
     for axes, result in zip(panels, results, strict=True):
         axes.set_title(result["rows"][0]["op"], fontsize=10)
+    # The lowest of each column.
+    for axes in panels[-COLUMNS:]:
+        axes.set_xlabel("elements of the latent")
     return figure, panels
 
 
@@ -251,13 +274,14 @@ def _figure(count: int, title: str, results: Sequence[Result]) -> tuple[Any, lis
     lines = -(-count // columns)
     # A single panel is wider, for the title's sake.
     width, height = COLUMNS * PANEL[0], lines * PANEL[1] + HEAD + 0.8
-    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEAD / height))
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEAD / height), h_pad=0.1)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in grid[count:]:
         axes.set_visible(False)
-    where = machine_words(results[0]["machine"]).replace("; ", "\n", 1)
+    words = f"{where_words(results[0]['machine'])}; {commit_words(results)}"
+    where = words.replace("; ", "\n")
     figure.text(0.5, 1 - 0.1 / height, title, ha="center", va="top", fontsize=13, weight="bold")
     figure.text(0.5, 1 - 0.37 / height, where, ha="center", va="top", fontsize=8)
     return figure, list(grid[:count])
@@ -279,7 +303,8 @@ def _lines(axes: Any, rows: list[Row], bounds: Callable[[Row, list[Row]], Band |
             continue
         sizes, middle, low, high = zip(*sorted(points), strict=True)
         colour = WORK_COLOURS[work]
-        style = {"color": colour, "linestyle": STYLES[dtype], "marker": MARKERS[backend]}
+        style = {"color": colour, "linestyle": STYLES[dtype], "marker": MARKERS[dtype]}
+        style |= {"markerfacecolor": "none"} if backend == REFERENCE else {}
         several = len(backends) > 1 or backend == REFERENCE
         label = f"{work}, {dtype}" + (f" ({backend})" if several else "")
         axes.plot(sizes, middle, label=label, markersize=4, linewidth=1.6, **style)
@@ -299,13 +324,19 @@ def _size_axis(axes: Any, rows: list[Row]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(list(names), list(names.values()), rotation=40, ha="right", fontsize=9)
     axes.minorticks_off()
-    axes.set_xlabel("elements of the latent")
 
 
-def _target_lines(axes: Any, result: Result, measure: str) -> None:
-    machine, op = result["machine"], result["rows"][0]["op"]
-    for bound in targets.bounds(machine["device_type"], op, measure):
-        axes.axhline(bound, color=RED, linewidth=1.2, linestyle=(0, (1, 1.5)), label="target")
+def _target_marks(axes: Any, result: Result, measure: str) -> None:
+    """A short line at each size that a target holds for, in the colour of its work."""
+    rows = result["rows"]
+    counts = sorted({row["elements"] for row in rows})
+    style = {"linestyle": "none", "marker": "_", "markersize": 22, "markeredgewidth": 2.2}
+    style |= {"zorder": 1.9}  # behind the lines
+    for target in targets.of(result["machine"]["device_type"], rows[0]["op"], measure):
+        held = [count for count in counts if target.holds_for(count)]
+        if held:
+            axes.plot(held, [target.bound] * len(held), color=WORK_COLOURS[target.work], **style)
+            axes.plot([], [], color=GREY, label="target of a work", **style)
 
 
 def _legend(

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-from bench.rows import rows_of
+from bench.rows import rows_of, where_words
+from bench.steadiness import spread
 from bench.variants import EAGER
 
 try:
@@ -35,6 +36,8 @@ vs ...       times faster
 saved        kept for the backward pass beyond the inputs (MB = 1e6 bytes)
 peak         most memory in use during the call beyond what was before it, results included; the
              compiled library's own scratch memory, of each thread, is not seen"""
+# Of a table that goes into a file: more than any needs.
+WIDTH = 320
 DEVICE_LEGEND = """\
 time         of the device; the caches are empty and the host is ahead
 kernels      that one call launches, fills and copies of memory included
@@ -45,9 +48,7 @@ graph        time of the device for one replay of a CUDA graph of the call, and 
 def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
     """Everything measured, one table for each dtype and size."""
     machine, limits, found = result["machine"], result["limits"], rows_of([result])
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(f"{machine['device']}, {machine['threads']} threads, {machine['simd']}; {versions}; "
-          f"commit {machine['commit']}; {machine['time']}")  # fmt: skip
+    print(f"{where_words(machine)}; commit {machine['commit']}; {machine['time']}")
     print(f"copy {limits['copy_gb_per_s']:.1f} GB/s, into fresh memory "
           f"{limits['fresh_copy_gb_per_s']:.1f} GB/s")  # fmt: skip
     for dtype, times in limits["normal_ns"].items():
@@ -62,14 +63,18 @@ def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
                       for r in same]  # fmt: skip
         title = f"{result['settings']['op']}, {dtype}, {shape}"
         title += "" if name == shape else f" ({name})"
-        print_table(title, *_without_blanks(COLUMNS, lines), use_rich)
+        print_table(title, *without_blanks(COLUMNS, lines), use_rich)
     _print_reasons(found)
+    if not result.get("complete", True):
+        print("NOT ALL: the run ended before it had measured all that it was to")
+    for warning in result.get("warnings", ()):
+        print(f"WARNING: {warning}")
     print(f"\n{LEGEND}")
     if machine["device_type"] == "cuda":
         print(DEVICE_LEGEND)
 
 
-def _without_blanks(
+def without_blanks(
     columns: Sequence[str], lines: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
     """The table without the columns in which no line says anything."""
@@ -96,13 +101,12 @@ def cells(row: dict[str, Any]) -> list[str]:
     """A row of the result as text, one cell for each of COLUMNS."""
     if row["status"] != "ok":
         return [row["variant"], row["status"].upper()]
-    spread = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
     eager = None if row["variant"] == EAGER else row["vs_eager"]
     graph = _or_blank(row["graph_s"], duration)
     return [
         row["variant"],
         duration(row["median_s"]),
-        f"±{spread:.0%}",
+        f"±{spread(row):.0%}",
         f"{row['ns_per_element']:.2f}",
         _or_blank(row["gb_per_s"], "{:.1f}".format),
         *(_or_blank(row[name], "{:.0%}".format) for name in ("of_copy", "of_fresh", "of_limit")),
@@ -150,7 +154,7 @@ def print_table(
             table.add_column(column, justify="right" if index else "left", no_wrap=True)
         for line, row in zip(lines, rows, strict=True):
             table.add_row(*row, style="bold" if len(line) == 1 else None)
-        rich.console.Console(width=None if sys.stdout.isatty() else 170).print(table)
+        rich.console.Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
         return
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     print(title)

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import files, markdown, pages, report, targets
+from bench.ops import OPS
 from bench.rows import BOTH, Row, machine_words, rows_of
 
 if TYPE_CHECKING:
     from bench.gpu_report import Run
 
-NEXT = (
+_NEXT = (
     f"With this folder in `{pages.RESULTS}`, `make pages` renews the figures of "
     f"{' and '.join(pages.PAGES)}."
 )
+
+
+def next_steps(run: Run) -> list[str]:
+    """What to do with the results; a rehearsal's are not to be kept."""
+    return [] if _rehearsed(run) else [_NEXT]
 
 
 def write(run: Run) -> Path:
@@ -33,7 +39,7 @@ def write(run: Run) -> Path:
         parts += ["## Pictures", pictures] if pictures else []
     if remarks(run):
         parts += ["## Missing, failed or cut", *_list(remarks(run))]
-    parts += [f"Written {time.monotonic() - run.start:.0f} s after the start.", NEXT]
+    parts += [f"Written {time.monotonic() - run.start:.0f} s after the start.", *next_steps(run)]
     path = run.folder / "report.md"
     files.replace(path, "\n\n".join(parts) + "\n")
     return path
@@ -63,7 +69,9 @@ def remarks(run: Run) -> list[str]:
     """What is missing, failed or cut, rows that were not timed among it."""
     rows = rows_of(run.results.values())
     reasons = [reason(row) for row in rows if row["status"] != "ok"]
-    return list(dict.fromkeys([*run.notes, *reasons]))
+    left = [name for name in OPS if name not in run.results]
+    words = [f"not measured: {', '.join(left)}"] if left and not _rehearsed(run) else []
+    return list(dict.fromkeys([*run.notes, *words, *reasons]))
 
 
 def reason(row: Row) -> str:
@@ -75,7 +83,7 @@ def reason(row: Row) -> str:
 def print_targets(run: Run) -> None:
     device_type = str(run.machine["device_type"])
     found = targets.judge(run.results.values(), device_type)
-    if device_type == "cpu":  # a rehearsal, with the ops of its plan
+    if _rehearsed(run):
         found = [one for one in found if one.target.op in run.results]
     lines = [markdown.verdict_cells(one) for one in found]
     shown = run.tests["shown"] if run.tests else {}
@@ -83,6 +91,11 @@ def print_targets(run: Run) -> None:
         lines += [markdown.tested_cells(what, shown.get(what)) for what in targets.TESTED]
     plain = [[re.sub("[*`]", "", cell) for cell in line] for line in lines]
     report.print_table(f"targets, {run.machine['device']}", markdown.TARGETS_HEADER, plain)
+
+
+def _rehearsed(run: Run) -> bool:
+    """On a CPU it is a rehearsal, of one op."""
+    return bool(run.machine["device_type"] == "cpu")
 
 
 def _list(lines: list[str]) -> list[str]:

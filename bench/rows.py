@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import files
+from bench.limits import CACHED_BY
 from bench.variants import REFERENCE
 
 STEPS = "training_step"
 BOTH = "forward+backward"
 # What a GPU report keeps beside its results; not a result of the bench.
 TESTS_FILE = "tests.json"
+# More of them are not named in a picture's head.
+MOST_COMMITS = 5
 # What a result has at least.
 PARTS = ("machine", "settings", "limits", "missing", "rows")
 
@@ -88,7 +91,7 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
 def _noise_was_timed(result: Result, dtype: str) -> bool:
     """Only the CPU's library makes noise that stays in the caches; elsewhere it is written out, and
     its time is another one of memory."""
-    return "native" in result["limits"].get("normal_ns", {}).get(dtype, {})
+    return CACHED_BY in result["limits"].get("normal_ns", {}).get(dtype, {})
 
 
 def cases(rows: Iterable[Row]) -> dict[Case, list[Row]]:
@@ -142,11 +145,29 @@ def most_work(rows: Sequence[Row]) -> str:
 
 def machine_words(machine: dict[str, Any]) -> str:
     """Device, versions, commit and day, in one line."""
+    return f"{where_words(machine)}; commit {machine['commit']}, {str(machine['time'])[:10]}"
+
+
+def where_words(machine: dict[str, Any]) -> str:
+    """Device and versions."""
     words = machine["device"]
     if machine["device_type"] == "cpu":
-        words += f", {machine['threads']} threads, {machine['simd']}"
+        words += f", {thread_words(machine['threads'])}, {machine['simd']}"
         words += ", freed memory kept" if machine.get("keeps_freed_memory") else ""
     elif machine.get("driver"):
         words += f", driver {machine['driver']}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return f"{words}; {versions}; commit {machine['commit']}, {str(machine['time'])[:10]}"
+    return f"{words}; {versions}"
+
+
+def thread_words(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def commit_words(results: Iterable[Result]) -> str:
+    """The commits and days that results are of."""
+    machines = [result["machine"] for result in results]
+    commits = sorted({str(machine["commit"]) for machine in machines})
+    days = sorted({str(machine["time"])[:10] for machine in machines})
+    words = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
+    return ", ".join([words if len(commits) <= MOST_COMMITS else "several commits", *days])

@@ -101,11 +101,10 @@ def asked(device_type: str, case: Case, elements: int) -> dict[str, Target]:
     }
 
 
-def bounds(device_type: str, op: str, measure: str) -> list[float]:
-    """The bounds on a measure, to be drawn."""
+def of(device_type: str, op: str, measure: str) -> list[Target]:
+    """The targets that an op has on a measure."""
     wanted = (device_type, op, measure)
-    found = {t.bound for t in TARGETS if (t.device, t.op, t.measure) == wanted}
-    return sorted(found)
+    return [t for t in TARGETS if (t.device, t.op, t.measure) == wanted]
 
 
 def _verdict(target: Target, found: Cases) -> Verdict:

@@ -103,6 +103,8 @@ class CudaClock:
     warms_up = False
     # A first call compiles; the device need not sleep for that.
     longest_sleep = 0.01
+    # Seconds of work in which it comes to its full speed.
+    ramp = 0.2
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -131,17 +133,23 @@ class CudaClock:
             torch.cuda._sleep(int(seconds * self.cycles_per_second))
 
     def _sleep_rate(self) -> float:
-        """Cycles that the device sleeps in a second; 0 where this PyTorch can't put it to sleep."""
-        cycles = 10_000_000
+        """Cycles that the device sleeps in a second; 0 where this PyTorch can't put it to sleep.
+
+        The highest of several: its clock takes a while to get from idle to full speed.
+        """
+        cycles, rates = 10_000_000, []
         try:
             with torch.cuda.device(self.device):
                 torch.cuda._sleep(1000)
-                start, end = _event(), _event()
-                start.record()
-                torch.cuda._sleep(cycles)
-                end.record()
-                torch.cuda.synchronize()
-            return cycles / (start.elapsed_time(end) / 1e3)
+                deadline = time.perf_counter() + self.ramp
+                while not rates or time.perf_counter() < deadline:
+                    start, end = _event(), _event()
+                    start.record()
+                    torch.cuda._sleep(cycles)
+                    end.record()
+                    torch.cuda.synchronize()
+                    rates.append(cycles / (start.elapsed_time(end) / 1e3))
+            return max(rates)
         except Exception:
             return 0.0
 

@@ -2,6 +2,7 @@
 // are promised in fused_reparam/backends/reference/draws.py.
 #include "draw_driver.h"
 
+#include "calls.h"
 #include "cpu.h"
 #include "pages.h"
 #include "parallel.h"
@@ -52,21 +53,9 @@ void run_noise(Base base, const DrawCall& c) {
 }  // namespace
 }  // namespace fr
 
-// A call as fused_reparam/backends/native_draws.py packs it: only 8-byte fields. Dense operands have
-// columns = 0 and end there; the others are rows of `columns` elements, each with its two strides.
-struct fused_reparam_draw {
-  void* params[4];
-  const uint64_t* key;
-  void *eps, *z_or_grad_z, *values_or_grads[2], *grads[4];
-  int64_t n, samples, segments, dtype, family, kind, prior_kind;
-  double numbers[6], weight;
-  int64_t columns;
-  struct Strides { int64_t row, column; } param_strides[4], eps_strides, z_strides, grad_strides[4];
-};
-
 namespace {
 
-fr::Operand operand(const fused_reparam_draw& p, void* data, const fused_reparam_draw::Strides* strides) {
+fr::Operand operand(const fused_reparam_draw& p, void* data, const fused_reparam_strides* strides) {
   fr::Operand op;
   op.data = data;
   if (p.columns > 0) {

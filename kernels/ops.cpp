@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 
+#include "calls.h"
 #include "cpu.h"
 #include "gaussian_driver.h"
 #include "pages.h"
@@ -78,23 +79,9 @@ STABLE_TORCH_LIBRARY_IMPL(fused_reparam_native, CPU, m) {
 
 // ---- plain C -------------------------------------------------------------------------------------
 
-// A call as fused_reparam/backends/native.py packs it: only 8-byte fields. Dense operands have
-// columns = 0 and end there; the others are rows of `columns` elements, each with its two strides.
-struct fused_reparam_call {
-  void *loc, *scale;
-  const uint64_t* key;
-  void *eps, *z_or_grad_z, *kl_or_grad_kl, *grad_loc, *grad_scale;
-  int64_t n, segments, dtype, kind;
-  double low, high, weight;
-  int64_t columns;
-  struct { int64_t row, column; } loc_strides, scale_strides, eps_strides, z_strides, kl_strides,
-      grad_loc_strides, grad_scale_strides;
-};
-
 namespace {
 
-template <class Strides>
-fr::Operand operand(const fused_reparam_call& p, void* data, const Strides& strides) {
+fr::Operand operand(const fused_reparam_call& p, void* data, const fused_reparam_strides& strides) {
   fr::Operand op;
   op.data = data;
   if (p.columns > 0) {

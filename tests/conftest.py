@@ -22,7 +22,7 @@ os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 import interpreter
 
 import fused_reparam
-from fused_reparam.backends import native, select
+from fused_reparam.backends import native, native_host, select
 
 interpreter.patch_once_a_launch()
 
@@ -76,6 +76,13 @@ def isa(request):
         pytest.skip(f"this machine has no {request.param}")
     yield request.param
     native.set_isa(before)
+
+
+@pytest.fixture
+def no_host_path(monkeypatch):
+    """The native backend's calls all go through its Python functions, which a test may watch."""
+    native.info()  # or it would be found at the first call
+    monkeypatch.setattr(native_host, "module", None)
 
 
 @pytest.fixture

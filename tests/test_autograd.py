@@ -153,7 +153,7 @@ def test_only_the_key_is_saved(device):
     assert textbook >= 2 * 128 * 20 * 4
 
 
-def test_only_what_is_asked_for_is_written(device, monkeypatch):
+def test_only_what_is_asked_for_is_written(device, monkeypatch, no_host_path):
     """A gradient that nobody needs is neither allocated nor computed."""
     module = select.pick(device)
     asked = []

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import invented
 import pytest
 import torch
 
@@ -65,7 +66,9 @@ def result():
     [first, last] = measure.measure(OP, settings, clock, limit, variants=entries)
     assert last["rows"][: len(first["rows"])] == first["rows"]
     assert {row["dtype"] for row in first["rows"]} == {"float32"}
-    assert first | {"rows": last["rows"], "machine": last["machine"]} == last
+    assert (first["complete"], last["complete"]) == (False, True)
+    changed = ("rows", "machine", "complete", "warnings")
+    assert first | {name: last[name] for name in changed} == last
     return last
 
 
@@ -94,8 +97,11 @@ def test_numbers_are_consistent(result):
         assert row["vs_compile"] is None
         assert row["of_copy"] == pytest.approx(row["copy_s"] / row["median_s"])
         assert row["of_fresh"] == pytest.approx(row["fresh_s"] / row["median_s"])
-        bound = max(row["copy_s"], row["noise_s"])
-        assert row["of_limit"] == pytest.approx(bound / row["median_s"])
+        if row["noise_s"] is None:  # who makes noise in the caches is not there
+            assert row["of_limit"] is None
+        else:
+            bound = max(row["copy_s"], row["noise_s"])
+            assert row["of_limit"] == pytest.approx(bound / row["median_s"])
         assert row["ns_per_element"] == pytest.approx(row["median_s"] * 1e9 / ELEMENTS)
         assert row["gb_per_s"] == pytest.approx(row["moved_bytes"] / row["median_s"] / 1e9)
         assert row["threads"] == torch.get_num_threads()
@@ -243,6 +249,33 @@ def test_compare_tells_what_changed(result):
     assert slower[4] == "0.01x"
     assert "16 -> 24" in slower
     assert lines[-1][3] == "absent"
+    assert {len(line) for line in lines} == {1 + len(compare.COLUMNS)}
+
+
+def test_compare_shows_what_a_gpus_targets_need(capsys):
+    before, after = (invented.result(device_type="cuda", sizes=("128x20",)) for _ in range(2))
+    old, new = (
+        next(row for row in result["rows"] if row["variant"] == "triton")
+        for result in (before, after)
+    )
+    old |= {"host_s": 40e-6, "graph_s": 5e-6, "graph_kernels": 2, "of_copy": 0.9}
+    new |= {"host_s": 30e-6, "graph_s": 6e-6, "graph_kernels": 3, "of_copy": 0.8, "of_limit": 9.0}
+    [line] = [line for line in compare.comparison(before, after) if line[-1]]
+    changes = ["2 -> 3", "40.0 us -> 30.0 us", "5.00 us -> 6.00 us", "90% -> 80%"]
+    # On a GPU the noise is not timed by itself, and what a file says of the limit says nothing.
+    assert line[-6:] == [*changes, "", "MORE KERNELS"]
+    new["graph_kernels"] = None
+    assert compare.comparison(before, after)[4][-6] == "2 -> none"
+    after["settings"]["quick"], after["machine"]["keeps_freed_memory"] = False, True
+    compare.print_comparison(before, after)
+    said = capsys.readouterr().out
+    assert "freed memory: given back -> kept\neffort: quick -> thorough\n" in said
+    assert "of copy" in said
+    assert "saved" in said
+    compare.print_comparison(before, before)
+    said = capsys.readouterr().out
+    assert "of copy" not in said  # of nothing that did not change
+    assert "effort: quick\n" in said
 
 
 def test_markdown_table_shows_the_medians(result):
@@ -327,6 +360,27 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
     second["machine"]["commit"] = "another"
     with pytest.raises(ValueError, match="one commit can be merged"):
         files.merged(first, second)
+
+
+def test_a_result_says_that_it_is_partial_or_of_an_unsteady_machine(capsys):
+    first, second = invented.result(sizes=("1M",)), invented.result(sizes=("128x20",))
+    assert files.merged(first, second)["complete"] is True
+    assert files.merged(first, second)["warnings"] == []
+    second["complete"] = False
+    for row in second["rows"]:
+        row["high_s"] = 2 * row["median_s"]
+    merged = files.merged(first, second)
+    assert merged["complete"] is False
+    words = "the machine was not steady: 30 of 60 times have a spread of more than ±25%"
+    assert merged["warnings"] == [words]
+    report.print_result(merged, use_rich=False)
+    said = capsys.readouterr().out
+    assert f"WARNING: {words}\n" in said
+    assert "NOT ALL: the run ended before it had measured all that it was to\n" in said
+    flags = f", **not all that the run was to measure**, **{words}**"
+    assert flags in markdown.origin([merged])
+    assert flags in markdown.table(merged)
+    assert "**" not in markdown.origin([first])
 
 
 def test_merging_leaves_one_shape_of_a_size(result):

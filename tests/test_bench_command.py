@@ -80,6 +80,55 @@ def test_results_that_do_not_belong_together(tmp_path, capsys):
     assert said == "python -m bench merge: results of one threads can be merged, got 2 and 1\n"
 
 
+def kept(folder, *results):
+    """The paths of results that are written into the folder."""
+    invented.write(folder, *results)
+    return [str(folder / f"{one['settings']['op']}.json") for one in results]
+
+
+def test_the_table_of_any_result(tmp_path, capsys):
+    forward = invented.result("normal", sizes=("1M",))
+    forward["rows"] = [row for row in forward["rows"] if row["work"] == "forward"]
+    steps, normal = kept(tmp_path, invented.steps(), forward)
+    assert command_line.main(["table", normal]) == 0
+    assert "| 1024 x 1024 | float32 | 8.39 ms |" in capsys.readouterr().out
+    assert command_line.main(["table", steps]) == 0
+    assert "| mlp-vae | 128 x 20 | float32 | 2.00 ms |" in capsys.readouterr().out
+    said = fails(["table", normal, "--work", "backward"], capsys)
+    line = "normal: expected rows of backward, found those of forward"
+    assert said == f"python -m bench table: {normal}: {line}\n"
+    assert "expected rows of forward, found those of step" in fails(
+        ["table", steps, "--work", "forward"], capsys
+    )
+    [empty] = kept(tmp_path, invented.result("normal", sizes=()))
+    assert "normal: expected rows of some work, found none at all" in fails(
+        ["table", empty], capsys
+    )
+
+
+def test_two_ops_can_not_be_compared(tmp_path, capsys):
+    paths = kept(tmp_path, invented.result(sizes=("1M",)), invented.result("normal", sizes=("1M",)))
+    said = fails(["compare", *paths], capsys)
+    line = "expected two results of one op, got gaussian_latent and normal"
+    assert said == f"python -m bench compare: {line}\n"
+
+
+@pytest.mark.parametrize("asked", ["triton", "eager,triton"])
+def test_backends_of_which_none_can_run_here(asked, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert command_line.main(["--variants", asked, "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    head = (
+        f"python -m bench: --variants {asked}: expected one of ours that can run; triton: runs on"
+    )
+    assert said.err.startswith(head)
+    assert said.err.count("\n") == 1
+    assert (said.out, out.exists()) == ("", False)
+    options = command_line._options(["--variants", "triton,reference"])
+    assert command_line._none_runs(options) is None
+    assert command_line._none_runs(command_line._options([])) is None
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

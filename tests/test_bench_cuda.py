@@ -166,10 +166,18 @@ def test_the_device_sleeps_longer_than_the_host_needs_for_each_call(fake_cuda):
     assert order == ["wait", *calls[0], *calls[1], *calls[2], "wait"]
 
 
-def test_the_rate_of_sleep_is_measured(fake_cuda):
+def test_the_rate_of_sleep_is_measured(fake_cuda, monkeypatch):
     clock = object.__new__(CudaClock)
-    clock.device = CPU
+    clock.device, clock.ramp = CPU, 0.0
     assert clock._sleep_rate() == pytest.approx(10_000_000 / 2e-3)
+    # A device that gets from idle to its full speed, and a sample that others have disturbed.
+    milliseconds = iter([8.0, 4.0, 1.0, 3.0])
+    monkeypatch.setattr(torch.cuda.Event, "elapsed_time", lambda *_: next(milliseconds))
+    seconds = iter([0.0, 0.1, 0.15, 0.19, 0.21])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
+    clock.ramp = CudaClock.ramp
+    assert clock._sleep_rate() == pytest.approx(10_000_000 / 1e-3)
+    assert next(milliseconds, None) is None
 
 
 def test_without_a_way_to_sleep_the_clock_still_runs(fake_cuda, monkeypatch):

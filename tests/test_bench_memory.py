@@ -97,10 +97,23 @@ def test_the_guard_asks_for_enough_and_not_for_far_too_much(name, dtype):
             peaks.append(memory.peak_bytes(case.contestant(work, variant), CPU))
             # 64 kB are kernels' scratch memory, sums and keys.
             assert peaks[-1] <= needs[-1] + 65_536
-            assert fresh.need(work, variant) == needs[-1] + 3 * case.latent_bytes
+            waiting = sum(t.untyped_storage().nbytes() for t in case.inputs)
+            waiting += case.sample_grad.nbytes if case.has_backward else 0
+            assert fresh.need(work, variant) == needs[-1] + waiting
             # What results is there at the end, where nothing that was there before is freed.
             assert peaks[-1] >= case.made(work) or work == "backward"
         assert max(needs) <= 3 * max(peaks) + 65_536
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [("gaussian_latent", 3), ("gaussian_latent_prior", 5), ("gaussian_latent_samples", 10)],
+)
+def test_the_guard_counts_the_inputs_and_the_samples_gradient_without_making_them(name, tensors):
+    big = OpCase(OPS[name], "x", (1 << 20, 1 << 20), "bfloat16", CPU)  # 2 TiB a tensor
+    variant = Variant(EAGER, big.op.textbook)
+    own = big.op.alive["pytorch"].forward
+    assert big.need("forward", variant) == (own + tensors) * big.latent_bytes
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if n != "normal"])

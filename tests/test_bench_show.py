@@ -11,7 +11,8 @@ import invented
 import pytest
 
 from bench import __main__ as command_line
-from bench import markdown, outcomes, pages, report, rows, targets
+from bench import markdown, outcomes, pages, plots, report, rows, targets
+from bench.machine import folder_name
 from bench.ops import OPS
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +75,7 @@ def test_readme_shows_the_machine_with_most_threads(checkout):
     line += " **8.0x** (6.0-10.7) | **4.0x** (3.0-5.3) | 40% | 201,326,592 | 16 |"
     assert line + " 640 MiB | 192 MiB |" in made
     assert made.count("### Invented CPU, 2 threads, AVX2") == 1
-    assert "1 threads" not in made
+    assert "1 thread," not in made
     # The largest size alone; its time is 8, 4 and 1 ns of each element.
     kl = "| `gaussian_kl` | 64M | bfloat16 | forward+backward | 1.34 s | 671 ms | 168 ms (native) |"
     assert kl + " **8.0x** (6.0-10.7) | **4.0x** (3.0-5.3) |  |  |" in made
@@ -521,12 +522,111 @@ def test_pictures_are_made_and_say_where(drawn):
     for name in names:
         text = (drawn / f"{name}.svg").read_text()
         assert "Invented CPU, 2 threads, AVX2" in text
-        assert "torch 2.11.0; commit 0123456789ab" in text
+        assert ">python 3.12.0, torch 2.11.0<" in text
+        assert ">commit 0123456789ab, 2000-01-01<" in text
         assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     text = (drawn / "speedup_eager.svg").read_text()
-    for words in ("gaussian_latent", "forward+backward, bfloat16", "128x20", "8x", "target"):
+    for words in ("gaussian_latent", "forward+backward, bfloat16", "128x20", "8x"):
         assert f">{words}<" in text
-    assert ">1.43x<" in (drawn / "steps.svg").read_text().replace("1.4 ms, ", ">")
+    text = (drawn / "steps.svg").read_text().replace("\u00a0", " ")
+    for words in ("  1.40 ms, 1.43x", "  300 ms, 1.00x", "mlp-vae, float32", "latent 128 x 20"):
+        assert f">{words}<" in text
+
+
+@pytest.fixture
+def panel():
+    """The panels of a picture, by the op, as matplotlib has them."""
+    pytest.importorskip("matplotlib")
+
+    def drawn(figure, *words):
+        return {axes.get_title(): axes for axes in figure(*words).axes}
+
+    return drawn
+
+
+def marks(axes):
+    """Where targets stand: elements, bound and colour."""
+    lines = [line for line in axes.lines if line.get_marker() == "_" and len(line.get_xdata())]
+    return {(*line.get_xdata(), *line.get_ydata(), line.get_color()) for line in lines}
+
+
+def test_a_target_stands_at_its_size_in_the_colour_of_its_work(panel):
+    result = invented.result()
+    axes = panel(plots._speedup, [result], "eager", "eager")["gaussian_latent"]
+    assert marks(axes) == {(4096**2, 8, plots.GREEN)}
+    gpu = invented.result(device_type="cuda", sizes=("1M", "64M"))
+    axes = panel(plots._copy, [gpu])["gaussian_latent"]
+    size = 8192**2
+    assert marks(axes) == {
+        (size, 0.9, plots.BLUE), (size, 0.85, plots.BLUE),
+        (size, 0.9, plots.ORANGE), (size, 0.88, plots.ORANGE),
+    }  # fmt: skip
+    small = invented.result(sizes=("1M",))
+    assert marks(panel(plots._speedup, [small], "eager", "eager")["gaussian_latent"]) == set()
+
+
+def test_only_the_lowest_panels_name_their_axis(panel):
+    names = ["gaussian_latent", "normal", OTHER]
+    axes = panel(plots._copy, [invented.result(name, sizes=("1M",)) for name in names])
+    words = [axes[name].get_xlabel() for name in names]
+    assert words == ["", "elements of the latent", "elements of the latent"]
+
+
+def test_memory_lines_that_coincide_can_all_be_seen(panel):
+    result = invented.result(sizes=("1M",))
+    for row in result["rows"]:
+        row["peak_bytes"] = row["elements"]
+    axes = panel(plots._memory, [result], "peak_bytes", "peak")["gaussian_latent"]
+    lines = axes.get_lines()
+    assert len(lines) == 6
+    wide = [line.get_linewidth() for line in lines]
+    assert wide == sorted(wide, reverse=True)
+    looks = {(line.get_marker(), line.get_markersize()) for line in lines}
+    assert len(looks) == 6  # of who and dtype, where there is one size and no line
+    hollow = {line.get_label() for line in lines if line.get_markerfacecolor() == "none"}
+    assert hollow == {"fused, float32", "fused, bfloat16"}
+
+
+def test_an_op_that_keeps_nothing_has_no_panel_of_it(tmp_path):
+    pytest.importorskip("matplotlib")
+    nothing = invented.result(OTHER, sizes=("1M",))
+    for row in nothing["rows"]:
+        row["saved_bytes"] = 0
+    invented.write(tmp_path, invented.result(sizes=("1M",)), nothing)
+    assert command_line.main(["plots", str(tmp_path)]) == 0
+    titles = [f">{OTHER}<" in (tmp_path / f"memory_{name}.svg").read_text()
+              for name in ("kept", "peak")]  # fmt: skip
+    assert titles == [False, True]
+
+
+def test_pictures_of_results_that_are_gone_are_removed(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mine.svg").write_text("<svg/>")
+    (tmp_path / "training_step.json").unlink()
+    assert command_line.main(["plots", str(tmp_path)]) == 0
+    left = {path.name for path in (*tmp_path.glob("*.svg"), *tmp_path.glob("*.png"))}
+    assert left == {"mine.svg"} | {
+        path.name for path in (*drawn.glob("*.svg"), *drawn.glob("*.png")) if path.stem != "steps"
+    }
+
+
+def test_a_picture_of_several_commits_names_each():
+    results = [invented.result(), invented.result(OTHER)]
+    results[1]["machine"] |= {"commit": "ba9876543210+", "time": "2000-01-02T00:00:00+00:00"}
+    words = "commits 0123456789ab, ba9876543210+, 2000-01-01, 2000-01-02"
+    assert rows.commit_words(results) == words
+    results += [invented.result(str(index)) for index in range(rows.MOST_COMMITS)]
+    for index, result in enumerate(results):
+        result["machine"]["commit"] = str(index)
+    assert rows.commit_words(results) == "several commits, 2000-01-01, 2000-01-02"
+
+
+def test_one_thread_is_no_threads():
+    assert rows.machine_words(invented.machine(threads=1)).startswith(
+        "Invented CPU, 1 thread, AVX2;"
+    )
+    # Folders keep their names.
+    assert folder_name(invented.machine(threads=1)) == "invented-1-threads"
 
 
 def test_the_same_results_make_the_same_files(drawn, tmp_path):

@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 
+from bench import steadiness
 from bench.timing import QUICK, THOROUGH, Contestant, CpuClock, Effort, Spread, interleave
 
 
@@ -84,3 +85,18 @@ def test_slow_rivals_get_seven_samples_where_that_takes_bounded_time(effort, lon
     # One that is fast gets what its share has room for.
     assert effort.rounds(share=0.1, sample=0.01) == 10
     assert effort.rounds(share=0.1, sample=0.0) == effort.most_rounds
+
+
+@pytest.mark.parametrize(("far", "warned"), [(0, False), (1, False), (2, True), (4, True)])
+def test_a_machine_that_was_not_steady(far, warned):
+    """Where a quarter of the times have quartiles more than 25% of the median off."""
+
+    def row(half):
+        return {"status": "ok", "median_s": 4.0, "low_s": 4.0 - half, "high_s": 4.0 + half}
+
+    rows = [row(1.01)] * far + [row(1.0)] * (7 - far) + [{"status": "failed"}] * 9
+    said = steadiness.warnings(rows)
+    assert [line.startswith(f"the machine was not steady: {far} of 7 ") for line in said] == (
+        [True] if warned else []
+    )
+    assert steadiness.warnings([{"status": "failed"}]) == []

@@ -255,7 +255,7 @@ def test_gradients_that_are_expanded_or_missing(device, key):
                     torch.testing.assert_close(g, w, rtol=2e-5, atol=2e-5)
 
 
-def test_only_what_is_needed_is_written(device, key, monkeypatch):
+def test_only_what_is_needed_is_written(device, key, monkeypatch, no_host_path):
     module = select.pick(device)
     asked = []
     original = module.draw_backward

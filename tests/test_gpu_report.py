@@ -15,7 +15,8 @@ import pytest
 import torch
 from gpu_runs import begun
 
-from bench import files, gpu_report, processes, targets
+from bench import files, gpu_report, plan, processes, reporting, targets
+from bench.ops import OPS
 from bench.rows import TESTS_FILE
 
 ROOT = Path(__file__).parent.parent
@@ -149,18 +150,34 @@ def test_without_pytorch_one_line_says_so(tmp_path):
 
 
 def test_the_plan_begins_with_what_the_targets_ask_for():
-    [first, second], _ = gpu_report._plan("cuda")
+    [first, second], _ = plan.steps("cuda")
     assert first.words == ("--op", "gaussian_latent", "--quick", "--sizes", "64M")
     assert second.words == ("--op", "gaussian_latent", "--quick", "--sizes", "128x20")
 
 
 def test_what_the_targets_ask_for_has_its_time_however_long_the_tests_take():
-    first, rest = gpu_report._plan("cuda")
+    first, rest = plan.steps("cuda")
     most = sum(gpu_report.MOST.values()) + sum(step.most for step in first)
     started = 30  # before the first step: PyTorch's start, twice over
     assert most + started + gpu_report.MOST_KEPT_BACK <= gpu_report.BUDGET
     names = [step.name for step in (*first, *rest)]
     assert len(set(names)) == len(names)  # each step has a folder for results that are apart
+    assert {step.op for step in (*first, *rest)} == {*OPS, "training_step"}
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_report_names_the_ops_that_were_not_reached(device, tmp_path, capsys):
+    run = begun(tmp_path)
+    run.machine = invented.machine(device)
+    left = ", ".join(name for name in OPS if name != "gaussian_latent")
+    lines = reporting.write(run).read_text().splitlines()
+    assert lines.count(f"- not measured: {left}") == (device == "cuda")
+    # Nor are a rehearsal's figures to be kept.
+    gpu_report._finish(run)
+    said = capsys.readouterr().out + "\n".join(lines)
+    assert said.count("`make pages` renews") == (2 if device == "cuda" else 0)
+    run.results = {name: invented.result(name, sizes=("1M",)) for name in OPS}
+    assert "- not measured:" not in reporting.write(run).read_text()
 
 
 @pytest.mark.parametrize("budget", [60.0, 540.0, 1080.0])
@@ -183,7 +200,7 @@ def test_gpu_tests_come_first_and_then_what_the_targets_ask_for(tmp_path, monkey
     assert gpu_report.main(["--out", str(tmp_path)]) == 1
     assert order[:5] == ["GPU tests", "bench gaussian_latent 64M", "bench gaussian_latent 128x20",
                          "numeric tests", "bench training_step --quick"]  # fmt: skip
-    first, rest = gpu_report._plan("cuda")
+    first, rest = plan.steps("cuda")
     assert len(order) == 2 + len(first) + len(rest)
     assert "NOT ALL GPU tests were run" in capsys.readouterr().out
 
@@ -240,7 +257,6 @@ def test_tests_that_are_cut_say_how_many_had_passed(name, code, tmp_path, monkey
     assert f"- {said}\n" in text
     [seconds] = re.findall(r"^Written (\d+) s after the start\.$", text, re.MULTILINE)
     assert 8 <= int(seconds) < 60
-    assert "`make pages` renews the figures of README.md and docs/performance.md" in text
     assert json.loads((tmp_path / TESTS_FILE).read_text())["passed"] == 1
 
 

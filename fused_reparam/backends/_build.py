@@ -2,22 +2,26 @@
 
 It imports nothing of the package, and PyTorch only to find its headers, so that ``setup.py`` can
 load it by path. The library links against LibTorch's stable ABI only: one file serves every PyTorch
-from 2.11 on, and its name in the cache doesn't depend on PyTorch's version.
+from 2.11 on, and its name in the cache doesn't depend on PyTorch's version. The host extension
+(``kernels/host.cpp``) is for one PyTorch and one Python, which its name tells.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +51,10 @@ NO_COMPILER = (
 
 class BuildError(RuntimeError):
     """The library can't be built here; the message says why and what would help."""
+
+
+class CompilerError(BuildError):
+    """The compiler was started and failed."""
 
 
 class Unit(NamedTuple):
@@ -105,6 +113,11 @@ def compiler() -> list[str]:
     raise BuildError(NO_COMPILER)
 
 
+def jit_forbidden() -> bool:
+    """Whether the environment forbids building at first use."""
+    return os.environ.get("FUSED_REPARAM_NO_JIT", "0") not in ("", "0")
+
+
 def cache_dir() -> Path:
     """Where libraries built at first use are kept, per user."""
     own = os.environ.get("FUSED_REPARAM_CACHE")
@@ -135,28 +148,30 @@ def library_name() -> str:
     return f"libfused_reparam-{fingerprint()}.so"
 
 
-def installed_library() -> Path:
-    """Where ``setup.py`` puts the library inside the package."""
-    return PACKAGE / "backends" / library_name()
+def host_name() -> str:
+    """The host extension's file name."""
+    versions = f"torch{importlib.metadata.version('torch')}-{sys.implementation.cache_tag}"
+    return f"fused_reparam_host-{fingerprint()}-{re.sub(r'[^a-z0-9-]+', '_', versions)}.so"
 
 
-def cached_library() -> Path:
-    """The library's place in the cache, apart for each system that may share a home folder."""
+def installed(name: str) -> Path:
+    """Where ``setup.py`` puts a library inside the package."""
+    return PACKAGE / "backends" / name
+
+
+def cached(name: str) -> Path:
+    """A library's place in the cache, apart for each system that may share a home folder."""
     system = "-".join(filter(None, [sys.platform, platform.machine(), *platform.libc_ver()]))
-    return cache_dir() / system / library_name()
+    return cache_dir() / system / name
 
 
 def build(output: Path, cxx: list[str] | None = None) -> None:
     """Compile the library to ``output``. Nothing appears there unless all went well."""
     cxx = cxx or compiler()
     torch = torch_root()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that the last step is a rename within one file system.
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=output.parent) as folder:
-        work = Path(folder)
+    with _beside(output) as (work, made):
         steps = [_compile_step(cxx, unit, work, torch) for unit in units(source_dir())]
         objects = [target for target, _ in steps]
-        made = work / output.name
         link = [*cxx, "-shared", "-o", str(made), *map(str, objects)]
         link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
         ninja = _ninja()
@@ -167,12 +182,40 @@ def build(output: Path, cxx: list[str] | None = None) -> None:
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 list(pool.map(_run, [command for _, command in steps]))
             _run(link)
+
+
+def build_host(output: Path, cxx: list[str] | None = None) -> None:
+    """Compile the host extension, likewise."""
+    cxx = cxx or compiler()
+    torch = torch_root()
+    python = Path(sysconfig.get_paths()["include"])
+    if not (python / "Python.h").is_file():
+        raise BuildError(f"Python's headers are missing: there is no Python.h in {python}")
+    include = torch / "include"
+    folders = (include, include / "torch" / "csrc" / "api" / "include", python)
+    flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-shared"]
+    with _beside(output) as (_, made):
+        _run([
+            *cxx, *flags, *(word for folder in folders for word in ("-isystem", str(folder))),
+            str(source_dir() / "host.cpp"), "-o", str(made),
+            f"-L{torch / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10",
+        ])  # fmt: skip
+
+
+@contextlib.contextmanager
+def _beside(output: Path) -> Iterator[tuple[Path, Path]]:
+    """A working folder, and where in it to make what becomes ``output`` when all has gone well."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, so that the last step is a rename within one file system.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=output.parent) as folder:
+        made = Path(folder) / output.name
+        yield Path(folder), made
         os.replace(made, output)
 
 
-def build_in_cache() -> Path:
-    """The library in the cache, built if it isn't there. Safe with several processes at once."""
-    output = cached_library()
+def build_in_cache(name: str, what: str, builder: Callable[[Path, list[str]], None]) -> Path:
+    """A library in the cache, built if it isn't there. Safe with several processes at once."""
+    output = cached(name)
     if output.is_file():
         return output
     cxx = compiler()
@@ -184,12 +227,12 @@ def build_in_cache() -> Path:
     with _lock(output.with_suffix(".lock")):
         if not output.is_file():  # another process may have been first
             print(
-                f"fused_reparam: building the native library once, into {output.parent} "
+                f"fused_reparam: building {what} once, into {output.parent} "
                 "(FUSED_REPARAM_NO_JIT=1 turns this off)",
                 file=sys.stderr,
                 flush=True,
             )
-            build(output, cxx)
+            builder(output, cxx)
     return output
 
 
@@ -227,7 +270,7 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"the native library could not be built: {error}") from error
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-        raise BuildError(f"the native library could not be built: {command[0]} said\n{last}")
+        raise CompilerError(f"the native library could not be built: {command[0]} said\n{last}")
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import _build
-from .native_draws import base_noise, draw_backward, draw_forward  # noqa: F401
+from . import _build, native_host
+from .native_draws import base_noise, draw_backward, draw_forward, host_plan  # noqa: F401
 from .native_rows import softmax_backward, softmax_forward  # noqa: F401
 
 # Keys come as tensors; see `reference/draws.py`.
@@ -51,7 +51,7 @@ class _Library:
     def __init__(self, path: Path, origin: str) -> None:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         handle = ctypes.CDLL(str(path))
-        self.path, self.origin = path, origin
+        self.path, self.origin, self.handle = path, origin, handle
         self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
         self.forward: _Entry = handle.fused_reparam_gaussian_forward
         self.backward: _Entry = handle.fused_reparam_gaussian_backward
@@ -95,6 +95,7 @@ def info() -> dict[str, str]:
         "library": str(_library.path),
         "built": _library.origin,
         "instruction set": ISA_NAMES[_library.isa()],
+        "host path": native_host.origin if native_host.module else f"Python: {native_host.reason}",
     }
 
 
@@ -217,6 +218,7 @@ def _load() -> None:
         try:
             _check_environment()
             _library = _find()
+            native_host.load(_library.handle)
         except Exception as error:  # whatever went wrong, the reference backend can serve
             _reason = str(error) or type(error).__name__
             warnings.warn(
@@ -237,19 +239,18 @@ def _check_environment() -> None:
 
 def _find() -> _Library:
     """The library of the package, or of the cache, or a fresh one."""
-    installed = _build.installed_library()
+    name, what = _build.library_name(), "the native library"
+    installed = _build.installed(name)
     if installed.is_file():
         with _ignore_load_error():
             return _Library(installed, "with the package")
-    cached = _build.cached_library()
-    if not cached.is_file() and os.environ.get("FUSED_REPARAM_NO_JIT", "0") not in ("", "0"):
-        raise _build.BuildError(
-            "the native library is not built and FUSED_REPARAM_NO_JIT forbids building it"
-        )
+    cached = _build.cached(name)
+    if not cached.is_file() and _build.jit_forbidden():
+        raise _build.BuildError(f"{what} is not built and FUSED_REPARAM_NO_JIT forbids building it")
     with _ignore_load_error():
-        return _Library(_build.build_in_cache(), "at first use")
+        return _Library(_build.build_in_cache(name, what, _build.build), "at first use")
     cached.unlink()  # not a library, or not one for this system: once more
-    return _Library(_build.build_in_cache(), "at first use")
+    return _Library(_build.build_in_cache(name, what, _build.build), "at first use")
 
 
 class _ignore_load_error:

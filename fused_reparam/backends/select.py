@@ -32,7 +32,7 @@ def _from_environment() -> str | None:
 
 
 _default = _from_environment()
-_asked: ContextVar[str | None] = ContextVar("fused_reparam_backend", default=_default)
+asked_for: ContextVar[str | None] = ContextVar("fused_reparam_backend", default=_default)
 _picked: dict[tuple[str | None, str], ModuleType] = {}
 
 
@@ -53,7 +53,7 @@ def pick(device: torch.device) -> ModuleType:
     Raises:
         RuntimeError: the backend asked for can't serve the device; the message says why.
     """
-    question = (_asked.get(), device.type)
+    question = (asked_for.get(), device.type)
     module = _picked.get(question)
     if module is None:
         module = _picked[question] = _find(question[0], device)
@@ -111,8 +111,8 @@ def backend(name: str) -> Iterator[None]:
         >>> kl.item()
         0.0
     """
-    token = _asked.set(_checked(name, "backend()"))
+    token = asked_for.set(_checked(name, "backend()"))
     try:
         yield
     finally:
-        _asked.reset(token)
+        asked_for.reset(token)

@@ -17,7 +17,7 @@ from ..arguments import (
     scale_kind,
 )
 from ..backends.reference import SCALE_KINDS
-from ..ops import gaussian_short, gaussian_torch
+from ..ops import gaussian_host, gaussian_short, gaussian_torch
 from . import latent
 from .divergence import PriorArgument, divergence, standard
 from .sources import Sources
@@ -236,6 +236,9 @@ def gaussian_kl(
     check_reduction(reduction)
     bounds = bounds_of(clamp, kind)
     if standard(prior, free_bits, free_bits_per, beta):
+        short = gaussian_host.kl(mu, scale, kind, bounds, reduction)
+        if short is not None:
+            return short
         loc, x = pair(mu, scale, kind)
         return latent.plain_kl(loc, x, kind, bounds, reduction)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
+from ..backends import native_host
 from ..functional.weights import mixture_numbers
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
@@ -146,6 +147,9 @@ def _unspent(kl: Tensor) -> bool:
     """Whether no backward pass has freed what this KL's would need."""
     if kl.grad_fn is None:
         return True
+    spent = native_host.spent(kl)
+    if spent is not None:
+        return not spent
     try:
         # Not unpacked: under a checkpoint that would run the forward pass again.
         kl.grad_fn._raw_saved_tensors  # type: ignore[attr-defined]  # noqa: B018

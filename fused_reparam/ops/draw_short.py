@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import noise
-from ..backends import select
+from ..backends import native_host, select
 from ..modes import eager
 from . import draw_call, draw_spec
 from .draw_spec import DrawSpec, Inputs
@@ -38,6 +38,23 @@ class Geometry(NamedTuple):
     value: torch.Size
     values: int
     linear: bool
+    plan: bytes
+    """All of it, for the native backend's host path."""
+
+    def general_backward(
+        self,
+        backend: ModuleType,
+        needs: Sequence[bool],
+        grads: Sequence[Tensor | None],
+        key: Tensor,
+        params: Sequence[Tensor],
+    ) -> tuple[Tensor | None, ...]:
+        """The backward pass where it is not of the usual kind."""
+        from .draw import draw_backward
+
+        inputs = Inputs(tuple(params), key, None)
+        compute = functools.partial(draw_call.backward, backend)
+        return draw_backward(compute, grads[0], grads[1:], inputs, self.spec, (*needs, False))[:-1]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -56,12 +73,14 @@ def _geometry(
 
 
 def _geometry_of(shape: torch.Size, spec: DrawSpec) -> Geometry:
-    samples = spec.samples
+    samples, member = spec.samples, draw_spec.member(spec)
     z = draw_spec.stacked(samples, shape) if samples else None
-    value = draw_spec.value_shape(shape, spec)
-    return Geometry(
-        spec, max(samples, 1), z, value, draw_spec.count(spec), draw_spec.member(spec).linear
-    )
+    value, count = draw_spec.value_shape(shape, spec), draw_spec.count(spec)
+    plan = select.load("native").host_plan(
+        shape.numel(), samples, spec.keep, count, value.numel() if count else 0, member.sampled,
+        member.linear, spec.family, spec.kind, spec.prior_kind, spec.numbers, spec.weight,
+    )  # fmt: skip
+    return Geometry(spec, max(samples, 1), z, value, count, member.linear, plan)
 
 
 def draw(
@@ -79,9 +98,16 @@ def draw(
 
     ``reduction`` is as ``draw_spec.kept`` takes it. A key has been checked, parameters have not.
     """
+    loc = params[0]
+    host = native_host.module
+    if host is not None and not torch.compiler.is_compiling() and ordinary(loc) and loc.is_cpu:
+        geometry = _geometry(loc.shape, family, kind, prior_kind, numbers, reduction, samples)
+        if geometry is not None:
+            found = host.draw(tuple(params), geometry, geometry.plan, key, generator)
+            if found is not None:
+                return found  # type: ignore[no-any-return]
     if not eager() or forward_ad_active() or not _alike(params):
         return None
-    loc = params[0]
     if key is not None and not at_hand(key, loc):
         return None
     geometry = _geometry(loc.shape, family, kind, prior_kind, numbers, reduction, samples)
@@ -122,7 +148,7 @@ def _forward(
     key: Tensor | noise.HostKey | noise.GraphKey,
     params: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    spec, samples, of_z, of_value, count, _ = geometry
+    spec, samples, of_z, of_value, count, _, _ = geometry
     loc = params[0]
     z = torch.empty_like(loc) if of_z is None else loc.new_empty(of_z)
     values = [loc.new_empty(of_value, dtype=_VALUE_DTYPES[loc.dtype]) for _ in range(count)]
@@ -192,7 +218,16 @@ class ShortDraw(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         if not short:
             # Unpacked once: a checkpoint allows no more.
-            return _general_backward(ctx, params, key, grad_z, grad_values)
+            typed = [p.to(dtype) for p in params]
+            of_outputs = (grad_z, *grad_values)
+            return (
+                None,
+                None,
+                None,
+                *geometry.general_backward(
+                    backend, ctx.needs_input_grad[3:], of_outputs, key, typed
+                ),
+            )
         spec, needs, to_loc = geometry.spec, ctx.needs_input_grad[3:], None
         if geometry.linear and needs[0] and draw_spec.passes(spec, grad_z, grad_values):
             to_loc = grad_z.view(params[0].shape)  # type: ignore[union-attr]
@@ -245,27 +280,6 @@ def _geometry_of_op(inputs: Inputs, spec: DrawSpec) -> Geometry | None:
     if not _alike(params) or not at_hand(key, params[0]) or not params[0].numel():
         return None
     return _geometry_of(params[0].shape, spec)
-
-
-def _general_backward(
-    ctx: Any,
-    params: Sequence[Tensor],
-    key: Tensor,
-    grad_z: Tensor | None,
-    grad_values: Sequence[Tensor | None],
-) -> Any:
-    from .draw import draw_backward
-
-    backend, geometry, dtype = ctx.call
-    *grads, _ = draw_backward(
-        functools.partial(draw_call.backward, backend),
-        grad_z,
-        grad_values,
-        Inputs(tuple(p.to(dtype) for p in params), key, None),
-        geometry.spec,
-        (*ctx.needs_input_grad[3:], False),
-    )
-    return None, None, None, *grads
 
 
 # Function.apply in Python looks for functorch and for default arguments, neither of which is here;

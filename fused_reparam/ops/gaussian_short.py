@@ -8,10 +8,8 @@ declines everything else, bad input included, to the general way. So does the ba
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,72 +18,15 @@ from .. import noise
 from ..backends import select
 from ..backends.reference import SCALE_KINDS
 from ..modes import eager
-from . import gaussian_call, layout
+from . import gaussian_call, gaussian_host
 from .gaussian_call import Inputs, Spec
+from .gaussian_plan import Call, Geometry, geometry_of
 from .library import at_hand, forward_ad_active, ordinary
 
 _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 }
-
-
-class Geometry(NamedTuple):
-    """Where the operands of a call lie in memory."""
-
-    shape: torch.Size  # of z, which is contiguous
-    dense: bool  # whether the operands are, too; if not they are rows
-    size: tuple[int, int]  # rows, columns
-    loc: tuple[int, int]  # the two strides of the rows
-    scale: tuple[int, int]
-    shift: int  # from loc's first element to scale's, where loc holds both
-    strides: tuple[tuple[int, ...], tuple[int, ...] | None]  # of the tensors themselves
-
-
-@functools.lru_cache(maxsize=4096)
-def _geometry(
-    loc_shape: torch.Size,
-    loc_strides: tuple[int, ...],
-    scale_shape: torch.Size | None,
-    scale_strides: tuple[int, ...] | None,
-    dim: int,
-) -> Geometry | None:
-    """The geometry of loc and scale, or of moments; None where it takes the general way."""
-    loc = torch.empty_strided(loc_shape, loc_strides, device="meta")
-    shift = 0
-    if scale_shape is None or scale_strides is None:
-        if not loc.is_contiguous():
-            return None
-        loc, scale = gaussian_call.halves(loc, dim)
-        shift = int(scale.storage_offset())
-    elif scale_shape == loc_shape:
-        scale = torch.empty_strided(scale_shape, scale_strides, device="meta")
-    else:
-        return None
-    if not loc.numel() or layout.memory_order(loc):
-        return None
-    z = torch.empty(loc.shape, device="meta")
-    plan = layout.plan((), loc.shape, (loc.stride(), scale.stride(), z.stride()), 3)
-    strides = (loc_strides, scale_strides)
-    if plan is None:
-        return Geometry(loc.shape, True, (1, loc.numel()), (0, 1), (0, 1), shift, strides)
-    of_loc, of_scale, of_z = plan.strides
-    if of_loc is None or of_scale is None or of_z is None:
-        return None
-    return Geometry(loc.shape, False, plan.size, of_loc, of_scale, shift, strides)
-
-
-class Call(NamedTuple):
-    """What a call computes, and by which backend."""
-
-    backend: ModuleType
-    kind: int
-    low: float
-    high: float
-    weight: float
-    reduction: str | None  # None: no KL
-    dim: int
-    geometry: Geometry
 
 
 def latent(
@@ -99,6 +40,9 @@ def latent(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None] | None:
     """z and the KL, or None when the call has to go the general way."""
+    found = gaussian_host.latent(loc, scale, dim, kind, bounds, reduction, True, key, generator)
+    if found is not None:
+        return found
     if not eager() or forward_ad_active():
         return None
     geometry = _located(loc, scale, dim, reduction)
@@ -129,7 +73,7 @@ def _located(
     ):
         return None
     if scale is None:
-        return _geometry(loc.shape, loc.stride(), None, None, dim)
+        return geometry_of(loc.shape, loc.stride(), None, None, dim)
     if (
         not ordinary(scale)
         or scale.dtype is not loc.dtype  # type: ignore[union-attr]
@@ -137,7 +81,7 @@ def _located(
         or scale.device != loc.device  # type: ignore[union-attr]
     ):
         return None
-    return _geometry(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
+    return geometry_of(loc.shape, loc.stride(), scale.shape, scale.stride(), dim)  # type: ignore[union-attr]
 
 
 def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -154,7 +98,7 @@ def _operands(loc: Tensor, scale: Any, geometry: Geometry) -> tuple[Tensor, Tens
 def _forward(
     loc: Tensor, scale: Any, key: Tensor | noise.HostKey | noise.GraphKey, call: Call
 ) -> tuple[Tensor, Tensor | None]:
-    backend, kind, low, high, weight, reduction, _, geometry = call
+    backend, kind, low, high, weight, reduction, _, geometry, _ = call
     mu, x = _operands(loc, scale, geometry)
     z = _new(loc, scale, geometry)
     kl = None if reduction is None else loc.new_empty((), dtype=_KL_DTYPE[loc.dtype])
@@ -179,7 +123,7 @@ def _backward(
     call: Call,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of loc (or moments) and scale."""
-    backend, kind, low, high, weight, _, _, geometry = call
+    backend, kind, low, high, weight, _, _, geometry, _ = call
     mu, x = _operands(loc, scale, geometry)
     to_scale = None
     grads: tuple[Tensor | None, ...]
@@ -242,7 +186,12 @@ class ShortLatent(torch.autograd.Function):
             or not key.is_contiguous()
         ):
             # Unpacked once: a checkpoint allows no more.
-            return _general_backward(ctx, loc, scale, key, grad_z, grad_kl)
+            inputs = [t.to(ctx.dtype) for t in (loc, scale) if t is not None]
+            needs = ctx.needs_input_grad[:2]
+            found = ctx.call.general_backward(
+                ctx.call.backend, needs, (grad_z, grad_kl), key, inputs
+            )
+            return *found, *(None,) * (4 - len(found))
         return *_backward(grad_z, grad_kl, loc, scale, key, ctx.call), None, None
 
 
@@ -300,29 +249,6 @@ def _call_of_op(inputs: Inputs, spec: Spec) -> Call | None:
         return None
     weight = gaussian_call.kl_weight(geometry.shape, reduction)
     return Call(select.pick(loc.device), kind, low, high, weight, reduction, dim, geometry)
-
-
-def _general_backward(
-    ctx: Any,
-    loc: Tensor,
-    scale: Tensor | None,
-    key: Tensor,
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-) -> Any:
-    from .gaussian import latent_backward
-
-    call: Call = ctx.call
-    dtype = ctx.dtype
-    grads = latent_backward(
-        functools.partial(gaussian_call.backward, call.backend),
-        grad_z,
-        grad_kl,
-        Inputs(loc.to(dtype), None if scale is None else scale.to(dtype), key, None),
-        Spec([], call.kind, call.low, call.high, call.reduction, True, call.dim),
-        (*ctx.needs_input_grad[:2], False),
-    )
-    return grads[0], grads[1], None, None
 
 
 # Function.apply in Python looks for functorch and for default arguments, neither of which is here;

@@ -1,0 +1,99 @@
+"""The native backend's short ways in C++ (``kernels/host.cpp``): an extension, optional.
+
+``module.draw`` and ``module.latent`` do what ``ops/draw_short.py`` and ``ops/gaussian_short.py`` do
+in Python, with the same results bit for bit and in a third of the time. They decline with None.
+``FUSED_REPARAM_NO_HOST=1`` in the environment turns them off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.machinery
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import select
+
+module: Any = None
+origin, reason = "", "the native library is not loaded"
+_FUNCTIONS = ("gaussian_forward", "gaussian_backward", "draw_forward", "draw_backward")
+
+
+def load(library: ctypes.CDLL) -> None:
+    """Find or build the extension and start it, or say why there is none."""
+    global module, origin, reason
+    from . import _build
+
+    try:
+        if os.environ.get("FUSED_REPARAM_NO_HOST", "0") not in ("", "0"):
+            raise _build.BuildError("FUSED_REPARAM_NO_HOST is set")
+        found, origin = _find()
+        entries = (getattr(library, f"fused_reparam_{name}") for name in _FUNCTIONS)
+        addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
+        found.start(select.asked_for, _general_backward, *addresses)
+        module = found
+    except Exception as error:  # whatever went wrong, Python can do it
+        reason = str(error) or type(error).__name__
+
+
+def spent(result: Tensor) -> bool | None:
+    """Whether a backward pass has freed what a result's node saved; None: not a node from here."""
+    found: bool | None = None if module is None else module.spent(result)
+    return found
+
+
+def _find() -> tuple[Any, str]:
+    """The extension of the package, or of the cache, or a fresh one; and how it came to be."""
+    from . import _build
+
+    name, what = _build.host_name(), "the native library's host path"
+    installed, cached = _build.installed(name), _build.cached(name)
+    if installed.is_file():
+        with contextlib.suppress(ImportError):
+            return _imported(installed), "C++, with the package"
+    # What failed once is not tried at each start: it takes as long as a success.
+    failed = cached.with_suffix(".failed")
+    if failed.is_file():
+        raise _build.BuildError(f"{failed.read_text()}\n(remove {failed} to try again)")
+    if not cached.is_file() and _build.jit_forbidden():
+        raise _build.BuildError(f"{what} is not built and FUSED_REPARAM_NO_JIT forbids building it")
+    try:
+        path = _build.build_in_cache(name, what, _build.build_host)
+    except _build.CompilerError as error:
+        failed.write_text(str(error))
+        raise
+    with contextlib.suppress(ImportError):
+        return _imported(path), "C++, built at first use"
+    path.unlink()  # damaged: once more
+    return _imported(
+        _build.build_in_cache(name, what, _build.build_host)
+    ), "C++, built at first use"
+
+
+def _imported(path: Path) -> Any:
+    name = "fused_reparam_host"
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    found = importlib.util.module_from_spec(spec)
+    loader.exec_module(found)
+    return found
+
+
+def _general_backward(
+    spec: Any,
+    needs: tuple[bool, ...],
+    grads: tuple[Tensor | None, ...],
+    saved: tuple[Tensor, ...],
+) -> tuple[Tensor | None, ...]:
+    """The backward pass of a call that is unusual: ``spec`` knows how."""
+    key, *inputs = saved
+    found: tuple[Tensor | None, ...] = spec.general_backward(
+        select.load("native"), needs, grads, key, inputs
+    )
+    return found

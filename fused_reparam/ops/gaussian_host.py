@@ -1,0 +1,84 @@
+"""The Gaussian's calls that the native backend's host path makes: all of a short way in C++."""
+
+from __future__ import annotations
+
+import functools
+import struct
+
+import torch
+from torch import Tensor
+
+from ..backends import native_host, select
+from . import gaussian_call
+from .gaussian_plan import Call, geometry_of
+from .library import ordinary
+
+# A LatentPlan of kernels/host_latent.h.
+_pack_plan = struct.Struct("=10q3d").pack
+
+
+@functools.lru_cache(maxsize=4096)
+def _call(
+    loc_shape: torch.Size,
+    loc_strides: tuple[int, ...],
+    scale_shape: torch.Size | None,
+    scale_strides: tuple[int, ...] | None,
+    dim: int,
+    kind: int,
+    low: float,
+    high: float,
+    reduction: str | None,
+    sample: bool,
+) -> tuple[Call, bytes] | None:
+    """A call of the native backend and its plan for the host path."""
+    geometry = geometry_of(loc_shape, loc_strides, scale_shape, scale_strides, dim)
+    if geometry is None:
+        return None
+    weight = gaussian_call.kl_weight(geometry.shape, reduction)
+    plan = _pack_plan(
+        0 if geometry.dense else geometry.size[1], *geometry.loc, *geometry.scale, geometry.shift,
+        dim, sample, reduction is not None, kind, low, high, weight,
+    )  # fmt: skip
+    native = select.load("native")
+    return Call(native, kind, low, high, weight, reduction, dim, geometry, sample), plan
+
+
+def latent(
+    loc: Tensor,
+    scale: Tensor | float | None,
+    dim: int,
+    kind: int,
+    bounds: tuple[float, float],
+    reduction: str | None,
+    sample: bool,
+    key: Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor | None] | None:
+    """What the host path makes of a call; None where it declines or there is none."""
+    host = native_host.module
+    if host is None or torch.compiler.is_compiling() or not _may(loc, scale, reduction):
+        return None
+    of_scale = (None, None) if scale is None else (scale.shape, scale.stride())  # type: ignore[union-attr]
+    planned = _call(loc.shape, loc.stride(), *of_scale, dim, kind, *bounds, reduction, sample)
+    if planned is None:
+        return None
+    return host.latent(loc, scale, *planned, key, generator)  # type: ignore[no-any-return]
+
+
+def kl(
+    loc: Tensor, scale: Tensor | float, kind: int, bounds: tuple[float, float], reduction: str
+) -> Tensor | None:
+    """The KL alone, or None when the call has to go the general way."""
+    found = latent(loc, scale, -1, kind, bounds, reduction, False, None, None)
+    return None if found is None else found[1]
+
+
+def _may(loc: Tensor, scale: Tensor | float | None, reduction: str | None) -> bool:
+    """Whether the host path may be asked: it checks the rest."""
+    return (
+        ordinary(loc)
+        and loc.is_cpu
+        and loc.layout is torch.strided
+        and (scale is None or (ordinary(scale) and scale.layout is torch.strided))  # type: ignore[union-attr]
+        and (reduction is None or reduction in gaussian_call.SUMMED)
+    )

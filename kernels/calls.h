@@ -1,0 +1,31 @@
+// The calls of the library's plain C functions, as fused_reparam/backends/native*.py and host.cpp pack
+// them: only 8-byte fields. Dense operands have columns = 0, and what follows is not read; the others
+// are rows of `columns` elements, each with its two strides.
+#pragma once
+
+#include <cstdint>
+
+struct fused_reparam_strides {
+  int64_t row, column;
+};
+
+struct fused_reparam_call {
+  void *loc, *scale;
+  const uint64_t* key;
+  void *eps, *z_or_grad_z, *kl_or_grad_kl, *grad_loc, *grad_scale;
+  int64_t n, segments, dtype, kind;
+  double low, high, weight;
+  int64_t columns;
+  fused_reparam_strides loc_strides, scale_strides, eps_strides, z_strides, kl_strides,
+      grad_loc_strides, grad_scale_strides;
+};
+
+struct fused_reparam_draw {
+  void* params[4];
+  const uint64_t* key;
+  void *eps, *z_or_grad_z, *values_or_grads[2], *grads[4];
+  int64_t n, samples, segments, dtype, family, kind, prior_kind;
+  double numbers[6], weight;
+  int64_t columns;
+  fused_reparam_strides param_strides[4], eps_strides, z_strides, grad_strides[4];
+};

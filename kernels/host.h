@@ -1,0 +1,250 @@
+// What the short ways of host.cpp share: when they may be taken, keys, saved tensors.
+//
+// A small call costs host time, not arithmetic: in Python its checks, allocations and autograd node take
+// 65 us of a forward and backward pass, three times as long inside a model, whose weights push them out
+// of the caches. Here they take 25. Whatever is unusual is declined, and goes the way through Python.
+#pragma once
+
+#include <torch/csrc/python_headers.h>
+
+#include <ATen/ATen.h>
+#include <c10/core/SafePyObject.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/Generator.h>
+#include <torch/csrc/PyInterpreter.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/utils/object_ptr.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+namespace fr::host {
+
+using at::Tensor;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+// The context variable that holds the backend asked for, and the name of this one.
+inline PyObject *asked = nullptr, *native = nullptr;
+
+// Whether nobody asked for another backend.
+inline bool is_backend() {
+  PyObject* name = nullptr;
+  if (PyContextVar_Get(asked, nullptr, &name) < 0) throw python_error();
+  const bool ok = name == nullptr || name == Py_None || PyUnicode_Compare(name, native) == 0;
+  Py_XDECREF(name);
+  return ok;
+}
+
+// Whether no transform, dispatch mode or tracer looks on; fused_reparam/modes.py has it in Python.
+inline bool undisturbed() {
+  return !c10::impl::TorchDispatchModeTLS::any_modes_set() &&
+         !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) &&
+         !torch::jit::tracer::isTracing();
+}
+
+// Whether a tensor's memory on the CPU holds its values: no subclass, no other layout, no negative bit.
+inline bool plain(const Tensor& t) {
+  constexpr c10::DispatchKeySet allowed({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
+                                         c10::DispatchKey::AutocastCPU,
+                                         c10::DispatchKey::ADInplaceOrView});
+  return (t.key_set().raw_repr() & ~allowed.raw_repr()) == 0 && t.layout() == at::kStrided;
+}
+
+// The tensor in a Python object, if it is exactly that, plain, and carries no forward derivative.
+inline const Tensor* plain_object(PyObject* object) {
+  if (!THPVariable_CheckExact(object)) return nullptr;
+  const Tensor& t = THPVariable_Unpack(object);
+  return plain(t) && !t._fw_grad(0).defined() ? &t : nullptr;
+}
+
+// The library's number of a dtype; -1 for any that it does not compute.
+inline int64_t dtype_code(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat: return 0;
+    case at::kBFloat16: return 1;
+    case at::kHalf: return 2;
+    case at::kDouble: return 3;
+    default: return -1;
+  }
+}
+
+inline at::TensorOptions value_options(const Tensor& t) {
+  return t.options().dtype(t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+inline bool is_key(const Tensor& t) {
+  return plain(t) && t.dim() == 1 && t.size(0) == 2 && t.is_contiguous() &&
+         (t.scalar_type() == at::kUInt64 || t.scalar_type() == at::kLong);
+}
+
+// The key given, or a fresh one; nothing where either is not as expected.
+inline std::optional<Tensor> key_of(PyObject* key, PyObject* generator) {
+  if (key != Py_None) {
+    const Tensor* t = plain_object(key);
+    return t && is_key(*t) ? std::optional<Tensor>(*t) : std::nullopt;
+  }
+  std::optional<at::Generator> source;
+  if (generator != Py_None) {
+    if (!THPGenerator_Check(generator)) return std::nullopt;
+    source = THPGenerator_Unwrap(generator);
+  }
+  // As noise.random_bits draws it.
+  return at::randint(INT64_MAX, {2}, source, at::TensorOptions().dtype(at::kLong).device(at::kCPU));
+}
+
+template <class Call>
+void run(int (*entry)(const Call*), const Call& call) {
+  int failed;
+  if (PyGILState_Check()) {
+    pybind11::gil_scoped_release others;
+    failed = entry(&call);
+  } else {
+    failed = entry(&call);
+  }
+  TORCH_CHECK(!failed, "the native library failed");
+}
+
+inline PyObject* wrapped(const Tensor& t) {
+  return t.defined() ? THPVariable_Wrap(t) : Py_NewRef(Py_None);
+}
+
+template <class List>
+PyObject* tuple_of(const List& tensors) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(tensors.size()));
+  if (!tuple) throw python_error();
+  for (size_t i = 0; i < tensors.size(); ++i)
+    PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), wrapped(tensors[i]));
+  return tuple;
+}
+
+// What the two kinds of nodes have in common: saved tensors (the key first, undefined where there is no
+// sample), and for a backward pass that is unusual the way through Python: `general(spec, needs, grads,
+// saved)`.
+class SavingNode : public Node {
+ public:
+  SavingNode(const Tensor& key, const std::vector<Tensor>& inputs, PyObject* spec)
+      : dtype_(inputs[0].scalar_type()), spec_(Py_NewRef(spec), getPyInterpreter()) {
+    saved_.reserve(inputs.size() + 1);
+    saved_.emplace_back(key, false);
+    for (const Tensor& t : inputs) saved_.emplace_back(t, false);
+  }
+
+  bool spent() const { return spent_; }
+
+  void release_variables() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& s : saved_) s.reset_data();
+    spent_ = true;
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    bool any = false;
+    for (const Tensor& g : grads) any = any || g.defined();
+    if (!any) return variable_list(saved_.size() - 1);
+    std::vector<Tensor> saved;
+    saved.reserve(saved_.size());
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (const SavedVariable& s : saved_) saved.push_back(s.unpack());
+    }
+    bool quick = !at::GradMode::is_enabled() && undisturbed();
+    if (saved[0].defined()) quick = quick && is_key(saved[0]);
+    for (const Tensor& g : grads) quick = quick && (!g.defined() || plain(g));
+    // A hook on saved tensors may have changed them.
+    for (size_t i = 1; i < saved.size(); ++i)
+      quick = quick && plain(saved[i]) && saved[i].scalar_type() == dtype_;
+    if (quick && suits(saved, grads)) return compute(saved, grads);
+    return through_python(saved, grads);
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    for (const SavedVariable& s : saved_) args.collect(s, false);
+    collect_plan(args);
+  }
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& swap) override {
+    for (SavedVariable& s : saved_) swap.before(s);
+    variable_list found = apply(variable_list(grads));
+    for (SavedVariable& s : saved_) swap.after(s);
+    return found;
+  }
+
+  inline static PyObject* general = nullptr;
+
+ protected:
+  // Whether `compute` can do it; all tensors are plain and of the dtype expected.
+  virtual bool suits(const std::vector<Tensor>& saved, const variable_list& grads) const = 0;
+  virtual variable_list compute(const std::vector<Tensor>& saved, const variable_list& grads) = 0;
+  virtual void collect_plan(torch::dynamo::autograd::CompiledNodeArgs& args) const = 0;
+
+ private:
+  variable_list through_python(const std::vector<Tensor>& saved, const variable_list& grads) {
+    std::vector<Tensor> typed{saved[0]};
+    for (size_t i = 1; i < saved.size(); ++i) typed.push_back(saved[i].to(dtype_));
+    pybind11::gil_scoped_acquire ours;
+    const size_t count = saved_.size() - 1;
+    THPObjectPtr needs(PyTuple_New(static_cast<Py_ssize_t>(count)));
+    for (size_t i = 0; i < count; ++i)
+      PyTuple_SET_ITEM(needs.get(), static_cast<Py_ssize_t>(i),
+                       PyBool_FromLong(task_should_compute_output(i)));
+    THPObjectPtr of_grads(tuple_of(grads)), of_saved(tuple_of(typed));
+    THPObjectPtr found(PyObject_CallFunctionObjArgs(general, spec_.ptr(getPyInterpreter()), needs.get(),
+                                                    of_grads.get(), of_saved.get(), nullptr));
+    if (!found) {
+      python_error error;
+      error.persist();
+      throw std::move(error);
+    }
+    TORCH_CHECK(PyTuple_Check(found.get()) && PyTuple_GET_SIZE(found.get()) == (Py_ssize_t)count);
+    variable_list result(count);
+    for (size_t i = 0; i < count; ++i) {
+      PyObject* item = PyTuple_GET_ITEM(found.get(), static_cast<Py_ssize_t>(i));
+      if (item != Py_None) result[i] = THPVariable_Unpack(item);
+    }
+    return result;
+  }
+
+  std::vector<SavedVariable> saved_;
+  at::ScalarType dtype_;
+  c10::SafePyObject spec_;
+  std::atomic<bool> spent_ = false;
+};
+
+// PyTorch counts references to nodes in one of two ways, by version.
+template <class N, class... Args>
+auto make_node(Args&&... args) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>)
+    return c10::make_intrusive<N>(std::forward<Args>(args)...);
+  else
+    return std::shared_ptr<N>(new N(std::forward<Args>(args)...), [](N* n) { deleteNode(n); });
+}
+
+template <class N, class... Args>
+void record(const std::vector<Tensor>& outputs, const Tensor& key, const std::vector<Tensor>& inputs,
+            Args&&... args) {
+  auto node = make_node<N>(key, inputs, std::forward<Args>(args)...);
+  node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  for (const Tensor& t : outputs) torch::autograd::set_history(t, node);
+}
+
+inline bool wants_gradient(const std::vector<Tensor>& inputs) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const Tensor& t : inputs)
+    if (t.requires_grad()) return true;
+  return false;
+}
+
+}  // namespace fr::host

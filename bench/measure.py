@@ -295,7 +295,7 @@ def figures(
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
     copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
-    noise = _noise_seconds(case, work, spreads, limit)
+    noise = None if copy is None else _noise_seconds(case, work, spreads, limit)
     bound = None if copy is None or noise is None else max(copy.median, noise)
     return {
         "median_s": spread.median,

@@ -222,7 +222,7 @@ struct Bernoulli {
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V e = exp(-abs((in.loc() + in.eps()) * in.constant(0))), up = num<V>(1.0) + e;
-    out.loc(in.grad_z() * in.constant(0) * (e / (up * up)));
+    out.loc(in.grad_z() * (e / (up * up)) * in.constant(0));  // in this order: 0 times infinity is NaN
   }
 };
 template <>
@@ -246,7 +246,7 @@ struct DrawFormula<Draw::kumaraswamy> {
     const V g = in.grad_z() * exp(log_base) * a;
     out.loc(-(g * log_base));
     // d ln(1 - e^-t) / dt = 1 / (e^t - 1).
-    out.sigma(-(g * b) * (t / expm1(t)));
+    out.sigma(-(g * (t / expm1(t)) * b));
   }
 };
 

@@ -56,14 +56,15 @@ class DrawNode final : public SavingNode {
     variable_list found(count);
     bool valued = false;
     for (size_t j = 1; j < grads.size(); ++j) valued = valued || grads[j].defined();
-    const bool passes = plan_.linear && plan_.samples < 2 && grads[0].defined() && !valued;
+    const bool passes = plan_.linear && !plan_.samples && grads[0].defined() && !valued;
     fused_reparam_draw call = draw_call(plan_, saved[0], saved.data() + 1, count);
     bool any = false;
     for (size_t i = 0; i < count; ++i) {
       if (!task_should_compute_output(i)) continue;
       if (i == 0 && passes) {
-        // The sample is loc and something that does not depend on it.
-        found[0] = grads[0].view(saved[1].sizes());
+        // The sample is loc and something that does not depend on it. Not a view: of one, autograd
+        // would not see that others hold the memory too.
+        found[0] = grads[0];
         continue;
       }
       found[i] = at::empty_like(saved[i + 1]);

@@ -72,7 +72,7 @@ def test_near_zero(device, dtype):
     (of_density,) = torch.autograd.grad(log_prob.sum(), x)
     torch.testing.assert_close(action.double(), tanh, rtol=4 * unit, atol=0.0)
     torch.testing.assert_close(of_action.double(), slope, rtol=8 * unit, atol=0.0)
-    torch.testing.assert_close(of_density.double(), 2 * tanh, rtol=4 * unit, atol=2 * unit)
+    torch.testing.assert_close(of_density.double(), 2 * tanh, rtol=8 * unit, atol=0.0)
 
 
 def test_bounds_hold_and_clamp_stops_the_gradient():

@@ -34,7 +34,7 @@ def test_a_training_step_takes_one_pass(make, options, target):
     x = torch.ones((2, 4, 5, 5) if isinstance(layer, BayesianConv2d) else (2, 4), device=target[1])
     layer(x)
     kl = layer.kl()
-    assert kl is layer.kl()
+    assert torch.equal(kl, layer.kl())
     drawing = {node for node, _ in kl.grad_fn.next_functions}
     assert len(drawing) == 2, "of weight and bias"
     output = layer(x)
@@ -166,7 +166,7 @@ def test_a_mixtures_kl_before_any_forward_pass_and_once_it_is_spent():
     layer = BayesianLinear(40, 30, mixture=MIXTURE)
     assert layer.kl().item() != layer.kl().item(), "an estimate, drawn at each call"
     y = layer(torch.ones(1, 40))
-    assert layer.kl() is layer.kl()
+    assert layer.kl() == layer.kl()
     kept = layer.kl().item()
     y.sum().backward()
     layer.kl().backward()
@@ -175,6 +175,43 @@ def test_a_mixtures_kl_before_any_forward_pass_and_once_it_is_spent():
         layer(torch.ones(1, 40))
         assert not layer.kl().requires_grad
     assert layer.kl().requires_grad
+
+
+def test_kl_may_be_changed_in_place():
+    """It is the caller's: the layer's next one is right."""
+    layer, other = BayesianLinear(3, 4, bias=False), BayesianLinear(4, 2)
+    for forward in (True, False):
+        if forward:
+            other(layer(torch.randn(5, 3)))
+        want = layer.kl().item(), other.kl().item()
+        total = layer.kl()
+        total += other.kl()
+        total /= 100.0
+        assert (layer.kl().item(), other.kl().item()) == want
+        one = kl_divergence(layer)
+        one /= 100.0
+        assert kl_divergence(layer).item() == want[0]
+
+
+def test_data_in_another_tensor_is_noticed():
+    layer = BayesianLinear(3, 4)
+    layer(torch.randn(5, 3))
+    stale = layer.kl().item()
+    nn.utils.vector_to_parameters(torch.ones(32), layer.parameters())
+    twin = BayesianLinear(3, 4)
+    twin.load_state_dict(layer.state_dict())
+    assert layer.kl().item() == twin.kl().item() != stale
+
+
+def test_parameters_can_be_swapped_after_a_forward_pass():
+    layer, other = BayesianLinear(3, 4), BayesianLinear(3, 4, rho_init=-2.0)
+    layer(torch.randn(5, 3))
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        layer.load_state_dict(other.state_dict())
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert layer.kl().item() == other.kl().item()
 
 
 def test_freezing_and_thawing_between_passes():

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import launches, machine, measure, trace
+from bench import launches, limits, machine, measure, trace
 from bench.case import OpCase
 from bench.ops import OPS
-from bench.timing import Contestant, CpuClock, CudaClock
+from bench.timing import Contestant, CpuClock, CudaClock, Spread
 from bench.variants import REDUCE_OVERHEAD, Variant
 
 CPU = torch.device("cpu")
@@ -41,6 +41,27 @@ def test_a_variant_with_graphs_of_its_own_is_not_captured_again():
     row = measure._single_calls(case, "forward", variant, object.__new__(CudaClock))
     assert row["graph_reason"] == row["peak_reason"] == "it runs in CUDA graphs of its own"
     assert row["peak_bytes"] is None
+
+
+@pytest.mark.parametrize(
+    ("by", "op", "noise", "share"),
+    [
+        ("native", "gaussian_kl", 0.0, 0.5),  # which makes none
+        ("native", "gaussian_latent", None, None),  # it was to be timed, and was not
+        ("triton", "gaussian_kl", None, None),
+        ("triton", "gaussian_latent", None, None),
+    ],
+)
+def test_the_limit_is_told_only_where_its_noise_is_known(by, op, noise, share):
+    case = OpCase(OPS[op], "x", (16, 20), "float32", CPU)
+    spreads = {name: Spread(s, s, s, 3) for name, s in (("some", 2.0), (limits.COPY, 1.0))}
+    given = {"normal_ns": {"float32": {by: 1.0}}}
+    row = measure.figures(case, "forward", spreads, "some", given)
+    assert (row["noise_s"], row["of_limit"], row["of_copy"]) == (noise, share, 0.5)
+    if op == "gaussian_latent":
+        spreads[limits.NOISE] = Spread(1.5, 1.5, 1.5, 3)
+        row = measure.figures(case, "forward", spreads, "some", given)
+        assert (row["noise_s"], row["of_limit"]) == (1.5, 0.75)
 
 
 @pytest.fixture

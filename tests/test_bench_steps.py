@@ -246,8 +246,9 @@ def rows():
 
 def test_each_model_s_rows_are_given_as_they_are_there(monkeypatch):
     monkeypatch.setattr("bench.steps.models", lambda quick: list(MODELS.values()))
-    monkeypatch.setattr(measure, "measure_case", lambda case, *_: [{"size": case.size}])
-    settings = measure.Settings(op="training_step", sizes=tuple(MODELS))
+    monkeypatch.setattr(measure, "measure_case", lambda case, *_: [row | {"size": case.size}])
+    row = {"dtype": steps.DTYPE, "status": "skipped"}
+    settings = measure.Settings(op="training_step", sizes=tuple(MODELS), dtypes=(steps.DTYPE,))
     results = list(steps.measure_steps(settings, CpuClock(), {}, lambda *_: None))
     sizes = [[row["size"] for row in result["rows"]] for result in results]
     assert sizes == [["mlp-vae"], ["mlp-vae", "image-vae"], list(MODELS)]

@@ -124,6 +124,30 @@ def test_compiled_layouts(device, view):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.chunk(2, 1),
+        lambda x: x.to(memory_format=torch.channels_last).chunk(2, 1),
+        lambda x: (x[..., 1:], x[..., 1:]),
+        lambda x: (x.transpose(1, 3), x.transpose(1, 3)),
+    ],
+    ids=["halves", "channels_last", "slice", "transposed"],
+)
+def test_views_of_any_size_are_traced(device, view):
+    """Strides that the compiler does not know."""
+    torch._dynamo.reset()
+    key = noise.key(3, device=device)
+    compiled = torch.compile(
+        lambda x: gaussian_latent(*view(x), key=key), fullgraph=True, backend="aot_eager"
+    )
+    for side in (4, 6, 9):
+        x = torch.randn(2, 6, side, side, device=device)
+        for got, want in zip(compiled(x), gaussian_latent(*view(x), key=key), strict=True):
+            torch.testing.assert_close(got, want)
+            assert got.stride() == want.stride()
+
+
 def test_compiled_calls_draw_their_own_keys(device):
     torch._dynamo.reset()
 

@@ -18,7 +18,7 @@ from draw_cases import (
 from formulas import within_twice_the_error
 from torch import autograd
 
-from fused_reparam import noise
+from fused_reparam import noise, relaxed_bernoulli
 from fused_reparam.backends import select
 from fused_reparam.ops import draw_short
 from fused_reparam.ops.draw import DrawSpec, draw
@@ -271,19 +271,17 @@ def test_only_what_is_needed_is_written(device, key, monkeypatch, no_host_path):
         assert asked.pop() == list(needs)
     # The gradient of a loc that is added to the rest is the sample's.
     p = params("laplace", device=device)
-    for samples in (0, 1):
-        for given in ((key, None), (None, torch.ones((samples or 1, *p[0].shape), device=device))):
-            eps = given[1] if samples or given[1] is None else given[1][0]
-            z = draw(p, given[0], eps, spec("laplace", samples))[0]
-            (grad,) = cotangents([z])
-            to_loc, to_scale = torch.autograd.grad(z, p, grad)
-            assert asked.pop() == [False, True]
-            assert to_loc.data_ptr() == grad.data_ptr()
-            assert to_loc.shape == to_scale.shape == p[0].shape
+    for given in ((key, None), (None, torch.ones_like(p[0]))):
+        z = draw(p, *given, spec("laplace"))[0]
+        (grad,) = cotangents([z])
+        to_loc, to_scale = torch.autograd.grad(z, p, grad)
+        assert asked.pop() == [False, True]
+        assert to_loc.data_ptr() == grad.data_ptr()
+        assert to_loc.shape == to_scale.shape == p[0].shape
     for both, written in ((True, [[False, True]]), (False, [])):
         p[1].requires_grad_(both)
         (z,) = draw_short.draw(p, "laplace", 0, 0, (), None, 0, key, None)
-        (to_loc,) = torch.autograd.grad(z, p[0], grad.view(z.shape))
+        (to_loc,) = torch.autograd.grad(z, p[0], grad)
         assert asked == written
         assert to_loc.data_ptr() == grad.data_ptr()
         asked.clear()
@@ -430,3 +428,16 @@ def test_kumaraswamy_of_extreme_concentrations(device, key, dtype):
     for grad in grads:
         assert grad[:4].abs().tolist() == pytest.approx([0.0] * 4, abs=1e-6)
         assert grad[4].abs() > 1e-3
+    tiny = [torch.tensor(t, dtype=dtype, device=device).requires_grad_()
+            for t in ([1e-20, 1e-6, 1e-30], [1e-20, 1e-30, 1e-3])]  # fmt: skip
+    (z,) = results(tiny, spec("kumaraswamy"), key)
+    for grad in gradients([z], tiny, [torch.ones_like(z)]):
+        assert not grad.isnan().any()
+
+
+def test_relaxed_bernoulli_at_a_tiny_temperature(device):
+    """0 or 1, and its gradient 0 however large the one that arrives."""
+    logits = torch.tensor([1.0, -2.0], device=device, requires_grad=True)
+    z = relaxed_bernoulli(logits, tau=1e-37, key=noise.key(3))
+    assert ((z == 0) | (z == 1)).all()
+    assert torch.autograd.grad(z, logits, torch.full_like(z, 1e6))[0].tolist() == [0.0, 0.0]

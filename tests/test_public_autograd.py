@@ -57,6 +57,20 @@ def test_every_backward_uses_the_noise_that_was_drawn(case):
 
 
 @EVERY
+def test_gradients_share_no_memory(case):
+    """Of two calls whose results are added, so that one gradient arrives at both."""
+    params, others = case.params(), case.params()
+    for outputs in (
+        zip(case(*params, key=noise.key(4)), case(*others, key=noise.key(5)), strict=True)
+        if case.noisy
+        else zip(case(*params), case(*others), strict=True)
+    ):
+        torch.add(*outputs).backward(torch.ones_like(outputs[0]), retain_graph=True)
+    grads = [p.grad for p in (*params, *others)]
+    assert len({g.untyped_storage().data_ptr() for g in grads}) == len(grads)
+
+
+@EVERY
 def test_second_derivatives_are_those_of_the_first(case):
     """The first are the backend's, the second plain PyTorch's, whichever the backend."""
     params = case.params((2, 2, 2), torch.float64)

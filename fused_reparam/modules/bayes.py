@@ -29,8 +29,9 @@ class BayesianLinear(MeanField):
         in_features, out_features, bias, device, dtype: as ``torch.nn.Linear`` has them.
         prior_mean, prior_std: the prior of each weight, N(prior_mean, prior_std^2).
         mixture: (share, std1, std2) of a mixture of two Gaussians as prior instead. The KL is then
-            an estimate, from the weights that the forward pass drew; where there was none, and in
-            eval, from weights drawn for it.
+            an estimate, from the weights that the forward pass drew; where there was none to be
+            had (in eval, in compiled code, outside a reentrant checkpoint), from weights drawn for
+            it.
         rho_init: where rho starts; -5 is sigma = 0.0067.
         local_reparameterization: draw the outputs, whose means and variances are two matrix
             products, instead of the weights: each example has noise of its own and gradients vary

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import arguments, functional
 from ..backends import native_host
 from ..functional.weights import mixture_numbers
+from ..modes import eager
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
 
@@ -20,12 +21,11 @@ Mixture = tuple[float, float, float]
 
 
 class _Drawn(NamedTuple):
-    """The KL that came with drawn weights, and of what."""
+    """The KLs that came with drawn weights, and of what."""
 
-    kl: Tensor
-    parts: tuple[Tensor, ...]  # of the weight, of the bias
-    state: tuple[tuple[Tensor, int, bool], ...]
-    thread: int | None  # None: in compiled code
+    kls: tuple[Tensor, ...]  # of the weight, of the bias
+    state: tuple[tuple[int, ...], ...]
+    thread: int
 
 
 class MeanField(nn.Module):
@@ -76,12 +76,13 @@ class MeanField(nn.Module):
         In training, the one that the last forward pass computed as it drew the weights, while the
         parameters are unchanged and no backward pass has been made through it. It then shares
         that pass's graph: call ``backward()`` on the sum of loss and KL, or the loss's first and
-        then ``kl()``. Otherwise it is computed now, with a graph of its own; to a mixture, where it
-        is an estimate, from weights drawn now.
+        then ``kl()``. Otherwise, and in compiled code, it is computed now, with a graph of its own;
+        to a mixture, where it is an estimate, from weights drawn now. A change that autograd does
+        not count, such as ``p.data.fill_()``, is not seen.
         """
         drawn = self._drawn
         if drawn is not None and self.training and self._holds(drawn):
-            return drawn.kl
+            return _total(drawn.kls)
         if self.mixture is not None:
             return _total([self._sampled(*pair)[1] for pair in self._pairs()])
         prior = self.prior_mean, self.prior_std
@@ -96,9 +97,10 @@ class MeanField(nn.Module):
             return self.weight_mu, self.bias_mu
         (weight, *bias), kls = zip(*(self._sampled(*pair) for pair in self._pairs()), strict=True)
         self._drawn = None
-        if any(kl.requires_grad for kl in kls):
-            thread = None if torch.compiler.is_compiling() else threading.get_ident()
-            self._drawn = _Drawn(_total(kls), kls, self._state(), thread)
+        # A compiler or a transform can't see whether one still holds, and a compiled graph would
+        # keep all of its region's tensors.
+        if eager() and any(kl.requires_grad for kl in kls):
+            self._drawn = _Drawn(kls, self._state(), threading.get_ident())
         return weight, bias[0] if bias else None
 
     def _sampled(self, mu: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,26 +114,29 @@ class MeanField(nn.Module):
             pairs.append((self.bias_mu, self.bias_rho))
         return pairs
 
-    def _state(self) -> tuple[tuple[Tensor, int, bool], ...]:
+    def _state(self) -> tuple[tuple[int, ...], ...]:
         """What tells the parameters from other ones, and from themselves before a change."""
-        return tuple((p, p._version, p.requires_grad) for pair in self._pairs() for p in pair)
+        return tuple(
+            (id(p), p._version, p.requires_grad, p.data_ptr())
+            for pair in self._pairs()
+            for p in pair
+        )
 
     def _holds(self, drawn: _Drawn) -> bool:
         """Whether a KL is that of the parameters now, and a backward pass can go through it."""
-        if torch.compiler.is_compiling():
-            # A compiler can't see either. A Gaussian's costs little to compute anew.
-            return self.mixture is not None and drawn.thread is None
-        here, now = drawn.thread in (None, threading.get_ident()), self._state()
-        same = len(now) == len(drawn.state) and all(
-            p is q and rest == others
-            for (p, *rest), (q, *others) in zip(drawn.state, now, strict=True)
-        )
-        return here and same and all(map(_unspent, drawn.parts))
+        if not eager():
+            return False
+        here = drawn.thread == threading.get_ident()
+        return here and drawn.state == self._state() and all(map(_unspent, drawn.kls))
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         # Other dtypes and devices come without a new version.
         self._drawn = None
         return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._drawn = None  # parameters that a graph holds can't be swapped for others
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         # A tensor with a history can be neither copied nor pickled.
@@ -192,7 +197,8 @@ def kl_divergence(model: nn.Module) -> Tensor:
 
 
 def _total(kls: Sequence[Tensor]) -> Tensor:
-    total = kls[0]
-    for kl in kls[1:]:
+    """A new tensor, which the caller may change in place."""
+    total, *others = kls
+    for kl in others:
         total = total + kl.to(total.device)
-    return total
+    return total if others else total.clone()

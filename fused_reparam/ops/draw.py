@@ -94,8 +94,7 @@ def draw_backward(
     if needs[0] and draw_spec.passes(spec, grad_z, grad_values):
         needs = (False, *needs[1:])
         grads = draw_backward(compute, grad_z, grad_values, inputs, spec, needs)
-        loc, to_loc = inputs.params[0], grad_z.squeeze(0) if spec.samples else grad_z  # type: ignore[union-attr]
-        return unbroadcast(to_loc, loc), *grads[1:]
+        return unbroadcast(grad_z, inputs.params[0]), *grads[1:]
     if not any(needs):
         return (None,) * len(needs)
     tensors = (grad_z, *grad_values, *_flat(inputs))

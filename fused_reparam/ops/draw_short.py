@@ -230,7 +230,7 @@ class ShortDraw(torch.autograd.Function):
             )
         spec, needs, to_loc = geometry.spec, ctx.needs_input_grad[3:], None
         if geometry.linear and needs[0] and draw_spec.passes(spec, grad_z, grad_values):
-            to_loc = grad_z.view(params[0].shape)  # type: ignore[union-attr]
+            to_loc = grad_z
             needs = (False, *needs[1:])
         grads = _backward(backend, geometry, key, params, grad_z, grad_values, needs)
         if to_loc is not None:

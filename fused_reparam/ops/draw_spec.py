@@ -44,8 +44,11 @@ def count(spec: DrawSpec) -> int:
 
 
 def passes(spec: DrawSpec, grad_z: Tensor | None, grad_values: Sequence[Tensor | None]) -> bool:
-    """Whether z's gradient is parameter 0's as it is: nothing is to be computed, nor written."""
-    if spec.samples > 1 or not member(spec).linear:
+    """Whether z's gradient is parameter 0's as it is: nothing is to be computed, nor written.
+
+    The very tensor: of a view autograd would not see that others hold the memory too.
+    """
+    if spec.samples or not member(spec).linear:
         return False
     return grad_z is not None and all(g is None for g in grad_values)
 

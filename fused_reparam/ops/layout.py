@@ -21,7 +21,13 @@ def memory_order(t: Tensor) -> list[int]:
     strides = t.stride()
     if any(stride == 0 and size != 1 for size, stride in zip(t.shape, strides, strict=True)):
         return []  # expanded: its strides say nothing of the order
-    order = sorted(range(t.dim()), key=lambda d: -strides[d])
+    # By insertion: a compiler can't trace a sort by strides that it does not know.
+    order: list[int] = []
+    for d in range(t.dim()):
+        at = len(order)
+        while at and strides[order[at - 1]] < strides[d]:
+            at -= 1
+        order.insert(at, d)
     return [] if order == list(range(t.dim())) else order
 
 

@@ -156,7 +156,10 @@ def tanh_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
     action = 0.5 * (highest + lowest) + half * tanh
     # The sum may round to beyond an end.
     action = action + (action.clamp(lowest, highest) - action).detach()
-    log_slope = 2.0 * (math.log(2.0) - size - torch.log1p(e))
+    # Near zero as log(1 - tanh^2), whose derivative does not cancel.
+    near = torch.where(size < 0.25, tanh, 0.0)
+    far = 2.0 * (math.log(2.0) - size - torch.log1p(e))
+    log_slope = torch.where(size < 0.25, torch.log1p(-near * near), far)
     return action, (_log_q(eps, log_var) - math.log(half) - log_slope,)
 
 
@@ -193,7 +196,8 @@ def laplace_kl(loc: Tensor, scale: Tensor) -> Tensor:
 def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
     """-log scale where [loc - scale, loc + scale] is within [-1, 1], else infinite; NaN of NaN."""
     end = loc.abs() + scale
-    return torch.where(end > 1.0, math.inf, 0.0 * end - torch.log(scale))
+    nothing = 0.0 * torch.where(end > 1.0, 0.0, loc) ** 2 * scale
+    return torch.where(end > 1.0, math.inf, nothing - torch.log(scale))
 
 
 def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:

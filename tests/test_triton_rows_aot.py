@@ -72,8 +72,14 @@ def listings() -> dict[tuple[str, str, str], aot.Listing]:
     return {case: aot.Listing(**json.loads(line)) for case, line in zip(CASES, lines, strict=True)}
 
 
+def skip_unrolled(case):
+    if "long" in case[2] and not aot.counted_here():
+        pytest.skip("another Triton may unroll a loop, whose body is then counted several times")
+
+
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_no_spills_and_wide_accesses(case):
+    skip_unrolled(case)
     one = listings()[case]
     assert one.spills == 0
     assert one.local == []
@@ -92,6 +98,7 @@ def test_no_spills_and_wide_accesses(case):
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_instructions_per_element(case):
+    skip_unrolled(case)
     target, *kind = case
     one = listings()[case]
     bound = (AMD if target == "gfx942" else BOUNDS)[tuple(kind)]

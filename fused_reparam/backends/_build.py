@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -150,7 +149,9 @@ def library_name() -> str:
 
 def host_name() -> str:
     """The host extension's file name."""
-    versions = f"torch{importlib.metadata.version('torch')}-{sys.implementation.cache_tag}"
+    text = (torch_root() / "version.py").read_text()
+    torch = re.search(r"^__version__ = ['\"](.+?)['\"]", text, re.MULTILINE)
+    versions = f"torch{torch[1] if torch else ''}-{sys.implementation.cache_tag}"
     return f"fused_reparam_host-{fingerprint()}-{re.sub(r'[^a-z0-9-]+', '_', versions)}.so"
 
 

@@ -58,8 +58,8 @@ class Listing:
 
 
 def check_count(one: Listing, bound: float, exact: bool = True) -> None:
-    """Instructions per element: at most the bound, and (exact: it is this target's own, counted with
-    this Triton) close to it, or it would be a gate no more.
+    """Instructions per element: at most the bound, and (exact: it is this target's own, counted
+    with this Triton) close to it, or it would be a gate no more.
     """
     own = counted_here()
     allowance = 1.0 if own else OTHER_ALLOWANCE

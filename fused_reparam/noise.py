@@ -142,11 +142,7 @@ def draw_for(
     backend: ModuleType, device: torch.device, generator: torch.Generator | None
 ) -> Tensor | HostKey | GraphKey:
     """A fresh key as a backend takes it at least cost."""
-    if backend.DERIVES_KEYS:
-        return draw_for_kernel(device, generator)
-    if device.type == "cpu":  # 1 us less than finding it out below
-        return random_bits(device, generator)
-    return draw_bits(device, generator)
+    return (draw_for_kernel if backend.DERIVES_KEYS else draw_bits)(device, generator)
 
 
 def draw_for_kernel(

@@ -178,7 +178,7 @@ inline void put_value(const DrawCall& c, int value, int64_t run, int64_t segment
 }
 
 // Segments that a tile holds whole, from x on: four at a time, for a sum alone waits for each of its
-// additions. 0.6 ns an element less for rows of 6.
+// additions. 0.5 ns an element less for rows of 6.
 template <class T>
 inline void sum_short(const T* x, int64_t length, double weight, T* out, int64_t count) {
   int64_t s = 0;
@@ -249,7 +249,7 @@ inline void spread_gradient(const DrawCall& c, int value, int64_t run, int64_t t
   const T* grad = static_cast<const T*>(c.values[value]) + first_value(c, run);
   const int64_t begin = g.tile_begin(tile), count = g.tile_end(tile) - begin;
   int64_t i = 0, s = g.first_of(tile);
-  // Short segments overwrite what the one before wrote too far: 0.4 ns an element less for a row of 6.
+  // Short segments overwrite what the one before wrote too far: 0.3 ns an element less for a row of 6.
   constexpr int64_t kChunk = 8;
   for (; g.length <= kChunk && i + kChunk <= count; ++s) {
     const T w = weight * grad[s];

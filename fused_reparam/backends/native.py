@@ -30,7 +30,7 @@ DERIVES_KEYS = False
 ISA_NAMES = ("portable", "avx2", "avx512")
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-# The fields of fused_reparam_call in kernels/ops.cpp: dense operands need no strides.
+# The fields of fused_reparam_call in kernels/calls.h: dense operands need no strides.
 _pack_dense = struct.Struct("=12q3dq").pack
 _pack_rows = struct.Struct("=12q3dq14q").pack
 

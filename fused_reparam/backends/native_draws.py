@@ -18,7 +18,7 @@ from .reference.families import FAMILIES
 _FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
 _BASE_CODES = {name: code for code, name in enumerate(streams.BASES)}
 
-# The fields of fused_reparam_draw in kernels/draws.cpp: operands, options, columns and strides.
+# The fields of fused_reparam_draw in kernels/calls.h: operands, options, columns and strides.
 # Dense operands (columns 0) need no strides.
 _pack_operands = struct.Struct("=13q").pack
 _pack_options = struct.Struct("=7q7d").pack

@@ -65,8 +65,7 @@ def tanh_normal_rsample(
         (torch.Size([256, 6]), torch.Size([256]), True)
     """
     kind, scale = one_scale(logvar, log_std, std, var, rho)
-    if key is not None or generator is not None or eps is not None:
-        check_sources(key, generator, "philox", eps)
+    check_sources(key, generator, "philox", eps)
     numbers = (*bounds_of(clamp, kind), *interval(low, high))
     action, (log_prob,), _ = families.sample(
         "tanh_normal",

@@ -37,7 +37,6 @@ class Geometry(NamedTuple):
     z: torch.Size | None  # None: the parameters' shape
     value: torch.Size
     values: int
-    linear: bool
     plan: bytes
     """All of it, for the native backend's host path."""
 
@@ -80,7 +79,7 @@ def _geometry_of(shape: torch.Size, spec: DrawSpec) -> Geometry:
         shape.numel(), samples, spec.keep, count, value.numel() if count else 0, member.sampled,
         member.linear, spec.family, spec.kind, spec.prior_kind, spec.numbers, spec.weight,
     )  # fmt: skip
-    return Geometry(spec, max(samples, 1), z, value, count, member.linear, plan)
+    return Geometry(spec, max(samples, 1), z, value, count, plan)
 
 
 def draw(
@@ -148,7 +147,7 @@ def _forward(
     key: Tensor | noise.HostKey | noise.GraphKey,
     params: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    spec, samples, of_z, of_value, count, _, _ = geometry
+    spec, samples, of_z, of_value, count, _ = geometry
     loc = params[0]
     z = torch.empty_like(loc) if of_z is None else loc.new_empty(of_z)
     values = [loc.new_empty(of_value, dtype=_VALUE_DTYPES[loc.dtype]) for _ in range(count)]
@@ -229,7 +228,7 @@ class ShortDraw(torch.autograd.Function):
                 ),
             )
         spec, needs, to_loc = geometry.spec, ctx.needs_input_grad[3:], None
-        if geometry.linear and needs[0] and draw_spec.passes(spec, grad_z, grad_values):
+        if needs[0] and draw_spec.passes(spec, grad_z, grad_values):
             to_loc = grad_z
             needs = (False, *needs[1:])
         grads = _backward(backend, geometry, key, params, grad_z, grad_values, needs)

@@ -29,3 +29,12 @@ struct fused_reparam_draw {
   int64_t columns;
   fused_reparam_strides param_strides[4], eps_strides, z_strides, grad_strides[4];
 };
+
+// Of relaxed categories: everything is three-dimensional, with the classes in the middle.
+struct fused_reparam_softmax {
+  void *logits, *noise, *y_or_grad_y, *soft, *kl_or_grad_kl, *grad_logits;
+  const uint64_t* key;
+  int64_t dtype, mode, outer, classes, inner;
+  double tau, unimix;
+  struct { int64_t outer, cls, inner; } logits_strides, grad_strides;
+};

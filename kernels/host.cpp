@@ -1,26 +1,28 @@
 // The short ways of small calls on the CPU as an extension of Python, compiled against the installed
 // PyTorch: unlike the library, it needs more of PyTorch than its stable ABI has. Optional: without it
 // the same is done in Python. It computes nothing itself; `start` gets the library's functions.
-#include "host_draw.h"
-#include "host_latent.h"
+#include "host_ops.h"
 
 namespace fr::host {
 namespace {
 
-// start(asked, general, then the addresses of four functions of the library)
+// start(asked, general, recorded, then the addresses of six functions of the library)
 PyObject* start(PyObject*, PyObject* args) {
-  PyObject *variable, *general;
-  unsigned long long entries[4];
-  if (!PyArg_ParseTuple(args, "OOKKKK", &variable, &general, entries, entries + 1, entries + 2,
-                        entries + 3))
+  PyObject *variable, *general, *recorded;
+  unsigned long long entries[6];
+  if (!PyArg_ParseTuple(args, "OOOKKKKKK", &variable, &general, &recorded, entries, entries + 1, entries + 2,
+                        entries + 3, entries + 4, entries + 5))
     return nullptr;
   asked = Py_NewRef(variable);
   native = PyUnicode_InternFromString("native");
   SavingNode::general = Py_NewRef(general);
+  SavingNode::recorded = Py_NewRef(recorded);
   gaussian_forward = reinterpret_cast<LatentEntry>(entries[0]);
   gaussian_backward = reinterpret_cast<LatentEntry>(entries[1]);
-  draw_forward = reinterpret_cast<DrawEntry>(entries[2]);
-  draw_backward = reinterpret_cast<DrawEntry>(entries[3]);
+  draw_forward_entry = reinterpret_cast<DrawEntry>(entries[2]);
+  draw_backward_entry = reinterpret_cast<DrawEntry>(entries[3]);
+  softmax_forward = reinterpret_cast<SoftmaxEntry>(entries[4]);
+  softmax_backward = reinterpret_cast<SoftmaxEntry>(entries[5]);
   Py_RETURN_NONE;
 }
 
@@ -35,9 +37,11 @@ PyObject* spent(PyObject*, PyObject* object) {
 
 PyMethodDef methods[] = {
     {"start", start, METH_VARARGS, nullptr},
+    {"serve", serve, METH_O, nullptr},
     {"spent", spent, METH_O, nullptr},
     {"draw", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(draw)), METH_FASTCALL, nullptr},
     {"latent", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(latent)), METH_FASTCALL, nullptr},
+    {"rows", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(rows)), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

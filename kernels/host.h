@@ -90,6 +90,11 @@ inline bool is_key(const Tensor& t) {
          (t.scalar_type() == at::kUInt64 || t.scalar_type() == at::kLong);
 }
 
+// A fresh key as noise.random_bits draws it.
+inline Tensor random_bits(std::optional<at::Generator> source) {
+  return at::randint(INT64_MAX, {2}, source, at::TensorOptions().dtype(at::kLong).device(at::kCPU));
+}
+
 // The key given, or a fresh one; nothing where either is not as expected.
 inline std::optional<Tensor> key_of(PyObject* key, PyObject* generator) {
   if (key != Py_None) {
@@ -101,8 +106,7 @@ inline std::optional<Tensor> key_of(PyObject* key, PyObject* generator) {
     if (!THPGenerator_Check(generator)) return std::nullopt;
     source = THPGenerator_Unwrap(generator);
   }
-  // As noise.random_bits draws it.
-  return at::randint(INT64_MAX, {2}, source, at::TensorOptions().dtype(at::kLong).device(at::kCPU));
+  return random_bits(source);
 }
 
 template <class Call>
@@ -130,16 +134,29 @@ PyObject* tuple_of(const List& tensors) {
   return tuple;
 }
 
-// What the two kinds of nodes have in common: saved tensors (the key first, undefined where there is no
-// sample), and for a backward pass that is unusual the way through Python: `general(spec, needs, grads,
-// saved)`.
+// PyTorch counts references to nodes in one of two ways, by version.
+template <class N>
+constexpr bool counted = std::is_base_of_v<c10::intrusive_ptr_target, N>;
+
+template <class N>
+auto pointer_to(N* node) {
+  if constexpr (counted<N>)
+    return c10::intrusive_ptr<N>::reclaim_copy(node);
+  else
+    return node->shared_from_this();
+}
+
+// What the kinds of nodes have in common: saved tensors (the key or an undefined tensor first), and for a
+// backward pass that is unusual the way through Python: `general(spec, needs, grads, saved)`.
 class SavingNode : public Node {
  public:
-  SavingNode(const Tensor& key, const std::vector<Tensor>& inputs, PyObject* spec)
-      : dtype_(inputs[0].scalar_type()), spec_(Py_NewRef(spec), getPyInterpreter()) {
-    saved_.reserve(inputs.size() + 1);
-    saved_.emplace_back(key, false);
-    for (const Tensor& t : inputs) saved_.emplace_back(t, false);
+  SavingNode(at::ScalarType dtype, PyObject* spec)
+      : dtype_(dtype), spec_(Py_NewRef(spec), getPyInterpreter()) {}
+
+  // What the node itself has made can be kept when it has become its output.
+  void keep(const Tensor& t, bool is_output = false) {
+    saved_.emplace_back(t, is_output);
+    of_outputs_.push_back(is_output && t.defined());
   }
 
   bool spent() const { return spent_; }
@@ -153,37 +170,33 @@ class SavingNode : public Node {
   variable_list apply(variable_list&& grads) override {
     bool any = false;
     for (const Tensor& g : grads) any = any || g.defined();
-    if (!any) return variable_list(saved_.size() - 1);
-    std::vector<Tensor> saved;
-    saved.reserve(saved_.size());
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      for (const SavedVariable& s : saved_) saved.push_back(s.unpack());
-    }
+    if (!any) return variable_list(num_outputs());
+    const std::vector<Tensor> saved = unpacked();
     bool quick = !at::GradMode::is_enabled() && undisturbed();
     if (saved[0].defined()) quick = quick && is_key(saved[0]);
     for (const Tensor& g : grads) quick = quick && (!g.defined() || plain(g));
     // A hook on saved tensors may have changed them.
     for (size_t i = 1; i < saved.size(); ++i)
-      quick = quick && plain(saved[i]) && saved[i].scalar_type() == dtype_;
+      quick = quick && (!saved[i].defined() || (plain(saved[i]) && saved[i].scalar_type() == dtype_));
     if (quick && suits(saved, grads)) return compute(saved, grads);
-    return through_python(saved, grads);
+    return through_python(general, nullptr, saved, grads);
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    for (const SavedVariable& s : saved_) args.collect(s, false);
+    for (size_t i = 0; i < saved_.size(); ++i) args.collect(saved_[i], of_outputs_[i]);
     collect_plan(args);
   }
 
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& swap) override {
+    // The gradients at hand may be stand-ins of another shape (a sum of two is one): a call is recorded.
     for (SavedVariable& s : saved_) swap.before(s);
-    variable_list found = apply(variable_list(grads));
+    variable_list found = through_python(recorded, swap.get_py_compiler(), unpacked(), grads);
     for (SavedVariable& s : saved_) swap.after(s);
     return found;
   }
 
-  inline static PyObject* general = nullptr;
+  inline static PyObject *general = nullptr, *recorded = nullptr;
 
  protected:
   // Whether `compute` can do it; all tensors are plain and of the dtype expected.
@@ -192,24 +205,36 @@ class SavingNode : public Node {
   virtual void collect_plan(torch::dynamo::autograd::CompiledNodeArgs& args) const = 0;
 
  private:
-  variable_list through_python(const std::vector<Tensor>& saved, const variable_list& grads) {
+  std::vector<Tensor> unpacked() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<Tensor> saved;
+    saved.reserve(saved_.size());
+    for (const SavedVariable& s : saved_) saved.push_back(s.unpack(pointer_to<Node>(this)));
+    return saved;
+  }
+
+  // function(spec, needs, grads, saved), and the last argument if there is one.
+  variable_list through_python(PyObject* function, PyObject* last, const std::vector<Tensor>& saved,
+                               const variable_list& grads) {
     std::vector<Tensor> typed{saved[0]};
-    for (size_t i = 1; i < saved.size(); ++i) typed.push_back(saved[i].to(dtype_));
+    for (size_t i = 1; i < saved.size(); ++i)
+      typed.push_back(saved[i].defined() ? saved[i].to(dtype_) : saved[i]);
     pybind11::gil_scoped_acquire ours;
-    const size_t count = saved_.size() - 1;
+    const size_t count = num_outputs();
     THPObjectPtr needs(PyTuple_New(static_cast<Py_ssize_t>(count)));
     for (size_t i = 0; i < count; ++i)
       PyTuple_SET_ITEM(needs.get(), static_cast<Py_ssize_t>(i),
                        PyBool_FromLong(task_should_compute_output(i)));
     THPObjectPtr of_grads(tuple_of(grads)), of_saved(tuple_of(typed));
-    THPObjectPtr found(PyObject_CallFunctionObjArgs(general, spec_.ptr(getPyInterpreter()), needs.get(),
-                                                    of_grads.get(), of_saved.get(), nullptr));
+    THPObjectPtr found(PyObject_CallFunctionObjArgs(function, spec_.ptr(getPyInterpreter()), needs.get(),
+                                                    of_grads.get(), of_saved.get(), last, nullptr));
     if (!found) {
       python_error error;
       error.persist();
       throw std::move(error);
     }
-    TORCH_CHECK(PyTuple_Check(found.get()) && PyTuple_GET_SIZE(found.get()) == (Py_ssize_t)count);
+    found = THPObjectPtr(PySequence_Tuple(found.get()));
+    TORCH_CHECK(found && PyTuple_GET_SIZE(found.get()) == (Py_ssize_t)count);
     variable_list result(count);
     for (size_t i = 0; i < count; ++i) {
       PyObject* item = PyTuple_GET_ITEM(found.get(), static_cast<Py_ssize_t>(i));
@@ -219,26 +244,27 @@ class SavingNode : public Node {
   }
 
   std::vector<SavedVariable> saved_;
+  std::vector<bool> of_outputs_;
   at::ScalarType dtype_;
   c10::SafePyObject spec_;
   std::atomic<bool> spent_ = false;
 };
 
-// PyTorch counts references to nodes in one of two ways, by version.
 template <class N, class... Args>
 auto make_node(Args&&... args) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>)
+  if constexpr (counted<Node>)
     return c10::make_intrusive<N>(std::forward<Args>(args)...);
   else
     return std::shared_ptr<N>(new N(std::forward<Args>(args)...), [](N* n) { deleteNode(n); });
 }
 
+// Make a node the source of outputs.
 template <class N, class... Args>
-void record(const std::vector<Tensor>& outputs, const Tensor& key, const std::vector<Tensor>& inputs,
-            Args&&... args) {
-  auto node = make_node<N>(key, inputs, std::forward<Args>(args)...);
+auto record(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs, Args&&... args) {
+  auto node = make_node<N>(std::forward<Args>(args)...);
   node->set_next_edges(torch::autograd::collect_next_edges(inputs));
   for (const Tensor& t : outputs) torch::autograd::set_history(t, node);
+  return node;
 }
 
 inline bool wants_gradient(const std::vector<Tensor>& inputs) {

@@ -10,7 +10,7 @@ namespace fr::host {
 using LatentEntry = int (*)(const fused_reparam_call*);
 inline LatentEntry gaussian_forward = nullptr, gaussian_backward = nullptr;
 
-// What layout and options decide, as fused_reparam/ops/gaussian_short.py packs it.
+// What layout and options decide, as fused_reparam/ops/gaussian_host.py packs it.
 struct LatentPlan {
   int64_t columns;  // 0: dense
   fused_reparam_strides loc, scale;
@@ -48,12 +48,75 @@ inline fused_reparam_call latent_call(const LatentPlan& plan, const Tensor* inpu
 
 inline Tensor like_z(const Tensor& loc) { return at::empty(loc.sizes(), loc.options()); }
 
+struct LatentResult {
+  Tensor z, kl;  // undefined where the plan has none
+};
+
+inline std::vector<int64_t> shape_of_z(const LatentPlan& plan, const std::vector<Tensor>& inputs) {
+  std::vector<int64_t> shape = inputs[0].sizes().vec();
+  if (inputs.size() == 1) shape[static_cast<size_t>(plan.dim)] /= 2;
+  return shape;
+}
+
+inline LatentResult latent_forward(const LatentPlan& plan, const std::vector<Tensor>& inputs,
+                                   const Tensor& key) {
+  at::AutoDispatchBelowADInplaceOrView no_gradients;
+  const Tensor& loc = inputs[0];
+  fused_reparam_call call = latent_call(plan, inputs.data(), inputs.size());
+  LatentResult found;
+  if (plan.with_z) {
+    found.z = at::empty(shape_of_z(plan, inputs), loc.options());
+    call.key = static_cast<const uint64_t*>(key.data_ptr());
+    call.z_or_grad_z = found.z.data_ptr();
+  }
+  if (plan.with_kl) {
+    found.kl = at::empty({}, value_options(loc));
+    call.kl_or_grad_kl = found.kl.data_ptr();
+  }
+  run(gaussian_forward, call);
+  return found;
+}
+
+// The gradients of one tensor of moments, or of loc and scale where they are needed: undefined gradients
+// of outputs are zero. Without a gradient of the KL, that of loc is that of z itself.
+inline variable_list latent_backward(const LatentPlan& plan, const Tensor& key, const Tensor* inputs,
+                                     size_t count, const Tensor& grad_z, const Tensor& grad_kl,
+                                     bool of_loc, bool of_scale) {
+  variable_list found(count);
+  fused_reparam_call call = latent_call(plan, inputs, count);
+  if (grad_z.defined()) {
+    call.key = static_cast<const uint64_t*>(key.data_ptr());
+    call.z_or_grad_z = grad_z.data_ptr();
+  }
+  if (grad_kl.defined()) call.kl_or_grad_kl = grad_kl.data_ptr();
+  if (count == 1) {
+    found[0] = at::empty_like(inputs[0]);
+    call.grad_loc = found[0].data_ptr();
+    call.grad_scale = at_element(found[0], plan.shift);
+  } else {
+    if (of_loc) {
+      // Without a KL: z is loc + sigma eps.
+      found[0] = grad_kl.defined() ? like_z(inputs[0]) : grad_z;
+      if (grad_kl.defined()) call.grad_loc = found[0].data_ptr();
+    }
+    if (of_scale) {
+      found[1] = like_z(inputs[0]);
+      call.grad_scale = found[1].data_ptr();
+    }
+  }
+  if (call.grad_loc || call.grad_scale) run(gaussian_backward, call);
+  return found;
+}
+
 class LatentNode final : public SavingNode {
  public:
   LatentNode(const Tensor& key, const std::vector<Tensor>& inputs, PyObject* spec,
              const LatentPlan& plan)
-      : SavingNode(key, inputs, spec), plan_(plan), of_loc_(inputs[0].strides().vec()),
-        of_scale_(inputs.back().strides().vec()) {}
+      : SavingNode(inputs[0].scalar_type(), spec), plan_(plan), of_loc_(inputs[0].strides().vec()),
+        of_scale_(inputs.back().strides().vec()) {
+    keep(key);
+    for (const Tensor& t : inputs) keep(t);
+  }
   std::string name() const override { return "FusedReparamLatent"; }
 
  protected:
@@ -63,34 +126,11 @@ class LatentNode final : public SavingNode {
   }
 
   variable_list compute(const std::vector<Tensor>& saved, const variable_list& grads) override {
-    const size_t count = saved.size() - 1;
-    const Tensor* inputs = saved.data() + 1;
-    const Tensor grad_z = plan_.with_z ? grads[0] : Tensor();
-    const Tensor grad_kl = plan_.with_kl ? grads.back() : Tensor();
-    variable_list found(count);
-    fused_reparam_call call = latent_call(plan_, inputs, count);
-    if (grad_z.defined()) {
-      call.key = static_cast<const uint64_t*>(saved[0].data_ptr());
-      call.z_or_grad_z = grad_z.data_ptr();
-    }
-    if (grad_kl.defined()) call.kl_or_grad_kl = grad_kl.data_ptr();
-    if (count == 1) {
-      found[0] = at::empty_like(inputs[0]);
-      call.grad_loc = found[0].data_ptr();
-      call.grad_scale = at_element(found[0], plan_.shift);
-    } else {
-      if (task_should_compute_output(0)) {
-        // Without a KL: z is loc + sigma eps.
-        found[0] = grad_kl.defined() ? like_z(inputs[0]) : grad_z;
-        if (grad_kl.defined()) call.grad_loc = found[0].data_ptr();
-      }
-      if (task_should_compute_output(1)) {
-        found[1] = like_z(inputs[0]);
-        call.grad_scale = found[1].data_ptr();
-      }
-    }
-    if (call.grad_loc || call.grad_scale) run(gaussian_backward, call);
-    return found;
+    const Tensor none;
+    const bool of_scale = saved.size() > 2 && task_should_compute_output(1);
+    return latent_backward(plan_, saved[0], saved.data() + 1, saved.size() - 1,
+                           plan_.with_z ? grads[0] : none, plan_.with_kl ? grads.back() : none,
+                           task_should_compute_output(0), of_scale);
   }
 
   void collect_plan(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
@@ -124,28 +164,13 @@ inline PyObject* latent(PyObject*, PyObject* const* args, Py_ssize_t) {
   const std::optional<Tensor> key = plan.with_z ? key_of(args[4], args[5]) : Tensor();
   if (!key) Py_RETURN_NONE;
 
-  const Tensor& loc = inputs[0];
-  fused_reparam_call call = latent_call(plan, inputs.data(), inputs.size());
-  Tensor z, kl;
+  const LatentResult found = latent_forward(plan, inputs, *key);
   std::vector<Tensor> outputs;
   outputs.reserve(2);
-  {
-    at::AutoDispatchBelowADInplaceOrView no_gradients;
-    if (plan.with_z) {
-      std::vector<int64_t> shape = loc.sizes().vec();
-      if (inputs.size() == 1) shape[static_cast<size_t>(plan.dim)] /= 2;
-      outputs.push_back(z = at::empty(shape, loc.options()));
-      call.key = static_cast<const uint64_t*>(key->data_ptr());
-      call.z_or_grad_z = z.data_ptr();
-    }
-    if (plan.with_kl) {
-      outputs.push_back(kl = at::empty({}, value_options(loc)));
-      call.kl_or_grad_kl = kl.data_ptr();
-    }
-  }
-  run(gaussian_forward, call);
-  if (wants_gradient(inputs)) record<LatentNode>(outputs, *key, inputs, args[2], plan);
-  return tuple_of(std::vector<Tensor>{z, kl});
+  for (const Tensor& t : {found.z, found.kl})
+    if (t.defined()) outputs.push_back(t);
+  if (wants_gradient(inputs)) record<LatentNode>(outputs, inputs, *key, inputs, args[2], plan);
+  return tuple_of(std::vector<Tensor>{found.z, found.kl});
   END_HANDLE_TH_ERRORS
 }
 

@@ -3,6 +3,7 @@
 #include <limits>
 #include <utility>
 
+#include "calls.h"
 #include "cpu.h"
 #include "pages.h"
 #include "parallel.h"
@@ -24,15 +25,6 @@ void for_units(const SoftmaxCall& c, const F& run) {
 
 }  // namespace
 }  // namespace fr
-
-// A call as fused_reparam/backends/native_rows.py packs it: only 8-byte fields.
-struct fused_reparam_softmax {
-  void *logits, *noise, *y_or_grad_y, *soft, *kl_or_grad_kl, *grad_logits;
-  const uint64_t* key;
-  int64_t dtype, mode, outer, classes, inner;
-  double tau, unimix;
-  struct { int64_t outer, cls, inner; } logits_strides, grad_strides;
-};
 
 namespace {
 

@@ -23,7 +23,7 @@ def key():
 
 def outputs_of(way, case, logits, key, dim, want_kl):
     if way == "short":
-        found = rows_short.draw(logits, *case, dim, want_kl, key, None)
+        found = rows_short.draw(logits, *case, dim, "none" if want_kl else None, key, None)
         assert found is not None
     else:
         found = relaxed_categories(logits, key, None, *case, dim, True, want_kl)
@@ -72,7 +72,7 @@ def test_what_it_declines(device, key):
     case = CASES["soft"]
 
     def takes(logits, key=key):
-        return rows_short.draw(logits, *case, 1, False, key, None) is not None
+        return rows_short.draw(logits, *case, 1, None, key, None) is not None
 
     logits = logits_of((4, 6), device=device).detach()
     assert takes(logits)

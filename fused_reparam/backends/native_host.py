@@ -1,7 +1,8 @@
 """The native backend's short ways in C++ (``kernels/host.cpp``): an extension, optional.
 
-``module.draw`` and ``module.latent`` do what ``ops/draw_short.py`` and ``ops/gaussian_short.py`` do
-in Python, with the same results bit for bit and in a third of the time. They decline with None.
+``module.draw``, ``latent`` and ``rows`` do what ``draw_short.py``, ``gaussian_short.py`` and
+``rows_short.py`` of ``ops`` do in Python, with the same results bit for bit and in half the time.
+They decline with None. ``serve`` has the ops' own calls, a compiled model's, come that way too.
 ``FUSED_REPARAM_NO_HOST=1`` in the environment turns them off.
 """
 
@@ -12,16 +13,21 @@ import ctypes
 import importlib.machinery
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import select
 
 module: Any = None
 origin, reason = "", "the native library is not loaded"
-_FUNCTIONS = ("gaussian_forward", "gaussian_backward", "draw_forward", "draw_backward")
+_served: dict[str, tuple[Callable[..., Any], Callable[..., bytes | None] | None]] = {}
+_FUNCTIONS = [
+    f"{name}_{way}" for name in ("gaussian", "draw", "softmax") for way in ("forward", "backward")
+]
 
 
 def load(library: ctypes.CDLL) -> None:
@@ -35,10 +41,21 @@ def load(library: ctypes.CDLL) -> None:
         found, origin = _find()
         entries = (getattr(library, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
-        found.start(select.asked_for, _general_backward, *addresses)
+        found.start(select.asked_for, _general_backward, _recorded_backward, *addresses)
+        found.serve(_served)
         module = found
     except Exception as error:  # whatever went wrong, Python can do it
         reason = str(error) or type(error).__name__
+
+
+def serve(
+    name: str, kernel: Callable[..., Any], plan: Callable[..., bytes | None] | None = None
+) -> None:
+    """Say who computes the calls of an op that the host path declines, and who plans the others.
+
+    ``kernel`` is the op's Autograd kernel; ``plan`` takes the forward op's arguments.
+    """
+    _served[name] = kernel, plan
 
 
 def spent(result: Tensor) -> bool | None:
@@ -97,3 +114,20 @@ def _general_backward(
         select.load("native"), needs, grads, key, inputs
     )
     return found
+
+
+def _recorded_backward(
+    spec: Any,
+    needs: tuple[bool, ...],
+    grads: tuple[Tensor | None, ...],
+    saved: tuple[Tensor | None, ...],
+    compiler: Any,
+) -> list[Tensor | None]:
+    """A call of the above in the graph that compiled autograd is making."""
+
+    @torch._dynamo.disable
+    def fused_reparam_backward(grads: Any, saved: Any) -> tuple[Tensor | None, ...]:
+        return _general_backward(spec, needs, grads, saved)
+
+    found = compiler.proxy_call(fused_reparam_backward, (grads, saved), [None] * len(needs))
+    return [t if needed else None for t, needed in zip(found, needs, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import native
 
-# The fields of fused_reparam_softmax in kernels/softmax.cpp.
+# The fields of fused_reparam_softmax in kernels/calls.h.
 _pack = struct.Struct("=12q2d6q").pack
 _NO_STRIDES = (0, 0, 0)
 

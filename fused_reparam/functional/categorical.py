@@ -11,8 +11,8 @@ from .. import noise
 from ..arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..ops import rows_short
-from ..ops.gaussian_call import kl_weight
 from ..ops.rows import MOST_CLASSES, relaxed_categories
+from ..ops.rows_call import reduced
 from .sources import Sources, find
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
@@ -171,7 +171,7 @@ def most_likely(
     silence = torch.zeros_like(logits)
     want_kl = reduction is not None
     y, kl = relaxed_categories(logits, None, silence, mode, tau, unimix, dim, True, want_kl)
-    return y, _reduced(kl, reduction)
+    return y, reduced(kl, reduction)
 
 
 def _draw(
@@ -183,18 +183,18 @@ def _draw(
     reduction: str | None,
     key: Tensor | None,
     generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Any]:
     dim = _class_dim(logits, dim, reduction)
     check_key_sources(key, generator)
     if key is not None:
         noise.check_key(key)
+    short = rows_short.draw(logits, mode, tau, unimix, dim, reduction, key, generator)
+    if short is not None:
+        return short
+    key, _ = find(Sources(key, generator), logits, logits.shape, [])
     want_kl = reduction is not None
-    short = rows_short.draw(logits, mode, tau, unimix, dim, want_kl, key, generator)
-    if short is None:
-        key, _ = find(Sources(key, generator), logits, logits.shape, [])
-        short = relaxed_categories(logits, key, None, mode, tau, unimix, dim, True, want_kl)
-    y, kl = short
-    return y, _reduced(kl, reduction)
+    y, kl = relaxed_categories(logits, key, None, mode, tau, unimix, dim, True, want_kl)
+    return y, reduced(kl, reduction)
 
 
 def _class_dim(logits: Tensor, dim: int, reduction: str | None) -> int:
@@ -210,12 +210,3 @@ def _class_dim(logits: Tensor, dim: int, reduction: str | None) -> int:
             f"logits {tuple(logits.shape)}"
         )
     return dim
-
-
-def _reduced(kl: Any, reduction: str | None) -> Any:
-    if kl is None or reduction is None or reduction == "none":
-        return kl
-    if reduction == "sample":
-        return kl.flatten(1).sum(1) if kl.dim() > 1 else kl
-    weight = kl_weight(kl.shape, reduction)
-    return kl.sum() if weight == 1.0 else kl.sum() * weight

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import select
+from ..backends import native_host, select
 from . import draw_call, draw_formula, draw_short, draw_spec
 from .draw_check import check
 from .draw_spec import DrawSpec, Gradients, Inputs, count, shape_of
@@ -357,4 +357,5 @@ for _name, _kernel, _fake, _autograd in (
 ):
     LIB.impl(_name, _kernel, "CompositeExplicitAutograd")
     LIB.impl(_name, _autograd, "Autograd")
+    native_host.serve(_name, _autograd, draw_short.plan_of_op)
     torch.library.register_fake(f"fused_reparam::{_name}", _fake, lib=LIB)

@@ -63,6 +63,9 @@ def _check_spec(spec: DrawSpec) -> None:
     for name, kind in (("kind", spec.kind), ("prior_kind", spec.prior_kind)):
         if not 0 <= kind < len(SCALE_KINDS):
             raise ValueError(f"{_OP}: {name} must be in [0, {len(SCALE_KINDS)}), got {kind}")
+    want = FAMILIES[spec.family].numbers
+    if len(spec.numbers) != want:
+        raise ValueError(f"{_OP}: {spec.family} takes {want} numbers, got {len(spec.numbers)}")
     if spec.samples < 0:
         raise ValueError(f"{_OP}: samples must be at least 0, got {spec.samples}")
     if spec.keep < -1:

@@ -19,6 +19,7 @@ from .. import noise
 from ..backends import native_host, select
 from ..modes import eager
 from . import draw_call, draw_spec
+from .draw_check import check
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
 from .library import at_hand, forward_ad_active, ordinary
@@ -270,6 +271,16 @@ def op_backward(
     params, key, _ = inputs
     backend = select.pick(params[0].device)
     return _backward(backend, geometry, key, params, grad_z, grad_values, needs[:-1])  # type: ignore[arg-type]
+
+
+def plan_of_op(*args: Any) -> bytes | None:
+    """The host path's plan of a checked op's arguments, or None."""
+    from .draw import unpadded
+
+    inputs, spec = unpadded(args)
+    check(inputs, spec)
+    geometry = _geometry_of_op(inputs, spec)
+    return None if geometry is None else geometry.plan
 
 
 def _geometry_of_op(inputs: Inputs, spec: DrawSpec) -> Geometry | None:

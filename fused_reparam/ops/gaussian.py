@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import select
-from . import gaussian_call, gaussian_short
+from ..backends import native_host, select
+from . import gaussian_call, gaussian_host, gaussian_short
 from .gaussian_call import Grads, Inputs, Spec
 from .gaussian_check import check
 from .gaussian_double_backward import double_backward
@@ -270,4 +270,5 @@ for _name, _kernel, _fake, _autograd in (
 ):
     LIB.impl(_name, _kernel, "CompositeExplicitAutograd")
     LIB.impl(_name, _autograd, "Autograd")
+    native_host.serve(_name, _autograd, gaussian_host.plan_of_op)
     torch.library.register_fake(f"fused_reparam::{_name}", _fake, lib=LIB)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import struct
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import native_host, select
 from . import gaussian_call
+from .gaussian_call import Inputs, Spec
+from .gaussian_check import check
 from .gaussian_plan import Call, geometry_of
 from .library import ordinary
 
@@ -63,6 +66,22 @@ def latent(
     if planned is None:
         return None
     return host.latent(loc, scale, *planned, key, generator)  # type: ignore[no-any-return]
+
+
+def plan_of_op(loc: Tensor, scale: Tensor | None, *rest: Any) -> bytes | None:
+    """The plan of the op's arguments, or None when they go the general way; raises as the op."""
+    spec = Spec(*rest[2:])
+    check(Inputs(loc, scale, *rest[:2]), spec)
+    if spec.reduction is not None and spec.reduction not in gaussian_call.SUMMED:
+        return None
+    if scale is None and spec.dim < 0:  # the plan counts from the first
+        return None
+    of_scale = (None, None) if scale is None else (scale.shape, scale.stride())
+    planned = _call(
+        loc.shape, loc.stride(), *of_scale, spec.dim, spec.kind, spec.low, spec.high,
+        spec.reduction, spec.sample,
+    )  # fmt: skip
+    return None if planned is None else planned[1]
 
 
 def kl(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import noise as noise_module
-from ..backends import select
+from ..backends import native_host, select
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from . import rows_call
 from .gaussian_call import compute_dtype
@@ -346,4 +346,5 @@ for _name, _kernel, _fake, _autograd in (
 ):
     LIB.impl(_name, _kernel, "CompositeExplicitAutograd")
     LIB.impl(_name, _autograd, "Autograd")
+    native_host.serve(_name, _autograd)
     torch.library.register_fake(f"fused_reparam::{_name}", _fake, lib=LIB)

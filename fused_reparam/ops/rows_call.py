@@ -7,12 +7,12 @@ inside. That is how backends see it, whichever dim the classes are.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .gaussian_call import compute_dtype
+from .gaussian_call import compute_dtype, kl_weight
 from .layout import empty_ordered, run_stride
 
 
@@ -73,6 +73,16 @@ def _flat_kl(kl: Tensor, logits: Tensor, spec: Spec) -> Tensor:
     """The KL or its gradient as contiguous (O, I); logits are already (O, C, I)."""
     _, order = without_class_dim(kl.shape, spec)
     return (kl.permute(order) if order else kl).contiguous().view(logits.shape[0], logits.shape[2])
+
+
+def reduced(kl: Any, reduction: str | None) -> Any:
+    """The KL of each variable, if there is one, reduced."""
+    if reduction is None or reduction == "none":
+        return kl
+    if reduction == "sample":
+        return kl.flatten(1).sum(1) if kl.dim() > 1 else kl
+    weight = kl_weight(kl.shape, reduction)
+    return kl.sum() if weight == 1.0 else kl.sum() * weight
 
 
 def forward(

@@ -7,6 +7,7 @@ declines everything else, bad input included, to the general way. So does the ba
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,17 +15,16 @@ import torch
 from torch import Tensor
 
 from .. import noise
-from ..backends import select
+from ..backends import native_host, select
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..modes import eager
-from . import rows_call
-from .gaussian_call import compute_dtype
+from . import gaussian_call, rows_call
 from .library import at_hand, forward_ad_active, ordinary
 from .rows import categories_backward, summed, temperature_within
 from .rows_call import Spec
 
 _KL_DTYPES = {
-    dtype: compute_dtype(dtype)
+    dtype: gaussian_call.compute_dtype(dtype)
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 }
 Key = Tensor | noise.HostKey | noise.GraphKey
@@ -48,6 +48,38 @@ def _geometry(shape: torch.Size, dim: int) -> Geometry | None:
     return Geometry(size, torch.Size((*outside, *inside)))
 
 
+class HostCall(NamedTuple):
+    """What a call computes: a RowsPlan of kernels/host_rows.h, which reads the fields by place."""
+
+    mode: int
+    tau: float
+    unimix: float
+    dim: int
+    kl: int  # 0: none; 1: of each variable; 2: their sum, weighted
+    weight: float
+
+    def general_backward(
+        self,
+        backend: ModuleType,
+        _: Sequence[bool],
+        grads: Sequence[Tensor | None],
+        __: None,
+        saved: Sequence[Tensor | None],
+    ) -> tuple[Tensor | None]:
+        """The backward pass where it is not of the usual kind."""
+        mode, tau, unimix, dim, kl, weight = self
+        logits, soft = saved
+        spec = Spec([], mode, tau, unimix, dim, True, mode == HARD, kl > 0)
+        grad_y = summed(grads[0], grads[1]) if mode == HARD else grads[0]
+        compute = functools.partial(rows_call.backward, backend)
+        of_kl: Tensor | None = grads[-1] if kl else None
+        if of_kl is not None and kl == 2:
+            assert logits is not None
+            shape = rows_call.without_class_dim(logits.shape, spec)[0]
+            of_kl = (of_kl * weight).expand(shape)
+        return (categories_backward(compute, grad_y, of_kl, logits, soft, spec),)
+
+
 class Call(NamedTuple):
     """What a call computes, and by which backend."""
 
@@ -62,7 +94,7 @@ def draw(
     tau: float,
     unimix: float,
     dim: int,
-    want_kl: bool,
+    reduction: str | None,
     key: Tensor | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None] | None:
@@ -70,6 +102,10 @@ def draw(
 
     A key has been checked, and ``dim`` counts from the front.
     """
+    tau = temperature_within(tau)
+    found = _by_host(logits, mode, tau, unimix, dim, reduction, key, generator)
+    if found is not None:
+        return found
     if not eager() or not ordinary(logits) or forward_ad_active():
         return None
     if (
@@ -90,10 +126,37 @@ def draw(
         drawn = noise.draw_for(backend, device, generator)
     needs_grad = logits.requires_grad and torch.is_grad_enabled()
     want_soft = needs_grad and mode == HARD
-    spec = Spec([], mode, temperature_within(tau), unimix, dim, True, want_soft, want_kl)
+    spec = Spec([], mode, tau, unimix, dim, True, want_soft, reduction is not None)
     call = Call(backend, spec, geometry)
-    y, _, kl = (_apply if needs_grad else _forward)(call, drawn, logits)
-    return y, kl
+    y, _, each = (_apply if needs_grad else _forward)(call, drawn, logits)
+    return y, rows_call.reduced(each, reduction)
+
+
+def _by_host(
+    logits: Tensor,
+    mode: int,
+    tau: float,
+    unimix: float,
+    dim: int,
+    reduction: str | None,
+    key: Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The same by the native backend's host path; None where it declines or there is none."""
+    host = native_host.module
+    if host is None or torch.compiler.is_compiling() or not ordinary(logits):
+        return None
+    geometry = _geometry(logits.shape, dim)
+    if geometry is None:
+        return None
+    summed_up = reduction in gaussian_call.SUMMED
+    kl = 0 if reduction is None else 2 if summed_up else 1
+    weight = gaussian_call.kl_weight(geometry.variables, reduction) if summed_up else 1.0
+    call = HostCall(mode, tau, unimix, dim, kl, weight)
+    found = host.rows(logits, call, key, generator)
+    if found is None or kl != 1:
+        return found  # type: ignore[no-any-return]
+    return found[0], rows_call.reduced(found[1], reduction)
 
 
 def _forward(call: Call, key: Key, logits: Tensor) -> Found:

@@ -30,6 +30,7 @@ class Family(NamedTuple):
     """What the op layer and the backends must know about a family."""
 
     parameters: int
+    numbers: int
     base: str
     """A name of ``streams.BASES``."""
     values: int
@@ -249,21 +250,21 @@ def _log_normal(
 
 
 FAMILIES: dict[str, Family] = {
-    "gaussian": Family(2, "normal", 1, False, gaussian),
-    "gaussian_prior": Family(4, "normal", 1, False, gaussian_prior),
-    "log_prob": Family(2, "normal", 2, True, log_prob),
-    "log_prob_prior": Family(4, "normal", 2, True, log_prob_prior),
-    "mixture": Family(2, "normal", 1, True, mixture),
-    "tanh_normal": Family(2, "normal", 1, True, tanh_normal, linear=False),
-    "log_normal": Family(2, "normal", 1, False, log_normal, linear=False),
-    "laplace": Family(2, "laplace", 1, False, _loc_scale(laplace_kl)),
-    "logistic": Family(2, "logistic", 0, False, _loc_scale(None)),
-    "gumbel": Family(2, "gumbel", 0, False, _loc_scale(None)),
-    "uniform": Family(2, "uniform", 1, False, _loc_scale(uniform_kl)),
-    "cauchy": Family(2, "cauchy", 1, False, _loc_scale(cauchy_kl)),
-    "student_t": Family(2, "student_t", 0, False, _loc_scale(None)),
-    "relaxed_bernoulli": Family(1, "logistic", 0, False, relaxed_bernoulli, linear=False),
-    "kumaraswamy": Family(2, "exponential", 0, False, kumaraswamy, linear=False),
+    "gaussian": Family(2, 5, "normal", 1, False, gaussian),
+    "gaussian_prior": Family(4, 3, "normal", 1, False, gaussian_prior),
+    "log_prob": Family(2, 4, "normal", 2, True, log_prob),
+    "log_prob_prior": Family(4, 2, "normal", 2, True, log_prob_prior),
+    "mixture": Family(2, 6, "normal", 1, True, mixture),
+    "tanh_normal": Family(2, 4, "normal", 1, True, tanh_normal, linear=False),
+    "log_normal": Family(2, 2, "normal", 1, False, log_normal, linear=False),
+    "laplace": Family(2, 0, "laplace", 1, False, _loc_scale(laplace_kl)),
+    "logistic": Family(2, 0, "logistic", 0, False, _loc_scale(None)),
+    "gumbel": Family(2, 0, "gumbel", 0, False, _loc_scale(None)),
+    "uniform": Family(2, 0, "uniform", 1, False, _loc_scale(uniform_kl)),
+    "cauchy": Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl)),
+    "student_t": Family(2, 1, "student_t", 0, False, _loc_scale(None)),
+    "relaxed_bernoulli": Family(1, 1, "logistic", 0, False, relaxed_bernoulli, linear=False),
+    "kumaraswamy": Family(2, 0, "exponential", 0, False, kumaraswamy, linear=False),
 }
 """By name, which backends receive; the order is the native library's numbering."""
 

@@ -115,7 +115,10 @@ def draw_key(
         and not torch._C._are_functorch_transforms_active()
     ):
         return _draw_key_in_graph(device)
-    return on_device(draw_bits(device, generator), device).view(torch.uint64)
+    bits = on_device(draw_bits(device, generator), device)
+    # Before PyTorch 2.13 a view of another dtype can't be mapped over. The bits are 63: no sign.
+    mapped = torch._C._are_functorch_transforms_active()
+    return bits.to(torch.uint64) if mapped else bits.view(torch.uint64)
 
 
 def on_device(key: Tensor, device: torch.device | str) -> Tensor:

@@ -65,16 +65,15 @@ def test_the_key_as_an_op():
     opcheck(torch.ops.fused_reparam.draw_key.default, (torch.empty(0),))
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """One entry for each key that a compiled graph drew."""
-    found, draw = [], noise.random_bits
-    monkeypatch.setattr(noise, "random_bits", lambda *a: found.append(1) or draw(*a))
-    return found
+def keys_drawn(call):
+    """What a call returns, and how many keys its compiled graphs drew."""
+    with torch.autograd.profiler.profile() as profile:
+        found = call()
+    return found, sum(e.name == "fused_reparam::draw_key" for e in profile.function_events)
 
 
 @EVERY
-def test_compiled_equals_eager(case, drawn):
+def test_compiled_equals_eager(case):
     """Also where all is computed twice for want of memory, and for a new shape without a compile.
 
     The key of a call is given, that of the others drawn: both graphs' numbers are eager mode's.
@@ -99,9 +98,11 @@ def test_compiled_equals_eager(case, drawn):
             for way in (call, compiled):
                 torch.manual_seed(1)
                 outputs = way(key, *params)
-                del drawn[:]
-                found[way] = *outputs, *gradients(outputs, params, cotangents(outputs))
-                assert len(drawn) == (2 if case.noisy and way is compiled else 0)
+                grads, drawn = keys_drawn(
+                    lambda: gradients(outputs, params, cotangents(outputs))  # noqa: B023
+                )
+                found[way] = *outputs, *grads
+                assert drawn == (2 if case.noisy and way is compiled else 0)
             for got, want in zip(found[compiled], found[call], strict=True):
                 torch.testing.assert_close(got, want)
         outputs, later = found[compiled][: len(outputs)], compiled(key, *params)

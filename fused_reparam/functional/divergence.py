@@ -88,8 +88,8 @@ class Divergence(NamedTuple):
     @property
     def in_op(self) -> bool:
         """Whether the elements' KLs are not those to N(0, 1)."""
-        other = self.prior.parameters or self.prior.numbers != (0.0, 1.0)
-        return bool(other) or self.element_floor > -math.inf
+        other = len(self.prior.parameters) > 0 or self.prior.numbers != (0.0, 1.0)
+        return other or self.element_floor > -math.inf
 
     def finish(self, kl: Tensor, shape: torch.Size) -> Tensor:
         """What is left to do to the op's KL of a latent of this shape: it has B numbers or one."""

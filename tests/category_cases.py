@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from draw_cases import cotangents
+from formulas import within_twice_the_error
 
 from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
 from fused_reparam.ops.layout import memory_order
@@ -115,20 +116,6 @@ def compare(case, logits, key, dim=-1, grads=cotangents, rtol=2e-5, atol=2e-6):
     return got
 
 
-def right_within(got, want, plain, largest=0.0):
-    """The rule of the design: the largest error is at most twice that of plain PyTorch.
-
-    A few roundings of the largest value, or of the largest term of a sum, are allowed besides: each
-    row is a chain of sums, whose errors are a matter of luck in plain PyTorch too. In float64 there
-    is no better reference.
-    """
-    error = (got.double() - want).abs().max().item()
-    allowed = 2 * (plain.double() - want).abs().max().item()
-    roundings = {torch.float64: 16, torch.float32: 4}.get(got.dtype, 1)
-    largest = max(largest, want.abs().max().item())
-    return error <= allowed + roundings * torch.finfo(got.dtype).eps * largest
-
-
 def judge(case, logits, noise, dim=-1):
     """Given noise, so that nothing but the arithmetic differs: the rule of the design."""
     leaf, want_y, score, want_kl = exact(case, logits, noise, dim)
@@ -136,12 +123,12 @@ def judge(case, logits, noise, dim=-1):
     got = run(case, logits, noise=noise, dim=dim)
     grads = [g.to(logits.dtype) for g in cotangents((want_y, want_kl))]
     if case.mode == SOFT:
-        assert right_within(got[0], want_y, plain[0])
+        assert within_twice_the_error(got[0], want_y, plain[0])
     else:
         assert_one_hot(got[0], score, dim, slack=2 * torch.finfo(got[1].dtype).eps)
     assert got[0].dtype == logits.dtype
     log_classes = math.log(logits.shape[dim])
-    assert right_within(got[1], want_kl, plain[2], log_classes)
+    assert within_twice_the_error(got[1], want_kl, plain[2], log_classes)
     # y alone, the KL alone, and both.
     for given in (grads, (grads[0], None), (None, grads[1])):
         found = gradient(got, logits, given)
@@ -151,4 +138,4 @@ def judge(case, logits, noise, dim=-1):
         terms = max(
             f * g.abs().max().item() for f, g in zip(factors, given, strict=True) if g is not None
         )
-        assert right_within(found, right, measure, terms)
+        assert within_twice_the_error(found, right, measure, terms)

@@ -61,13 +61,15 @@ def exact(mu, x, eps, grad_z, grad_kl, **options):
     return z.detach(), kl.detach(), *grads
 
 
-def within_twice_the_error(got, want, plain):
+def within_twice_the_error(got, want, plain, largest=0.0):
     """The rule of the design: the largest error is at most twice that of plain PyTorch.
 
-    One rounding of the largest value is allowed besides, where plain PyTorch happens to be exact;
-    in float64, where there is no better reference to take the rule's measure, sixteen.
+    A few roundings of the largest value, or of the largest term of a sum, are allowed besides: of
+    few elements, or of one row's chain of sums, plain PyTorch's error is a matter of luck. In
+    float64 there is no better reference to take the rule's measure.
     """
     error = (got.double() - want).abs().max().item()
     allowed = 2 * (plain.double() - want).abs().max().item()
-    roundings = 16 if got.dtype == torch.float64 else 1
-    return error <= allowed + roundings * torch.finfo(got.dtype).eps * want.abs().max().item()
+    roundings = {torch.float64: 16, torch.float32: 4}.get(got.dtype, 1)
+    largest = max(largest, want.abs().max().item())
+    return error <= allowed + roundings * torch.finfo(got.dtype).eps * largest

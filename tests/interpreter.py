@@ -35,3 +35,15 @@ def patch_once_a_launch() -> None:
         return made
 
     interpreter._patch_lang = patch
+    _take_numbers_of_one_element(interpreter)
+
+
+def _take_numbers_of_one_element(interpreter) -> None:
+    """NumPy 2.5 makes no number of an array of shape (1,), which Triton 3.6 holds scalars in."""
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch

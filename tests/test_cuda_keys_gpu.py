@@ -40,6 +40,7 @@ def _no_fill():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm GPU")
 class TestGpu:
     def test_keys_are_those_of_the_generators_state(self):
+        torch.cuda.init()  # there are no generators before
         torch.manual_seed(11)
         generator = torch.cuda.default_generators[0]
         for at in (0, 4):

@@ -85,9 +85,9 @@ def store_kl(
 
 
 @triton.jit
-def store_one_hot(y, place, label, best, TAIL: tl.constexpr):
+def store_one_hot(y, place, label, best, IN: tl.constexpr, VEC: tl.constexpr, TAIL: tl.constexpr):
     zero = best - best  # NaN where there is no best
-    store_tile(y, place, tl.where(place[4] == label, zero + 1.0, zero), TAIL)
+    store_tile(y, place, tl.where(place[4] == label, zero + 1.0, zero), IN, VEC, TAIL)
 
 
 @triton.jit
@@ -119,14 +119,14 @@ def resident(
         if MODE != SOFT:
             label = tl.where(score == best, place[4], _NO_LABEL)
             label = row_min(tl.min(label, IN), IN)
-            store_one_hot(y, place, tl.expand_dims(label, IN), best, TAIL)
+            store_one_hot(y, place, tl.expand_dims(label, IN), best, IN, VEC, TAIL)
         if MODE == SOFT or soft is not None:
             e = exp2((score - best) * rate, MATH)
             e *= 1.0 / tl.expand_dims(row_sum(tl.sum(e, IN), IN), IN)
             if MODE == SOFT:
-                store_tile(y, place, e, TAIL)
+                store_tile(y, place, e, IN, VEC, TAIL)
             if soft is not None:
-                store_tile(soft, place, e, TAIL)
+                store_tile(soft, place, e, IN, VEC, TAIL)
 
 
 @triton.jit
@@ -219,7 +219,9 @@ def chunked(
         for chunk in range(chunks):
             place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, BIG)
             if MODE != SOFT:
-                store_one_hot(y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), TAIL)
+                store_one_hot(
+                    y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), IN, VEC, TAIL
+                )
             if SUMS:
                 x = load_tile(logits, place, strides, -_INFINITY, IN, VEC, TAIL, FORM, MATH)
                 g = gumbel_tile(noise, key, place, A, B, C, VEC, TAIL, DOUBLE, MATH)
@@ -227,9 +229,9 @@ def chunked(
                 e = exp2((score - tl.expand_dims(best, IN)) * rate, MATH)
                 e *= tl.expand_dims(inverse, IN)
                 if MODE == SOFT:
-                    store_tile(y, place, e, TAIL)
+                    store_tile(y, place, e, IN, VEC, TAIL)
                 if soft is not None:
-                    store_tile(soft, place, e, TAIL)
+                    store_tile(soft, place, e, IN, VEC, TAIL)
 
 
 @triton.jit(

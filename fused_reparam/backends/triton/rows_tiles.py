@@ -83,6 +83,21 @@ def place_of(
 
 
 @triton.jit
+def tile_pointers(start, element, IN: tl.constexpr, VEC: tl.constexpr):
+    """start + element.
+
+    Of two dims that are not contiguous, Triton 3.6 would cut dim 0 into threads, which is the one to
+    lie within a thread, and 3.9 dim 1: 71.5 and 47.9 instructions per element for columns forward on
+    sm_90. The 2 decides it for both. It is not true, but nothing reads it besides: how wide an access
+    is comes from the last dim, whose run is longer.
+    """
+    at = start + element
+    if IN == 0 and VEC > 2:
+        at = tl.max_contiguous(at, [1, 2, VEC])
+    return at
+
+
+@triton.jit
 def load_tile(
     pointer, place, strides, beside: tl.constexpr,
     IN: tl.constexpr, VEC: tl.constexpr, TAIL: tl.constexpr, FORM: tl.constexpr,
@@ -92,12 +107,12 @@ def load_tile(
     start, _, element, outer, label, inner, mask = place
     outer_stride, class_stride, inner_stride = strides
     if FORM == CONTIGUOUS:
-        at = pointer + start + element
+        at = tile_pointers(pointer + start, element, IN, VEC)
     elif FORM == WIDE and IN == 2:
         at = pointer + outer * (outer_stride // VEC * VEC) + label
     elif FORM == WIDE:
         at = pointer + outer * (outer_stride // VEC * VEC)
-        at += label * (class_stride // VEC * VEC) + inner
+        at = tile_pointers(at, label * (class_stride // VEC * VEC) + inner, IN, VEC)
     else:
         at = pointer + outer * outer_stride + label * class_stride + inner * inner_stride
     if TAIL > 0:
@@ -107,8 +122,8 @@ def load_tile(
 
 
 @triton.jit
-def store_tile(pointer, place, value, TAIL: tl.constexpr):
-    at = pointer + place[0] + place[2]
+def store_tile(pointer, place, value, IN: tl.constexpr, VEC: tl.constexpr, TAIL: tl.constexpr):
+    at = tile_pointers(pointer + place[0], place[2], IN, VEC)
     if TAIL > 0:
         tl.store(at, narrow(value, pointer.dtype.element_ty), mask=place[6])
     else:

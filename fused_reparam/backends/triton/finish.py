@@ -38,14 +38,12 @@ def finish_kernel(
         first = begin // TILE
         last = (begin + length - 1) // TILE + 1
     total = tl.zeros((BLOCK,), sums.dtype.element_ty)
-    tile = first + tl.arange(0, BLOCK)
+    lane = tl.arange(0, BLOCK)
     while first < last:
-        if SLOTS == 2:
-            total += tl.load(
-                sums + 2 * tile + (tile * TILE < begin).to(tl.int64), mask=tile < last, other=0.0
-            )
-        else:
-            total += tl.load(sums + tile, mask=tile < last, other=0.0)
+        at = sums + first * SLOTS + lane * SLOTS
+        if SLOTS == 2:  # the segment may begin inside its first tile
+            at += ((first * TILE < begin) & (lane == 0)).to(tl.int32)
+        left = tl.minimum(last - first, BLOCK).to(tl.int32)
+        total += tl.load(at, mask=lane < left, other=0.0)
         first += BLOCK
-        tile += BLOCK
     tl.store(kl + program, tl.sum(total) * tl.full((), weight, total.dtype))

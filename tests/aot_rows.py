@@ -26,19 +26,19 @@ CASES = {
 }
 
 
-def listing(case: str, dtype: str, target: str) -> aot.Listing:
+def kernel(case: str, dtype: str, target: str) -> aot.Kernel:
     name, shape, given = CASES[case]
-    return listing_of(name, shape, given, dtype, target)
+    return kernel_of(name, shape, given, dtype, target)
 
 
-def listing_of(name, shape, given, dtype, target, mode=0, **changes):
+def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kernel:
     """`given`: which pointers are not None; `changes`: of a contiguous call's constants."""
     from fused_reparam.backends.triton import rows_backward, rows_calls, rows_forward
 
     itemsize = aot.BYTES[dtype]
     warp = 32 if target.startswith("sm_") else 64
     cut = rows_calls.tile_of(shape, itemsize, warp)
-    kernel = {"forward": rows_forward.forward_rows, "backward": rows_backward.backward_rows}[name]
+    rows = {"forward": rows_forward.forward_rows, "backward": rows_backward.backward_rows}[name]
     known = dict(
         zip(("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), rows_calls._constants(cut), strict=True),
         KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
@@ -57,17 +57,16 @@ def listing_of(name, shape, given, dtype, target, mode=0, **changes):
     known |= changes
     accumulator = aot.TYPES["float64" if dtype == "float64" else "float32"]
     types, constants = {}, {}
-    for parameter in kernel.params:
+    for parameter in rows.params:
         if parameter.is_constexpr or parameter.name in known:
             constants[parameter.name] = known[parameter.name]
         else:
             pointer = aot.POINTERS.get(parameter.name, "*" + aot.TYPES[dtype])
             kind = parameter.annotation_type or pointer
             types[parameter.name] = kind.replace("accumulator", accumulator)
-    compiled = aot.compile_kernel(kernel, target, types, constants, cut.warps)
-    read = aot.read_nvidia if target.startswith("sm_") else aot.read_amd
+    compiled = aot.compile_kernel(rows, target, types, constants, cut.warps)
     elements = cut.shape[0] * cut.shape[1] * cut.shape[2] // (cut.warps * warp)
-    return read(compiled, target, dtype, name, elements)
+    return aot.Kernel(compiled, target, dtype, name, elements)
 
 
 def main() -> None:
@@ -76,10 +75,14 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="*", choices=aot.DTYPES, default=["float32"])
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     options = parser.parse_args()
-    for target in options.targets:
-        for dtype in options.dtypes:
-            for case in options.cases:
-                print(json.dumps({"case": case} | asdict(listing(case, dtype, target))))
+    asked = [
+        (case, dtype, target)
+        for target in options.targets
+        for dtype in options.dtypes
+        for case in options.cases
+    ]
+    for (case, *_), one in zip(asked, aot.listings([kernel(*one) for one in asked]), strict=True):
+        print(json.dumps({"case": case} | asdict(one)))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,16 @@ def target(request):
         yield name, torch.device(device)
 
 
+@pytest.fixture(params=["reference", "native"])
+def backend(request):
+    """Runs the test once for each backend that is fast on a CPU: the interpreter takes minutes."""
+    reason = missing(request.param, "cpu")
+    if reason is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    with fused_reparam.backend(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=native.ISA_NAMES)
 def isa(request):
     """Each instruction set of the native library that the machine has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,8 @@ def quick_run(*words):
         try:
             with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
                 patch.setattr(kind, "savefig", seen)
+                if "PYTEST_XDIST_WORKER" in os.environ:  # which shares the cores with others
+                    patch.setattr(torch, "set_num_threads", lambda count: None)
                 result = example.main(["--quick", "--out", str(path), *words])
         finally:
             torch.set_num_threads(threads)  # the example sets them for itself

@@ -15,7 +15,10 @@ from fused_reparam import kl_divergence
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("options", [PRIOR, {"mixture": MIXTURE}])
 def test_compiled_training(options, backend):
-    """Model, KL and step compiled, each alone and together: no graph is compiled twice."""
+    """Model, KL and step compiled, each alone and together: no graph is compiled twice.
+
+    By Inductor, whose compiler takes seconds for a graph, together only.
+    """
     torch._dynamo.reset()
     model = network(**options)
     compiles = CompileCounterWithBackend(backend)
@@ -23,16 +26,18 @@ def test_compiled_training(options, backend):
     whole = torch.compile(lambda x: nll(model(x)) + kl_of_(model), fullgraph=True, backend=compiles)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     graphs = []
+    ways = [
+        lambda: nll(compiled(X)) + kl_divergence(compiled),
+        lambda: nll(model(X)) + kl_of(model),
+        lambda: whole(X),
+    ]
     for _ in range(4):
-        for loss in (
-            lambda: nll(compiled(X)) + kl_divergence(compiled),
-            lambda: nll(model(X)) + kl_of(model),
-            lambda: whole(X),
-        ):
+        for loss in ways[-1:] if backend == "inductor" else ways:
             loss().backward()
             if "mixture" not in options:
                 check(kl_divergence(model), model)
-                check(kl_of(model), model)
+                if backend != "inductor":
+                    check(kl_of(model), model)
             optimizer.step()
             optimizer.zero_grad()
         graphs.append(compiles.frame_count)

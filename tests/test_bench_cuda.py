@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from bench import launches, limits, machine, measure, trace
+from bench import launches, limits, measure, trace
 from bench.case import OpCase
 from bench.ops import OPS
 from bench.timing import Contestant, CpuClock, CudaClock, Spread
@@ -379,26 +377,3 @@ def test_a_failed_capture_leaves_the_stream_as_it_was(fake_cuda, monkeypatch):
     ):
         pass
     assert streams == ["first", "capture", "first"]
-
-
-def test_results_of_a_gpu_are_filed_by_driver_and_versions():
-    described = {
-        "device": "NVIDIA H100 80GB HBM3",
-        "device_type": "cuda",
-        "driver": "550.54.15",
-        "versions": {"torch": "2.11.0+cu128", "triton": "3.6.0"},
-    }
-    expected = "nvidia-h100-80gb-hbm3-driver-550.54.15-torch-2.11.0-cu128-triton-3.6.0"
-    assert machine.folder_name(described) == expected
-
-
-def test_the_driver_is_known_without_its_tool(monkeypatch):
-    def missing(*_, **__):
-        raise FileNotFoundError("nvidia-smi")
-
-    text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024"
-    monkeypatch.setattr(subprocess, "run", missing)
-    monkeypatch.setattr(Path, "read_text", lambda path: text)
-    assert machine.driver_version() == "550.54.15"
-    monkeypatch.setattr(Path, "read_text", missing)
-    assert machine.driver_version() == "unknown"

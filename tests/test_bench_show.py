@@ -10,7 +10,6 @@ from checkouts import OTHER, ROOT, laid_out, section
 
 from bench import __main__ as command_line
 from bench import compare, pages, rows, targets
-from bench.machine import folder_name
 
 
 @pytest.fixture
@@ -133,14 +132,6 @@ def test_check_names_a_folder_with_results_of_several_commits(checkout, capsys):
     assert command_line.main(check) == 0
     note = f"note: {folder} has results of 2 commits: 0123456789ab, ba9876543210+"
     assert capsys.readouterr().out.splitlines() == [note]
-
-
-def test_one_thread_is_no_threads():
-    assert rows.machine_words(invented.machine(threads=1)).startswith(
-        "Invented CPU, 1 thread, AVX2;"
-    )
-    # Folders keep their names.
-    assert folder_name(invented.machine(threads=1)) == "invented-1-threads"
 
 
 def test_compare_shows_what_a_gpus_targets_need(capsys):

@@ -8,7 +8,6 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from fused_reparam import categorical_latent, gumbel_softmax, noise, one_hot_categorical
-from fused_reparam.backends import select
 from fused_reparam.backends.reference.rows import SOFT
 
 CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -21,16 +20,8 @@ CALLS = {
     "one_hot_categorical": lambda x, **k: (one_hot_categorical(x, 0.01, 1, **k),),
 }
 CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-
-
-@pytest.fixture(autouse=True, params=["reference", "native"])
-def backend(request):
-    """The interpreter would take minutes; test_categories.py compares its gradients."""
-    reason = select.unavailable_reason(request.param, torch.device("cpu"))
-    if reason is not None:
-        pytest.skip(f"backend {request.param}: {reason}")
-    with select.backend(request.param):
-        yield request.param
+# test_categories.py compares the interpreter's gradients.
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 @pytest.fixture

@@ -358,7 +358,7 @@ def test_every_kind_of_key_compiles():
         "import aot\n"
         "for name in ('forward', 'backward', 'normal'):\n"
         "    for mode in (1, 2) if name == 'forward' else (1,):\n"
-        "        aot.listing(name, 'float32', 'sm_90', Q=256, KEY=mode)\n"
+        "        aot.kernel(name, 'float32', 'sm_90', Q=256, KEY=mode)\n"
         "print('compiled')\n"
     )
     here = Path(__file__).parent

@@ -9,19 +9,11 @@ from torch import autograd
 from torch.utils.checkpoint import checkpoint
 
 from fused_reparam import noise
-from fused_reparam.backends import select
 from fused_reparam.ops import draw_short
 from fused_reparam.ops.draw import draw
 
-
-@pytest.fixture(autouse=True, params=["reference", "native"])
-def backend(request):
-    """The interpreter would take minutes; test_triton_draws.py has the gradients."""
-    reason = select.unavailable_reason(request.param, torch.device("cpu"))
-    if reason is not None:
-        pytest.skip(f"backend {request.param}: {reason}")
-    with select.backend(request.param):
-        yield request.param
+# test_triton_draws.py has the interpreter's gradients.
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 @pytest.fixture

@@ -1,26 +1,25 @@
-"""The native backend in every form that this machine runs, against formulas written here."""
-
-import json
-import math
-from pathlib import Path
+"""The native backend's latents in every form that this machine runs, against float64 formulas."""
 
 import pytest
 import torch
+from native_truth import (
+    DTYPES,
+    INF,
+    KINDS,
+    ROUNDING,
+    compute_dtype,
+    formulas,
+    make_key,
+    nans,
+    needs_native,
+)
 
 from fused_reparam.backends import native
 
-np = pytest.importorskip("numpy")
+pytestmark = needs_native
 
-REASON = native.unavailable_reason(torch.device("cpu"))
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"native: {REASON}")
-
-INF = math.inf
-KINDS = ("logvar", "log_std", "std", "var", "rho")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# Half a unit in the last place, relative; and the error of the arithmetic inside.
-ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float64: 0}
+# The error of the arithmetic inside, relative.
 INSIDE = dict.fromkeys(DTYPES, 4e-7) | {torch.float64: 4e-15}
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "noise_stream_v1.json").read_text())
 
 
 @pytest.fixture
@@ -28,143 +27,6 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def make_key(seed, offset=0):
-    return torch.from_numpy(np.array([seed, offset], dtype=np.uint64))
-
-
-def compute_dtype(dtype):
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def nans(*shape, dtype):
-    return torch.full(shape, math.nan, dtype=dtype)
-
-
-# ---- the noise stream, written again in numpy --------------------------------------------------
-
-
-def philox(seed, offset, blocks):
-    counter = np.uint64(offset) + np.arange(blocks, dtype=np.uint64)
-    low = np.uint64(0xFFFFFFFF)
-    c = [counter & low, counter >> np.uint64(32), np.zeros_like(counter), np.zeros_like(counter)]
-    k = [seed & 0xFFFFFFFF, seed >> 32]
-    for _ in range(10):
-        p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = [
-            (p1 >> np.uint64(32)) ^ c[1] ^ np.uint64(k[0]),
-            p1 & low,
-            (p0 >> np.uint64(32)) ^ c[3] ^ np.uint64(k[1]),
-            p0 & low,
-        ]
-        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return c
-
-
-def stream(seed, offset, n, double=False):
-    """The first n normals, from the words in the stream's own precision, then in float64."""
-    with np.errstate(over="ignore"):
-        w = philox(seed, offset, -(-n // (2 if double else 4)))
-    if double:
-        u = ((w[0] << np.uint64(32)) | w[1]).astype(np.float64) * 2.0**-64
-        v = ((w[2] << np.uint64(32)) | w[3]).astype(np.float64) * 2.0**-64
-        pairs = [(np.maximum(u, 2.0**-64), v)]
-    else:
-
-        def unit(word):
-            exact = word.astype(np.float32).astype(np.float64) * 2.0**-32 + 2.0**-33
-            return exact.astype(np.float32).astype(np.float64)
-
-        pairs = [(unit(w[0]), unit(w[1])), (unit(w[2]), unit(w[3]))]
-    lanes = []
-    for u, v in pairs:
-        r = np.sqrt(-2 * np.log(u))
-        lanes += [r * np.cos(2 * np.pi * v), r * np.sin(2 * np.pi * v)]
-    return np.stack(lanes, 1).reshape(-1)[:n]
-
-
-@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"{c['seed']}-{c['offset']}")
-@pytest.mark.usefixtures("isa")
-def test_golden_noise(case):
-    key = make_key(int(case["seed"]), int(case["offset"]))
-    for name, dtype, tolerance in (
-        ("normal_float32", torch.float32, 4e-6),
-        ("normal_float64", torch.float64, 1e-12),
-    ):
-        out = nans(len(case[name]), dtype=dtype)
-        native.normal(key, out)
-        assert np.abs(out.double().numpy() - np.array(case[name])).max() <= tolerance
-
-
-@pytest.mark.parametrize("n", [1, 3, 17, 127, 2047, 2048, 4097, 30_011])
-@pytest.mark.parametrize(
-    ("seed", "offset"), [(0, 0), (2**64 - 1, 5), (9, 2**32 - 70), (77, 2**64 - 300)]
-)
-@pytest.mark.usefixtures("isa")
-def test_noise_of_all_lengths(n, seed, offset):
-    key = make_key(seed, offset)
-    for dtype in DTYPES:
-        memory = nans(n + 2, dtype=dtype)
-        native.normal(key, memory[1:-1])
-        assert memory[0].isnan()
-        assert memory[-1].isnan()
-        expected = stream(seed, offset, n, dtype == torch.float64)
-        tolerance = 1e-12 if dtype == torch.float64 else 4e-6
-        error = np.abs(memory[1:-1].double().numpy() - expected)
-        assert (error <= tolerance + ROUNDING[dtype] * np.abs(expected) * 1.01 + 2**-25).all() or (
-            dtype == torch.float64 and error.max() <= tolerance
-        )
-
-
-@pytest.mark.usefixtures("isa")
-def test_noise_error_and_tail():
-    n = 1 << 22
-    out = nans(n, dtype=torch.float32)
-    native.normal(make_key(3), out)
-    expected = stream(3, 0, n)
-    assert np.abs(out.numpy() - expected).max() < 2e-6
-    assert np.abs(expected).max() > 5
-
-
-@pytest.mark.usefixtures("isa")
-def test_forms_agree_and_round_once():
-    n = 65_536
-    exact = nans(n, dtype=torch.float32)
-    native.normal(make_key(11), exact)
-    for dtype in (torch.bfloat16, torch.float16):
-        out = nans(n, dtype=dtype)
-        native.normal(make_key(11), out)
-        assert torch.equal(out, exact.to(dtype))
-    before = native.isa()
-    native.set_isa("portable")
-    plain = nans(n, dtype=torch.float32)
-    native.normal(make_key(11), plain)
-    native.set_isa(before)
-    assert (plain - exact).abs().max() < 4e-6
-
-
-# ---- the latent, written again in float64 ------------------------------------------------------
-
-
-def formulas(x, kind):
-    """sigma, log sigma^2, dsigma/dx, dKL/dx in float64."""
-    if kind == "logvar":
-        s = torch.exp(x / 2)
-        return s, x, s / 2, (torch.exp(x) - 1) / 2
-    if kind == "log_std":
-        s = torch.exp(x)
-        return s, 2 * x, s, torch.exp(2 * x) - 1
-    if kind == "std":
-        return x, 2 * x.log(), torch.ones_like(x), x - 1 / x
-    if kind == "var":
-        s = x.sqrt()
-        return s, x.log(), 0.5 / s, (1 - 1 / x) / 2
-    s = torch.log1p(torch.exp(-x.abs())) + x.clamp(min=0)
-    log_s = torch.where(x < -30, x - torch.exp(x) / 2, s.log())
-    gate = torch.sigmoid(x)
-    ratio = torch.where(x < -30, torch.ones_like(x), gate / s)
-    return s, 2 * log_s, gate, s * gate - ratio
 
 
 def scale_values(shape, kind, generator):
@@ -403,128 +265,3 @@ def test_misaligned_memory_and_nothing_beyond(dtype):
         assert got[0].isnan()
         assert got[-1].isnan()
     assert torch.equal(kl, case.forward()[1])
-
-
-# ---- extreme numbers ---------------------------------------------------------------------------
-
-
-def one_element(kind, x, dtype=torch.float32, loc=0.5, gz=1.0, gk=1.0, low=-INF, high=INF):
-    def full(value):
-        return torch.full((40,), value, dtype=dtype)
-
-    real = compute_dtype(dtype)
-    z, kl, gl, gs = (nans(40, dtype=d) for d in (dtype, real, dtype, dtype))
-    eps = full(0.25)
-    native.gaussian_forward(full(loc), full(x), None, eps, KINDS.index(kind), low, high, 1.0, True,
-                            z, kl)  # fmt: skip
-    native.gaussian_backward(full(gz), torch.full((40,), gk, dtype=real), full(loc), full(x), None,
-                             eps, KINDS.index(kind), low, high, 1.0, True, gl, gs)  # fmt: skip
-    for t in (z, kl, gl, gs):
-        assert torch.equal(t.nan_to_num(nan=7e7), t[:1].nan_to_num(nan=7e7).expand(40))
-    return [t[0].item() for t in (z, kl, gl, gs)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(
-    "x", [-1e4, -800, -200, -110, -104, -95, -80, -30, -21, -19, -10, -9.01, -8.99, -1, -1e-3, 0.0,
-          1e-3, 1, 9, 20, 88, 95, 110, 200]
-)  # fmt: skip
-@pytest.mark.usefixtures("isa")
-def test_extreme_rho(dtype, x):
-    z, kl, _, gs = one_element("rho", x, dtype)
-    t = torch.tensor(x, dtype=torch.float64)
-    s, log_s2, gate, dkl = (v.item() for v in formulas(t, "rho"))
-    accuracy = 1e-6 if dtype == torch.float32 else 1e-14
-    expected = 0.5 * (0.25 + s * s - 1 - log_s2)
-    assert abs(kl - expected) <= accuracy * max(1, 0.25 + s * s + abs(log_s2))
-    assert abs(z - (0.5 + 0.25 * s)) <= accuracy * (0.5 + s)
-    assert abs(gs - (0.25 * gate + dkl)) <= accuracy * (1 + abs(dkl))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("x", [math.nan, INF, -INF, 0.0, -0.5, 60000.0])
-@pytest.mark.usefixtures("isa")
-def test_numbers_flow_as_in_pytorch(dtype, kind, x):
-    real = compute_dtype(dtype)
-    t = torch.tensor(x, dtype=dtype).to(real)
-    if kind == "rho":
-        if x == -INF:
-            return  # log softplus(-inf) = -inf here; the plain formula gives the same KL
-        s = torch.log1p(torch.exp(-t.abs())) + t.clamp(min=0)
-        log_s2 = 2 * torch.where(t < -30, t, s.log())
-    else:
-        s = {"logvar": (t / 2).exp(), "log_std": t.exp(), "std": t, "var": t.sqrt()}[kind]
-        log_s2 = {"logvar": t, "log_std": 2 * t, "std": 2 * t.log(), "var": t.log()}[kind]
-    z, kl, _, gs = one_element(kind, x, dtype)
-    expected = 0.5 * (0.25 + s * s - 1 - log_s2).item()
-    assert (math.isnan(kl) and math.isnan(expected)) or kl == pytest.approx(expected, rel=2e-6)
-    expected = (0.5 + 0.25 * s).to(dtype).item()
-    assert (math.isnan(z) and math.isnan(expected)) or z == pytest.approx(expected, rel=1e-2)
-    if math.isnan(x):
-        assert math.isnan(gs)
-
-
-@pytest.mark.parametrize("kind", ["logvar", "log_std"])
-@pytest.mark.usefixtures("isa")
-def test_nan_passes_the_clamp(kind):
-    z, kl, gl, gs = one_element(kind, math.nan, low=-1.0, high=1.0)
-    assert all(math.isnan(v) for v in (z, kl, gs))
-    assert gl == 1.5
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("value", [math.nan, INF])
-@pytest.mark.usefixtures("isa")
-def test_odd_locations(kind, value):
-    z, kl, gl, gs = one_element(kind, 1.0, loc=value)
-    assert math.isfinite(gs)
-    for v in (z, kl, gl):
-        assert math.isnan(v) if math.isnan(value) else v == INF
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.usefixtures("isa")
-def test_full_range_of_log_and_exp(dtype):
-    info = torch.finfo(dtype)
-    x = torch.logspace(
-        math.log10(info.tiny), math.log10(info.max) * 0.99, 5000, dtype=torch.float64
-    )
-    denormal = torch.tensor([info.tiny * 2**-10, info.tiny * 0.5], dtype=torch.float64)
-    x = torch.cat([x, denormal]).to(dtype)
-    kl, zero, n = nans(x.numel(), dtype=dtype), torch.zeros_like(x), x.numel()
-    native.gaussian_forward(zero, x, None, None, 3, -INF, INF, 1.0, True, None, kl)
-    expected = 0.5 * (x.double() - 1 - x.double().log())
-    eps = 1e-6 if dtype == torch.float32 else 1e-15
-    assert ((kl.double() - expected).abs() <= eps * (1 + x.double() + x.double().log().abs())).all()
-    edge = math.log(info.max)
-    y = torch.linspace(-edge, edge * 0.999, n, dtype=torch.float64).to(dtype)
-    z = nans(n, dtype=dtype)
-    native.gaussian_forward(zero, y, None, torch.ones_like(y), 1, -INF, INF, 1.0, True, z, None)
-    relative = (z.double() / y.double().exp() - 1).abs()
-    assert relative.max() <= (2.5e-7 if dtype == torch.float32 else 5e-16)
-
-
-@pytest.mark.slow
-def test_more_than_two_to_the_31_elements():
-    """Only the noise, in 16 bits: 4 GB. The last elements must be those of their own index."""
-    if not _has_memory(6 << 30):
-        pytest.skip("needs 6 GB of memory")
-    n = 2**31 + 4097
-    out = torch.empty(n, dtype=torch.bfloat16)
-    out[-5000:] = math.nan
-    native.normal(make_key(21, 2**32 - 2**29), out)
-    first = (n - 4096) // 4
-    expected = stream(21, 2**32 - 2**29 + first, n - 4 * first)
-    error = np.abs(out[4 * first :].double().numpy() - expected)
-    assert (error <= 4e-6 + 2**-8 * np.abs(expected)).all()
-
-
-def _has_memory(amount):
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 > amount
-    except OSError:
-        pass
-    return False

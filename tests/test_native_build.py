@@ -1,6 +1,7 @@
 """Building the native library: into the cache, by two processes at once, and when it can't be."""
 
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fused_reparam.backends import _build
+from fused_reparam.backends import _build, native, native_host
 
 ROOT = Path(__file__).resolve().parent.parent
 # An installed library is hidden, so that there is something to build.
@@ -41,10 +42,28 @@ def compiler_missing():
 needs_compiler = pytest.mark.skipif(compiler_missing() is not None, reason=str(compiler_missing()))
 
 
+def script(path, text):
+    """A program for CXX."""
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_compiler
+@pytest.mark.skipif("FUSED_REPARAM_NO_HOST" in os.environ, reason="the host path is turned off")
+def test_there_is_a_host_path():
+    """Or the tests of it are skipped, and nobody sees that it no longer compiles."""
+    native.info()
+    assert native_host.module is not None, native_host.reason
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_two_processes_build_once(tmp_path):
-    both = [run(PROBE, tmp_path) for _ in range(2)]
+    cache, kept = tmp_path / "cache", tmp_path / "kept"
+    # To optimize takes most of a compiler's time, and the last of such options counts.
+    quick = script(tmp_path / "quick", f'exec {shlex.join(_build.compiler())} "$@" -O0\n')
+    both = [run(PROBE, cache, CXX=quick) for _ in range(2)]
     outputs = [process.communicate(timeout=600) for process in both]
     for process, (out, err) in zip(both, outputs, strict=True):
         assert process.returncode == 0, err
@@ -53,22 +72,40 @@ def test_two_processes_build_once(tmp_path):
     notices = [line for line in notices if "building the native library" in line]
     assert len(notices) == 2  # the library and its host extension
     for notice in notices:
-        assert str(tmp_path) in notice
+        assert str(cache) in notice
         assert "FUSED_REPARAM_NO_JIT=1" in notice
-    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
     names = [_build.host_name(), _build.library_name()]
     assert sorted(path.name for path in files) == names
 
-    third = run(PROBE, tmp_path, PATH="", CXX="")  # found again, without a compiler and in silence
+    third = run(PROBE, cache, PATH="", CXX="")  # found again, without a compiler and in silence
     out, err = third.communicate(timeout=100)
     assert out.splitlines()[0] == "None"
     assert "building" not in err
 
+    kept.mkdir()
     for path in files:  # damaged ones are built again
+        path.replace(kept / path.name)
         path.write_bytes(b"no library")
-    out, err = run(PROBE, tmp_path).communicate(timeout=600)
+    # This compiler has all results at hand; objects are of no use to it.
+    copying = script(
+        tmp_path / "copying",
+        f"""
+        for word; do
+            if [ "$before" = -o ]; then made=$word; fi
+            before=$word
+        done
+        case $made in
+            *.o) : > "$made" ;;
+            *) cp {shlex.quote(str(kept))}/"${{made##*/}}" "$made" ;;
+        esac
+        """,
+    )
+    out, err = run(PROBE, cache, CXX=copying).communicate(timeout=600)
     assert out.splitlines()[0] == "None", out + err
     assert err.count("building the native library") == 2
+    for path in files:
+        assert path.read_bytes() == (kept / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(

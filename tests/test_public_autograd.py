@@ -12,14 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from fused_reparam import noise
 from fused_reparam.backends import select
 
-
-@pytest.fixture(autouse=True, params=["reference", "native"])
-def backend(request):
-    reason = select.unavailable_reason(request.param, torch.device("cpu"))
-    if reason is not None:
-        pytest.skip(f"backend {request.param}: {reason}")
-    with select.backend(request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

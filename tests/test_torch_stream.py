@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -361,49 +357,3 @@ def test_what_the_kernel_does_not_serve_is_declined(forced, monkeypatch):
     monkeypatch.setattr(backend.torch_random(), "holds", lambda device, dtype: False)
     assert not served(mu, mu)
     assert forced.offset == 24  # only the call that was served has drawn
-
-
-# Each kernel with most slices in both widths, and each with one slice in one of them.
-COMPILED = [
-    *(("float32", name, 4) for name in ("fill", "forward", "backward")),
-    *(("bfloat16", name, 4) for name in ("forward", "backward")),
-    *(("float16", name, 1) for name in ("fill", "forward", "backward")),
-]
-
-
-def test_kernels_compile_with_wide_accesses():
-    """For a large tensor: 128-bit accesses in the path without masks, and no registers spilled."""
-    pytest.importorskip("triton")
-    code = (
-        "import aot\n"
-        "from fused_reparam.backends.triton import torch_stream as s\n"
-        f"for dtype, name, slices in {COMPILED!r}:\n"
-        "    kernel, q = getattr(s, name + '_kernel'), 2048 // aot.BYTES[dtype]\n"
-        "    types = dict.fromkeys(kernel.arg_names, '*' + aot.TYPES[dtype])\n"
-        "    types |= dict.fromkeys(('n', 'threads', 'seed', 'block'), 'i64')\n"
-        "    types |= dict.fromkeys(('low', 'high', 'weight'), 'fp64')\n"
-        "    types |= dict.fromkeys(('kl', 'grad_kl'), '*fp32')\n"
-        "    constants = dict(SLICES=slices, Q=q, MATH=1)\n"
-        "    if name != 'fill':\n"
-        "        constants |= dict(KIND=0, CLAMP=False)\n"
-        "    found = aot.compile_kernel(kernel, 'sm_90', types, constants, 4)\n"
-        "    one = aot.read_nvidia(found, 'sm_90', dtype, name, slices * q // 128)\n"
-        "    wide = len([a for a in one.accesses if '.128' in a])\n"
-        "    print(dtype, name, slices, one.spills, wide, one.registers)\n"
-    )
-    here = Path(__file__).parent
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(here.parent), str(here), environment.get("PYTHONPATH", "")]
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
-    assert out.returncode == 0, out.stderr[-3000:]
-    lines = [line.split() for line in out.stdout.splitlines()]
-    assert len(lines) == len(COMPILED)
-    for dtype, name, slices, spills, wide, _ in lines:
-        tensors = {"fill": 1, "forward": 3, "backward": 5}[name]
-        if name != "fill":  # which serves rare ways only
-            assert spills == "0", (dtype, name, slices)
-        assert int(wide) >= tensors * int(slices), (dtype, name, slices, wide)

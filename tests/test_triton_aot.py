@@ -57,13 +57,12 @@ def run(*arguments: str) -> str:
 
 
 @cache
-def listings(target: str) -> dict[tuple[str, str], aot.Listing]:
-    """By (dtype, pass)."""
-    asked = ("--targets", target, "--dtypes", *DTYPES, "--passes", *KERNELS)
-    out = run(str(HERE / "aot.py"), "--json", *asked)
+def listings() -> dict[tuple[str, str, str], aot.Listing]:
+    """By (target, dtype, pass)."""
+    out = run(str(HERE / "aot.py"), "--json", "--dtypes", *DTYPES, "--passes", *KERNELS)
     found = [aot.Listing(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
-    assert len(found) == len(DTYPES) * len(KERNELS)
-    return {(one.dtype, one.name): one for one in found}
+    assert len(found) == len(aot.TARGETS) * len(DTYPES) * len(KERNELS)
+    return {(one.target, one.dtype, one.name): one for one in found}
 
 
 def wide(one: aot.Listing) -> list[str]:
@@ -78,7 +77,7 @@ def narrow(one: aot.Listing) -> list[str]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_no_spills_and_wide_accesses(target, dtype, name):
-    one = listings(target)[dtype, name]
+    one = listings()[target, dtype, name]
     assert one.spills == 0
     assert one.local == []
     # Every latent tensor moves in accesses of 128 bits: as many as the tile needs (on AMD also the
@@ -93,7 +92,7 @@ def test_no_spills_and_wide_accesses(target, dtype, name):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_instructions_per_element(target, dtype, name):
-    one = listings(target)[dtype, name]
+    one = listings()[target, dtype, name]
     # So that the static count is the executed one; AMD's compiler jumps over storing the sum.
     assert one.branches <= (1 if target.startswith("gfx") and name == "forward" else 0)
     aot.check_count(one, BOUNDS[target][dtype][KERNELS.index(name)])
@@ -105,7 +104,7 @@ def test_shared_memory_serves_the_last_reduction_only(dtype, name):
     """No shuffle of tiles: single words for the warps' sums (Triton 3.6 takes two steps), and
     nothing
     in the backward."""
-    one = listings("sm_90")[dtype, name]
+    one = listings()["sm_90", dtype, name]
     assert set(one.shared) <= {"STS", "LDS"}  # no wide or strided forms, which a tile would need
     assert len(one.shared) <= {"forward": 4, "backward": 0}[name]
     assert one.shared_bytes <= {"forward": 32, "backward": 0}[name]
@@ -119,7 +118,7 @@ def test_the_chosen_shapes_keep_the_processors_full(target, dtype, name):
     shape = shapes.large_shape(16 // aot.BYTES[dtype], target)
     gpu = gpus.GPUS[target]
     vectors = shape.groups // (shape.warps * gpu.threads)
-    assert gpus.verdict(listings(target)[dtype, name], gpu, shape.warps, vectors) == ""
+    assert gpus.verdict(listings()[target, dtype, name], gpu, shape.warps, vectors) == ""
 
 
 def test_a_slow_kernel_is_seen():
@@ -155,7 +154,7 @@ def test_every_variant_compiles(dtype):
         "from fused_reparam.backends.triton import finish\n"
         f"for name, changes in {VARIANTS!r}:\n"
         # A small tile: the compiler's time grows with it.
-        f"    aot.listing(name, {dtype!r}, 'sm_90', Q=64, **changes)\n"
+        f"    aot.kernel(name, {dtype!r}, 'sm_90', Q=64, **changes)\n"
         f"kl = '*' + aot.TYPES[{dtype!r}]\n"
         "types = dict(sums=kl, kl=kl, tiles='i64', length='i64', segments='i64', weight='fp64')\n"
         "constants = dict(SLOTS=2, WHOLE=False, TILE=2048, BLOCK=256)\n"

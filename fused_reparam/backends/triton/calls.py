@@ -108,7 +108,7 @@ def finish_of(
     """The kernel that adds up so many sums of each program."""
     if not slots:
         return None
-    # Of one segment of 64M elements there are 32768 sums: what one turn loads is on its way at once.
+    # 64M elements in one segment leave 32768 sums: what a turn loads is on its way at once.
     sums = cut.programs // segments
     block, warps = (256, 4) if sums <= 64 else (4096, 8) if sums <= 4096 else (16384, 32)
     constants = (slots, segments == 1, cut.shape.groups * vector, block)

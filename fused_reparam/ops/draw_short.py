@@ -99,8 +99,8 @@ def draw(
     ``reduction`` is as ``draw_spec.kept`` takes it. A key has been checked, parameters have not.
     """
     loc = params[0]
-    host = native_host.module
-    if host is not None and not torch.compiler.is_compiling() and ordinary(loc) and loc.is_cpu:
+    host = None if torch.compiler.is_compiling() else native_host.module
+    if host is not None and ordinary(loc) and loc.is_cpu:
         geometry = _geometry(loc.shape, family, kind, prior_kind, numbers, reduction, samples)
         if geometry is not None:
             found = host.draw(tuple(params), geometry, geometry.plan, key, generator)

@@ -58,8 +58,8 @@ def latent(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None] | None:
     """What the host path makes of a call; None where it declines or there is none."""
-    host = native_host.module
-    if host is None or torch.compiler.is_compiling() or not _may(loc, scale, reduction):
+    host = None if torch.compiler.is_compiling() else native_host.module
+    if host is None or not _may(loc, scale, reduction):
         return None
     of_scale = (None, None) if scale is None else (scale.shape, scale.stride())  # type: ignore[union-attr]
     planned = _call(loc.shape, loc.stride(), *of_scale, dim, kind, *bounds, reduction, sample)

@@ -143,8 +143,8 @@ def _by_host(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor | None] | None:
     """The same by the native backend's host path; None where it declines or there is none."""
-    host = native_host.module
-    if host is None or torch.compiler.is_compiling() or not ordinary(logits):
+    host = None if torch.compiler.is_compiling() else native_host.module
+    if host is None or not ordinary(logits):
         return None
     geometry = _geometry(logits.shape, dim)
     if geometry is None:

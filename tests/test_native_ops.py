@@ -192,7 +192,8 @@ def test_errors_are_those_of_python(again):
     usual = Spec([], 0, *FREE, "sum", True, -1)
     rest = (x, KEY, None, *usual)
     if again:  # with plans of what is right at hand
-        OPS.gaussian_latent(loc, *rest)
+        for reduction in ("sum", None):
+            OPS.gaussian_latent(loc, *rest[:3], *usual._replace(reduction=reduction))
     kernels = {
         OPS.gaussian_latent: gaussian._forward_autograd,
         OPS.gaussian_latent_backward: gaussian._backward_autograd,
@@ -211,6 +212,7 @@ def test_errors_are_those_of_python(again):
         (OPS.gaussian_latent, (loc, x, None, None, *usual)),
         (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(kind=9))),
         (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(reduction="most"))),
+        (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(reduction=""))),
         (OPS.gaussian_latent_backward, (grad_z[:2], torch.ones(()), loc, *rest, needs)),
         (OPS.gaussian_latent_backward, (grad_z.double(), torch.ones(()), loc, *rest, needs)),
         (OPS.gaussian_latent_backward, (grad_z, torch.ones(1), loc, *rest, needs)),

@@ -169,7 +169,14 @@ class SavingNode : public Node {
 
   variable_list apply(variable_list&& grads) override {
     bool any = false;
-    for (const Tensor& g : grads) any = any || g.defined();
+    for (size_t i = 0; i < grads.size(); ++i) {
+      if (!grads[i].defined()) continue;
+      any = true;
+      // The engine has seen to it; a call of grad_fn by hand has not.
+      const auto& expected = input_metadata(static_cast<uint32_t>(i));
+      TORCH_CHECK(expected.is_same_shape(grads[i]) && grads[i].dtype() == expected.dtype(), name(),
+                  ": gradient ", i, " does not have its output's shape and dtype");
+    }
     if (!any) return variable_list(num_outputs());
     const std::vector<Tensor> saved = unpacked();
     bool quick = !at::GradMode::is_enabled() && undisturbed();

@@ -29,7 +29,10 @@ inline PyObject* to_python(const IValue& value) {
   if (value.isBool()) return PyBool_FromLong(value.toBool());
   if (value.isInt()) return PyLong_FromLongLong(value.toInt());
   if (value.isDouble()) return PyFloat_FromDouble(value.toDouble());
-  if (value.isString()) return PyUnicode_FromString(value.toStringRef().c_str());
+  if (value.isString()) {
+    const std::string& text = value.toStringRef();
+    return PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size()));
+  }
   TORCH_CHECK(value.isList(), "an op of fused_reparam got ", value.tagKind());
   const auto items = value.toListRef();
   THPObjectPtr list(PyList_New(static_cast<Py_ssize_t>(items.size())));
@@ -119,6 +122,7 @@ inline std::optional<LatentArguments> latent_arguments(const IValue* args) {
     return std::nullopt;
   LatentArguments found{{*loc}, *key, {}};
   PlanKey of;
+  of.add(static_cast<int64_t>(args[1].isNone()));
   of.add(loc->sizes());
   of.add(loc->strides());
   if (!args[1].isNone()) {
@@ -131,6 +135,7 @@ inline std::optional<LatentArguments> latent_arguments(const IValue* args) {
   of.add(args[5].toInt());
   of.add(args[6].toDouble());
   of.add(args[7].toDouble());
+  of.add(static_cast<int64_t>(args[8].isNone()));
   if (!args[8].isNone()) of.add(args[8].toStringRef());
   of.add(args[10].toInt());
   pybind11::gil_scoped_acquire ours;
@@ -267,7 +272,9 @@ inline std::optional<RowsPlan> rows_plan(const IValue* spec, const Tensor& like)
 inline bool rows_op(const IValue* args, std::vector<Tensor>& results) {
   const Tensor *logits = ready(args[0]), *key = ready(args[1]);
   const IValue* spec = args + 3;
-  if (!logits || !key || !is_key(*key) || !args[2].isNone() || !spec[5].toBool()) return false;
+  if (!logits || !key || !is_key(*key) || !args[2].isNone() || !spec[5].toBool() ||
+      (spec[6].toBool() && spec[1].toInt() != kHard))
+    return false;
   const auto plan = rows_plan(spec, *logits);
   if (!plan) return false;
   RowsResult found = rows_forward(*plan, *key, *logits, spec[6].toBool());

@@ -220,6 +220,15 @@ def test_an_error_in_a_backward_pass_through_python_is_raised(monkeypatch):
         monkeypatch.undo()
 
 
+def test_gradients_given_by_hand_are_checked():
+    mu, x = parameters(4, 6)
+    for outputs in (*calls(mu, x), (fused_reparam.gumbel_softmax(mu),)):
+        others = [None if o is None else torch.ones_like(o) for o in outputs[1:]]
+        for wrong in (torch.ones(1), torch.ones_like(outputs[0]).half()):
+            with pytest.raises(RuntimeError, match="gradient 0 does not have"):
+                outputs[0].grad_fn(wrong, *(g for g in others if g is not None))
+
+
 @torch._dynamo.config.patch(compiled_autograd=True)
 def test_compiled_autograd():
     """Its tracer runs through the node, with tensors that are not real."""

@@ -213,11 +213,14 @@ def test_errors_are_those_of_python(again):
         (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(kind=9))),
         (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(reduction="most"))),
         (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(reduction=""))),
+        (OPS.gaussian_latent, (loc[:, :7], None, KEY, None, *usual._replace(dim=1))),
+        (OPS.gaussian_latent, (loc[:3].clone(), None, KEY, None, *usual._replace(dim=0))),
         (OPS.gaussian_latent_backward, (grad_z[:2], torch.ones(()), loc, *rest, needs)),
         (OPS.gaussian_latent_backward, (grad_z.double(), torch.ones(()), loc, *rest, needs)),
         (OPS.gaussian_latent_backward, (grad_z, torch.ones(1), loc, *rest, needs)),
         (OPS.draw, (*good, *laplace._replace(family="none such"))),
         (OPS.draw, (loc, None, None, None, KEY, None, *laplace)),
+        (OPS.draw, (*good, *laplace._replace(family="laplace\0x"))),
         (OPS.draw, (*good, *spec("student_t", kind=0)._replace(numbers=[]))),
         (OPS.draw, (loc, x.double(), None, None, KEY, None, *laplace)),
         (OPS.relaxed_categories, (loc, KEY, None, [], 3, 1.0, 0.0, 1, True, False, False)),
@@ -226,6 +229,7 @@ def test_errors_are_those_of_python(again):
         (OPS.relaxed_categories, (loc, KEY, None, [], 0, 1.0, 1.0, 1, True, False, False)),
         (OPS.relaxed_categories, (loc, KEY, None, [], 0, 1.0, 0.0, -1, True, False, False)),
         (OPS.relaxed_categories, (loc, None, None, [], 0, 1.0, 0.0, 1, True, False, False)),
+        (OPS.relaxed_categories, (loc, KEY, None, [], 0, 1.0, 0.0, 1, True, True, False)),
         (OPS.relaxed_categories_backward, (grad_z, None, loc, None, *soft)),
         (OPS.relaxed_categories_backward, (grad_z[:3], None, loc, loc, *soft)),
         (OPS.relaxed_categories_backward, (None, grad_z, loc, loc, *soft)),
@@ -236,6 +240,18 @@ def test_errors_are_those_of_python(again):
                 call(*args)
             said.append((error.type, str(error.value)))
         assert said[0] == said[1]
+
+
+class Own(torch.Tensor):
+    pass
+
+
+def test_a_plan_is_not_of_the_tensors_that_it_was_made_for():
+    loc, x, _, _ = gaussian_operands("dense", torch.float32)
+    s = spec("laplace", kind=0)._replace(weight=0.123)  # of no other test
+    given = (x.abs(), None, None, KEY, None, *s)
+    OPS.draw(loc.as_subclass(Own), *given)
+    assert_same(OPS.draw.default, draw._forward_autograd, (loc, *given))
 
 
 def test_a_plan_is_of_its_shape_and_options():

@@ -32,6 +32,10 @@ def check(
         raise ValueError(f"{_OP}: kind must be in [0, {len(SCALE_KINDS)}), got {spec.kind}")
     if spec.reduction is not None and spec.reduction not in REDUCTIONS:
         raise ValueError(f"{_OP}: unknown reduction {spec.reduction!r}")
+    if scale is None and loc.shape[spec.dim] % 2:
+        raise ValueError(
+            f"{_OP}: moments must have an even size along dim {spec.dim}, got {tuple(loc.shape)}"
+        )
     shape = gaussian_call.operands(loc, scale, spec.dim)[0].shape
     if spec.order and sorted(spec.order) != list(range(len(shape))):
         raise ValueError(f"{_OP}: order must be a permutation of the dims, got {spec.order}")

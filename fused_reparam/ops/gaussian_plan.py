@@ -38,7 +38,7 @@ def geometry_of(
     loc = torch.empty_strided(loc_shape, loc_strides, device="meta")
     shift = 0
     if scale_shape is None or scale_strides is None:
-        if not loc.is_contiguous():
+        if not loc.is_contiguous() or loc_shape[dim] % 2:
             return None
         loc, scale = gaussian_call.halves(loc, dim)
         shift = int(scale.storage_offset())

@@ -251,6 +251,10 @@ def _check_like(name: str, t: Tensor | None, shape: Any, dtype: torch.dtype) -> 
 
 def _forward_check(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
     _check(logits, spec)
+    if spec.want_soft and spec.mode != HARD:
+        raise ValueError(
+            "torch.ops.fused_reparam.relaxed_categories: want_soft is for mode HARD alone"
+        )
     _check_like("noise", noise, logits.shape, logits.dtype)
     if key is not None:
         noise_module.check_bits(key)

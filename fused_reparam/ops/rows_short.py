@@ -144,7 +144,7 @@ def _by_host(
 ) -> tuple[Tensor, Tensor | None] | None:
     """The same by the native backend's host path; None where it declines or there is none."""
     host = None if torch.compiler.is_compiling() else native_host.module
-    if host is None or not ordinary(logits):
+    if host is None or not ordinary(logits) or not logits.is_cpu:
         return None
     geometry = _geometry(logits.shape, dim)
     if geometry is None:

@@ -116,7 +116,7 @@ def draw_key(
     ):
         return _draw_key_in_graph(device)
     bits = on_device(draw_bits(device, generator), device)
-    # Before PyTorch 2.13 a view of another dtype can't be mapped over. The bits are 63: no sign.
+    # PyTorch 2.11 can't map over a view of another dtype. The bits are 63: no sign.
     mapped = torch._C._are_functorch_transforms_active()
     return bits.to(torch.uint64) if mapped else bits.view(torch.uint64)
 

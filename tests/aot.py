@@ -34,7 +34,7 @@ TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "f
 
 # What the bounds in tests were counted with, and what they allow the compiler of another version.
 COUNTED_WITH = "3.9."
-OTHER_ALLOWANCE = 1.15
+OTHER_ALLOWANCE = {"gfx942": 1.15}  # of others 1.1
 FLOOR = 0.96
 
 
@@ -74,7 +74,7 @@ def check_count(one: Listing, bound: float, exact: bool = True) -> None:
     with this Triton) close to it, or it would be a gate no more.
     """
     own = counted_here()
-    allowance = 1.0 if own else OTHER_ALLOWANCE
+    allowance = 1.0 if own else OTHER_ALLOWANCE.get(one.target, 1.1)
     said = f"{one.per_element:.2f} instructions for an element, the bound is {bound}"
     assert one.per_element <= bound * allowance, said
     if exact and own:

@@ -116,6 +116,12 @@ def compare(case, logits, key, dim=-1, grads=cotangents, rtol=2e-5, atol=2e-6):
     return got
 
 
+def right_within(got, want, plain, largest=0.0):
+    """With a few roundings in float32: each row is a chain of sums, whose errors are luck."""
+    roundings = 4 if got.dtype == torch.float32 else 1
+    return within_twice_the_error(got, want, plain, largest, roundings)
+
+
 def judge(case, logits, noise, dim=-1):
     """Given noise, so that nothing but the arithmetic differs: the rule of the design."""
     leaf, want_y, score, want_kl = exact(case, logits, noise, dim)
@@ -123,12 +129,12 @@ def judge(case, logits, noise, dim=-1):
     got = run(case, logits, noise=noise, dim=dim)
     grads = [g.to(logits.dtype) for g in cotangents((want_y, want_kl))]
     if case.mode == SOFT:
-        assert within_twice_the_error(got[0], want_y, plain[0])
+        assert right_within(got[0], want_y, plain[0])
     else:
         assert_one_hot(got[0], score, dim, slack=2 * torch.finfo(got[1].dtype).eps)
     assert got[0].dtype == logits.dtype
     log_classes = math.log(logits.shape[dim])
-    assert within_twice_the_error(got[1], want_kl, plain[2], log_classes)
+    assert right_within(got[1], want_kl, plain[2], log_classes)
     # y alone, the KL alone, and both.
     for given in (grads, (grads[0], None), (None, grads[1])):
         found = gradient(got, logits, given)
@@ -138,4 +144,4 @@ def judge(case, logits, noise, dim=-1):
         terms = max(
             f * g.abs().max().item() for f, g in zip(factors, given, strict=True) if g is not None
         )
-        assert within_twice_the_error(found, right, measure, terms)
+        assert right_within(found, right, measure, terms)

@@ -61,15 +61,18 @@ def exact(mu, x, eps, grad_z, grad_kl, **options):
     return z.detach(), kl.detach(), *grads
 
 
-def within_twice_the_error(got, want, plain, largest=0.0):
+def within_twice_the_error(got, want, plain, largest=0.0, roundings=1):
     """The rule of the design: the largest error is at most twice that of plain PyTorch.
 
-    A few roundings of the largest value, or of the largest term of a sum, are allowed besides: of
-    few elements, or of one row's chain of sums, plain PyTorch's error is a matter of luck. In
-    float64 there is no better reference to take the rule's measure.
+    Some roundings of the largest value, or of the largest term of a sum, are allowed besides, where
+    plain PyTorch happens to be exact. On a GPU it is four in float32, whose instructions are
+    approximate; in float64 there is no better reference to take the rule's measure.
     """
     error = (got.double() - want).abs().max().item()
     allowed = 2 * (plain.double() - want).abs().max().item()
-    roundings = {torch.float64: 16, torch.float32: 4}.get(got.dtype, 1)
+    if got.dtype == torch.float64:
+        roundings = 16
+    elif got.dtype == torch.float32 and got.is_cuda:
+        roundings = 4
     largest = max(largest, want.abs().max().item())
     return error <= allowed + roundings * torch.finfo(got.dtype).eps * largest

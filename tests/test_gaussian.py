@@ -128,7 +128,8 @@ def test_rho_far_out(device):
     torch.testing.assert_close(kl.detach().double().cpu(), want.detach(), rtol=2e-6, atol=2e-6)
     want_grad = torch.autograd.grad(want.sum(), x)[0]
     torch.testing.assert_close(grad, want_grad, rtol=2e-6, atol=2e-6)
-    assert grad[2].item() == pytest.approx(-1.0, abs=2e-7)
+    # A GPU's instructions are approximate.
+    assert abs(grad[2].item() + 1.0) <= (2e-7 if device.type == "cuda" else 0.0)
 
 
 def test_half_precision_does_not_overflow(device):

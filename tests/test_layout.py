@@ -131,7 +131,8 @@ def test_moments(device, dim, memory_format, clamp):
     cotangent = torch.randn_like(want_z)
     (got,) = torch.autograd.grad((z, kl), moments, (cotangent, kl.detach()))
     want = torch.autograd.grad((want_z, want_kl), (mu, x), (cotangent, kl.detach()))
-    torch.testing.assert_close(got, torch.cat(want, dim), rtol=5e-5, atol=1e-5)
+    rtol = 5e-5 if device.type == "cuda" else 1e-5  # a GPU's instructions are approximate
+    torch.testing.assert_close(got, torch.cat(want, dim), rtol=rtol, atol=1e-5)
     assert got.stride() == moments.stride()
 
 

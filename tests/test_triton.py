@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from formulas import within_twice_the_error
 from triton_truth import (
     DEVICE,
     DTYPES,
@@ -248,8 +247,11 @@ def test_given_eps_is_as_good_as_plain_pytorch(kind, dtype):
         "rho": lambda x: torch.nn.functional.softplus(x, threshold=1e9),
     }[kind]
     want = gathered(loc) + latent64(kind, gathered(scale))[0] * gathered(eps)
-    got, same_dtype = z.cpu(), (loc + plain(scale) * eps).cpu()
-    assert within_twice_the_error(got, want, same_dtype)
+    plain_z = gathered(loc + plain(scale) * eps)
+    allowed = 2 * (plain_z - want).abs().max()
+    if z.is_cuda and dtype == torch.float32:  # whose instructions are approximate
+        allowed += 4 * torch.finfo(dtype).eps * want.abs().max()
+    assert (gathered(z) - want).abs().max() <= allowed
 
 
 # --- the edges of the numbers ---------------------------------------------------------------------

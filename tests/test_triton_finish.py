@@ -45,15 +45,17 @@ def test_segments_that_begin_inside_a_tile(length, block):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp64"])
-def test_the_largest_block_stays_in_registers(dtype):
+def test_every_block_stays_in_registers(dtype):
     code = (
         "import aot\n"
         "from fused_reparam.backends.triton import finish\n"
         f"types = dict(sums='*{dtype}', kl='*{dtype}', tiles='i64', length='i64', segments='i64',\n"
         "             weight='fp64')\n"
         "for slots in (1, 2):\n"
-        "    constants = dict(SLOTS=slots, WHOLE=slots == 1, TILE=2048, BLOCK=16384)\n"
-        "    made = aot.compile_kernel(finish.finish_kernel, 'sm_90', types, constants, 32)\n"
-        "    print(aot.resources(made.asm['cubin']))\n"
+        "    for block, warps in ((256, 4), (4096, 8), (16384, 32)):\n"
+        "        constants = dict(SLOTS=slots, WHOLE=slots == 1, TILE=2048, BLOCK=block)\n"
+        "        kernel = finish.finish_kernel\n"
+        "        made = aot.compile_kernel(kernel, 'sm_90', types, constants, warps)\n"
+        "        print(aot.resources(made.asm['cubin']))\n"
     )
-    assert run("-c", code).count("STACK:0") == 2
+    assert run("-c", code).count("STACK:0") == 6

@@ -22,11 +22,15 @@ class FusedGaussianLatent(nn.Module):
 
     Drops in for a hand-written ``reparameterize()`` and its KL term. It has no parameters. In
     ``eval()`` mode z is the mean, ``mu`` itself and not a copy, whatever noise is given; the KL is
-    the same. To anneal ``beta``, set it or give it at the call.
+    the same. A loss of the mean is no ELBO: the mean is reconstructed better than a sample is. To
+    measure one on held-out data, put the model in ``eval()`` and this layer alone back in
+    ``train()``, so that it draws. To anneal ``beta``, set it or give it at the call.
 
     Args:
         scale: what the second argument is: "logvar", "log_std", "std", "var" or "rho".
-        reduction: of the KL: "batchmean", "sum", "mean", "sample" or "none".
+        reduction: of the KL: "batchmean" (summed, then averaged over dim 0), "sum", "mean",
+            "sample" (a sum for each entry of dim 0) or "none". It must be that of the loss which
+            this replaces: a script that sums its KL takes "sum".
         clamp: (low, high) bounds on logvar or log_std.
         dim: along which a single argument holds both parameters.
         rng: "philox", or "torch" for the very numbers of ``torch.randn_like``.

@@ -70,7 +70,7 @@ gpu-report:
 $(STAMP): pyproject.toml setup.py fused_reparam/backends/_build.py $(wildcard kernels/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	rm -f $(VENV)/.ready-*
 	touch "$@"

@@ -65,9 +65,13 @@ class BuildLibrary(build_ext):
 
     def build_extension(self, ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        # Not beside the output: what an interrupted build leaves would be packed by the next one.
+        made = Path(self.build_temp).resolve() / output.name
         build = native.build_host if ext is host else native.build
         try:
-            build(output)
+            build(made)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(made, output)
         except native.BuildError as error:
             if REQUIRED and ext is library:
                 raise

@@ -40,7 +40,7 @@ MOST = {GPU_TESTS: 180.0, NUMERIC_TESTS: 63.0}
 APART = "apart"
 # What pytest ends with where none was selected.
 NO_TESTS = 5
-TOOLS = ("numpy", "triton", "pytest", "xdist", "matplotlib", "rich", "ninja", "scipy")
+TOOLS = ("numpy", "triton", "pytest", "xdist", "matplotlib", "rich", "scipy")
 PROBE = f"""
 import importlib, json, sys, torch
 device = torch.device(sys.argv[1])

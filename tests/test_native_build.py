@@ -2,33 +2,16 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from fake_builds import PROBE, ROOT, at_hand, copying_compiler, script
+from fake_builds import start as run
 
 from fused_reparam.backends import _build, native, native_host
-
-ROOT = Path(__file__).resolve().parent.parent
-# An installed library is hidden, so that there is something to build.
-PROBE = (
-    "import pathlib, torch; from fused_reparam.backends import _build, native;"
-    "_build.installed = lambda name: pathlib.Path('absent');"
-    "print(native.unavailable_reason(torch.device('cpu'))); print(native.info())"
-)
-
-
-def run(code, cache, **environment):
-    env = {**os.environ, "FUSED_REPARAM_CACHE": str(cache), "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", code],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def compiler_missing():
@@ -42,13 +25,6 @@ def compiler_missing():
 needs_compiler = pytest.mark.skipif(compiler_missing() is not None, reason=str(compiler_missing()))
 
 
-def script(path, text):
-    """A program for CXX."""
-    path.write_text("#!/bin/sh\n" + text)
-    path.chmod(0o755)
-    return str(path)
-
-
 @needs_compiler
 @pytest.mark.skipif("FUSED_REPARAM_NO_HOST" in os.environ, reason="the host path is turned off")
 def test_there_is_a_host_path():
@@ -60,7 +36,7 @@ def test_there_is_a_host_path():
 @pytest.mark.slow
 @needs_compiler
 def test_two_processes_build_once(tmp_path):
-    cache, kept = tmp_path / "cache", tmp_path / "kept"
+    cache = tmp_path / "cache"
     # To optimize takes most of a compiler's time, and the last of such options counts.
     quick = script(tmp_path / "quick", f'exec {shlex.join(_build.compiler())} "$@" -O0\n')
     both = [run(PROBE, cache, CXX=quick) for _ in range(2)]
@@ -77,35 +53,13 @@ def test_two_processes_build_once(tmp_path):
     files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
     names = [_build.host_name(), _build.library_name()]
     assert sorted(path.name for path in files) == names
+    waited = "".join(err for _, err in outputs)
+    assert "waiting for another process" in waited
 
     third = run(PROBE, cache, PATH="", CXX="")  # found again, without a compiler and in silence
     out, err = third.communicate(timeout=100)
     assert out.splitlines()[0] == "None"
     assert "building" not in err
-
-    kept.mkdir()
-    for path in files:  # damaged ones are built again
-        path.replace(kept / path.name)
-        path.write_bytes(b"no library")
-    # This compiler has all results at hand; objects are of no use to it.
-    copying = script(
-        tmp_path / "copying",
-        f"""
-        for word; do
-            if [ "$before" = -o ]; then made=$word; fi
-            before=$word
-        done
-        case $made in
-            *.o) : > "$made" ;;
-            *) cp {shlex.quote(str(kept))}/"${{made##*/}}" "$made" ;;
-        esac
-        """,
-    )
-    out, err = run(PROBE, cache, CXX=copying).communicate(timeout=600)
-    assert out.splitlines()[0] == "None", out + err
-    assert err.count("building the native library") == 2
-    for path in files:
-        assert path.read_bytes() == (kept / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -144,12 +98,6 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     assert not list(tmp_path.rglob(".build-*"))
 
 
-def test_an_unwritable_cache_is_a_reason(tmp_path):
-    (tmp_path / "file").write_text("")
-    out, _ = run(PROBE, tmp_path / "file").communicate(timeout=100)
-    assert "cache folder" in out.splitlines()[0] or compiler_missing() is not None
-
-
 def test_importing_loads_nothing():
     code = (
         "import sys; from fused_reparam.backends import native; import torch;"
@@ -162,12 +110,11 @@ def test_importing_loads_nothing():
     assert process.returncode == 0, err
 
 
-@pytest.mark.parametrize("required", [False, True])
-def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
-    """What build isolation gives: a wheel for any platform, with the sources inside."""
+def make_wheel(tmp_path, **environment):
+    """The finished process that makes a wheel of a copy of the checkout."""
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path / "source"
-    source.mkdir()
+    source.mkdir(exist_ok=True)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
         text = (ROOT / name).read_text() if (ROOT / name).is_file() else ""
         (source / name).write_text(text)
@@ -181,11 +128,16 @@ def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
         "from setuptools import build_meta; import sys; "
         "print(build_meta.build_wheel(sys.argv[1] if len(sys.argv) > 1 else '.'))"
     )
-    env = {**os.environ, "PATH": "", "CXX": "", "FUSED_REPARAM_REQUIRE_NATIVE": str(int(required))}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        cwd=source, env=env, capture_output=True, text=True, check=False,
+        cwd=source, env=os.environ | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
+    """What build isolation gives: a wheel for any platform, with the sources inside."""
+    done = make_wheel(tmp_path, PATH="", CXX="", FUSED_REPARAM_REQUIRE_NATIVE=str(int(required)))
     if required:
         assert done.returncode != 0
         assert "install g++" in done.stderr
@@ -198,3 +150,20 @@ def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
         if path.suffix in (".h", ".cpp", ".inc"):
             assert f"fused_reparam/_kernels/{path.name}" in names
     assert not [name for name in names if name.endswith(".so")]
+
+
+@pytest.mark.skipif(at_hand() is None, reason="there is no native library to copy")
+def test_wheel_with_the_libraries(tmp_path):
+    """They are whole, and what a build that was killed has left is not packed with them."""
+    write = 'for word; do if [ "$before" = -o ]; then : > "$word"; fi; before=$word; done\n'
+    killer = script(tmp_path / "killer", write + "kill -9 $PPID")
+    assert make_wheel(tmp_path, CXX=killer).returncode == -signal.SIGKILL
+    done = make_wheel(tmp_path, CXX=copying_compiler(tmp_path), FUSED_REPARAM_REQUIRE_NATIVE="1")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    assert "-py3-none-linux" in path.name or not sys.platform.startswith("linux")
+    with zipfile.ZipFile(path) as packed:
+        for name in (_build.library_name(), _build.host_name()):
+            data = packed.read(f"fused_reparam/backends/{name}")
+            assert data.endswith(_build.seal(name, data[: -_build.SEAL_SIZE]))
+        assert not [name for name in packed.namelist() if ".build-" in name]

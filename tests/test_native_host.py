@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from draw_cases import cotangents
+from fake_builds import copying_compiler
 from public_cases import EVERY
 from test_native_build import PROBE, needs_compiler, run
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -302,12 +303,8 @@ def test_it_can_be_turned_off(tmp_path):
 @needs_compiler
 def test_what_can_not_be_compiled_is_tried_once(tmp_path):
     """The library without its extension: it computes, says why, and does not try at each start."""
-    library = _build.cached(_build.library_name()).relative_to(_build.cache_dir())
-    found = [
-        p for p in (_build.installed(library.name), _build.cached(library.name)) if p.is_file()
-    ]
-    (tmp_path / library).parent.mkdir(parents=True)
-    (tmp_path / library).write_bytes(found[0].read_bytes())
+    run(PROBE, tmp_path, CXX=copying_compiler(tmp_path)).communicate(timeout=100)
+    next(tmp_path.rglob(_build.host_name())).unlink()
     code = (
         PROBE + "; import fused_reparam; m = torch.zeros(2, 3); l = torch.zeros(2, 3);"
         "print(fused_reparam.gaussian_latent(m, l)[1].item())"

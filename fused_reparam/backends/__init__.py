@@ -3,3 +3,5 @@
 ``reference/`` is the specification and states what the arguments mean; ``select.py`` decides
 which backend serves a device.
 """
+
+from . import _cache  # noqa: F401  (a relative cache folder is one of where the import happened)

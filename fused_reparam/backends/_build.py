@@ -20,8 +20,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,10 @@ PACKAGE = Path(__file__).resolve().parent.parent  # fused_reparam/
 # PyTorch 2.11, as torch/csrc/stable/version.h writes versions.
 TORCH_TARGET = "0x020b000000000000"
 
+# Of every command that compiles or links.
+COMMON = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden"]
 FLAGS = [
-    *("-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"),
+    *(*COMMON, "-fvisibility-inlines-hidden"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -41,6 +44,20 @@ AVX512 = [
     *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"),
     *("-fschedule-insns", "-fsched-pressure"),
 ]
+
+# What a finished library ends with: this mark, its size in 8 bytes and a SHA-256 in 32. A loader
+# doesn't look at what stands behind a library's last section.
+MARK = b"fused_reparam 1\n"
+SEAL_SIZE = len(MARK) + 8 + 32
+WORK_PREFIX = ".build-"
+
+# A fork waits while this is held. What another thread holds at that moment is kept by the child for
+# ever: the ends of a pipe while a compiler is started, the locks of the system's loader.
+no_fork = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release
+    )
 
 NO_COMPILER = (
     "no C++ compiler was found to build the native library: install g++ 12 or later, or clang, or "
@@ -62,6 +79,19 @@ class Unit(NamedTuple):
     source: Path
     flags: list[str]
     needs_torch: bool
+
+
+Progress = Callable[[int, int], None]
+
+
+class Product(NamedTuple):
+    """One of the two files that are built: what to call it, and how it is named and made."""
+
+    what: str
+    duration: str  # of building it, in processor time
+    file_name: Callable[[], str]
+    build: Callable[[Path, Progress], None]
+    optional: bool
 
 
 def is_x86() -> bool:
@@ -112,20 +142,6 @@ def compiler() -> list[str]:
     raise BuildError(NO_COMPILER)
 
 
-def jit_forbidden() -> bool:
-    """Whether the environment forbids building at first use."""
-    return os.environ.get("FUSED_REPARAM_NO_JIT", "0") not in ("", "0")
-
-
-def cache_dir() -> Path:
-    """Where libraries built at first use are kept, per user."""
-    own = os.environ.get("FUSED_REPARAM_CACHE")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fused_reparam"
-
-
 def fingerprint() -> str:
     """What decides the library's contents: the sources and the flags.
 
@@ -160,81 +176,91 @@ def installed(name: str) -> Path:
     return PACKAGE / "backends" / name
 
 
-def cached(name: str) -> Path:
-    """A library's place in the cache, apart for each system that may share a home folder."""
-    system = "-".join(filter(None, [sys.platform, platform.machine(), *platform.libc_ver()]))
-    return cache_dir() / system / name
+def no_progress(done: int, total: int) -> None:
+    """Say nothing."""
 
 
-def build(output: Path, cxx: list[str] | None = None) -> None:
-    """Compile the library to ``output``. Nothing appears there unless all went well."""
-    cxx = cxx or compiler()
-    torch = torch_root()
+def build(output: Path, progress: Progress = no_progress) -> None:
+    """Compile the library to ``output``. Nothing appears there unless all went well.
+
+    ``progress`` is told how many of how many commands are done.
+    """
+    cxx, torch = compiler(), torch_root()
     with _beside(output) as (work, made):
         steps = [_compile_step(cxx, unit, work, torch) for unit in units(source_dir())]
-        objects = [target for target, _ in steps]
-        link = [*cxx, "-shared", "-o", str(made), *map(str, objects)]
-        link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
-        ninja = _ninja()
-        if ninja:
-            (work / "build.ninja").write_text(_ninja_file(steps, made, link))
-            _run([ninja, "-C", str(work)])
-        else:
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                list(pool.map(_run, [command for _, command in steps]))
-            _run(link)
+        objects = [str(target) for target, _ in steps]
+        link = [*cxx, *COMMON, "-shared", "-o", str(made), *objects]
+        commands = [command for _, command in steps]
+        _run_all(commands, lambda done: progress(done, len(commands) + 1))
+        _run([*link, f"-L{torch / 'lib'}", "-ltorch_cpu"])
+        progress(len(commands) + 1, len(commands) + 1)
 
 
-def build_host(output: Path, cxx: list[str] | None = None) -> None:
+def build_host(output: Path, progress: Progress = no_progress) -> None:
     """Compile the host extension, likewise."""
-    cxx = cxx or compiler()
-    torch = torch_root()
+    cxx, torch = compiler(), torch_root()
     python = Path(sysconfig.get_paths()["include"])
     if not (python / "Python.h").is_file():
         raise BuildError(f"Python's headers are missing: there is no Python.h in {python}")
     include = torch / "include"
     folders = (include, include / "torch" / "csrc" / "api" / "include", python)
-    flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-shared"]
     with _beside(output) as (_, made):
         _run([
-            *cxx, *flags, *(word for folder in folders for word in ("-isystem", str(folder))),
+            *cxx, *COMMON, "-shared",
+            *(word for folder in folders for word in ("-isystem", str(folder))),
             str(source_dir() / "host.cpp"), "-o", str(made),
             f"-L{torch / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10",
         ])  # fmt: skip
+    progress(1, 1)
+
+
+LIBRARY = Product("the native library", "one to two minutes", library_name, build, False)
+HOST = Product("the native library's host path", "15 seconds", host_name, build_host, True)
+
+
+def seal(name: str, library: bytes) -> bytes:
+    """What a library ends with. Another library's seal doesn't do for this name."""
+    found = hashlib.sha256(name.encode() + b"\0" + library).digest()
+    return MARK + len(library).to_bytes(8, "little") + found
+
+
+def _finish(made: Path) -> None:
+    """Add the seal, and see to it that all is on the disk before the file gets its name."""
+    with open(made, "r+b") as file:
+        file.write(seal(made.name, file.read()))
+        file.flush()
+        os.fsync(file.fileno())
+    # Whatever the umask says, nobody else may write it.
+    made.chmod(0o755)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems can't
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
 def _beside(output: Path) -> Iterator[tuple[Path, Path]]:
     """A working folder, and where in it to make what becomes ``output`` when all has gone well."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that the last step is a rename within one file system.
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=output.parent) as folder:
-        made = Path(folder) / output.name
-        yield Path(folder), made
-        os.replace(made, output)
-
-
-def build_in_cache(name: str, what: str, builder: Callable[[Path, list[str]], None]) -> Path:
-    """A library in the cache, built if it isn't there. Safe with several processes at once."""
-    output = cached(name)
-    if output.is_file():
-        return output
-    cxx = compiler()
-    torch_root()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the output, so that the last step is a rename within one file system.
+        work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=output.parent))
+        # No TemporaryDirectory: a process forked meanwhile would remove it at its end.
+        try:
+            made = work / output.name
+            yield work, made
+            _finish(made)
+            os.replace(made, output)
+            _sync_folder(output.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise BuildError(f"the cache folder {output.parent} can't be made: {error}") from error
-    with _lock(output.with_suffix(".lock")):
-        if not output.is_file():  # another process may have been first
-            print(
-                f"fused_reparam: building {what} once, into {output.parent} "
-                "(FUSED_REPARAM_NO_JIT=1 turns this off)",
-                file=sys.stderr,
-                flush=True,
-            )
-            builder(output, cxx)
-    return output
+        raise BuildError(f"{output} can't be written: {error}") from error
 
 
 def _compile_step(cxx: list[str], unit: Unit, work: Path, torch: Path) -> tuple[Path, list[str]]:
@@ -244,44 +270,36 @@ def _compile_step(cxx: list[str], unit: Unit, work: Path, torch: Path) -> tuple[
     return target, command
 
 
-def _ninja() -> str | None:
-    """The ninja program: the Python package's (which may not be on the path), or the system's."""
-    beside = Path(sys.executable).parent / "ninja"
-    return str(beside) if os.access(beside, os.X_OK) else shutil.which("ninja")
+def _run_all(commands: list[list[str]], progress: Callable[[int], None]) -> None:
+    """Run commands, as many at a time as there are cores; the first that fails ends it."""
+    pool = ThreadPoolExecutor(cores())
+    try:
+        tasks = [pool.submit(_run, command) for command in commands]
+        for done, task in enumerate(as_completed(tasks), 1):
+            task.result()
+            progress(done)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _ninja_file(steps: list[tuple[Path, list[str]]], made: Path, link: list[str]) -> str:
-    def line(command: list[str]) -> str:
-        return shlex.join(command).replace("$", "$$")
-
-    def name(path: Path) -> str:
-        return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
-
-    text = "rule run\n  command = $command\n"
-    for target, command in steps:
-        text += f"build {name(target)}: run\n  command = {line(command)}\n"
-    objects = " ".join(name(target) for target, _ in steps)
-    return text + f"build {name(made)}: run {objects}\n  command = {line(link)}\n"
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with no_fork:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                encoding="utf-8", errors="backslashreplace",
+            )  # fmt: skip
     except OSError as error:
         raise BuildError(f"the native library could not be built: {error}") from error
-    if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+    with process:
+        output, _ = process.communicate()
+    if process.returncode:
+        last = "\n".join(output.splitlines()[-30:])
         raise CompilerError(f"the native library could not be built: {command[0]} said\n{last}")
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time. Where there are no file locks, two may build; the rename is atomic."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import _build, native_host
+from . import _build, _cache, native_host
 from .native_draws import base_noise, draw_backward, draw_forward, host_plan  # noqa: F401
 from .native_rows import softmax_backward, softmax_forward  # noqa: F401
 
@@ -48,10 +48,10 @@ class _Entry(Protocol):
 class _Library:
     """A loaded library: its C functions and its operators."""
 
-    def __init__(self, path: Path, origin: str) -> None:
+    def __init__(self, path: Path) -> None:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         handle = ctypes.CDLL(str(path))
-        self.path, self.origin, self.handle = path, origin, handle
+        self.path, self.handle = path, handle
         self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
         self.forward: _Entry = handle.fused_reparam_gaussian_forward
         self.backward: _Entry = handle.fused_reparam_gaussian_backward
@@ -70,8 +70,19 @@ class _Library:
 
 
 _library: _Library | None = None
+_origin = ""
 _reason: str | None = None
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child the thread that held the lock is gone, and the child loads by itself."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def unavailable_reason(device: torch.device) -> str | None:
@@ -93,7 +104,7 @@ def info() -> dict[str, str]:
         return {"unavailable": reason or ""}
     return {
         "library": str(_library.path),
-        "built": _library.origin,
+        "built": _origin,
         "instruction set": ISA_NAMES[_library.isa()],
         "host path": native_host.origin if native_host.module else f"Python: {native_host.reason}",
     }
@@ -211,14 +222,15 @@ def _loaded() -> _Library:
 
 
 def _load() -> None:
-    global _library, _reason
+    global _library, _origin, _reason
     with _lock:
         if _library is not None or _reason is not None:
             return
         try:
             _check_environment()
-            _library = _find()
-            native_host.load(_library.handle)
+            library, _origin = _cache.load(_build.LIBRARY, _Library)
+            _library = library
+            native_host.load(library.handle)
         except Exception as error:  # whatever went wrong, the reference backend can serve
             _reason = str(error) or type(error).__name__
             warnings.warn(
@@ -235,29 +247,3 @@ def _check_environment() -> None:
             f"the environment variable FUSED_REPARAM_ISA must be one of {', '.join(ISA_NAMES)}, "
             f"got {asked!r}"
         )
-
-
-def _find() -> _Library:
-    """The library of the package, or of the cache, or a fresh one."""
-    name, what = _build.library_name(), "the native library"
-    installed = _build.installed(name)
-    if installed.is_file():
-        with _ignore_load_error():
-            return _Library(installed, "with the package")
-    cached = _build.cached(name)
-    if not cached.is_file() and _build.jit_forbidden():
-        raise _build.BuildError(f"{what} is not built and FUSED_REPARAM_NO_JIT forbids building it")
-    with _ignore_load_error():
-        return _Library(_build.build_in_cache(name, what, _build.build), "at first use")
-    cached.unlink()  # not a library, or not one for this system: once more
-    return _Library(_build.build_in_cache(name, what, _build.build), "at first use")
-
-
-class _ignore_load_error:
-    """A library made for another system is as good as none."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> bool:
-        return kind is not None and issubclass(kind, OSError)

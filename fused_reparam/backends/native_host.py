@@ -8,7 +8,6 @@ They decline with None. ``serve`` has the ops' own calls, a compiled model's, co
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.machinery
 import importlib.util
@@ -30,15 +29,21 @@ _FUNCTIONS = [
 ]
 
 
+def turned_off() -> bool:
+    """Whether the environment turns the host path off."""
+    return os.environ.get("FUSED_REPARAM_NO_HOST", "0") not in ("", "0")
+
+
 def load(library: ctypes.CDLL) -> None:
     """Find or build the extension and start it, or say why there is none."""
     global module, origin, reason
-    from . import _build
+    from . import _build, _cache
 
     try:
-        if os.environ.get("FUSED_REPARAM_NO_HOST", "0") not in ("", "0"):
+        if turned_off():
             raise _build.BuildError("FUSED_REPARAM_NO_HOST is set")
-        found, origin = _find()
+        found, built = _cache.load(_build.HOST, _imported)
+        origin = f"C++, built {built}"
         entries = (getattr(library, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
         found.start(select.asked_for, _general_backward, _recorded_backward, *addresses)
@@ -62,34 +67,6 @@ def spent(result: Tensor) -> bool | None:
     """Whether a backward pass has freed what a result's node saved; None: not a node from here."""
     found: bool | None = None if module is None else module.spent(result)
     return found
-
-
-def _find() -> tuple[Any, str]:
-    """The extension of the package, or of the cache, or a fresh one; and how it came to be."""
-    from . import _build
-
-    name, what = _build.host_name(), "the native library's host path"
-    installed, cached = _build.installed(name), _build.cached(name)
-    if installed.is_file():
-        with contextlib.suppress(ImportError):
-            return _imported(installed), "C++, with the package"
-    # What failed once is not tried at each start: it takes as long as a success.
-    failed = cached.with_suffix(".failed")
-    if failed.is_file():
-        raise _build.BuildError(f"{failed.read_text()}\n(remove {failed} to try again)")
-    if not cached.is_file() and _build.jit_forbidden():
-        raise _build.BuildError(f"{what} is not built and FUSED_REPARAM_NO_JIT forbids building it")
-    try:
-        path = _build.build_in_cache(name, what, _build.build_host)
-    except _build.CompilerError as error:
-        failed.write_text(str(error))
-        raise
-    with contextlib.suppress(ImportError):
-        return _imported(path), "C++, built at first use"
-    path.unlink()  # damaged: once more
-    return _imported(
-        _build.build_in_cache(name, what, _build.build_host)
-    ), "C++, built at first use"
 
 
 def _imported(path: Path) -> Any:

@@ -1,0 +1,117 @@
+"""Builds of the native library that take no time: a compiler that has all results at hand."""
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from fused_reparam.backends import _build, _cache, native, native_host
+
+ROOT = Path(__file__).resolve().parent.parent
+# An installed library is hidden, so that there is something to build.
+PROBE = (
+    "import pathlib, torch; from fused_reparam.backends import _build, native;"
+    "_build.installed = lambda name: pathlib.Path('absent');"
+    "print(native.unavailable_reason(torch.device('cpu'))); print(native.info())"
+)
+
+
+def start(code, cache, **environment):
+    """Run code in a fresh interpreter, with a cache of its own."""
+    env = {**os.environ, "FUSED_REPARAM_CACHE": str(cache), "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-W", "always", "-c", code],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+    )
+
+
+def finish(code, cache, **environment):
+    """The same to its end: exit status, lines of stdout, and stderr."""
+    process = start(code, cache, **environment)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out.splitlines(), err
+
+
+def script(path, text):
+    """A program for CXX."""
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def at_hand():
+    """The libraries that this process runs on, or None."""
+    details = native.info()
+    if "library" not in details or native_host.module is None:
+        return None
+    return Path(details["library"]), Path(native_host.module.__file__)
+
+
+def copying_compiler(folder, before=""):
+    """A compiler that copies the libraries at hand; ``before`` is done at each of its starts."""
+    library, host = (shlex.quote(str(path)) for path in at_hand())
+    return script(
+        folder / "copying-compiler",
+        f"""
+        {before}
+        for word; do
+            if [ "$previous" = -o ]; then made=$word; fi
+            previous=$word
+        done
+        case $made in
+            *.o) : > "$made" ;;
+            *host*) cp {host} "$made" ;;
+            *) cp {library} "$made" ;;
+        esac
+        """,
+    )
+
+
+def system_folder(cache):
+    """The folder in a cache that its libraries are in."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in Path(cache).iterdir():
+            if path.is_dir():
+                return path
+    return None
+
+
+def use(folder, monkeypatch):
+    """Give this process a cache that isn't there yet, and that compiler; returns the cache."""
+    cache = folder / "new" / "cache"
+    (folder / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+    monkeypatch.setenv("FUSED_REPARAM_CACHE", str(cache))
+    monkeypatch.setenv("CXX", copying_compiler(folder, f"echo >> {folder}/log"))
+    monkeypatch.delenv("FUSED_REPARAM_NO_JIT", raising=False)
+    _cache._say_once.cache_clear()
+    _cache._folder_of_this_process.cache_clear()
+    return cache
+
+
+def found():
+    """The library in the cache of this process."""
+    return _cache.in_cache(_build.LIBRARY)
+
+
+def built(cache):
+    """How often the compiler was started since this was asked for last."""
+    log = cache.parent.parent / "log"
+    count = len(log.read_text()) if log.exists() else 0
+    log.unlink(missing_ok=True)
+    return count
+
+
+def inside(path, folder):
+    return folder in path.parents
+
+
+def names():
+    return _build.library_name(), _build.host_name()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from ..arguments import (
     scale_kind,
 )
 from ..backends.reference import SCALE_KINDS
+from ..mistakes import names_mistakes, unknown
 from ..ops import gaussian_host, gaussian_short, gaussian_torch
+from ..scalars import flag
 from . import latent
 from .divergence import PriorArgument, divergence, standard
 from .sources import Sources
@@ -25,6 +29,7 @@ from .sources import Sources
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
 
+@names_mistakes
 def gaussian_latent(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -45,6 +50,7 @@ def gaussian_latent(
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
+    **mistaken: Never,
 ) -> tuple[Tensor, ...]:
     r"""Sample a diagonal Gaussian by reparameterization and its KL divergence to N(0, I).
 
@@ -118,7 +124,11 @@ def gaussian_latent(
         >>> z.shape, kl.item()
         (torch.Size([5, 4, 3]), 2.0)
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_latent, mistaken)
+    if return_eps is not False:
+        return_eps = flag("return_eps", return_eps)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_reduction(reduction)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
@@ -147,6 +157,7 @@ def gaussian_latent(
     return latent.plain(loc, x, -1, kind, bounds, reduction, sources, return_eps)
 
 
+@names_mistakes
 def gaussian_rsample(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -162,6 +173,7 @@ def gaussian_rsample(
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
+    **mistaken: Never,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Sample ``z = mu + sigma * eps`` without the KL.
 
@@ -179,7 +191,11 @@ def gaussian_rsample(
         >>> torch.equal(z, 2.0 * noise.normal(noise.key(1), 3))
         True
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_rsample, mistaken)
+    if return_eps is not False:
+        return_eps = flag("return_eps", return_eps)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     samples = sample_count(num_samples)
@@ -198,6 +214,7 @@ def gaussian_rsample(
     return (z, *used) if return_eps else z  # type: ignore[return-value]
 
 
+@names_mistakes
 def gaussian_kl(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -212,6 +229,7 @@ def gaussian_kl(
     free_bits: float | None = None,
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
+    **mistaken: Never,
 ) -> Tensor:
     """KL divergence of N(mu, sigma^2) to N(0, 1) or another prior, in nats, without a sample.
 
@@ -232,7 +250,9 @@ def gaussian_kl(
         >>> gaussian_kl(torch.ones(2, 5), std=2.0, prior=(1.0, 2.0)).item()
         0.0
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_kl, mistaken)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_reduction(reduction)
     bounds = bounds_of(clamp, kind)
     if standard(prior, free_bits, free_bits_per, beta):
@@ -249,6 +269,7 @@ def gaussian_kl(
     return wanted.finish(kl, torch.broadcast_shapes(loc.shape, x.shape))
 
 
+@names_mistakes
 def gaussian_latent_from_moments(
     moments: Tensor,
     dim: int = 1,
@@ -266,6 +287,7 @@ def gaussian_latent_from_moments(
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
+    **mistaken: Never,
 ) -> tuple[Tensor, ...]:
     """:func:`gaussian_latent` of the two halves of one tensor: means first, then scales.
 
@@ -295,7 +317,11 @@ def gaussian_latent_from_moments(
         >>> z.shape
         torch.Size([2, 4, 4, 4])
     """
+    if mistaken:
+        raise unknown(gaussian_latent_from_moments, mistaken)
     kind = scale_kind(scale)
+    if return_eps is not False:
+        return_eps = flag("return_eps", return_eps)
     check_reduction(reduction)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)

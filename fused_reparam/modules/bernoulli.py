@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
+from ..mistakes import names_mistakes, unknown
+from ..scalars import flag
 
 __all__ = ["FusedRelaxedBernoulli"]
 
@@ -41,11 +45,13 @@ class FusedRelaxedBernoulli(nn.Module):
         tensor([0., 1.])
     """
 
-    def __init__(self, tau: float = 1.0, hard: bool = False) -> None:
+    @names_mistakes
+    def __init__(self, tau: float = 1.0, hard: bool = False, **mistaken: Never) -> None:
+        if mistaken:
+            raise unknown(FusedRelaxedBernoulli, mistaken)
         super().__init__()
-        arguments.temperature(tau)
-        self.tau = tau
-        self.hard = hard
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
 
     def forward(
         self,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..functional.categorical import most_likely
+from ..mistakes import names_mistakes, unknown
+from ..scalars import flag, integer
 
 __all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
 
@@ -50,12 +54,16 @@ class FusedGumbelSoftmax(nn.Module):
         tensor([0., 1., 0.])
     """
 
-    def __init__(self, tau: float = 1.0, hard: bool = False, dim: int = -1) -> None:
+    @names_mistakes
+    def __init__(
+        self, tau: float = 1.0, hard: bool = False, dim: int = -1, **mistaken: Never
+    ) -> None:
+        if mistaken:
+            raise unknown(FusedGumbelSoftmax, mistaken)
         super().__init__()
-        arguments.temperature(tau)
-        self.tau = tau
-        self.hard = hard
-        self.dim = dim
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
+        self.dim = integer("dim", dim)
 
     def forward(
         self,
@@ -110,19 +118,22 @@ class FusedCategoricalLatent(nn.Module):
         (torch.Size([2, 16, 4, 4]), torch.Size([]))
     """
 
+    @names_mistakes
     def __init__(
         self,
         tau: float = 1.0,
         hard: bool = False,
         dim: int = -1,
         reduction: str = "batchmean",
+        **mistaken: Never,
     ) -> None:
+        if mistaken:
+            raise unknown(FusedCategoricalLatent, mistaken)
         super().__init__()
-        arguments.temperature(tau)
         arguments.check_reduction(reduction)
-        self.tau = tau
-        self.hard = hard
-        self.dim = dim
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
+        self.dim = integer("dim", dim)
         self.reduction = reduction
 
     def forward(
@@ -174,11 +185,13 @@ class FusedOneHotCategorical(nn.Module):
         tensor([1.])
     """
 
-    def __init__(self, unimix: float = 0.0, dim: int = -1) -> None:
+    @names_mistakes
+    def __init__(self, unimix: float = 0.0, dim: int = -1, **mistaken: Never) -> None:
+        if mistaken:
+            raise unknown(FusedOneHotCategorical, mistaken)
         super().__init__()
-        arguments.share("unimix", unimix)
-        self.unimix = unimix
-        self.dim = dim
+        self.unimix = arguments.share("unimix", unimix)
+        self.dim = integer("dim", dim)
 
     def forward(
         self,

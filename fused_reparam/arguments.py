@@ -95,8 +95,19 @@ def check_key_sources(key: Tensor | None, generator: torch.Generator | None) -> 
         raise ValueError("give at most one of key and generator: each decides the noise")
 
 
-def one_scale(name: str, loc: Tensor, *scales: Tensor | float | None) -> tuple[int, Tensor | float]:
+def one_scale(
+    name: str,
+    loc: Tensor,
+    logvar: Tensor | float | None,
+    log_std: Tensor | float | None,
+    std: Tensor | float | None,
+    var: Tensor | float | None,
+    rho: Tensor | float | None,
+) -> tuple[int, Tensor | float]:
     """Position and value of the one scale keyword that was given beside a location."""
+    if logvar is not None and log_std is std is var is rho is None:  # most often so
+        return LOGVAR, logvar
+    scales = (logvar, log_std, std, var, rho)
     found: tuple[int, Tensor | float] | None = None
     for kind, scale in enumerate(scales):
         if scale is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Literal, Never, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -24,11 +24,36 @@ from ..ops import gaussian_host, gaussian_short, gaussian_torch
 from ..scalars import flag
 from . import latent
 from .divergence import PriorArgument, divergence, standard
+from .options import LatentOptions, MomentsOptions, RsampleOptions
 from .sources import Sources
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
 
+@overload
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[False] = False,
+    **options: Unpack[LatentOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[True],
+    **options: Unpack[LatentOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: bool,
+    **options: Unpack[LatentOptions],
+) -> tuple[Tensor, ...]: ...
 @names_mistakes
 def gaussian_latent(
     mu: Tensor,
@@ -138,7 +163,7 @@ def gaussian_latent(
         if samples or wanted.in_op:
             return latent.general(mu, scale, kind, bounds, wanted, samples, sources, return_eps)
         z, kl, *used = gaussian_latent(
-            mu, **{SCALE_KINDS[kind]: scale}, reduction=wanted.inner, clamp=clamp, key=key,  # type: ignore[arg-type]
+            mu, **{SCALE_KINDS[kind]: scale}, reduction=wanted.inner, clamp=clamp, key=key,  # type: ignore[call-overload]
             generator=generator, rng=rng, eps=eps, return_eps=return_eps,
         )  # fmt: skip
         return (z, wanted.finish(kl, z.shape), *used)
@@ -157,6 +182,30 @@ def gaussian_latent(
     return latent.plain(loc, x, -1, kind, bounds, reduction, sources, return_eps)
 
 
+@overload
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[False] = False,
+    **options: Unpack[RsampleOptions],
+) -> Tensor: ...
+@overload
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[True],
+    **options: Unpack[RsampleOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: bool,
+    **options: Unpack[RsampleOptions],
+) -> Tensor | tuple[Tensor, Tensor]: ...
 @names_mistakes
 def gaussian_rsample(
     mu: Tensor,
@@ -269,6 +318,30 @@ def gaussian_kl(
     return wanted.finish(kl, torch.broadcast_shapes(loc.shape, x.shape))
 
 
+@overload
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    return_eps: Literal[False] = False,
+    **options: Unpack[MomentsOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    return_eps: Literal[True],
+    **options: Unpack[MomentsOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    return_eps: bool,
+    **options: Unpack[MomentsOptions],
+) -> tuple[Tensor, ...]: ...
 @names_mistakes
 def gaussian_latent_from_moments(
     moments: Tensor,

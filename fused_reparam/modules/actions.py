@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,9 @@ class FusedTanhNormal(nn.Module):
         return functional.tanh_normal_rsample(
             mean, low=self.low, high=self.high, clamp=self.clamp, **options
         )
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"scale={self.scale!r}, low={self.low}, high={self.high}, clamp={self.clamp}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,9 @@ class BayesianLinear(MeanField):
         dtype = compute_dtype(self.weight_mu.dtype)
         return [sigma_of(rho.to(dtype), RHO) for _, rho in self._pairs()]
 
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
@@ -213,6 +216,9 @@ class BayesianConv2d(MeanField):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._around, mode=self.padding_mode), (0, 0)
         return F.conv2d(x, *self._draw(), self.stride, padding, self.dilation, self.groups)
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"{self._about}, {self._about_prior()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class FusedRelaxedBernoulli(nn.Module):
             )
         eps = torch.zeros_like(logits)
         return functional.relaxed_bernoulli(logits, self.tau, self.hard, eps=eps)
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, hard={self.hard}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,9 @@ class FusedGumbelSoftmax(nn.Module):
         mode = HARD if self.hard else SOFT
         return most_likely(logits, mode, self.tau, 0.0, self.dim, None)[0]
 
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
     def extra_repr(self) -> str:
         return f"tau={self.tau}, hard={self.hard}, dim={self.dim}"
 
@@ -152,6 +155,9 @@ class FusedCategoricalLatent(nn.Module):
         mode = HARD if self.hard else SOFT
         return most_likely(logits, mode, self.tau, 0.0, self.dim, self.reduction)
 
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
     def extra_repr(self) -> str:
         return f"tau={self.tau}, hard={self.hard}, dim={self.dim}, reduction={self.reduction!r}"
 
@@ -206,6 +212,9 @@ class FusedOneHotCategorical(nn.Module):
                 logits, self.unimix, self.dim, key=key, generator=generator
             )
         return most_likely(logits, ONE_HOT, 1.0, self.unimix, self.dim, None)[0]
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"unimix={self.unimix}, dim={self.dim}"

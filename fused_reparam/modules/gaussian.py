@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,9 @@ class FusedGaussianLatent(nn.Module):
         if self.num_samples is not None:
             shape = torch.Size((self.num_samples, *shape))
         return params[0].expand(shape), kl
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         names = "scale reduction clamp dim rng prior free_bits free_bits_per beta num_samples"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
 from .mistakes import described, not_a_tensor, suggestion
+from .noise import check_generator
 from .ops.gaussian_call import REDUCTIONS
 from .scalars import integer, is_number, real
 
@@ -66,14 +67,6 @@ def check_reduction(reduction: str) -> None:
 def check_rng(rng: str) -> None:
     if type(rng) is not str or rng not in _RNGS:
         check_choice("rng", rng, _RNGS)
-
-
-def check_generator(generator: torch.Generator | None) -> None:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator must be one torch.Generator or None, got {described(generator)}"
-            + ("; torch.Generator().manual_seed(seed) makes one" if is_number(generator) else "")
-        )
 
 
 def check_sources(
@@ -259,6 +252,8 @@ def sample_count(num_samples: int | None) -> int:
     num_samples = integer("num_samples", num_samples)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if num_samples >= 1 << 63:
+        raise ValueError(f"num_samples must be below 2^63, got {num_samples}")
     return num_samples
 
 

@@ -25,7 +25,7 @@ from .backends import select
 from .cuda_keys import GraphKey, HostKey, as_int64, derived_seed
 from .mistakes import described
 from .modes import eager
-from .scalars import integer
+from .scalars import integer, is_number
 
 __all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key", "normal"]
 
@@ -103,6 +103,7 @@ def draw_key(
         >>> bool((a.view(torch.int64) == b.view(torch.int64)).all())
         False
     """
+    check_generator(generator)
     if device is None:
         device = torch.get_default_device() if generator is None else generator.device
     if (
@@ -119,6 +120,8 @@ def draw_key(
 
 def on_device(key: Tensor, device: torch.device | str) -> Tensor:
     """The key on a device. Its 16 bytes are copied without waiting for the device."""
+    if key.is_meta and torch.device(device).type != "meta":
+        raise ValueError(f"a key on meta holds no numbers for {device}")
     return key.to(device, non_blocking=True)
 
 
@@ -187,6 +190,15 @@ def check_key(key: Tensor) -> None:
     if key.shape != (2,):
         raise ValueError(
             f"key must have shape (2,), that is [seed, offset], got shape {tuple(key.shape)}"
+        )
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    """Raise TypeError unless it is one generator or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be one torch.Generator or None, got {described(generator)}"
+            + ("; torch.Generator().manual_seed(seed) makes one" if is_number(generator) else "")
         )
 
 

@@ -182,6 +182,41 @@ def test_words_of_options():
             call()
 
 
+def test_what_is_beside_the_functions():
+    for call, says in (
+        (lambda: noise.draw_key(generator=3), "generator must be one torch.Generator or None"),
+        (lambda: noise.draw_key("cpu", [torch.Generator()]), "generator must be one"),
+        (lambda: fr.kl_divergence(3), "model must be a torch.nn.Module, got 3 of type int"),
+        (lambda: fr.kl_divergence([fr.BayesianLinear(1, 1)]), "got .* of type list"),
+        (lambda: fr.FusedRelaxedBernoulli().eval()((MU, MU)), "logits must be .*unpack"),
+        (lambda: fr.FusedRelaxedBernoulli().eval()(NESTED[0]), "logits must be .*nested"),
+        (lambda: noise.normal(noise.key(0), (2, -1)), r"not be negative, got \(2, -1\)"),
+        (lambda: noise.normal(MU, 2), "key must have dtype torch.uint64"),
+    ):
+        assert re.search(says, said_by(call))
+
+
+def test_devices_of_keys_and_factors():
+    """A meta tensor holds nothing: neither a key nor a factor of numbers can be made of it."""
+    key, beta = noise.key(0).to("meta"), torch.ones((), device="meta")
+    for call in (
+        lambda: fr.gaussian_latent(MU, MU, key=key),
+        lambda: fr.gumbel_softmax(MU, key=key),
+        lambda: fr.relaxed_bernoulli(MU, key=key),
+        lambda: noise.normal(key, 3, device="cpu"),
+    ):
+        assert "key on meta holds no numbers for cpu" in said_by(call, ValueError)
+    for call in (fr.gaussian_latent, fr.gaussian_kl):
+        said = said_by(lambda c=call: c(MU, MU, beta=beta), ValueError)
+        assert "beta must be on cpu, as the KL is, got meta" in said
+
+
+@pytest.mark.parametrize("call", [fr.gaussian_latent, fr.gaussian_rsample])
+def test_more_samples_than_can_be_counted(call):
+    said = said_by(lambda: call(MU, MU, num_samples=10**30), ValueError)
+    assert "num_samples must be below 2^63, got 1000" in said
+
+
 @pytest.mark.parametrize("wrong", [-1, 1e-10, "yes", MU, None, np.ones(3), 2])
 def test_flags(wrong):
     """PyTorch's eps or dim at the place of hard was taken for True."""

@@ -91,6 +91,10 @@ class Divergence(NamedTuple):
             if self.reduction != "sample":
                 kl = kl_weight(shape, self.reduction) * kl.sum()
         if isinstance(self.beta, Tensor):
+            if self.beta.device != kl.device and not self.beta.is_cpu:
+                raise ValueError(
+                    f"beta must be on {kl.device}, as the KL is, got {self.beta.device}"
+                )
             return kl * self.beta.to(kl.dtype)
         return kl if self.beta == 1.0 else kl * self.beta
 

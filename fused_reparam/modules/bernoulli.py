@@ -65,6 +65,7 @@ class FusedRelaxedBernoulli(nn.Module):
             return functional.relaxed_bernoulli(
                 logits, self.tau, self.hard, key=key, generator=generator
             )
+        arguments.check_tensor("logits", logits)
         eps = torch.zeros_like(logits)
         return functional.relaxed_bernoulli(logits, self.tau, self.hard, eps=eps)
 

@@ -89,7 +89,7 @@ def gaussian_latent(
     Args:
         mu: means, any shape; float32, float64, float16 or bfloat16.
         logvar: log sigma^2. Exactly one of the five scales must be given. Tensors broadcast
-            against ``mu``; a python number stands for a 0-d tensor.
+            against ``mu``; a number (Python's or NumPy's) stands for a 0-d tensor.
         log_std: log sigma.
         std: sigma.
         var: sigma^2.

@@ -25,10 +25,10 @@ class FusedGumbelSoftmax(nn.Module):
     It has no parameters. In ``eval()`` mode there is no noise: y is softmax(logits / tau), or with
     ``hard`` the one-hot vector of the largest logit.
 
-    To anneal, set ``tau``. It is a python number (a tensor is refused), so ``torch.compile``
-    compiles anew for each value, and gives up after ``torch._dynamo.config.recompile_limit`` of
-    them, with ``fullgraph=True`` by an error. Lower it in a few steps, or keep the layer out of
-    what is compiled: ``torch.compiler.disable(layer)``.
+    To anneal, set ``tau``. It is a number (a tensor that requires grad is refused, for its gradient
+    would be lost), so ``torch.compile`` compiles anew for each value, and gives up after
+    ``torch._dynamo.config.recompile_limit`` of them, with ``fullgraph=True`` by an error. Lower it
+    in a few steps, or keep the layer out of what is compiled: ``torch.compiler.disable(layer)``.
 
     Args:
         tau: temperature, a positive number.

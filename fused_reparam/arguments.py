@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
+from .mistakes import described, not_a_tensor, suggestion
+from .noise import check_generator
 from .ops.gaussian_call import REDUCTIONS
+from .scalars import integer, is_number, real
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _RNGS = ("philox", "torch")
@@ -19,8 +22,7 @@ _RNGS = ("philox", "torch")
 def moments_dim(moments: Tensor, dim: int) -> int:
     """The dim along which moments are halved, counted from the front, once they are checked."""
     check_tensor("moments", moments)
-    if not isinstance(dim, int):
-        raise TypeError(f"dim must be an integer, got {dim!r} of type {type(dim).__name__}")
+    dim = integer("dim", dim)
     if not -moments.dim() <= dim < moments.dim():
         raise ValueError(f"moments of shape {tuple(moments.shape)} have no dim {dim}")
     if moments.shape[dim] % 2:
@@ -33,21 +35,38 @@ def moments_dim(moments: Tensor, dim: int) -> int:
 
 def scale_kind(scale: str) -> int:
     """Position of a scale keyword in SCALE_KINDS."""
-    if scale not in SCALE_KINDS:
-        raise ValueError(f"scale must be one of {', '.join(SCALE_KINDS)}, got {scale!r}")
+    check_choice("scale", scale, SCALE_KINDS)
     return SCALE_KINDS.index(scale)
 
 
-def check_options(scale: str, reduction: str, clamp: tuple[float, float] | None, rng: str) -> None:
-    """Raise ValueError unless a module's options are those of a call."""
-    bounds_of(clamp, scale_kind(scale))
-    check_reduction(reduction)
-    check_rng(rng)
+def layer_scale(layer: str, scale: str) -> str:
+    """The scale keyword of a layer, to which other libraries' layers would give their sizes."""
+    if is_number(scale):
+        raise TypeError(
+            f"{layer} takes no sizes: it has no parameters. Its first argument, scale, must be one "
+            f"of {', '.join(SCALE_KINDS)}, got {described(scale)}"
+        )
+    check_choice("scale", scale, SCALE_KINDS)
+    return scale
+
+
+def check_choice(name: str, word: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless an option is one of its words."""
+    if not isinstance(word, str) or word not in choices:
+        said = repr(word) if isinstance(word, str) and len(word) < 40 else described(word)
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}, got {said}{suggestion(word, choices)}"
+        )
+
+
+def check_reduction(reduction: str) -> None:
+    if type(reduction) is not str or reduction not in REDUCTIONS:
+        check_choice("reduction", reduction, REDUCTIONS)
 
 
 def check_rng(rng: str) -> None:
-    if rng not in _RNGS:
-        raise ValueError(f"rng must be one of {', '.join(_RNGS)}, got {rng!r}")
+    if type(rng) is not str or rng not in _RNGS:
+        check_choice("rng", rng, _RNGS)
 
 
 def check_sources(
@@ -55,6 +74,7 @@ def check_sources(
 ) -> None:
     """Raise ValueError unless the noise has one source."""
     check_rng(rng)
+    check_generator(generator)
     if (key is not None) + (generator is not None) + (eps is not None) > 1:
         raise ValueError("give at most one of key, generator and eps: each decides the noise")
     if rng == "torch" and (key is not None or eps is not None):
@@ -63,12 +83,24 @@ def check_sources(
 
 def check_key_sources(key: Tensor | None, generator: torch.Generator | None) -> None:
     """`check_sources` of a function that takes no other."""
+    check_generator(generator)
     if key is not None and generator is not None:
         raise ValueError("give at most one of key and generator: each decides the noise")
 
 
-def one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
-    """Position and value of the one scale keyword that was given."""
+def one_scale(
+    name: str,
+    loc: Tensor,
+    logvar: Tensor | float | None,
+    log_std: Tensor | float | None,
+    std: Tensor | float | None,
+    var: Tensor | float | None,
+    rho: Tensor | float | None,
+) -> tuple[int, Tensor | float]:
+    """Position and value of the one scale keyword that was given beside a location."""
+    if logvar is not None and log_std is std is var is rho is None:  # most often so
+        return LOGVAR, logvar
+    scales = (logvar, log_std, std, var, rho)
     found: tuple[int, Tensor | float] | None = None
     for kind, scale in enumerate(scales):
         if scale is not None:
@@ -78,6 +110,8 @@ def one_scale(*scales: Tensor | float | None) -> tuple[int, Tensor | float]:
     else:
         if found is not None:
             return found
+    if found is None and isinstance(loc, (tuple, list)):
+        check_tensor(name, loc)  # it may hold the scale as well, and this says so
     given = [name for name, s in zip(SCALE_KINDS, scales, strict=True) if s is not None]
     raise ValueError(
         f"give exactly one of {', '.join(SCALE_KINDS)}; got "
@@ -112,12 +146,9 @@ def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         check_tensor(name, value)
         return value
-    if not _is_number(value):
-        raise TypeError(
-            f"{name} must be a floating tensor or a number, got {value!r} of type "
-            f"{type(value).__name__}"
-        )
-    return torch.full((), value, dtype=like.dtype, device=like.device)
+    if not is_number(value):
+        raise TypeError(f"{name} must be a floating tensor or a number, got {not_a_tensor(value)}")
+    return torch.full((), real(name, value), dtype=like.dtype, device=like.device)
 
 
 def _check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
@@ -145,7 +176,12 @@ def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
 def check_tensor(name: str, t: Tensor) -> None:
     """Raise TypeError unless ``t`` is a dense tensor of the four dtypes."""
     if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a floating tensor, got {t!r} of type {type(t).__name__}")
+        raise TypeError(f"{name} must be a floating tensor, got {not_a_tensor(t)}")
+    if t.is_nested:
+        raise TypeError(
+            f"{name} must be a dense (strided) tensor, got {described(t)}: pad it, or call "
+            "once for each part"
+        )
     if t.dtype not in _DTYPES:
         raise TypeError(
             f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype} of shape "
@@ -158,24 +194,19 @@ def check_tensor(name: str, t: Tensor) -> None:
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def number(name: str, value: float) -> float:
-    """A finite python number."""
-    if not _is_number(value):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not -math.inf < value < math.inf:  # a compiler can't trace math.isfinite
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    """A finite Python number."""
+    found = real(name, value)
+    if not -math.inf < found < math.inf:  # a compiler can't trace math.isfinite
+        raise ValueError(f"{name} must be finite, got {found}")
+    return found
 
 
 def positive(name: str, value: float) -> float:
-    """A finite python number above zero."""
+    """A finite Python number above zero."""
     found = number(name, value)
     if not found > 0.0:
-        raise ValueError(f"{name} must be positive, got {value}")
+        raise ValueError(f"{name} must be positive, got {found}")
     return found
 
 
@@ -184,7 +215,7 @@ def deviation(name: str, value: float) -> float:
     found = positive(name, value)
     least = torch.finfo(torch.float32).tiny
     if found < least:
-        raise ValueError(f"{name} must be at least {least:.3g}, got {value}")
+        raise ValueError(f"{name} must be at least {least:.3g}, got {found}")
     return found
 
 
@@ -197,15 +228,14 @@ def share(name: str, value: float) -> float:
     """A number in [0, 1)."""
     found = number(name, value)
     if not 0.0 <= found < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
+        raise ValueError(f"{name} must be in [0, 1), got {found}")
     return found
 
 
 def class_dim(name: str, t: Tensor, dim: int) -> int:
     """The dim of the classes, counted from the front; it has at least one."""
     check_tensor(name, t)
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        raise TypeError(f"dim must be an integer, got {dim!r} of type {type(dim).__name__}")
+    dim = integer("dim", dim)
     if not -t.dim() <= dim < t.dim():
         raise ValueError(f"{name} of shape {tuple(t.shape)} have no dim {dim}")
     if not t.shape[dim]:
@@ -219,13 +249,11 @@ def sample_count(num_samples: int | None) -> int:
     """The number of samples for an op; 0 where none was given."""
     if num_samples is None:
         return 0
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise TypeError(
-            f"num_samples must be an integer, got {num_samples!r} of type "
-            f"{type(num_samples).__name__}"
-        )
+    num_samples = integer("num_samples", num_samples)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if num_samples >= 1 << 63:
+        raise ValueError(f"num_samples must be below 2^63, got {num_samples}")
     return num_samples
 
 
@@ -233,13 +261,8 @@ def interval(low: float, high: float) -> tuple[float, float]:
     """Two finite numbers, low < high."""
     ends = number("low", low), number("high", high)
     if not ends[0] < ends[1]:
-        raise ValueError(f"low must be below high, got low {low} and high {high}")
+        raise ValueError(f"low must be below high, got low {ends[0]} and high {ends[1]}")
     return ends
-
-
-def check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
 def bounds_of(clamp: tuple[float, float] | None, kind: int) -> tuple[float, float]:
@@ -248,12 +271,17 @@ def bounds_of(clamp: tuple[float, float] | None, kind: int) -> tuple[float, floa
     if kind not in (LOGVAR, LOG_STD):
         raise ValueError(f"clamp bounds logvar or log_std, the scale given is {SCALE_KINDS[kind]}")
     try:
-        low, high = (float(bound) for bound in clamp)
+        low, high = (real("clamp", bound) for bound in clamp)
     except (TypeError, ValueError):
-        raise ValueError(f"clamp must be two numbers (low, high), got {clamp!r}") from None
+        raise ValueError(f"clamp must be two numbers (low, high), got {described(clamp)}") from None
     if not low <= high:
         raise ValueError(f"clamp must be (low, high) with low <= high, got ({low}, {high})")
     return low, high
+
+
+def clamp_of(clamp: tuple[float, float] | None, scale: str) -> tuple[float, float] | None:
+    """A layer's clamp: two Python numbers, or None."""
+    return None if clamp is None else bounds_of(clamp, scale_kind(scale))
 
 
 def given_noise(eps: Tensor, loc: Tensor, shape: torch.Size) -> Tensor:

@@ -12,7 +12,6 @@ The stream is the one of PyTorch's own stateless generator, ``torch.func._random
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -24,7 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from . import cuda_keys
 from .backends import select
 from .cuda_keys import GraphKey, HostKey, as_int64, derived_seed
+from .mistakes import described
 from .modes import eager
+from .scalars import integer, is_number
 
 __all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key", "normal"]
 
@@ -67,12 +68,7 @@ def key(seed: int, offset: int = 0, *, device: torch.device | str | None = None)
 
 
 def _as_uint64(name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"noise.key: {name} must be an integer, got {value!r} of type {type(value).__name__}"
-        ) from None
+    number = integer(f"noise.key: {name}", value)
     if not 0 <= number < _TWO64:
         raise ValueError(f"noise.key: {name} must be in [0, 2**64), got {number}")
     return number
@@ -107,6 +103,7 @@ def draw_key(
         >>> bool((a.view(torch.int64) == b.view(torch.int64)).all())
         False
     """
+    check_generator(generator)
     if device is None:
         device = torch.get_default_device() if generator is None else generator.device
     if (
@@ -123,6 +120,8 @@ def draw_key(
 
 def on_device(key: Tensor, device: torch.device | str) -> Tensor:
     """The key on a device. Its 16 bytes are copied without waiting for the device."""
+    if key.is_meta and torch.device(device).type != "meta":
+        raise ValueError(f"a key on meta holds no numbers for {device}")
     return key.to(device, non_blocking=True)
 
 
@@ -182,13 +181,24 @@ def check_key(key: Tensor) -> None:
     if not isinstance(key, Tensor):
         raise TypeError(
             f"key must be a uint64 tensor of shape (2,) as noise.key(seed, offset) makes, got "
-            f"{key!r} of type {type(key).__name__}"
+            f"{described(key)}"
         )
     if key.dtype != torch.uint64:
         raise TypeError(f"key must have dtype torch.uint64, got {key.dtype}; see noise.key")
+    if key.is_nested or key.layout != torch.strided:
+        raise TypeError(f"key must be a dense (strided) tensor, got {described(key)}")
     if key.shape != (2,):
         raise ValueError(
             f"key must have shape (2,), that is [seed, offset], got shape {tuple(key.shape)}"
+        )
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    """Raise TypeError unless it is one generator or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be one torch.Generator or None, got {described(generator)}"
+            + ("; torch.Generator().manual_seed(seed) makes one" if is_number(generator) else "")
         )
 
 
@@ -240,11 +250,18 @@ def normal(
         True
     """
     check_key(key)
-    sizes = [operator.index(shape)] if not isinstance(shape, Sequence) else list(shape)
+    sizes = [
+        integer("noise.normal: shape", size)
+        for size in (shape if isinstance(shape, (tuple, list)) else [shape])
+    ]
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"noise.normal: shape must not be negative, got {tuple(sizes)}")
     if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(
-            f"noise.normal: dtype must be float32, float64, float16 or bfloat16, got {dtype}"
+            "noise.normal: dtype must be float32, float64, float16 or bfloat16, got "
+            f"{dtype if isinstance(dtype, torch.dtype) else described(dtype)}"
         )
+    index_offset = integer("noise.normal: index_offset", index_offset)
     if index_offset < 0:
         raise ValueError(f"noise.normal: index_offset must be >= 0, got {index_offset}")
     if device is not None:

@@ -51,7 +51,7 @@ WRONG = [
     ({"prior_std": 1e-39}, ValueError, "prior_std must be at least 1.18e-38, got 1e-39"),
     ({"prior_std": math.nan}, ValueError, "prior_std must be finite, got nan"),
     ({"prior_std": "1"}, TypeError, "prior_std must be a number, got '1' of type str"),
-    ({"prior_std": torch.ones(2)}, TypeError, "prior_std must be a number, got tensor"),
+    ({"prior_std": torch.ones(2)}, TypeError, "prior_std must be a number, got a tensor"),
     ({"prior_mean": math.inf}, ValueError, "prior_mean must be finite, got inf"),
     ({"prior_mean": None}, TypeError, "prior_mean must be a number, got None"),
     ({"rho_init": math.nan}, ValueError, "rho_init must be finite, got nan"),

@@ -119,7 +119,7 @@ def test_signature_state_and_copies():
     layer = FusedGaussianLatent("rho", prior=(0.3, 2.0), free_bits=1.0, num_samples=3)
     assert repr(layer) == (
         "FusedGaussianLatent(scale='rho', reduction='batchmean', clamp=None, dim=1, rng='philox', "
-        "prior=(0.3, 2.0), free_bits=1.0, free_bits_per='sample', beta=1, num_samples=3)"
+        "prior=(0.3, 2.0), free_bits=1.0, free_bits_per='sample', beta=1.0, num_samples=3)"
     )
     mu, x = parameters()
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer.half()):

@@ -229,8 +229,8 @@ def test_annealing():
         module.tau = 0.0
         with pytest.raises(ValueError, match="tau must be positive, got 0"):
             module(x)
-        module.tau = torch.tensor(0.5)
-        with pytest.raises(TypeError, match="tau must be a number, got tensor"):
+        module.tau = torch.tensor(0.5, requires_grad=True)
+        with pytest.raises(TypeError, match="tau must be a number, got a tensor"):
             module(x)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
 from ..arguments import bounds_of, check_sources, interval, one_scale
 from ..backends.reference import SCALE_KINDS
+from ..mistakes import names_mistakes, unknown
 from . import families
 from .sources import Sources
 
 __all__ = ["tanh_normal_rsample"]
 
 
+@names_mistakes
 def tanh_normal_rsample(
     mean: Tensor,
     *,
@@ -27,6 +31,7 @@ def tanh_normal_rsample(
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
     eps: Tensor | None = None,
+    **mistaken: Never,
 ) -> tuple[Tensor, Tensor]:
     r"""Sample an action between two bounds and its log-density.
 
@@ -64,7 +69,9 @@ def tanh_normal_rsample(
         >>> action.shape, log_prob.shape, bool(action.abs().max() <= 2.0)
         (torch.Size([256, 6]), torch.Size([256]), True)
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(tanh_normal_rsample, mistaken)
+    kind, scale = one_scale("mean", mean, logvar, log_std, std, var, rho)
     check_sources(key, generator, "philox", eps)
     numbers = (*bounds_of(clamp, kind), *interval(low, high))
     action, (log_prob,), _ = families.sample(

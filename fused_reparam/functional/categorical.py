@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
@@ -10,14 +10,17 @@ from torch import Tensor
 from .. import noise
 from ..arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from ..mistakes import names_mistakes, unknown
 from ..ops import rows_short
 from ..ops.rows import MOST_CLASSES, relaxed_categories
 from ..ops.rows_call import reduced
+from ..scalars import flag
 from .sources import Sources, find
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 
 
+@names_mistakes
 def gumbel_softmax(
     logits: Tensor,
     tau: float = 1.0,
@@ -26,6 +29,7 @@ def gumbel_softmax(
     *,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> Tensor:
     r"""Sample relaxed categories (Gumbel-softmax, concrete).
 
@@ -71,10 +75,15 @@ def gumbel_softmax(
         >>> codes.sum(1).unique()
         tensor([1.])
     """
+    if mistaken:
+        raise unknown(gumbel_softmax, mistaken)
     tau = temperature(tau)
-    return _draw(logits, HARD if hard else SOFT, tau, 0.0, dim, None, key, generator)[0]
+    return _draw(logits, HARD if flag("hard", hard) else SOFT, tau, 0.0, dim, None, key, generator)[
+        0
+    ]
 
 
+@names_mistakes
 def categorical_latent(
     logits: Tensor,
     tau: float = 1.0,
@@ -84,6 +93,7 @@ def categorical_latent(
     *,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> tuple[Tensor, Tensor]:
     r"""Sample relaxed categories and the KL divergence of softmax(logits) to equal shares.
 
@@ -117,11 +127,16 @@ def categorical_latent(
         >>> y.shape, bool(kl.abs() < 1e-3)
         (torch.Size([2, 512, 8, 8]), True)
     """
+    if mistaken:
+        raise unknown(categorical_latent, mistaken)
     check_reduction(reduction)
     tau = temperature(tau)
-    return _draw(logits, HARD if hard else SOFT, tau, 0.0, dim, reduction, key, generator)
+    return _draw(
+        logits, HARD if flag("hard", hard) else SOFT, tau, 0.0, dim, reduction, key, generator
+    )
 
 
+@names_mistakes
 def one_hot_categorical(
     logits: Tensor,
     unimix: float = 0.0,
@@ -129,6 +144,7 @@ def one_hot_categorical(
     *,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> Tensor:
     r"""Sample one-hot categories with the gradient of their probabilities (straight-through).
 
@@ -160,6 +176,8 @@ def one_hot_categorical(
         >>> y.sum(-1).unique(), y.unique()
         (tensor([1.]), tensor([0., 1.]))
     """
+    if mistaken:
+        raise unknown(one_hot_categorical, mistaken)
     return _draw(logits, ONE_HOT, 1.0, share("unimix", unimix), dim, None, key, generator)[0]
 
 

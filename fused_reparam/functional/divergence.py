@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_tensor, deviation, number, one_scale
+from ..arguments import check_choice, check_tensor, deviation, number, one_scale
 from ..backends.reference import SCALE_KINDS
 from ..backends.reference.families import floored
+from ..mistakes import described, suggestion
 from ..ops.gaussian_call import kl_weight
 
 # What a user gives: None, (mean, std) or (mean, {"logvar": tensor}).
@@ -38,7 +39,7 @@ def prior_of(prior: PriorArgument) -> Prior:
     if not isinstance(prior, Sequence) or len(prior) != 2:
         raise TypeError(
             'prior must be None, (mean, std) of two numbers, or (mean, {"logvar": tensor}) with '
-            f"any of {', '.join(SCALE_KINDS)}; got {_said(prior)}"
+            f"any of {', '.join(SCALE_KINDS)}; got {described(prior)}"
         )
     mean, scale = prior
     if isinstance(scale, dict):
@@ -46,13 +47,14 @@ def prior_of(prior: PriorArgument) -> Prior:
         if unknown:
             raise ValueError(
                 f"prior's scale must be one of {', '.join(SCALE_KINDS)}, got {', '.join(unknown)}"
+                + suggestion(unknown[0], SCALE_KINDS)
             )
-        kind, value = one_scale(*(scale.get(name) for name in SCALE_KINDS))
+        kind, value = one_scale("prior mean", mean, *(scale.get(name) for name in SCALE_KINDS))
         return Prior((), (("prior mean", mean), (f"prior {SCALE_KINDS[kind]}", value)), kind)
     if isinstance(scale, Tensor):
         raise TypeError(
             'prior: say which scale a tensor is: (mean, {"logvar": tensor}) or another of '
-            f"{', '.join(SCALE_KINDS)}; got {_said(prior)}"
+            f"{', '.join(SCALE_KINDS)}; got {described(prior)}"
         )
     std = deviation("prior std", scale)
     if isinstance(mean, Tensor):
@@ -60,15 +62,6 @@ def prior_of(prior: PriorArgument) -> Prior:
         kind = SCALE_KINDS.index("std")
         return Prior((), (("prior mean", mean), ("prior std", std)), kind)
     return Prior((number("prior mean", mean), std))
-
-
-def _said(value: object) -> str:
-    """A short description: tensors by their shape."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, (tuple, list)):
-        return f"({', '.join(_said(v) for v in value)})"
-    return repr(value)
 
 
 class Divergence(NamedTuple):
@@ -98,6 +91,10 @@ class Divergence(NamedTuple):
             if self.reduction != "sample":
                 kl = kl_weight(shape, self.reduction) * kl.sum()
         if isinstance(self.beta, Tensor):
+            if self.beta.device != kl.device and not self.beta.is_cpu:
+                raise ValueError(
+                    f"beta must be on {kl.device}, as the KL is, got {self.beta.device}"
+                )
             return kl * self.beta.to(kl.dtype)
         return kl if self.beta == 1.0 else kl * self.beta
 
@@ -109,8 +106,9 @@ def standard(
     return (
         prior is None
         and free_bits is None
+        and type(free_bits_per) is str
         and free_bits_per == "sample"
-        and not isinstance(beta, Tensor)
+        and isinstance(beta, (int, float))
         and beta == 1.0
         and beta is not True
     )
@@ -124,13 +122,12 @@ def divergence(
     beta: Tensor | float,
 ) -> Divergence:
     """What a user asked for, checked."""
-    if free_bits_per not in _PER:
-        raise ValueError(f"free_bits_per must be one of {', '.join(_PER)}, got {free_bits_per!r}")
+    check_choice("free_bits_per", free_bits_per, _PER)
     floor = -math.inf
     if free_bits is not None:
         floor = number("free_bits", free_bits)
         if floor < 0.0:
-            raise ValueError(f"free_bits must be at least 0, got {free_bits}")
+            raise ValueError(f"free_bits must be at least 0, got {floor}")
     per_sample = free_bits_per == "sample"
     if free_bits is not None and per_sample and reduction == "none":
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, Never, Unpack, overload
+
 import torch
 from torch import Tensor
 
@@ -17,14 +19,42 @@ from ..arguments import (
     scale_kind,
 )
 from ..backends.reference import SCALE_KINDS
+from ..mistakes import names_mistakes, unknown
 from ..ops import gaussian_host, gaussian_short, gaussian_torch
+from ..scalars import flag
 from . import latent
 from .divergence import PriorArgument, divergence, standard
+from .options import LatentOptions, MomentsOptions, RsampleOptions
 from .sources import Sources
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
 
+@overload
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[False] = False,
+    **options: Unpack[LatentOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[True],
+    **options: Unpack[LatentOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def gaussian_latent(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: bool,
+    **options: Unpack[LatentOptions],
+) -> tuple[Tensor, ...]: ...
+@names_mistakes
 def gaussian_latent(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -45,6 +75,7 @@ def gaussian_latent(
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
+    **mistaken: Never,
 ) -> tuple[Tensor, ...]:
     r"""Sample a diagonal Gaussian by reparameterization and its KL divergence to N(0, I).
 
@@ -58,7 +89,7 @@ def gaussian_latent(
     Args:
         mu: means, any shape; float32, float64, float16 or bfloat16.
         logvar: log sigma^2. Exactly one of the five scales must be given. Tensors broadcast
-            against ``mu``; a python number stands for a 0-d tensor.
+            against ``mu``; a number (Python's or NumPy's) stands for a 0-d tensor.
         log_std: log sigma.
         std: sigma.
         var: sigma^2.
@@ -118,7 +149,11 @@ def gaussian_latent(
         >>> z.shape, kl.item()
         (torch.Size([5, 4, 3]), 2.0)
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_latent, mistaken)
+    if return_eps is not False:
+        return_eps = flag("return_eps", return_eps)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_reduction(reduction)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
@@ -128,7 +163,7 @@ def gaussian_latent(
         if samples or wanted.in_op:
             return latent.general(mu, scale, kind, bounds, wanted, samples, sources, return_eps)
         z, kl, *used = gaussian_latent(
-            mu, **{SCALE_KINDS[kind]: scale}, reduction=wanted.inner, clamp=clamp, key=key,  # type: ignore[arg-type]
+            mu, **{SCALE_KINDS[kind]: scale}, reduction=wanted.inner, clamp=clamp, key=key,  # type: ignore[call-overload]
             generator=generator, rng=rng, eps=eps, return_eps=return_eps,
         )  # fmt: skip
         return (z, wanted.finish(kl, z.shape), *used)
@@ -147,6 +182,31 @@ def gaussian_latent(
     return latent.plain(loc, x, -1, kind, bounds, reduction, sources, return_eps)
 
 
+@overload
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[False] = False,
+    **options: Unpack[RsampleOptions],
+) -> Tensor: ...
+@overload
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: Literal[True],
+    **options: Unpack[RsampleOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gaussian_rsample(
+    mu: Tensor,
+    logvar: Tensor | float | None = None,
+    *,
+    return_eps: bool,
+    **options: Unpack[RsampleOptions],
+) -> Tensor | tuple[Tensor, Tensor]: ...
+@names_mistakes
 def gaussian_rsample(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -162,6 +222,7 @@ def gaussian_rsample(
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
+    **mistaken: Never,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Sample ``z = mu + sigma * eps`` without the KL.
 
@@ -179,7 +240,11 @@ def gaussian_rsample(
         >>> torch.equal(z, 2.0 * noise.normal(noise.key(1), 3))
         True
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_rsample, mistaken)
+    if return_eps is not False:
+        return_eps = flag("return_eps", return_eps)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     samples = sample_count(num_samples)
@@ -198,6 +263,7 @@ def gaussian_rsample(
     return (z, *used) if return_eps else z  # type: ignore[return-value]
 
 
+@names_mistakes
 def gaussian_kl(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -212,6 +278,7 @@ def gaussian_kl(
     free_bits: float | None = None,
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
+    **mistaken: Never,
 ) -> Tensor:
     """KL divergence of N(mu, sigma^2) to N(0, 1) or another prior, in nats, without a sample.
 
@@ -232,7 +299,9 @@ def gaussian_kl(
         >>> gaussian_kl(torch.ones(2, 5), std=2.0, prior=(1.0, 2.0)).item()
         0.0
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_kl, mistaken)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_reduction(reduction)
     bounds = bounds_of(clamp, kind)
     if standard(prior, free_bits, free_bits_per, beta):
@@ -249,6 +318,31 @@ def gaussian_kl(
     return wanted.finish(kl, torch.broadcast_shapes(loc.shape, x.shape))
 
 
+@overload
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    return_eps: Literal[False] = False,
+    **options: Unpack[MomentsOptions],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    return_eps: Literal[True],
+    **options: Unpack[MomentsOptions],
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def gaussian_latent_from_moments(
+    moments: Tensor,
+    dim: int = 1,
+    *,
+    return_eps: bool,
+    **options: Unpack[MomentsOptions],
+) -> tuple[Tensor, ...]: ...
+@names_mistakes
 def gaussian_latent_from_moments(
     moments: Tensor,
     dim: int = 1,
@@ -266,6 +360,7 @@ def gaussian_latent_from_moments(
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
+    **mistaken: Never,
 ) -> tuple[Tensor, ...]:
     """:func:`gaussian_latent` of the two halves of one tensor: means first, then scales.
 
@@ -295,7 +390,11 @@ def gaussian_latent_from_moments(
         >>> z.shape
         torch.Size([2, 4, 4, 4])
     """
+    if mistaken:
+        raise unknown(gaussian_latent_from_moments, mistaken)
     kind = scale_kind(scale)
+    if return_eps is not False:
+        return_eps = flag("return_eps", return_eps)
     check_reduction(reduction)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)

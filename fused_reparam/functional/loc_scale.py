@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
-from ..arguments import check_key_sources, check_reduction, parameters, positive
+from ..arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from ..backends.reference.families import FAMILIES
+from ..mistakes import names_mistakes, unknown
 from ..ops.draw_spec import kept
 from ..ops.gaussian_call import compute_dtype
 from . import families
@@ -19,6 +22,7 @@ BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "studen
 _EULER = 0.57721566490153286
 
 
+@names_mistakes
 def loc_scale_rsample(
     loc: Tensor,
     scale: Tensor | float,
@@ -27,6 +31,7 @@ def loc_scale_rsample(
     df: float | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> Tensor:
     r"""Sample a location-scale family by reparameterization.
 
@@ -76,6 +81,8 @@ def loc_scale_rsample(
         >>> loc_scale_rsample(torch.zeros(2, 3), torch.ones(3), "student_t", df=4.0).shape
         torch.Size([2, 3])
     """
+    if mistaken:
+        raise unknown(loc_scale_rsample, mistaken)
     numbers = _numbers(base, df)
     check_key_sources(key, generator)
     if base == "normal":
@@ -86,6 +93,7 @@ def loc_scale_rsample(
     )[0]
 
 
+@names_mistakes
 def loc_scale_latent(
     loc: Tensor,
     scale: Tensor | float,
@@ -94,6 +102,7 @@ def loc_scale_latent(
     reduction: str = "batchmean",
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> tuple[Tensor, Tensor]:
     r"""Sample a location-scale family and its KL divergence to the standard member.
 
@@ -132,7 +141,10 @@ def loc_scale_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 0.0)
     """
+    if mistaken:
+        raise unknown(loc_scale_latent, mistaken)
     check_reduction(reduction)
+    check_choice("base", base, BASES)
     if base in ("logistic", "student_t"):
         raise ValueError(
             f"the KL of base {base!r} to its standard member has no closed form: use "
@@ -158,8 +170,7 @@ def loc_scale_latent(
 
 
 def _numbers(base: str, df: float | None) -> tuple[float, ...]:
-    if base not in BASES:
-        raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+    check_choice("base", base, BASES)
     if base == "student_t":
         if df is None:
             raise ValueError('base "student_t" needs df, its degrees of freedom')

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
 from ..arguments import bounds_of, check_sources, one_scale, sample_count
 from ..backends.reference import SCALE_KINDS
+from ..mistakes import names_mistakes, unknown
 from . import families
 from .divergence import PriorArgument, prior_of
 from .sources import Sources
@@ -14,6 +17,7 @@ from .sources import Sources
 __all__ = ["gaussian_rsample_log_prob"]
 
 
+@names_mistakes
 def gaussian_rsample_log_prob(
     mu: Tensor,
     logvar: Tensor | float | None = None,
@@ -29,6 +33,7 @@ def gaussian_rsample_log_prob(
     generator: torch.Generator | None = None,
     rng: str = "philox",
     eps: Tensor | None = None,
+    **mistaken: Never,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Sample a diagonal Gaussian, and its log-density and the prior's where the sample fell.
 
@@ -65,7 +70,9 @@ def gaussian_rsample_log_prob(
         >>> z.shape, bound
         (torch.Size([50, 4, 3]), tensor([0., 0., 0., 0.]))
     """
-    kind, scale = one_scale(logvar, log_std, std, var, rho)
+    if mistaken:
+        raise unknown(gaussian_rsample_log_prob, mistaken)
+    kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     samples = sample_count(num_samples)

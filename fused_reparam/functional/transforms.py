@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from ..arguments import (
     temperature,
 )
 from ..backends.reference import SCALE_KINDS
+from ..mistakes import names_mistakes, unknown
+from ..scalars import flag
 from . import families
 from .sources import Sources
 
@@ -25,6 +29,7 @@ __all__ = [
 ]
 
 
+@names_mistakes
 def log_normal_rsample(
     loc: Tensor,
     *,
@@ -36,6 +41,7 @@ def log_normal_rsample(
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> Tensor:
     """Sample ``z = exp(loc + sigma * eps)``, eps standard normal, without the KL.
 
@@ -53,10 +59,13 @@ def log_normal_rsample(
         >>> bool((log_normal_rsample(torch.zeros(100), std=1.0) > 0).all())
         True
     """
+    if mistaken:
+        raise unknown(log_normal_rsample, mistaken)
     scales = (logvar, log_std, std, var, rho)
     return _log_normal(loc, scales, clamp, None, Sources(key, generator))[0]
 
 
+@names_mistakes
 def log_normal_latent(
     loc: Tensor,
     *,
@@ -69,6 +78,7 @@ def log_normal_latent(
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> tuple[Tensor, Tensor]:
     r"""Sample a log-normal and its KL divergence to the standard one (loc 0, sigma 1).
 
@@ -97,6 +107,8 @@ def log_normal_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 1.0)
     """
+    if mistaken:
+        raise unknown(log_normal_latent, mistaken)
     check_reduction(reduction)
     scales = (logvar, log_std, std, var, rho)
     z, kl = _log_normal(loc, scales, clamp, reduction, Sources(key, generator))
@@ -110,7 +122,7 @@ def _log_normal(
     reduction: str | None,
     sources: Sources,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    kind, scale = one_scale(*scales)
+    kind, scale = one_scale("loc", loc, *scales)
     check_key_sources(sources.key, sources.generator)
     numbers = bounds_of(clamp, kind)
     return families.sample(
@@ -124,6 +136,7 @@ def _log_normal(
     )[:2]
 
 
+@names_mistakes
 def relaxed_bernoulli(
     logits: Tensor,
     tau: float = 1.0,
@@ -132,6 +145,7 @@ def relaxed_bernoulli(
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
     eps: Tensor | None = None,
+    **mistaken: Never,
 ) -> Tensor:
     r"""Sample a relaxed Bernoulli variable (binary concrete).
 
@@ -166,23 +180,27 @@ def relaxed_bernoulli(
         >>> gate.unique()
         tensor([0., 1.])
     """
+    if mistaken:
+        raise unknown(relaxed_bernoulli, mistaken)
     check_sources(key, generator, "philox", eps)
     numbers = (temperature(tau),)
     return families.sample(
         "relaxed_bernoulli",
         ("logits", logits),
         sources=Sources(key, generator, eps=eps),
-        kind=1 if hard else 0,
+        kind=int(flag("hard", hard)),
         numbers=numbers,
     )[0]
 
 
+@names_mistakes
 def kumaraswamy_rsample(
     concentration1: Tensor,
     concentration0: Tensor | float,
     *,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> Tensor:
     r"""Sample the Kumaraswamy distribution, a stand-in for Beta that can be reparameterized.
 
@@ -210,6 +228,8 @@ def kumaraswamy_rsample(
         >>> kumaraswamy_rsample(a, b).shape
         torch.Size([3, 4])
     """
+    if mistaken:
+        raise unknown(kumaraswamy_rsample, mistaken)
     check_key_sources(key, generator)
     return families.sample(
         "kumaraswamy",

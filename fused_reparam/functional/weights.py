@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
 from ..arguments import check_key_sources, check_reduction, deviation, number
 from ..backends.reference import RHO, SCALE_KINDS
+from ..mistakes import described, names_mistakes, unknown
 from . import families
 from .gaussian import gaussian_latent
 from .sources import Sources
@@ -14,6 +17,7 @@ from .sources import Sources
 __all__ = ["sample_weight"]
 
 
+@names_mistakes
 def sample_weight(
     mu: Tensor,
     rho: Tensor | float,
@@ -24,6 +28,7 @@ def sample_weight(
     mixture: tuple[float, float, float] | None = None,
     key: Tensor | None = None,
     generator: torch.Generator | None = None,
+    **mistaken: Never,
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the weights of a Bayesian network and their divergence to the prior.
 
@@ -68,6 +73,8 @@ def sample_weight(
         >>> kl.shape
         torch.Size([])
     """
+    if mistaken:
+        raise unknown(sample_weight, mistaken)
     check_reduction(reduction)
     check_key_sources(key, generator)
     mean, std = number("prior_mean", prior_mean), deviation("prior_std", prior_std)
@@ -94,11 +101,15 @@ def mixture_numbers(
 ) -> tuple[float, float, float]:
     """A mixture's share and standard deviations, checked; with one, prior_std stays at 1."""
     if prior_std != 1.0:
-        raise ValueError(f"give prior_std or mixture, got prior_std={prior_std} and {mixture}")
+        raise ValueError(
+            f"give prior_std or mixture, got prior_std={prior_std} and {described(mixture)}"
+        )
     if not isinstance(mixture, (tuple, list)) or len(mixture) != 3:
-        raise ValueError(f"mixture must be three numbers (share, std1, std2), got {mixture!r}")
-    share, *stds = mixture
-    if not 0.0 < number("mixture share", share) < 1.0:
+        raise ValueError(
+            f"mixture must be three numbers (share, std1, std2), got {described(mixture)}"
+        )
+    share = number("mixture share", mixture[0])
+    if not 0.0 < share < 1.0:
         raise ValueError(f"mixture share must lie between 0 and 1, got {share}")
-    std1, std2 = (deviation("mixture std", std) for std in stds)
-    return float(share), std1, std2
+    std1, std2 = (deviation("mixture std", std) for std in mixture[1:])
+    return share, std1, std2

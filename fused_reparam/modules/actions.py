@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
+from ..mistakes import names_mistakes, unknown
 
 __all__ = ["FusedTanhNormal"]
 
@@ -47,18 +48,21 @@ class FusedTanhNormal(nn.Module):
         tensor([0.])
     """
 
+    @names_mistakes
     def __init__(
         self,
         scale: str = "log_std",
         low: float = -1.0,
         high: float = 1.0,
         clamp: tuple[float, float] | None = None,
+        **mistaken: Never,
     ) -> None:
+        if mistaken:
+            raise unknown(FusedTanhNormal, mistaken)
         super().__init__()
-        arguments.bounds_of(clamp, arguments.scale_kind(scale))
-        self.scale = scale
+        self.scale = arguments.layer_scale("FusedTanhNormal", scale)
         self.low, self.high = arguments.interval(low, high)
-        self.clamp = clamp
+        self.clamp = arguments.clamp_of(clamp, scale)
 
     def forward(
         self,
@@ -77,6 +81,9 @@ class FusedTanhNormal(nn.Module):
         return functional.tanh_normal_rsample(
             mean, low=self.low, high=self.high, clamp=self.clamp, **options
         )
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"scale={self.scale!r}, low={self.low}, high={self.high}, clamp={self.clamp}"

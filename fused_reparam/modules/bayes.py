@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Never
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
 from ..backends.reference import RHO, sigma_of
+from ..mistakes import names_mistakes, unknown
 from ..ops.gaussian_call import compute_dtype
+from ..scalars import flag, integer
 from .mean_field import MeanField, Mixture
 
 __all__ = ["BayesianConv2d", "BayesianLinear"]
@@ -62,6 +66,7 @@ class BayesianLinear(MeanField):
         (False, True)
     """
 
+    @names_mistakes
     def __init__(
         self,
         in_features: int,
@@ -75,7 +80,13 @@ class BayesianLinear(MeanField):
         local_reparameterization: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **mistaken: Never,
     ) -> None:
+        if mistaken:
+            raise unknown(BayesianLinear, mistaken)
+        in_features = integer("in_features", in_features)
+        out_features = integer("out_features", out_features)
+        local_reparameterization = flag("local_reparameterization", local_reparameterization)
         if local_reparameterization and mixture is not None:
             raise ValueError(
                 "local reparameterization draws no weights, and the KL to a mixture needs them: "
@@ -109,6 +120,9 @@ class BayesianLinear(MeanField):
     def _sigmas(self) -> list[Tensor]:
         dtype = compute_dtype(self.weight_mu.dtype)
         return [sigma_of(rho.to(dtype), RHO) for _, rho in self._pairs()]
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return (
@@ -147,6 +161,7 @@ class BayesianConv2d(MeanField):
         (torch.Size([2, 8, 5, 5]), torch.Size([]))
     """
 
+    @names_mistakes
     def __init__(
         self,
         in_channels: int,
@@ -165,7 +180,23 @@ class BayesianConv2d(MeanField):
         rho_init: float = -5.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **mistaken: Never,
     ) -> None:
+        if mistaken:
+            raise unknown(BayesianConv2d, mistaken)
+        in_channels, out_channels, groups = (
+            integer(name, value)
+            for name, value in (
+                ("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)
+            )
+        )  # fmt: skip
+        kernel_size, stride, dilation = (
+            _sizes(name, value)
+            for name, value in (
+                ("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)
+            )
+        )  # fmt: skip
+        padding = padding if isinstance(padding, str) else _sizes("padding", padding)
         # PyTorch's own layer checks the arguments and says what they mean.
         like = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
@@ -186,5 +217,15 @@ class BayesianConv2d(MeanField):
             x, padding = F.pad(x, self._around, mode=self.padding_mode), (0, 0)
         return F.conv2d(x, *self._draw(), self.stride, padding, self.dilation, self.groups)
 
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
     def extra_repr(self) -> str:
         return f"{self._about}, {self._about_prior()}"
+
+
+def _sizes(name: str, value: int | tuple[int, int]) -> int | tuple[int, int]:
+    """One integer, or one for each dim."""
+    if isinstance(value, (tuple, list)):
+        return tuple(integer(name, size) for size in value)  # type: ignore[return-value]
+    return integer(name, value)

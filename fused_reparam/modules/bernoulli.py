@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Never
+
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
+from ..mistakes import names_mistakes, unknown
+from ..scalars import flag
 
 __all__ = ["FusedRelaxedBernoulli"]
 
@@ -41,11 +45,13 @@ class FusedRelaxedBernoulli(nn.Module):
         tensor([0., 1.])
     """
 
-    def __init__(self, tau: float = 1.0, hard: bool = False) -> None:
+    @names_mistakes
+    def __init__(self, tau: float = 1.0, hard: bool = False, **mistaken: Never) -> None:
+        if mistaken:
+            raise unknown(FusedRelaxedBernoulli, mistaken)
         super().__init__()
-        arguments.temperature(tau)
-        self.tau = tau
-        self.hard = hard
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
 
     def forward(
         self,
@@ -59,8 +65,12 @@ class FusedRelaxedBernoulli(nn.Module):
             return functional.relaxed_bernoulli(
                 logits, self.tau, self.hard, key=key, generator=generator
             )
+        arguments.check_tensor("logits", logits)
         eps = torch.zeros_like(logits)
         return functional.relaxed_bernoulli(logits, self.tau, self.hard, eps=eps)
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, hard={self.hard}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Never
+
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..functional.categorical import most_likely
+from ..mistakes import names_mistakes, unknown
+from ..scalars import flag, integer
 
 __all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
 
@@ -21,10 +25,10 @@ class FusedGumbelSoftmax(nn.Module):
     It has no parameters. In ``eval()`` mode there is no noise: y is softmax(logits / tau), or with
     ``hard`` the one-hot vector of the largest logit.
 
-    To anneal, set ``tau``. It is a python number (a tensor is refused), so ``torch.compile``
-    compiles anew for each value, and gives up after ``torch._dynamo.config.recompile_limit`` of
-    them, with ``fullgraph=True`` by an error. Lower it in a few steps, or keep the layer out of
-    what is compiled: ``torch.compiler.disable(layer)``.
+    To anneal, set ``tau``. It is a number (a tensor that requires grad is refused, for its gradient
+    would be lost), so ``torch.compile`` compiles anew for each value, and gives up after
+    ``torch._dynamo.config.recompile_limit`` of them, with ``fullgraph=True`` by an error. Lower it
+    in a few steps, or keep the layer out of what is compiled: ``torch.compiler.disable(layer)``.
 
     Args:
         tau: temperature, a positive number.
@@ -50,12 +54,16 @@ class FusedGumbelSoftmax(nn.Module):
         tensor([0., 1., 0.])
     """
 
-    def __init__(self, tau: float = 1.0, hard: bool = False, dim: int = -1) -> None:
+    @names_mistakes
+    def __init__(
+        self, tau: float = 1.0, hard: bool = False, dim: int = -1, **mistaken: Never
+    ) -> None:
+        if mistaken:
+            raise unknown(FusedGumbelSoftmax, mistaken)
         super().__init__()
-        arguments.temperature(tau)
-        self.tau = tau
-        self.hard = hard
-        self.dim = dim
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
+        self.dim = integer("dim", dim)
 
     def forward(
         self,
@@ -71,6 +79,9 @@ class FusedGumbelSoftmax(nn.Module):
             )
         mode = HARD if self.hard else SOFT
         return most_likely(logits, mode, self.tau, 0.0, self.dim, None)[0]
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, hard={self.hard}, dim={self.dim}"
@@ -110,19 +121,22 @@ class FusedCategoricalLatent(nn.Module):
         (torch.Size([2, 16, 4, 4]), torch.Size([]))
     """
 
+    @names_mistakes
     def __init__(
         self,
         tau: float = 1.0,
         hard: bool = False,
         dim: int = -1,
         reduction: str = "batchmean",
+        **mistaken: Never,
     ) -> None:
+        if mistaken:
+            raise unknown(FusedCategoricalLatent, mistaken)
         super().__init__()
-        arguments.temperature(tau)
         arguments.check_reduction(reduction)
-        self.tau = tau
-        self.hard = hard
-        self.dim = dim
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
+        self.dim = integer("dim", dim)
         self.reduction = reduction
 
     def forward(
@@ -140,6 +154,9 @@ class FusedCategoricalLatent(nn.Module):
             )  # fmt: skip
         mode = HARD if self.hard else SOFT
         return most_likely(logits, mode, self.tau, 0.0, self.dim, self.reduction)
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"tau={self.tau}, hard={self.hard}, dim={self.dim}, reduction={self.reduction!r}"
@@ -174,11 +191,13 @@ class FusedOneHotCategorical(nn.Module):
         tensor([1.])
     """
 
-    def __init__(self, unimix: float = 0.0, dim: int = -1) -> None:
+    @names_mistakes
+    def __init__(self, unimix: float = 0.0, dim: int = -1, **mistaken: Never) -> None:
+        if mistaken:
+            raise unknown(FusedOneHotCategorical, mistaken)
         super().__init__()
-        arguments.share("unimix", unimix)
-        self.unimix = unimix
-        self.dim = dim
+        self.unimix = arguments.share("unimix", unimix)
+        self.dim = integer("dim", dim)
 
     def forward(
         self,
@@ -193,6 +212,9 @@ class FusedOneHotCategorical(nn.Module):
                 logits, self.unimix, self.dim, key=key, generator=generator
             )
         return most_likely(logits, ONE_HOT, 1.0, self.unimix, self.dim, None)[0]
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"unimix={self.unimix}, dim={self.dim}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
 from ..functional.divergence import PriorArgument, divergence, prior_of
+from ..mistakes import names_mistakes, unknown
 from ..ops.gaussian_call import halves
+from ..scalars import integer
 
 __all__ = ["FusedGaussianLatent"]
 
@@ -73,6 +75,7 @@ class FusedGaussianLatent(nn.Module):
         (torch.Size([5, 8, 4]), 1.0)
     """
 
+    @names_mistakes
     def __init__(
         self,
         scale: str = "logvar",
@@ -86,25 +89,29 @@ class FusedGaussianLatent(nn.Module):
         free_bits_per: str = "sample",
         beta: Tensor | float = 1,
         num_samples: int | None = None,
+        **mistaken: Never,
     ) -> None:
+        if mistaken:
+            raise unknown(FusedGaussianLatent, mistaken)
         super().__init__()
-        arguments.check_options(scale, reduction, clamp, rng)
-        if divergence(reduction, prior, free_bits, free_bits_per, beta).prior.parameters:
+        self.scale = arguments.layer_scale("FusedGaussianLatent", scale)
+        arguments.check_reduction(reduction)
+        arguments.check_rng(rng)
+        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+        if wanted.prior.parameters:
             raise TypeError(
                 "a layer's prior is (mean, std) of two numbers; give one of tensors at the call: "
                 "layer(mu, scale, prior=...)"
             )
-        arguments.sample_count(num_samples)
-        self.scale = scale
         self.reduction = reduction
-        self.clamp = clamp
-        self.dim = dim
+        self.clamp = arguments.clamp_of(clamp, scale)
+        self.dim = integer("dim", dim)
         self.rng = rng
-        self.prior = prior
-        self.free_bits = free_bits
+        self.prior = None if prior is None else wanted.prior.numbers
+        self.free_bits = None if free_bits is None else arguments.number("free_bits", free_bits)
         self.free_bits_per = free_bits_per
-        self.beta = beta
-        self.num_samples = num_samples
+        self.beta = wanted.beta
+        self.num_samples = arguments.sample_count(num_samples) or None
 
     def forward(
         self,
@@ -159,6 +166,9 @@ class FusedGaussianLatent(nn.Module):
         if self.num_samples is not None:
             shape = torch.Size((self.num_samples, *shape))
         return params[0].expand(shape), kl
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         names = "scale reduction clamp dim rng prior free_bits free_bits_per beta num_samples"

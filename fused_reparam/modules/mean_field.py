@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import arguments, functional
 from ..backends import native_host
 from ..functional.weights import mixture_numbers
+from ..mistakes import described
 from ..modes import eager
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
@@ -187,6 +188,8 @@ def kl_divergence(model: nn.Module) -> Tensor:
         >>> bool(kl_divergence(torch.nn.Sequential(layer, layer)) == layer.kl())
         True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
     kls = [layer.kl() for layer in model.modules() if isinstance(layer, MeanField)]
     if not kls:
         raise ValueError(

@@ -48,6 +48,7 @@ def ordinary(t: object) -> bool:
         type(t) in _PLAIN_TYPES
         and not t.is_neg()  # type: ignore[attr-defined]
         and not t._is_zerotensor()  # type: ignore[attr-defined]
+        and not t.is_nested  # type: ignore[attr-defined]
     )
 
 

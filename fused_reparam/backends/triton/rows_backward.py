@@ -158,7 +158,7 @@ def backward_rows(
         )
         sums = row_sums(top, total, weighted, dot, P, GRAD, SOFT, IN, MATH)
         result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, MATH)
-        store_tile(grad_logits, place, result, IN, VEC, TAIL)
+        store_tile(grad_logits, place, result, IN, TAIL)
     else:
         walks = tl.cast(chunks, tl.int32)
         for chunk in range(walks):
@@ -178,4 +178,4 @@ def backward_rows(
                 P, IN, VEC, TAIL, FORM, GRAD_FORM, MATH,
             )  # fmt: skip
             result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, MATH)
-            store_tile(grad_logits, place, result, IN, VEC, TAIL)
+            store_tile(grad_logits, place, result, IN, TAIL)

@@ -25,6 +25,7 @@ from .rows_tiles import (
     largest,
     load_tile,
     place_of,
+    rounded_sum,
     row_max,
     row_min,
     row_sum,
@@ -109,7 +110,7 @@ def resident(
         e, weighted = shares(x, MATH)
         total = row_sum(tl.sum(e, IN), IN)
         if kl is not None:
-            weighted = row_sum(tl.sum(weighted, IN), IN)
+            weighted = row_sum(rounded_sum(weighted, IN), IN)
             store_kl(kl, total, weighted, log_classes, size, IN, A, C, MATH)
     if y is not None:
         g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
@@ -163,7 +164,7 @@ def scan(
             total, weighted = moved(total, weighted, shift, MATH)
             e, product = shares(x, MATH)
             total += tl.sum(e, IN)
-            weighted += tl.sum(product, IN)
+            weighted += rounded_sum(product, IN)
         if SCORES:
             g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
             score = score_of(x, g, given_total, keep, share, MIXED, MATH)

@@ -18,6 +18,7 @@ from .rows_tiles import (
     largest,
     load_tile,
     place_of,
+    rounded_sum,
     row_max,
     row_sum,
     row_values,
@@ -55,13 +56,13 @@ def add_tile(
         shift = top - new_top
         e, product = shares(x - tl.expand_dims(new_top, IN), MATH)
         if GRAD and not SOFT:
-            dot = dot * exp2(shift * LOG2E, MATH) + tl.sum(e * g, IN)
+            dot = dot * exp2(shift * LOG2E, MATH) + rounded_sum(e * g, IN)
         total, weighted = moved(total, weighted, shift, MATH)
         total += tl.sum(e, IN)
-        weighted += tl.sum(product, IN)
+        weighted += rounded_sum(product, IN)
         top = new_top
     if GRAD and SOFT:
-        dot += tl.sum(g * stored, IN)
+        dot += rounded_sum(g * stored, IN)
     return top, total, weighted, dot
 
 
@@ -158,7 +159,7 @@ def backward_rows(
         )
         sums = row_sums(top, total, weighted, dot, P, GRAD, SOFT, IN, MATH)
         result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, MATH)
-        store_tile(grad_logits, place, result, IN, VEC, TAIL)
+        store_tile(grad_logits, place, result, IN, TAIL)
     else:
         walks = tl.cast(chunks, tl.int32)
         for chunk in range(walks):
@@ -178,4 +179,4 @@ def backward_rows(
                 P, IN, VEC, TAIL, FORM, GRAD_FORM, MATH,
             )  # fmt: skip
             result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, MATH)
-            store_tile(grad_logits, place, result, IN, VEC, TAIL)
+            store_tile(grad_logits, place, result, IN, TAIL)

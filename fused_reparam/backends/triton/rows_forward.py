@@ -20,10 +20,12 @@ from .approx import LOG2E, exp2
 from .keys import GRAPH, derive_key, read_key
 from .rows_tiles import (
     gumbel_tile,
+    in_row,
     larger,
     largest,
     load_tile,
     place_of,
+    rounded_sum,
     row_max,
     row_min,
     row_sum,
@@ -85,9 +87,9 @@ def store_kl(
 
 
 @triton.jit
-def store_one_hot(y, place, label, best, IN: tl.constexpr, VEC: tl.constexpr, TAIL: tl.constexpr):
+def store_one_hot(y, place, label, best, IN: tl.constexpr, TAIL: tl.constexpr):
     zero = best - best  # NaN where there is no best
-    store_tile(y, place, tl.where(place[4] == label, zero + 1.0, zero), IN, VEC, TAIL)
+    store_tile(y, place, tl.where(place[7] == label, zero + 1.0, zero), IN, TAIL)
 
 
 @triton.jit
@@ -108,25 +110,25 @@ def resident(
         e, weighted = shares(x, MATH)
         total = row_sum(tl.sum(e, IN), IN)
         if kl is not None:
-            weighted = row_sum(tl.sum(weighted, IN), IN)
+            weighted = row_sum(rounded_sum(weighted, IN), IN)
             store_kl(kl, total, weighted, log_classes, size, IN, A, C, MATH)
     if y is not None:
-        g = gumbel_tile(noise, key, place, A, B, C, VEC, TAIL, DOUBLE, MATH)
+        g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
         score = score_of(x, g, tl.expand_dims(total, IN), keep, share, MIXED, MATH)
         if MIXED and TAIL > 0:  # beside the row there is no share
-            score = tl.where(place[6], score, -_INFINITY)
+            score = tl.where(in_row(place, size), score, -_INFINITY)
         best = tl.expand_dims(row_max(largest(score, IN), IN), IN)
         if MODE != SOFT:
-            label = tl.where(score == best, place[4], _NO_LABEL)
+            label = tl.where(score == best, place[7], _NO_LABEL)
             label = row_min(tl.min(label, IN), IN)
-            store_one_hot(y, place, tl.expand_dims(label, IN), best, IN, VEC, TAIL)
+            store_one_hot(y, place, tl.expand_dims(label, IN), best, IN, TAIL)
         if MODE == SOFT or soft is not None:
             e = exp2((score - best) * rate, MATH)
             e *= 1.0 / tl.expand_dims(row_sum(tl.sum(e, IN), IN), IN)
             if MODE == SOFT:
-                store_tile(y, place, e, IN, VEC, TAIL)
+                store_tile(y, place, e, IN, TAIL)
             if soft is not None:
-                store_tile(soft, place, e, IN, VEC, TAIL)
+                store_tile(soft, place, e, IN, TAIL)
 
 
 @triton.jit
@@ -162,17 +164,17 @@ def scan(
             total, weighted = moved(total, weighted, shift, MATH)
             e, product = shares(x, MATH)
             total += tl.sum(e, IN)
-            weighted += tl.sum(product, IN)
+            weighted += rounded_sum(product, IN)
         if SCORES:
-            g = gumbel_tile(noise, key, place, A, B, C, VEC, TAIL, DOUBLE, MATH)
+            g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
             score = score_of(x, g, given_total, keep, share, MIXED, MATH)
             if MIXED and TAIL > 0:
-                score = tl.where(place[6], score, -_INFINITY)
+                score = tl.where(in_row(place, size), score, -_INFINITY)
             here = largest(score, IN)
             before = best + shift * LOG2E
             best = larger(before, here)
             if LABELS:
-                first = tl.where(score == tl.expand_dims(here, IN), place[4], _NO_LABEL)
+                first = tl.where(score == tl.expand_dims(here, IN), place[7], _NO_LABEL)
                 label = tl.where(here > before, tl.min(first, IN), label)
             if SUMS:
                 each = exp2((score - tl.expand_dims(best, IN)) * rate, MATH)
@@ -220,18 +222,18 @@ def chunked(
             place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, BIG)
             if MODE != SOFT:
                 store_one_hot(
-                    y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), IN, VEC, TAIL
+                    y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), IN, TAIL
                 )
             if SUMS:
                 x = load_tile(logits, place, strides, -_INFINITY, IN, VEC, TAIL, FORM, MATH)
-                g = gumbel_tile(noise, key, place, A, B, C, VEC, TAIL, DOUBLE, MATH)
+                g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
                 score = score_of(x - tl.expand_dims(top, IN), g, 0.0, keep, share, False, MATH)
                 e = exp2((score - tl.expand_dims(best, IN)) * rate, MATH)
                 e *= tl.expand_dims(inverse, IN)
                 if MODE == SOFT:
-                    store_tile(y, place, e, IN, VEC, TAIL)
+                    store_tile(y, place, e, IN, TAIL)
                 if soft is not None:
-                    store_tile(soft, place, e, IN, VEC, TAIL)
+                    store_tile(soft, place, e, IN, TAIL)
 
 
 @triton.jit(

@@ -44,12 +44,20 @@ def place_of(
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr,
     VEC: tl.constexpr, TAIL: tl.constexpr, BIG: tl.constexpr,
 ):  # fmt: skip
-    """(start, group, element, outer, label, inner, mask) of a chunk of this program's [A, B, C].
+    """(start, group, element, outer, column, inner, mask, label) of a chunk of this program's
+    [A, B, C].
 
     start: int64 scalar, a multiple of VEC; group: which groups of VEC after it; element: where each
-    element lies after it in the output. outer, label (the class, int32), inner: its indices. All
-    but start are tiles, or broadcast to one. size: (outers, classes, inners), int64. BIG: classes *
-    inners does not fit 32 bits.
+    element lies after it in the output. outer, column (the class, int32), inner: its indices. All
+    but start have the shape in which memory is accessed, or are broadcast to it: [A, B, C], and
+    [A * B, C] where IN == 0. label: the class again, broadcast to [A, B, C] in any case.
+    size: (outers, classes, inners), int64. BIG: classes * inners does not fit 32 bits.
+
+    Columns are accessed in two dims because of three, [K, L, B], the compiler may choose which it
+    cuts into threads after B. Triton 3.9 takes L, but 3.6 takes K, which is to lie within a thread:
+    then columns take 71.5 instructions for a float32 element forward and 24.4 backward on sm_90,
+    where they take 49.1 and 13.1 from [K * L, B], which leaves nothing to choose: threads take L
+    neighbouring rows of it, and K times as many are K registers.
     """
     outers, classes, inners = size
     if IN == 2:
@@ -68,33 +76,25 @@ def place_of(
             mask = (group * VEC - begin < length)[:, :, None] & (outer < outers)
         else:
             mask = (label >= 0) & (label < length) & (outer < outers)
-        return start, group, element, outer, label, 0, mask
+        return start, group, element, outer, label, 0, mask, label
     else:
         inners = inners // VEC * VEC  # it is a multiple: for the compiler
         outer, begin = outer_and_inner(inners, C)
         start = outer * classes * inners + begin
-        label = chunk * (A * B) + (tl.arange(0, A) * B)[:, None] + tl.arange(0, B)[None, :]
-        mask = (label < classes)[:, :, None] & (begin + tl.arange(0, C) < inners)[None, None, :]
+        column = (chunk * (A * B) + tl.arange(0, A * B))[:, None]
+        inner = (begin + tl.arange(0, C))[None, :]
+        mask = (column < classes) & (inner < inners)
         step = inners if BIG else inners.to(tl.int32)
-        group = (label * (step // VEC))[:, :, None] + tl.arange(0, C // VEC)[None, None, :]
-        element = (label * step)[:, :, None] + tl.arange(0, C)[None, None, :]
-        inner = (begin + tl.arange(0, C))[None, None, :]
-        return start, group, element, outer, label[:, :, None], inner, mask
+        group = column * (step // VEC) + tl.arange(0, C // VEC)[None, :]
+        element = column * step + tl.arange(0, C)[None, :]
+        label = chunk * (A * B) + (tl.arange(0, A) * B)[:, None] + tl.arange(0, B)[None, :]
+        return start, group, element, outer, column, inner, mask, label[:, :, None]
 
 
 @triton.jit
-def tile_pointers(start, element, IN: tl.constexpr, VEC: tl.constexpr):
-    """start + element.
-
-    Of two dims that are not contiguous, Triton 3.6 would cut dim 0 into threads, which is the one
-    to lie within a thread, and 3.9 dim 1: columns forward took 71.5 and 47.9 instructions for an
-    element on sm_90. The 2 decides it for both. It is not true, but nothing reads it besides: how
-    wide an access is comes from the last dim, whose run is longer.
-    """
-    at = start + element
-    if IN == 0 and VEC > 2:
-        at = tl.max_contiguous(at, [1, 2, VEC])
-    return at
+def in_row(place, size):
+    """Which elements of a tile [A, B, C] belong to a row, whether or not the row to the tensor."""
+    return (place[7] >= 0) & (place[7] < size[1].to(tl.int32))
 
 
 @triton.jit
@@ -104,26 +104,28 @@ def load_tile(
     MATH: tl.constexpr,
 ):  # fmt: skip
     """A tile in the type of the arithmetic; `beside`: what lies outside the tensor."""
-    start, _, element, outer, label, inner, mask = place
+    start, _, element, outer, column, inner, mask, label = place
     outer_stride, class_stride, inner_stride = strides
     if FORM == CONTIGUOUS:
-        at = tile_pointers(pointer + start, element, IN, VEC)
+        at = pointer + start + element
     elif FORM == WIDE and IN == 2:
-        at = pointer + outer * (outer_stride // VEC * VEC) + label
+        at = pointer + outer * (outer_stride // VEC * VEC) + column
     elif FORM == WIDE:
         at = pointer + outer * (outer_stride // VEC * VEC)
-        at = tile_pointers(at, label * (class_stride // VEC * VEC) + inner, IN, VEC)
+        at += column * (class_stride // VEC * VEC) + inner
     else:
-        at = pointer + outer * outer_stride + label * class_stride + inner * inner_stride
-    if TAIL > 0:
-        return widen(tl.load(at, mask=mask, other=beside), MATH)
-    else:
-        return widen(tl.load(at), MATH)
+        at = pointer + outer * outer_stride + column * class_stride + inner * inner_stride
+    x = tl.load(at, mask=mask, other=beside) if TAIL > 0 else tl.load(at)
+    if IN == 0:
+        x = tl.reshape(x, (label.shape[0], label.shape[1], x.shape[1]))
+    return widen(x, MATH)
 
 
 @triton.jit
-def store_tile(pointer, place, value, IN: tl.constexpr, VEC: tl.constexpr, TAIL: tl.constexpr):
-    at = tile_pointers(pointer + place[0], place[2], IN, VEC)
+def store_tile(pointer, place, value, IN: tl.constexpr, TAIL: tl.constexpr):
+    at = pointer + place[0] + place[2]
+    if IN == 0:
+        value = tl.reshape(value, at.shape)
     if TAIL > 0:
         tl.store(at, narrow(value, pointer.dtype.element_ty), mask=place[6])
     else:
@@ -132,7 +134,7 @@ def store_tile(pointer, place, value, IN: tl.constexpr, VEC: tl.constexpr, TAIL:
 
 @triton.jit
 def gumbel_tile(
-    noise, key, place, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr,
+    noise, key, place, IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr,
     VEC: tl.constexpr, TAIL: tl.constexpr, DOUBLE: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The noise of a tile times log2(e): from a tensor, or (noise None) from the key, seed and
@@ -140,11 +142,11 @@ def gumbel_tile(
     """
     seed, offset = key
     if noise is not None:
-        return load_tile(noise, place, (0, 0, 0), 0.0, 2, VEC, TAIL, CONTIGUOUS, MATH) * LOG2E
+        return load_tile(noise, place, (0, 0, 0), 0.0, IN, VEC, TAIL, CONTIGUOUS, MATH) * LOG2E
     elif VEC == 1:
         index = place[0] + place[2]
         v, upper = uniform_at(seed, offset, index, DOUBLE, MATH)
-        return gumbel_log2(v, upper, MATH)
+        return tl.reshape(gumbel_log2(v, upper, MATH), (A, B, C))
     else:
         v, upper = uniform_groups(first_block(offset, place[0], place[1], VEC), seed, VEC, MATH)
         return tl.reshape(gumbel_log2(v, upper, MATH), (A, B, C))
@@ -180,8 +182,21 @@ def row_min(x, IN: tl.constexpr):
 
 
 @triton.jit
+def rounded_sum(x, AXIS: tl.constexpr, KEEP: tl.constexpr = False):
+    """The sum along a dim, the same bits in every thread that gets it.
+
+    Threads that share a sum exchange what they have, and each adds the other's to its own. Where
+    its own is a product, the compiler contracts product and addition into one instruction, so that
+    a thread rounds the other's product, but not its own: their sums differ, and which of them is
+    stored is a matter of time. With zero added, it is that addition which is contracted. It costs a
+    product nothing, and anything else one addition.
+    """
+    return tl.sum(x + 0.0, AXIS, keep_dims=KEEP)
+
+
+@triton.jit
 def row_sum(x, IN: tl.constexpr):
-    return tl.sum(x, 1 if IN == 2 else 0, keep_dims=True)
+    return rounded_sum(x, 1 if IN == 2 else 0, True)
 
 
 @triton.jit

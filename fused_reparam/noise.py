@@ -292,10 +292,10 @@ def philox4x32(
     """Philox4x32-10 of unsigned 32-bit words held in int64 tensors.
 
     A round multiplies c0 and c2. The high half of the one product meets c3 and the second half of
-    the key, that of the other c1 and the first half; the low halves are the next c3 and c1. Each pair
-    is one tensor of two rows, since to start an operation on a small tensor takes longer than to run
-    it, and all work is done in five such tensors, since fresh memory costs more than a round. Bits
-    above the 32 are cut off where they would count, which is before a multiplication.
+    the key, that of the other c1 and the first half; the low halves are the next c3 and c1. Each
+    pair is one tensor of two rows, since to start an operation on a small tensor takes longer than
+    to run it, and all work is done in four such tensors, since fresh memory costs more than the
+    arithmetic. Bits above the 32 are cut off where they would count: before a multiplication.
     """
     device = counter[0].device
     multipliers = _column(*PHILOX_MULTIPLIERS, device)
@@ -318,7 +318,7 @@ def philox4x32(
 
 
 def _column(first: int, second: int, device: torch.device) -> Tensor:
-    """Two numbers as a (2, 1) tensor, made on the device: a copy from the host would wait for it."""
+    """Two numbers as a (2, 1) tensor, made on the device: a copy from the host may wait."""
     return torch.arange(2, device=device).mul_(second - first).add_(first).view(2, 1)
 
 
@@ -377,7 +377,9 @@ def _torch_has_the_stream(device: torch.device, dtype: torch.dtype) -> bool:
     """
     found = _checked.get((device.type, dtype))
     if found is None:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if device.type == "meta" or (
+            device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        ):
             return False  # no number can be looked at
         found = _checked[device.type, dtype] = _torch_agrees(device, dtype)
     return found

@@ -38,7 +38,7 @@ class Uniform(NamedTuple):
 
 
 def uniform(key: Tensor, blocks: int, dtype: torch.dtype) -> Uniform:
-    """The uniform numbers of a key's first blocks: shape (blocks, 4), or for float64 (blocks, 2)."""
+    """The uniform numbers of a key's first blocks: shape (blocks, 4), (blocks, 2) for float64."""
     w = noise.words(key, blocks)
     if dtype == torch.float64:
         high, low = w[:, 0::2], w[:, 1::2]

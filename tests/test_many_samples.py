@@ -1,4 +1,4 @@
-"""Many samples of few elements: values, gradients and their order, whatever the number of threads."""
+"""Many samples of few elements: values, gradients, and their bits on any number of threads."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
 def parameters(shape, dtype, rows=False):
-    """A location and a log-variance; with ``rows`` they are every other column of a wider tensor."""
+    """A location and a log-variance; with ``rows``, every other column of wider tensors."""
     made = []
     for seed in (1, 2):
         width = (*shape[:-1], 2 * shape[-1]) if rows else shape

@@ -4,7 +4,8 @@ A *key* is a ``uint64`` tensor ``[seed, offset]``; noise is a pure function of i
 128-bit blocks. Block ``b`` of a key is Philox4x32-10 (Salmon et al., "Parallel random numbers: as
 easy as 1, 2, 3", SC 2011) with key ``(seed low, seed high)`` and counter ``(c low, c high, 0, 0)``,
 ``c = offset + b`` modulo 2^64. Its four 32-bit words become four float32 normals, or two float64
-normals, by the Box-Muller transform. Nothing depends on device, dtype, block size or sharding.
+normals, by the Box-Muller transform. float16 and bfloat16 noise is float32 noise, rounded; float64
+noise of a key is another draw. Nothing depends on device, block size or sharding.
 
 The stream is the one of PyTorch's own stateless generator, ``torch.func._random.normal``.
 """
@@ -214,7 +215,8 @@ def normal(
         r = sqrt(-2 ln u)                   lanes 0, 1 = r cos(2 pi v), r sin(2 pi v)
 
     and words ``w2, w3`` give lanes 2, 3. float16 and bfloat16 are float32 noise, rounded. float64
-    uses ``(w0 << 32 | w1) * 2^-64`` and ``(w2 << 32 | w3) * 2^-64``: two lanes per block.
+    uses ``(w0 << 32 | w1) * 2^-64`` and ``(w2 << 32 | w3) * 2^-64``, two lanes per block, and so is
+    another draw: float64 noise of a key is not its float32 noise with more digits.
 
     Args:
         key: uint64 tensor of shape (2,).

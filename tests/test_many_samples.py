@@ -133,6 +133,48 @@ def test_a_million_gradients_of_one_element_are_added_without_loss(backend):
         assert (got.double() - want).abs() < 2e-7 * size
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["student_t", "laplace"])
+def test_samples_in_ranges_of_every_backend(device, name, dtype):
+    """Each backend cuts them in its own way; these numbers leave a rest."""
+    numbers = [5.0] if name == "student_t" else []
+    for samples, size in ((64, 1), (67, 3), (150, 5)):
+        spec = ([], name, 0, 0, numbers, samples, True, -1, 1.0)
+        key = noise.key(2, (1 << 32) - 7)
+        found = []
+        for backend, place in (("reference", "cpu"), (fr.current_backend(device), device)):
+            p = [t.detach().to(place).requires_grad_() for t in parameters((size,), dtype)]
+            with fr.backend(backend):
+                scale = p[1].abs() + 0.1
+                z, *_ = torch.ops.fused_reparam.draw(p[0], scale, None, None, key, None, *spec)
+                found.append([z, *torch.autograd.grad(z.square().sum(), p)])
+        tolerance = {torch.float32: 2e-5, torch.float64: 1e-11}.get(dtype, 0.03)
+        for want, got in zip(*found, strict=True):
+            torch.testing.assert_close(got.cpu(), want, rtol=tolerance, atol=40 * tolerance)
+
+
+def test_many_samples_and_values_of_every_backend(device):
+    mu, logvar = (p.detach().to(device).requires_grad_() for p in parameters((2, 3), torch.float32))
+    key = noise.key(8)
+    eps = noise.normal(key, (131, 2, 3)).double()
+    want_z, want_kl, want_q, want_p = exact(mu.cpu(), logvar.cpu(), eps)
+    z, kl = fr.gaussian_latent(mu, logvar, num_samples=131, key=key, reduction="sample")
+    got = torch.autograd.grad(z.square().sum() + 3.0 * kl.sum(), (mu, logvar))
+    want = torch.autograd.grad(
+        want_z.square().sum() + 3.0 * want_kl.sum(), (mu, logvar), retain_graph=True
+    )
+    torch.testing.assert_close(kl.cpu().double(), want_kl.sum(1), rtol=1e-5, atol=1e-5)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    z, q, p = fr.gaussian_rsample_log_prob(mu, logvar, num_samples=131, key=key)
+    torch.testing.assert_close(q.cpu().double(), want_q.sum(2), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(p.cpu().double(), want_p.sum(2), rtol=1e-5, atol=1e-4)
+    got = torch.autograd.grad((q * p).sum() + z.sum(), (mu, logvar))
+    loss = (want_q.sum(2) * want_p.sum(2)).sum() + want_z.sum()
+    for a, b in zip(got, torch.autograd.grad(loss, (mu, logvar)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("samples", [3, 4097])
 @pytest.mark.parametrize("size", [1, 3])
 def test_given_noise_and_missing_gradients(backend, samples, size):

@@ -48,7 +48,7 @@ struct DrawCall {
   // How many ranges the samples are cut into. Sizes alone decide, never the number of threads, and so
   // do they the order in which gradients are added.
   int64_t ranges() const {
-    constexpr int64_t kSamples = 16;                        // fewer are not worth another range
+    constexpr int64_t kSamples = 32;                        // fewer are not worth another range
     constexpr int64_t kItems = 128;                         // enough for any number of threads
     return std::max(int64_t{1}, std::min(samples / kSamples, kItems / tiles()));
   }
@@ -395,7 +395,7 @@ inline void*& sum_of(DrawPass& p, int j) {
   return *all[j];
 }
 inline bool has_sum(const DrawCall& c, int j) {
-  return j < 2 || (j == 2 && c.traits().scaled) || (j > 2 && c.traits().parameters > 2);
+  return j < 2 || (j == 2 && c.traits().sampled()) || (j > 2 && c.traits().parameters > 2);
 }
 
 // Adds the gradients of some samples. The noise of the first of them may be there already.
@@ -426,7 +426,12 @@ class RangeSums {
     // Many chains of additions side by side: one alone would wait for each of its additions.
     constexpr int64_t kChains = 64;
     const int64_t wide = width_ * std::max(int64_t{1}, kChains / width_);
-    double chains[kDrawBytes / 4] = {}, *to = at(row, sum);
+    double chains[kDrawBytes / 4], *to = at(row, sum);
+    if (count == width_) {
+      for (int64_t j = 0; j < width_; ++j) to[j] = static_cast<double>(x[j]);
+      return;
+    }
+    std::fill_n(chains, wide, 0.0);
     for (int64_t i = 0; i < count; i += wide)
       for (int64_t j = 0; j < std::min(wide, count - i); ++j)
         chains[j] += static_cast<double>(x[i + j]);
@@ -438,11 +443,11 @@ class RangeSums {
   // Adds the sums of consecutive rows to x.
   template <class T>
   void add(int64_t row, int64_t rows, int sum, T* x, int64_t count) const {
-    for (int64_t j = 0; j < count; ++j) {
-      double total = 0;
-      for (int64_t r = row; r < row + rows; ++r) total += at(r, sum)[j];
-      x[j] += static_cast<T>(total);
-    }
+    double total[kDrawBytes / 4];
+    std::fill_n(total, count, 0.0);
+    for (int64_t r = row; r < row + rows; ++r)
+      for (int64_t j = 0; j < count; ++j) total[j] += at(r, sum)[j];
+    for (int64_t j = 0; j < count; ++j) x[j] += static_cast<T>(total[j]);
   }
 
  private:
@@ -508,7 +513,7 @@ inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t
   }
   if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);
   for (int j = 0; sums && j < kSums; ++j) {
-    if (!sum_of(p, j)) continue;
+    if (!has_sum(c, j)) continue;
     if (c.wide())
       sums->add(tile * rows, rows, j, static_cast<double*>(sum_of(p, j)), t.count());
     else

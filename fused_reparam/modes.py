@@ -7,9 +7,13 @@ import torch
 
 def eager() -> bool:
     """Whether no compiler, transform, dispatch mode or tracer looks on."""
+    return not recorded() and not torch._C._are_functorch_transforms_active()
+
+
+def recorded() -> bool:
+    """Whether a compiler, dispatch mode or tracer looks on: it may make a graph of what it sees."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and torch._C._get_tracing_state() is None
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
     )

@@ -37,82 +37,93 @@ class Uniform(NamedTuple):
         return torch.where(self.upper, magnitude, -magnitude)
 
 
-def uniform(key: Tensor, n: int, dtype: torch.dtype) -> Uniform:
-    """The first n uniform numbers of a key, shape (n,); dtype float32 or float64."""
-    w = noise.words(key, -(-n // noise.LANES[dtype]))
+def uniform(key: Tensor, blocks: int, dtype: torch.dtype) -> Uniform:
+    """The uniform numbers of a key's first blocks: shape (blocks, 4), (blocks, 2) for float64."""
+    w = noise.words(key, blocks)
     if dtype == torch.float64:
-        high, low = w[:, 0::2].reshape(-1)[:n], w[:, 1::2].reshape(-1)[:n]
+        high, low = w[:, 0::2], w[:, 1::2]
         upper = high >= 1 << 31
         # 1 - u has the complement's bits. Both parts are below 2^32, and the sum rounds once.
-        high, low = (torch.where(upper, part ^ 0xFFFFFFFF, part) for part in (high, low))
-        v = (high.to(dtype) * 2.0**32 + low.to(dtype)) * 2.0**-64 + 2.0**-65
+        complement = (high >> 31) * 0xFFFFFFFF
+        high, low = (high ^ complement).to(dtype), (low ^ complement).to(dtype)
+        v = high.mul_(2.0**32).add_(low).mul_(2.0**-64).add_(2.0**-65)
     else:
-        word = w.reshape(-1)[:n]
-        upper = word >= 1 << 31
-        word = torch.where(upper, word ^ 0xFFFFFFFF, word)
+        upper = w >= 1 << 31
         # The product by a power of two is exact: this is one fused multiply-add.
-        v = word.to(dtype) * 2.0**-32 + 2.0**-33
+        v = torch.minimum(w, w ^ 0xFFFFFFFF).to(dtype).mul_(2.0**-32).add_(2.0**-33)
     return Uniform(v, upper)
+
+
+def _exponential(u: Uniform) -> Tensor:
+    """-ln u."""
+    return -u.log()
+
+
+def _gumbel(u: Uniform) -> Tensor:
+    """-ln(-ln u), from -3.1 to 22.9 (float32)."""
+    return -torch.log(-u.log())
+
+
+def _laplace(u: Uniform) -> Tensor:
+    """ln(2 u) below u = 1/2, -ln(2 (1 - u)) above."""
+    return u.signed(-torch.log(2.0 * u.v))
+
+
+def _logistic(u: Uniform) -> Tensor:
+    """ln(u / (1 - u))."""
+    return u.signed(torch.log1p(-u.v) - torch.log(u.v))
+
+
+def _uniform(u: Uniform) -> Tensor:
+    """2 u - 1."""
+    return u.signed(1.0 - 2.0 * u.v)
+
+
+def _cauchy(u: Uniform) -> Tensor:
+    """tan(pi (u - 1/2)), up to 2.7e9 (float32)."""
+    return u.signed(1.0 / torch.tan(math.pi * u.v))
+
+
+def _student_t(two: Uniform, df: float) -> Tensor:
+    """sqrt(df (u^(-2 / df) - 1)) cos(2 pi u') of two uniforms (Bailey 1994), df > 0.
+
+    The cosine is taken from v' alone, for u' and 1 - u' have the same one.
+    """
+    u, angle = Uniform(two.v[:, 0::2], two.upper[:, 0::2]), two.v[:, 1::2]
+    radius = torch.sqrt(df * torch.expm1(-2.0 / df * u.log()))
+    return radius * torch.cos(2.0 * math.pi * angle)
+
+
+Base = Callable[[Tensor, int, torch.dtype, float], Tensor]
+
+
+def _stream_of(member: Callable[..., Tensor], uniforms: int = 1, numbered: bool = False) -> Base:
+    """The stream of what one member is made of: so many uniform numbers, and perhaps a number."""
+
+    def make(key: Tensor, n: int, dtype: torch.dtype, number: float) -> Tensor:
+        per_block = noise.LANES[dtype] // uniforms
+        found = uniform(key, -(-n // per_block), dtype)
+        return (member(found, number) if numbered else member(found)).reshape(-1)[:n]
+
+    def stream(key: Tensor, n: int, dtype: torch.dtype, number: float) -> Tensor:
+        return noise.in_parts(make, key, n, dtype, noise.LANES[dtype] // uniforms, number)
+
+    return stream
 
 
 def _normal(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
     return noise.stream(key, n, dtype)
 
 
-def _exponential(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    """-ln u."""
-    return -uniform(key, n, dtype).log()
-
-
-def _gumbel(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    """-ln(-ln u), from -3.1 to 22.9 (float32)."""
-    return -torch.log(-uniform(key, n, dtype).log())
-
-
-def _laplace(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    """ln(2 u) below u = 1/2, -ln(2 (1 - u)) above."""
-    u = uniform(key, n, dtype)
-    return u.signed(-torch.log(2.0 * u.v))
-
-
-def _logistic(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    """ln(u / (1 - u))."""
-    u = uniform(key, n, dtype)
-    return u.signed(torch.log1p(-u.v) - torch.log(u.v))
-
-
-def _uniform(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    """2 u - 1."""
-    u = uniform(key, n, dtype)
-    return u.signed(1.0 - 2.0 * u.v)
-
-
-def _cauchy(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    """tan(pi (u - 1/2)), up to 2.7e9 (float32)."""
-    u = uniform(key, n, dtype)
-    return u.signed(1.0 / torch.tan(math.pi * u.v))
-
-
-def _student_t(key: Tensor, n: int, dtype: torch.dtype, df: float) -> Tensor:
-    """sqrt(df (u^(-2 / df) - 1)) cos(2 pi u') of two uniforms (Bailey 1994), df > 0.
-
-    The cosine is taken from v' alone, for u' and 1 - u' have the same one.
-    """
-    two = uniform(key, 2 * n, dtype)
-    u, angle = Uniform(two.v[0::2], two.upper[0::2]), two.v[1::2]
-    radius = torch.sqrt(df * torch.expm1(-2.0 / df * u.log()))
-    return radius * torch.cos(2.0 * math.pi * angle)
-
-
 # What one standard member of each family is made of: (key, n, dtype, number) -> shape (n,), dtype
 # float32 or float64. The number is Student's degrees of freedom. A backend receives the name.
-BASES: dict[str, Callable[[Tensor, int, torch.dtype, float], Tensor]] = {
+BASES: dict[str, Base] = {
     "normal": _normal,
-    "exponential": _exponential,
-    "gumbel": _gumbel,
-    "laplace": _laplace,
-    "logistic": _logistic,
-    "uniform": _uniform,
-    "cauchy": _cauchy,
-    "student_t": _student_t,
+    "exponential": _stream_of(_exponential),
+    "gumbel": _stream_of(_gumbel),
+    "laplace": _stream_of(_laplace),
+    "logistic": _stream_of(_logistic),
+    "uniform": _stream_of(_uniform),
+    "cauchy": _stream_of(_cauchy),
+    "student_t": _stream_of(_student_t, uniforms=2, numbered=True),
 }

@@ -1,8 +1,15 @@
 // The element-wise draws over whole tensors: tiles, staging, passes and sums around the kernels.
+//
+// The work is cut into items: a tile of the parameters' elements, and a range of the samples. Samples
+// are cut only where there are many of them and few tiles, and samples of few elements are first laid
+// side by side (see Folded), so that threads and vectors are in use whatever the shape is.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <numeric>
 #include <utility>
 
 #include "draw_interface.h"
@@ -19,7 +26,8 @@ struct DrawCall {
   Kind kind, prior_kind;
   bool hard;                // of the relaxed Bernoulli
   int64_t n, samples, columns;
-  int64_t segments;         // how many numbers a value has; 0: no values
+  int64_t length;           // how many elements a value is the sum of; 0: no values
+  int64_t origin;           // of the stream: the index of sample 0's first element
   Operand params[4], eps, z, grads[4];  // backward: z is its gradient
   void* values[2];          // backward: their gradients
   uint64_t seed, offset;
@@ -35,8 +43,32 @@ struct DrawCall {
   bool large() const { return samples * n * item() >= kLarge; }
   // How many runs over the parameters give values: sums never cross from one to the next.
   int64_t runs() const { return traits().sampled() ? samples : 1; }
-  Segments sums() const { return {n, n * runs() / segments, tile_size()}; }
+  Segments sums() const { return {n, length, tile_size()}; }
+
+  // How many ranges the samples are cut into. Sizes alone decide, never the number of threads, and so
+  // do they the order in which gradients are added.
+  int64_t ranges() const {
+    constexpr int64_t kSamples = 32;                        // fewer are not worth another range
+    constexpr int64_t kItems = 128;                         // enough for any number of threads
+    return std::max(int64_t{1}, std::min(samples / kSamples, kItems / tiles()));
+  }
+  int64_t items() const { return tiles() * ranges(); }
+  // Items that together are worth waking another thread: 16384 elements.
+  int64_t grain() const {
+    return std::max(int64_t{1}, 16384 / tile_size() / (samples / ranges()));
+  }
 };
+
+// A tile of the parameters' elements, and samples first .. last - 1.
+struct DrawItem {
+  int64_t tile, first, last;
+};
+inline DrawItem item_of(const DrawCall& c, int64_t index) {
+  const int64_t ranges = c.ranges(), range = index % ranges;
+  const int64_t each = c.samples / ranges, more = c.samples % ranges;
+  const int64_t first = range * each + std::min(range, more);
+  return {index / ranges, first, first + each + (range < more)};
+}
 
 // The constants that the formulas take, from the family's numbers (reference/families.py).
 inline void set_constants(DrawCall& c, const double (&numbers)[6]) {
@@ -139,8 +171,8 @@ class DrawTile {
   // Sample k's base noise: given, or made, while operands are fetched.
   const void* noise(int64_t k, const FetchList& ahead) {
     if (c_.eps.data) return read(c_.eps, k);
-    return k_.noise(c_.wide(), c_.traits().base, c_.number, c_.seed, c_.offset, k * c_.n + begin_,
-                    count_, noise_, ahead);
+    return k_.noise(c_.wide(), c_.traits().base, c_.number, c_.seed, c_.offset,
+                    c_.origin + k * c_.n + begin_, count_, noise_, ahead);
   }
 
   void fetch(FetchList& list, const Operand& op, int64_t k = 0) const {
@@ -167,7 +199,7 @@ inline PartialSums::Pair* pairs_of(const DrawCall& c, const PartialSums& partial
 }
 
 // Where the values of a run begin.
-inline int64_t first_value(const DrawCall& c, int64_t run) { return run * (c.segments / c.runs()); }
+inline int64_t first_value(const DrawCall& c, int64_t run) { return run * (c.n / c.length); }
 
 inline void put_value(const DrawCall& c, int value, int64_t run, int64_t segment, double sum) {
   const int64_t at = first_value(c, run) + segment;
@@ -178,9 +210,10 @@ inline void put_value(const DrawCall& c, int value, int64_t run, int64_t segment
 }
 
 // Segments that a tile holds whole, from x on: four at a time, for a sum alone waits for each of its
-// additions. 0.5 ns an element less for rows of 6.
+// additions. 0.5 ns an element less for rows of 6. Not inlined: as a part of its caller, rows of 20
+// took a seventh longer (GCC 12).
 template <class T>
-inline void sum_short(const T* x, int64_t length, double weight, T* out, int64_t count) {
+__attribute__((noinline)) void sum_short(const T* x, int64_t length, double weight, T* out, int64_t count) {
   int64_t s = 0;
   for (; s + 4 <= count; s += 4, x += 4 * length) {
     double a = 0, b = 0, d = 0, e = 0;
@@ -306,53 +339,150 @@ inline void set_parameters(const DrawKernels& kernels, const DrawCall& c, bool w
   }
 }
 
-inline void forward_tile(const Kernels& common, const DrawKernels& kernels, const DrawCall& c,
-                         int64_t tile, const PartialSums& partial) {
+// Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.
+inline const void* noise_of(DrawTile& t, const DrawCall& c, int64_t k) {
+  FetchList ahead{{}, 0, c.item()};
+  t.fetch(ahead, c.z, k);
+  return t.noise(k, ahead);
+}
+
+inline void forward_item(const Kernels& common, const DrawKernels& kernels, const DrawCall& c,
+                         const DrawItem& item, const PartialSums& partial) {
   const FamilyTraits& traits = c.traits();
-  const bool sampled = traits.sampled(), draws = c.z.data || (sampled && c.segments);
-  DrawTile t(kernels, c, tile);
+  const bool sampled = traits.sampled(), draws = c.z.data || (sampled && c.length);
+  const bool valued = !sampled && c.length && item.first == 0;
+  DrawTile t(kernels, c, item.tile);
   const auto sum = [&](int value, int64_t run, const void* x) {
     PartialSums::Pair* pairs = pairs_of(c, partial, value, run);
     if (c.wide())
-      sum_values(common, c, value, run, tile, static_cast<const double*>(x), pairs);
+      sum_values(common, c, value, run, item.tile, static_cast<const double*>(x), pairs);
     else
-      sum_values(common, c, value, run, tile, static_cast<const float*>(x), pairs);
+      sum_values(common, c, value, run, item.tile, static_cast<const float*>(x), pairs);
   };
   // The first sample's noise comes first: meanwhile the operands come from memory.
   DrawPass p{};
   if (draws) {
     FetchList ahead{{}, 0, c.item()};
     for (const Operand& op : c.params) t.fetch(ahead, op);
-    t.fetch(ahead, c.z);
-    p.eps = t.noise(0, ahead);
+    t.fetch(ahead, c.z, item.first);
+    p.eps = t.noise(item.first, ahead);
   }
   ScalePass scale{}, prior{};
-  set_parameters(kernels, c, sampled || c.segments, false, t, p, scale, prior);
+  set_parameters(kernels, c, sampled || valued, false, t, p, scale, prior);
   p.value[0] = t.take();
   p.value[1] = t.take();
-  if (!sampled && c.segments) {
+  if (valued) {
     kernels.value[c.wide()][static_cast<int>(traits.value)](p);
     sum(0, 0, p.value[0]);
   }
-  for (int64_t k = 0; draws && k < c.samples; ++k) {
+  for (int64_t k = item.first; draws && k < item.last; ++k) {
     const int used = t.used();
-    if (k) {
-      FetchList ahead{{}, 0, c.item()};
-      t.fetch(ahead, c.z, k);
-      p.eps = t.noise(k, ahead);
-    }
+    if (k > item.first) p.eps = noise_of(t, c, k);
     p.z = t.room(c.z, k);
     kernels.draw[c.wide()][static_cast<int>(c.draw())](p);
     t.written(c.z, p.z, k);
-    for (int j = 0; sampled && c.segments && j < traits.values; ++j) sum(j, k, p.value[j]);
+    for (int j = 0; sampled && c.length && j < traits.values; ++j) sum(j, k, p.value[j]);
     t.release(used);
   }
 }
 
-inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t tile) {
+// ---- gradients ------------------------------------------------------------------------------------
+
+// Where a pass adds the gradients of loc, sigma, log sigma, and of the prior's loc and log sigma.
+constexpr int kSums = 5;
+inline void*& sum_of(DrawPass& p, int j) {
+  void** const all[kSums] = {&p.to_loc, &p.to_sigma, &p.to_log_sigma, &p.to_prior_loc,
+                             &p.to_prior_log_sigma};
+  return *all[j];
+}
+inline bool has_sum(const DrawCall& c, int j) {
+  return j < 2 || (j == 2 && c.traits().sampled()) || (j > 2 && c.traits().parameters > 2);
+}
+
+// Adds the gradients of some samples. The noise of the first of them may be there already.
+inline void add_samples(const DrawKernels& kernels, const DrawCall& c, const DrawItem& item,
+                        DrawTile& t, DrawPass& p) {
+  const FamilyTraits& traits = c.traits();
+  for (int64_t k = item.first; k < item.last; ++k) {
+    const int used = t.used();
+    if (k > item.first) p.eps = noise_of(t, c, k);
+    p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
+    for (int j = 0; traits.sampled() && j < traits.values; ++j)
+      p.grad_value[j] = gradient_of_value(c, j, k, item.tile, t);
+    kernels.draw_backward[c.wide()][static_cast<int>(c.draw())](p);
+    t.release(used);
+  }
+}
+
+// The sums of the gradients of ranges of samples, each a row of `width` numbers for each of kSums, where
+// samples are more than one range. Position i of a row is element i % width of what was added up.
+class RangeSums {
+ public:
+  RangeSums(int64_t rows, int64_t width)
+      : width_(width), sums_(std::make_unique_for_overwrite<double[]>(
+                           static_cast<size_t>(rows * kSums * width))) {}
+
+  template <class T>
+  void set(int64_t row, int sum, const T* x, int64_t count) {
+    // Many chains of additions side by side: one alone would wait for each of its additions.
+    constexpr int64_t kChains = 64;
+    const int64_t wide = width_ * std::max(int64_t{1}, kChains / width_);
+    double chains[kDrawBytes / 4], *to = at(row, sum);
+    if (count == width_) {
+      for (int64_t j = 0; j < width_; ++j) to[j] = static_cast<double>(x[j]);
+      return;
+    }
+    std::fill_n(chains, wide, 0.0);
+    for (int64_t i = 0; i < count; i += wide)
+      for (int64_t j = 0; j < std::min(wide, count - i); ++j)
+        chains[j] += static_cast<double>(x[i + j]);
+    std::fill_n(to, width_, 0.0);
+    for (int64_t i = 0; i < wide; i += width_)
+      for (int64_t j = 0; j < width_; ++j) to[j] += chains[i + j];
+  }
+
+  // Adds the sums of consecutive rows to x.
+  template <class T>
+  void add(int64_t row, int64_t rows, int sum, T* x, int64_t count) const {
+    double total[kDrawBytes / 4];
+    std::fill_n(total, count, 0.0);
+    for (int64_t r = row; r < row + rows; ++r)
+      for (int64_t j = 0; j < count; ++j) total[j] += at(r, sum)[j];
+    for (int64_t j = 0; j < count; ++j) x[j] += static_cast<T>(total[j]);
+  }
+
+ private:
+  double* at(int64_t row, int sum) const { return sums_.get() + (row * kSums + sum) * width_; }
+  int64_t width_;
+  std::unique_ptr<double[]> sums_;
+};
+
+// The gradients of one range of samples of a tile, as a row of the sums.
+inline void backward_item(const DrawKernels& kernels, const DrawCall& c, const DrawItem& item,
+                          RangeSums& sums, int64_t row) {
+  DrawTile t(kernels, c, item.tile);
+  DrawPass p{};
+  p.eps = noise_of(t, c, item.first);
+  ScalePass scale{}, prior{};
+  set_parameters(kernels, c, false, true, t, p, scale, prior);
+  for (int j = 0; j < kSums; ++j)
+    if (has_sum(c, j)) sum_of(p, j) = t.zeros();
+  add_samples(kernels, c, item, t, p);
+  for (int j = 0; j < kSums; ++j) {
+    if (!has_sum(c, j)) continue;
+    if (c.wide())
+      sums.set(row, j, static_cast<const double*>(sum_of(p, j)), t.count());
+    else
+      sums.set(row, j, static_cast<const float*>(sum_of(p, j)), t.count());
+  }
+}
+
+// The gradients of a tile. `sums` has those of the samples, `rows` for each tile; null: they are made.
+inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t tile,
+                          const RangeSums* sums, int64_t rows) {
   const FamilyTraits& traits = c.traits();
   const bool sampled = traits.sampled(), any = c.values[0] || c.values[1];
-  const bool draws = c.z.data || (sampled && any), valued = !sampled && any;
+  const bool draws = !sums && (c.z.data || (sampled && any)), valued = !sampled && any;
   const bool floored = valued && traits.scaled && c.constants[3] > -kInfinity;
   DrawTile t(kernels, c, tile);
   DrawPass p{};
@@ -367,33 +497,28 @@ inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t
   set_parameters(kernels, c, floored, true, t, p, scale, prior);
 
   // A value's gradients are written, else there are zeros to add a draw's to.
-  const auto sums = [&](void* x) {
+  const auto room = [&](void* x) {
     if (!valued) std::memset(x, 0, static_cast<size_t>(t.padded() * c.real()));
     return x;
   };
-  p.to_loc = sums(t.room(c.grads[0]));
-  p.to_sigma = sums(traits.scaled ? t.take() : t.room(c.grads[1]));
-  if (sampled || valued) p.to_log_sigma = sums(t.take());
+  p.to_loc = room(t.room(c.grads[0]));
+  p.to_sigma = room(traits.scaled ? t.take() : t.room(c.grads[1]));
+  if (sampled || valued) p.to_log_sigma = room(t.take());
   if (traits.parameters > 2) {
-    p.to_prior_loc = sums(t.room(c.grads[2]));
-    p.to_prior_log_sigma = sums(t.take());
+    p.to_prior_loc = room(t.room(c.grads[2]));
+    p.to_prior_log_sigma = room(t.take());
   }
   if (valued) {
     p.grad_value[0] = gradient_of_value(c, 0, 0, tile, t);
     kernels.value_backward[c.wide()][static_cast<int>(traits.value)](p);
   }
-  for (int64_t k = 0; draws && k < c.samples; ++k) {
-    const int used = t.used();
-    if (k) {
-      FetchList ahead{{}, 0, c.item()};
-      t.fetch(ahead, c.z, k);
-      p.eps = t.noise(k, ahead);
-    }
-    p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
-    for (int j = 0; sampled && j < traits.values; ++j)
-      p.grad_value[j] = gradient_of_value(c, j, k, tile, t);
-    kernels.draw_backward[c.wide()][static_cast<int>(c.draw())](p);
-    t.release(used);
+  if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);
+  for (int j = 0; sums && j < kSums; ++j) {
+    if (!has_sum(c, j)) continue;
+    if (c.wide())
+      sums->add(tile * rows, rows, j, static_cast<double*>(sum_of(p, j)), t.count());
+    else
+      sums->add(tile * rows, rows, j, static_cast<float*>(sum_of(p, j)), t.count());
   }
 
   // From sigma and log sigma to the scale's own parameter.
@@ -413,5 +538,55 @@ inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t
     to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma);
   }
 }
+
+// ---- samples of few elements ----------------------------------------------------------------------
+
+// Several samples whose elements fill at most half a tile, laid side by side: one sample of as many of
+// them as a tile holds, and the parameters over and over. `whole` has as many of these as there are,
+// `rest` what is left, as a sample of its own; n of either is 0 where it has none. Noise, z, eps and
+// the values that are each sample's own lie where they did.
+class Folded {
+ public:
+  static bool suits(const DrawCall& c) { return c.samples > 1 && 2 * c.n <= c.tile_size(); }
+
+  explicit Folded(const DrawCall& c) : whole(c), rest(c) {
+    // Whole steps of the kernels, where such a number of samples fits in.
+    const int64_t step = std::lcm(c.n, kDrawStep), unit = step <= c.tile_size() ? step : c.n;
+    const int64_t all = c.samples * c.n, size = c.tile_size() / unit * unit;
+    for (int i = 0; i < c.traits().parameters; ++i) {
+      repeat(c, c.params[i], std::min(all, size), params_[i].bytes);
+      whole.params[i] = rest.params[i] = Operand{params_[i].bytes};
+    }
+    for (DrawCall* f : {&whole, &rest}) {
+      if (!c.traits().sampled()) f->length = 0;             // they are no sample's
+      for (Operand& grad : f->grads) grad = {};
+      f->n = f->columns = size;
+    }
+    whole.samples = all / size;
+    if (whole.samples == 0) whole.n = 0;
+    const int64_t done = whole.samples * size;
+    rest.n = rest.columns = all - done;
+    rest.samples = 1;
+    rest.origin = done;
+    for (Operand* op : {&rest.z, &rest.eps})
+      if (op->data) op->data = static_cast<char*>(op->data) + done * c.item();
+    for (void*& value : rest.values)
+      if (value && rest.length) value = static_cast<char*>(value) + done / rest.length * c.real();
+  }
+
+  DrawCall whole, rest;
+
+ private:
+  static void repeat(const DrawCall& c, const Operand& op, int64_t count, unsigned char* to) {
+    if (const void* p = rows::direct(op, c.item(), c.columns, 0, c.n))
+      std::memcpy(to, p, static_cast<size_t>(c.n * c.item()));
+    else
+      gather(op, c.item(), c.columns, 0, c.n, to);
+    for (int64_t have = c.n; have < count; have *= 2)
+      std::memcpy(to + have * c.item(), to,
+                  static_cast<size_t>(std::min(have, count - have) * c.item()));
+  }
+  Slot params_[4];
+};
 
 }  // namespace fr

@@ -10,39 +10,67 @@
 namespace fr {
 namespace {
 
-// Elements below which another thread is not worth waking.
-int64_t grain_of(const DrawCall& c) {
-  constexpr int64_t kElements = 16384;
-  const int64_t grain = kElements / (c.tile_size() * c.samples);
-  return grain > 0 ? grain : 1;
-}
-
-void run_forward(const DrawCall& c) {
+void forward_items(const DrawCall& c) {
   const Kernels& common = FR_CURRENT(kernels);
   const DrawKernels& kernels = FR_CURRENT(draw_kernels);
   const int64_t tiles = c.tiles();
-  if (c.z.data) prefer_huge_pages(c.z.data, c.samples * c.n * c.item());
-  const bool sums = c.segments && c.sums().length > 1;
+  // Of a single tile there are no parts to join.
+  const bool sums = c.length > 1 && tiles > 1;
   const PartialSums partial(sums ? c.traits().values * c.runs() * tiles : 0);
-  for_tiles(tiles, grain_of(c), [&](int64_t t) { forward_tile(common, kernels, c, t, partial); });
+  for_tiles(c.items(), c.grain(),
+            [&](int64_t i) { forward_item(common, kernels, c, item_of(c, i), partial); });
   for (int value = 0; sums && value < c.traits().values; ++value)
     for (int64_t run = 0; run < c.runs(); ++run)
       join_partial_sums(c.sums(), tiles, pairs_of(c, partial, value, run),
                         [&](int64_t s, double sum) { put_value(c, value, run, s, sum); });
 }
 
+void run_forward(const DrawCall& c) {
+  if (c.z.data) prefer_huge_pages(c.z.data, c.samples * c.n * c.item());
+  if (!Folded::suits(c)) return forward_items(c);
+  if (c.length && !c.traits().sampled()) {
+    DrawCall values = c;
+    values.z = {};
+    values.samples = 1;
+    forward_items(values);
+  }
+  if (!c.z.data && !(c.length && c.traits().sampled())) return;
+  const Folded folded(c);
+  if (folded.whole.n) forward_items(folded.whole);
+  if (folded.rest.n) forward_items(folded.rest);
+}
+
 void run_backward(const DrawCall& c) {
   const DrawKernels& kernels = FR_CURRENT(draw_kernels);
   for (const Operand& grad : c.grads)
     if (grad.data && grad.linear) prefer_huge_pages(grad.data, c.n * c.item());
-  for_tiles(c.tiles(), grain_of(c), [&](int64_t t) { backward_tile(kernels, c, t); });
+  const bool draws = c.z.data || (c.traits().sampled() && (c.values[0] || c.values[1]));
+  const bool fold = Folded::suits(c);
+  const auto finish = [&](const RangeSums* sums, int64_t rows) {
+    for_tiles(c.tiles(), c.grain(), [&](int64_t t) { backward_tile(kernels, c, t, sums, rows); });
+  };
+  if (!draws || (!fold && c.ranges() == 1)) return finish(nullptr, 0);
+  if (!fold) {
+    RangeSums sums(c.items(), std::min(c.n, c.tile_size()));
+    for_tiles(c.items(), c.grain(),
+              [&](int64_t i) { backward_item(kernels, c, item_of(c, i), sums, i); });
+    return finish(&sums, c.ranges());
+  }
+  const Folded folded(c);
+  const int64_t whole = folded.whole.n ? folded.whole.items() : 0;
+  RangeSums sums(whole + 1, c.n);
+  for_tiles(whole, folded.whole.n ? folded.whole.grain() : 1, [&](int64_t i) {
+    backward_item(kernels, folded.whole, item_of(folded.whole, i), sums, i);
+  });
+  if (folded.rest.n) backward_item(kernels, folded.rest, item_of(folded.rest, 0), sums, whole);
+  finish(&sums, whole + (folded.rest.n > 0));
 }
 
 // Base noise is what a draw's tiles take.
 void run_noise(Base base, const DrawCall& c) {
   const DrawKernels& kernels = FR_CURRENT(draw_kernels);
   prefer_huge_pages(c.z.data, c.n * c.item());
-  for_tiles(c.tiles(), grain_of(c), [&](int64_t tile) {
+  for_tiles(c.tiles(), c.grain(), [&](int64_t tile) {
     DrawTile t(kernels, c, tile);
     alignas(64) unsigned char buffer[kNoiseBytes];
     t.written(c.z, kernels.noise(c.wide(), base, c.number, c.seed, c.offset, t.begin(), t.count(),
@@ -77,7 +105,8 @@ fr::DrawCall unpack(const fused_reparam_draw& p) {
   c.n = p.n;
   c.samples = p.samples;
   c.columns = p.columns > 0 ? p.columns : p.n;
-  c.segments = p.segments;
+  const int64_t of_values = c.traits().sampled() ? p.samples * p.n : p.n;
+  c.length = p.segments ? of_values / p.segments : 0;
   for (int j = 0; j < 4; ++j) c.params[j] = operand(p, p.params[j], &p.param_strides[j]);
   // Of several samples, noise and samples are consecutive whatever the parameters are.
   c.eps.data = p.eps;

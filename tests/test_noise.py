@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fused_reparam import noise
+from fused_reparam import noise, streams
 
 TWO64 = 1 << 64
 
@@ -88,6 +88,59 @@ def test_16_bit_noise_is_float32_noise_rounded(device, dtype):
     assert torch.equal(got, exact.to(dtype))
 
 
+def test_float64_noise_is_another_draw(device):
+    """It is not the float32 noise with more digits."""
+    key = noise.key(5, device=device)
+    single, double = noise.normal(key, 4099), noise.normal(key, 4099, dtype=torch.float64)
+    assert ((single.double() - double).abs() > 1e-3).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("base", streams.BASES)
+def test_a_long_stream_is_made_in_parts_that_fit(base, dtype, monkeypatch):
+    """In the reference: parts of a few blocks, across a carry, and all in one go."""
+    key = noise.key(3, (1 << 32) - 40)
+    found = []
+    for blocks in (7, 1 << 16):
+        monkeypatch.setattr(noise, "_PART", blocks)
+        found.append(streams.BASES[base](key, 301, dtype, 4.0))
+    assert found[0].shape == (301,)
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "at", [(0, 0), (TWO64 - 1, TWO64 - 3), (1 << 40, (1 << 32) - 2), (7, (1 << 62) + 5)]
+)
+def test_what_serves_the_stream_agrees_with_its_definition(dtype, at):
+    """On PyTorch 2.14 and later an op of PyTorch's own makes it."""
+    key = noise.key(*at)
+    for n in (1, 2, 3, 4, 5, 1001, 70_003):
+        got, want = noise.stream(key, n, dtype), noise.box_muller(key, n, dtype)
+        atol = 4e-6 if dtype == torch.float32 else 1e-13
+        torch.testing.assert_close(got, want, rtol=0, atol=atol)
+        bits = noise.stream(key.view(torch.int64), n, dtype)
+        assert torch.equal(bits, got)
+
+
+@pytest.mark.parametrize("wrong", ["other numbers", "raises"])
+def test_an_op_of_pytorchs_that_changed_is_not_used(wrong, monkeypatch):
+    """It is no stable interface: a few of its numbers are compared before the first use."""
+
+    class Ops:
+        @staticmethod
+        def _philox_normal_(out, key):
+            if wrong == "raises":
+                raise NotImplementedError("no such kernel for this device")
+            return out.zero_()
+
+    monkeypatch.setattr(noise, "_checked", {})
+    monkeypatch.setattr(torch.ops, "aten", Ops)
+    got = noise.stream(noise.key(1), 9, torch.float32)
+    monkeypatch.undo()
+    torch.testing.assert_close(got, noise.stream(noise.key(1), 9, torch.float32))
+
+
 def test_counter_carries_into_the_high_word(device):
     """Element 4 of offset 2^32 - 1 is element 0 of offset 2^32; offsets wrap at 2^64."""
     for offset in ((1 << 32) - 1, TWO64 - 1):
@@ -135,7 +188,7 @@ def test_the_tail_is_whole():
     w = torch.zeros(1, 4, dtype=torch.int64)
     original, noise.words = noise.words, lambda key, blocks: w
     try:
-        got = noise.stream(noise.key(0), 4, torch.float32)
+        got = noise.box_muller(noise.key(0), 4, torch.float32)
     finally:
         noise.words = original
     assert got[0].item() == pytest.approx(math.sqrt(-2 * math.log(2.0**-33)), rel=1e-6)

@@ -14,7 +14,6 @@ import ctypes
 import os
 import struct
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -233,11 +232,6 @@ def _load() -> None:
             native_host.load(library.handle)
         except Exception as error:  # whatever went wrong, the reference backend can serve
             _reason = str(error) or type(error).__name__
-            warnings.warn(
-                f"fused_reparam runs on plain PyTorch on the CPU, which is slower: {_reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
 
 def _check_environment() -> None:

@@ -50,7 +50,8 @@ def gumbel_softmax(
             compiles anew for each value: anneal compiled code in few steps.
         hard: whether to sample one-hot vectors.
         dim: of the classes.
-        key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn.
+        key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn. Noise of a
+            float64 call is another draw of the key than that of the other three dtypes.
         generator: where the key is drawn from; the default generator of logits' device when None.
 
     Returns:

@@ -105,7 +105,8 @@ def gaussian_latent(
         free_bits_per: of what: "sample", the sum over all dims but the first, or "element".
         beta: factor of the KL, after free bits; a number or a 0-d tensor.
         num_samples: K samples of each element: z is then (K, \*shape). The KL is unchanged.
-        key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn.
+        key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn. Noise of a
+            float64 call is another draw of the key than that of the other three dtypes.
         generator: where the key (or, with ``rng="torch"``, the noise) is drawn from; the default
             generator of mu's device when None.
         rng: "philox": this package's stream. "torch": the very numbers that

@@ -98,13 +98,15 @@ def gaussian_backward(
             gk = weight * elements(grad_kl, dense)
         else:
             segment = mu.numel() // grad_kl.numel()
-            gk = weight * grad_kl.reshape(-1).repeat_interleave(segment)
+            gk = (weight * grad_kl.reshape(-1, 1)).expand(-1, segment).reshape(-1)
         to_loc = to_loc + gk * mu
         to_scale = to_scale + gk * dkl_of(x, sigma, kind)
     if grad_loc is not None:
         store(grad_loc, to_loc, dense)
     if grad_scale is not None:
-        store(grad_scale, torch.where(inside(raw, low, high), to_scale, 0.0), dense)
+        if x is not raw:
+            to_scale = torch.where(inside(raw, low, high), to_scale, 0.0)
+        store(grad_scale, to_scale, dense)
 
 
 # Formulas, element by element. x is the scale parameter after clamping. They are differentiable

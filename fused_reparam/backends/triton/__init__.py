@@ -49,7 +49,9 @@ def _triton_reason() -> str | None:
         found = importlib.util.find_spec("triton") is not None
     except (ImportError, ValueError):
         found = False
-    return None if found else "triton is not installed: pip install triton"
+    if found:
+        return None
+    return "triton is not installed: pip install triton (or the extra, fused_reparam[triton])"
 
 
 def unavailable_reason(device: torch.device) -> str | None:

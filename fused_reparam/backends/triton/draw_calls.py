@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from ... import noise
 from ..reference.families import FAMILIES, HALF_LOG_2PI, base_number, wider_and_narrower
+from ..reference.memory import elements, flat, store
 from . import bases, scale
 from .calls import Forward, Rows, _key, _layout, _rows, _tried, finish_of, gkl_mode, kl_mode
 from .draws_backward import draw_backward_kernel
@@ -123,6 +125,11 @@ def draw_forward(
     p0, p1, p2, p3 = _four(params)
     value0, value1 = (*values, None, None)[:2]
     n = p0.numel()
+    if _ranges(samples, n) > 1:
+        _forward_in_ranges(
+            family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
+        )  # fmt: skip
+        return
     mode, bits, state, seed, offset = _key(key)
     scalars, floor = kernel_numbers(family, tuple(numbers))
     segments = value0.numel() if values else 0
@@ -181,6 +188,12 @@ def draw_backward(
     p0, p1, p2, p3 = _four(params)
     grad0, grad1 = (*grad_values, None, None)[:2]
     n = p0.numel()
+    if _ranges(samples, n) > 1:
+        _backward_in_ranges(
+            family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples,
+            weight, dense, grads,
+        )  # fmt: skip
+        return
     mode, bits, _, seed, offset = _key(key)
     scalars, floor = kernel_numbers(family, tuple(numbers))
     some = grad0 if grad0 is not None else grad1
@@ -200,6 +213,107 @@ def draw_backward(
         (grad_z, grad0, grad1, p0, p1, p2, p3, bits, eps, *outs),
         (*found, seed, offset, *scalars, weight),
     )
+
+
+# Many samples of few elements. A program works on a tile of the elements for all samples, one after
+# the other, which leaves a GPU empty where there are few tiles. So R consecutive samples are taken
+# for one sample of R times the elements, whose parameters are rows with a stride of 0.
+
+
+def _ranges(samples: int, n: int) -> int:
+    """R, a multiple of 4 so that each part begins with a block of the stream; 1: leave it."""
+    if samples < 64 or n > 1 << 15:
+        return 1
+    each = max(samples // ((1 << 17) // n), 16)
+    return samples // each // 4 * 4
+
+
+def _parts(family: str, samples: int, n: int) -> list[tuple[int, int, int, int]]:
+    """(R, samples of R times the elements, first sample, first block) of both parts."""
+    ranges = _ranges(samples, n)
+    main = samples // ranges
+    words = 2 if FAMILIES[family].base == "student_t" else 1
+    done = ranges * main
+    rest = [(1, samples - done, done, words * done * n)] if done < samples else []
+    return [(ranges, main, 0, 0), *rest]
+
+
+def _part_of(t: Any, first: int, count: int, samples: int, rows: int) -> Any:
+    """Samples first .. first + count of consecutive ones, in rows."""
+    if t is None:
+        return None
+    each = t.numel() // samples
+    part = flat(t)[first * each : (first + count) * each]
+    return part.view(rows, -1)
+
+
+def _key_at(key: Any, words: int, dtype: torch.dtype) -> Any:
+    """The key of a later part of the stream."""
+    if key is None or words == 0:
+        return key
+    if isinstance(key, noise.HostKey):
+        key = key.bits()
+    elif isinstance(key, noise.GraphKey):
+        key = key.bits  # the first part's kernel has written it
+    return noise.advance(key, words // noise.LANES.get(dtype, 4))
+
+
+def _forward_in_ranges(
+    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
+) -> None:  # fmt: skip
+    n = params[0].numel()
+    sampled = FAMILIES[family].sampled
+    if values and not sampled:
+        draw_forward(
+            family, kind, prior_kind, numbers, params, None, None, 1, weight, dense, None, values
+        )
+    if z is None and not (sampled and values):
+        return
+    columns = [_columns(p, dense) for p in params]
+    for ranges, count, first, words in _parts(family, samples, n):
+        all_of = (first, ranges * count, samples, ranges)
+        draw_forward(
+            family, kind, prior_kind, numbers, [c.expand(ranges, n) for c in columns],
+            _key_at(key, words, params[0].dtype), _part_of(eps, *all_of), count, weight, False,
+            _part_of(z, *all_of),
+            [_part_of(v, *all_of) for v in values] if sampled else [],
+        )  # fmt: skip
+
+
+def _columns(p: torch.Tensor, dense: bool) -> torch.Tensor:
+    """A parameter as one row."""
+    return (flat(p) if dense else p.reshape(-1)).view(1, -1)
+
+
+def _backward_in_ranges(
+    family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
+    dense, grads,
+) -> None:  # fmt: skip
+    n = params[0].numel()
+    sampled, valued = FAMILIES[family].sampled, any(g is not None for g in grad_values)
+    found: list[list[Any]] = []
+    if valued and not sampled:
+        found.append([None if g is None else g.new_empty(n) for g in grads])
+        rows = [_columns(p, dense) for p in params]
+        draw_backward(
+            family, kind, prior_kind, numbers, None, grad_values, rows, None, None, 1, weight,
+            False, [g if g is None else g.view(1, n) for g in found[-1]],
+        )  # fmt: skip
+    if grad_z is not None or (sampled and valued):
+        columns = [_columns(p, dense) for p in params]
+        for ranges, count, first, words in _parts(family, samples, n):
+            all_of = (first, ranges * count, samples, ranges)
+            found.append([None if g is None else g.new_empty(ranges, n) for g in grads])
+            draw_backward(
+                family, kind, prior_kind, numbers, _part_of(grad_z, *all_of),
+                [_part_of(g, *all_of) if sampled else None for g in grad_values],
+                [c.expand(ranges, n) for c in columns], _key_at(key, words, params[0].dtype),
+                _part_of(eps, *all_of), count, weight, False, found[-1],
+            )  # fmt: skip
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            parts = [elements(f[i], False).view(-1, n).sum(0) for f in found]
+            store(grad, torch.stack(parts).sum(0), dense)
 
 
 def _four(tensors: Sequence[Any]) -> tuple[Any, ...]:

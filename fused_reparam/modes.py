@@ -13,3 +13,10 @@ def eager() -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._get_tracing_state() is None
     )
+
+
+def exporting() -> bool:
+    """Whether the graph that is recorded may have to run where this package is not installed."""
+    return torch.compiler.is_exporting() or (
+        not torch.compiler.is_compiling() and torch._C._is_tracing()
+    )

@@ -105,7 +105,7 @@ def draw_key(
         False
     """
     check_generator(generator)
-    if generator is not None and torch.jit.is_tracing():
+    if generator is not None and torch._C._is_tracing():
         raise RuntimeError(
             "torch.jit.trace can't record a generator: trace without one, or with key= as an input"
         )
@@ -119,7 +119,7 @@ def draw_key(
         return _draw_key_in_graph(device)
     bits = on_device(draw_bits(device, generator), device)
     # PyTorch 2.11's vmap and torch.jit.trace can't view another dtype. The bits are 63: no sign.
-    viewed = not torch._C._are_functorch_transforms_active() and not torch.jit.is_tracing()
+    viewed = not torch._C._are_functorch_transforms_active() and not torch._C._is_tracing()
     return bits.view(torch.uint64) if viewed else bits.to(torch.uint64)
 
 

@@ -75,7 +75,8 @@ def test_a_given_key_is_a_constant_and_gradients_are_those_of_eager_calls(case):
     want = case(*params, **sources)
     for _ in range(3):  # the profiling executor changes the graph after two runs
         got = graph(*params)
-        assert_same(got, want)
+        for g, w in zip(got, want, strict=True):
+            torch.testing.assert_close(g, w)
         for g, w in zip(
             torch.autograd.grad(loss(got), params),
             torch.autograd.grad(loss(want), params, retain_graph=True),

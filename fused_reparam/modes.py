@@ -17,3 +17,10 @@ def recorded() -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
     )
+
+
+def exporting() -> bool:
+    """Whether the graph that is recorded may have to run where this package is not installed."""
+    return torch.compiler.is_exporting() or (
+        not torch.compiler.is_compiling() and torch._C._is_tracing()
+    )

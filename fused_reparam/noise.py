@@ -95,7 +95,8 @@ def draw_key(
         Tensor of dtype uint64 and shape (2,).
 
     Raises:
-        RuntimeError, ValueError: generator and device disagree.
+        RuntimeError, ValueError: generator and device disagree, or ``torch.jit.trace`` looks on,
+            which would record the default generator in the given one's place.
 
     Example:
         >>> import torch
@@ -106,6 +107,10 @@ def draw_key(
         False
     """
     check_generator(generator)
+    if generator is not None and torch._C._is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace can't record a generator: trace without one, or with key= as an input"
+        )
     if device is None:
         device = torch.get_default_device() if generator is None else generator.device
     if (
@@ -115,9 +120,9 @@ def draw_key(
     ):
         return _draw_key_in_graph(device)
     bits = on_device(draw_bits(device, generator), device)
-    # PyTorch 2.11 can't map over a view of another dtype. The bits are 63: no sign.
-    mapped = torch._C._are_functorch_transforms_active()
-    return bits.to(torch.uint64) if mapped else bits.view(torch.uint64)
+    # PyTorch 2.11's vmap and torch.jit.trace can't view another dtype. The bits are 63: no sign.
+    viewed = not torch._C._are_functorch_transforms_active() and not torch._C._is_tracing()
+    return bits.view(torch.uint64) if viewed else bits.to(torch.uint64)
 
 
 def on_device(key: Tensor, device: torch.device | str) -> Tensor:

@@ -9,6 +9,7 @@
 #include <torch/csrc/python_headers.h>
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
 #include <c10/core/SafePyObject.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/Exceptions.h>

@@ -109,7 +109,7 @@ class DrawNode final : public SavingNode {
     keep(key);
     for (const Tensor& t : params) keep(t);
   }
-  std::string name() const override { return "FusedReparamDraw"; }
+  std::string name() const override { return "FusedDrawBackward"; }
 
  protected:
   bool suits(const std::vector<Tensor>& saved, const variable_list& grads) const override {
@@ -156,6 +156,7 @@ inline PyObject* draw(PyObject*, PyObject* const* args, Py_ssize_t) {
   DrawPlan plan;
   std::memcpy(&plan, PyBytes_AS_STRING(args[2]), sizeof plan);
 
+  RECORD_FUNCTION("fused_reparam::draw", c10::ArrayRef<const c10::IValue>{});
   const std::vector<Tensor> outputs = draw_forward(plan, *key, params);
   if (wants_gradient(params)) record<DrawNode>(outputs, params, *key, params, args[1], plan);
   return tuple_of(outputs);

@@ -117,7 +117,7 @@ class LatentNode final : public SavingNode {
     keep(key);
     for (const Tensor& t : inputs) keep(t);
   }
-  std::string name() const override { return "FusedReparamLatent"; }
+  std::string name() const override { return "FusedGaussianLatentBackward"; }
 
  protected:
   bool suits(const std::vector<Tensor>& saved, const variable_list& grads) const override {
@@ -164,6 +164,7 @@ inline PyObject* latent(PyObject*, PyObject* const* args, Py_ssize_t) {
   const std::optional<Tensor> key = plan.with_z ? key_of(args[4], args[5]) : Tensor();
   if (!key) Py_RETURN_NONE;
 
+  RECORD_FUNCTION("fused_reparam::gaussian_latent", c10::ArrayRef<const c10::IValue>{});
   const LatentResult found = latent_forward(plan, inputs, *key);
   std::vector<Tensor> outputs;
   outputs.reserve(2);

@@ -98,7 +98,7 @@ class RowsNode final : public SavingNode {
     keep(Tensor());  // no key: what is saved of y stands for the noise
     keep(plan.kl != kNone || plan.mode == kOneHot ? logits : Tensor());
   }
-  std::string name() const override { return "FusedReparamCategories"; }
+  std::string name() const override { return "FusedCategoriesBackward"; }
 
  protected:
   bool suits(const std::vector<Tensor>& saved, const variable_list& grads) const override {
@@ -139,6 +139,7 @@ inline PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t) {
   if (!key) Py_RETURN_NONE;
 
   const Tensor& logits = *given;
+  RECORD_FUNCTION("fused_reparam::relaxed_categories", c10::ArrayRef<const c10::IValue>{});
   const bool differentiable = wants_gradient({logits});
   const RowsResult found =
       rows_forward(plan, *key, logits, differentiable && plan.mode == kHard);

@@ -20,7 +20,7 @@ native.info()  # loads it
 pytestmark = pytest.mark.skipif(
     native_host.module is None, reason=f"the host path is in Python: {native_host.reason}"
 )
-NAMES = ("FusedReparamLatent", "FusedReparamDraw")
+NAMES = ("FusedGaussianLatentBackward", "FusedDrawBackward")
 
 
 def made_by_host(t):

@@ -48,7 +48,7 @@ def test_when_it_is_taken(call):
     for options in ({}, {"key": KEY}, {"dim": 1}, {"generator": torch.Generator()}):
         outputs = call(logits, **options)
         assert all(map(made_by_host, outputs))
-        assert {t.grad_fn.name() for t in outputs} == {"FusedReparamCategories"}
+        assert {t.grad_fn.name() for t in outputs} == {"FusedCategoriesBackward"}
     for other in (logits[:, ::2], logits[:0], logits.mT):
         assert not any(map(made_by_host, call(other)))
     assert not call(logits.detach())[0].requires_grad

@@ -28,6 +28,10 @@ class _Drawn(NamedTuple):
     state: tuple[tuple[int, ...], ...]
     thread: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A tensor with a history can be neither copied nor pickled: a layer's copy has None here.
+        return type(None), ()
+
 
 class MeanField(nn.Module):
     """A weight and perhaps a bias, each element of its own Gaussian, and their KL."""
@@ -138,10 +142,6 @@ class MeanField(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._drawn = None  # parameters that a graph holds can't be swapped for others
         super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A tensor with a history can be neither copied nor pickled.
-        return self.__dict__ | {"_drawn": None}
 
     def _about_prior(self) -> str:
         if self.mixture is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..backends import native_host, select
+from ..modes import exporting
 from . import draw_call, draw_formula, draw_short, draw_spec
 from .draw_check import check
 from .draw_spec import DrawSpec, Gradients, Inputs, count, shape_of
@@ -59,7 +60,10 @@ def draw(
     value has shape ``((samples,) if sampled and samples > 0) + shape[:keep]``.
     """
     inputs = Inputs(tuple(params), key, eps)
-    if functorch_active():
+    if key is None and exporting():
+        # Nothing is to be drawn: an exported model needs no op of this package.
+        z, *values = draw_formula.evaluate(inputs.params, eps, spec)
+    elif functorch_active():
         z, *values = _apply(Draw, _redispatch_forward, _redispatch_backward, spec, *_flat(inputs))
     elif not all(t is None or plain(t) for t in _flat(inputs)):
         z, *values = _through_op(inputs, spec)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..backends import native_host, select
-from . import gaussian_call, gaussian_host, gaussian_short
+from ..modes import exporting
+from . import draw_formula, gaussian_call, gaussian_host, gaussian_short
+from .draw_spec import DrawSpec, kept
 from .gaussian_call import Grads, Inputs, Spec
 from .gaussian_check import check
 from .gaussian_double_backward import double_backward
@@ -43,6 +45,8 @@ Backward = Callable[[Tensor | None, Tensor | None, Inputs, Spec, Sequence[bool]]
 
 def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
     """z and KL, differentiable; an output that the spec does not want has no elements."""
+    if inputs.key is None and exporting():
+        return _in_plain_operators(inputs, spec)
     if functorch_active():
         return _apply(GaussianLatent, _redispatch_forward, _redispatch_backward, spec, *inputs)
     if not all(t is None or plain(t) for t in inputs):
@@ -56,6 +60,16 @@ def gaussian_latent(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
         spec,
         *inputs,
     )
+
+
+def _in_plain_operators(inputs: Inputs, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Without a key there is nothing to draw: an exported model needs no op of this package."""
+    params = gaussian_call.operands(inputs.loc, inputs.scale, spec.dim)
+    keep, weight = kept(params[0].shape, spec.reduction)
+    numbers = [spec.low, spec.high, 0.0, 1.0, -torch.inf]
+    same = DrawSpec([], "gaussian", spec.kind, 0, numbers, 0, spec.sample, keep, weight)
+    z, *values = draw_formula.evaluate(params, inputs.eps, same)
+    return z, values[0] if values else inputs.loc.new_empty(0)
 
 
 def latent_backward(

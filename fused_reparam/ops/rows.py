@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .. import noise as noise_module
 from ..backends import native_host, select
-from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from ..backends.reference.rows import HARD, ONE_HOT, SOFT, formula
+from ..modes import exporting
 from . import rows_call
 from .gaussian_call import compute_dtype
 from .layout import memory_order
@@ -71,6 +72,15 @@ def relaxed_categories(
     gets no gradient. A tau beyond 2^-126 or 2^126 is taken as that.
     """
     tau = temperature_within(tau)
+    if key is None and exporting():
+        # Nothing is to be drawn: an exported model needs no op of this package.
+        x, given = (
+            t if t is None else t.to(compute_dtype(logits.dtype)).unsqueeze(0).movedim(dim + 1, 1)
+            for t in (logits, noise)
+        )
+        assert x is not None
+        found, _, value = formula(x, given, mode, tau, unimix)
+        return found.movedim(1, dim + 1).squeeze(0).to(logits.dtype), value.squeeze(0)
     spec = Spec(memory_order(logits), mode, tau, unimix, dim % logits.dim(), want_y, False, want_kl)
     y, _, kl = _run(logits, key, noise, spec)
     return y, kl

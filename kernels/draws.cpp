@@ -13,7 +13,7 @@ namespace {
 // Elements below which another thread is not worth waking.
 int64_t grain_of(const DrawCall& c) {
   constexpr int64_t kElements = 16384;
-  const int64_t grain = kElements / (c.tile_size() * c.samples);
+  const int64_t grain = kElements / c.tile_size() / c.samples;
   return grain > 0 ? grain : 1;
 }
 

@@ -60,9 +60,7 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
 
 def check_order(op: str, order: Sequence[int], dims: int) -> None:
     if order and sorted(order) != list(range(dims)):
-        raise ValueError(
-            f"{op}: order must be a permutation of the {dims} dims, got {list(order)[:9]}"
-        )
+        raise ValueError(f"{op}: order must be a permutation of the dims, got {list(order)[:9]}")
 
 
 def check_needs(op: str, needs: Sequence[bool], count: int, eps: Tensor | None) -> None:
@@ -85,6 +83,8 @@ def held(t: Tensor) -> bool:
     """Whether a tensor's storage holds all its elements; one may be shrunk behind its back."""
     if type(t) not in _PLAIN_TYPES or t.device.type not in ("cpu", "cuda"):
         return True  # no memory, or not its own
+    if torch._C._functorch.is_functorch_wrapped_tensor(t) or t._is_zerotensor():
+        return True
     return not t.numel() or _end(t) <= t.untyped_storage().nbytes()
 
 

@@ -40,12 +40,11 @@ def check_like(
     if t is None:
         return
     check_operand(op, name, t)
-    if (t.dtype, t.device) != (dtype, like.device):
-        raise TypeError(
-            f"{op}: {name} must be {dtype} on {like.device}, got {t.dtype} on {t.device}"
+    if (t.shape, t.dtype, t.device) != (torch.Size(shape), dtype, like.device):
+        raise ValueError(
+            f"{op}: {name} must have shape {tuple(shape)} and dtype {dtype} on {like.device}, got "
+            f"{tuple(t.shape)} and {t.dtype} on {t.device}"
         )
-    if t.shape != torch.Size(shape):
-        raise ValueError(f"{op}: {name} must have shape {tuple(shape)}, got {tuple(t.shape)}")
 
 
 def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:

@@ -46,13 +46,14 @@ SANITIZED := tests/test_op_fuzz.py tests/test_saved_tensor_hooks.py tests/test_n
 	tests/test_native_forms.py tests/test_native_extremes.py tests/test_native_host.py \
 	tests/test_native_host_rows.py
 
+# The runtime must come first in a process, also in the one that builds, since that loads what it has built.
+sanitize: export FUSED_REPARAM_CXXFLAGS := $(SANITIZERS)
+sanitize: export ASAN_OPTIONS := detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096
+sanitize: export UBSAN_OPTIONS := halt_on_error=1:print_stacktrace=1
 sanitize: $(STAMP)
-	FUSED_REPARAM_CXXFLAGS="$(SANITIZERS)" FUSED_REPARAM_BACKEND= $(BIN)/python -m fused_reparam build
-	FUSED_REPARAM_CXXFLAGS="$(SANITIZERS)" FUZZ_CALLS=1000 OMP_NUM_THREADS=1 \
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
-	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	$(BIN)/python -m pytest -q -n 2 $(SANITIZED)
+	runtime="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
+	LD_PRELOAD="$$runtime" $(BIN)/python -m fused_reparam build && \
+	LD_PRELOAD="$$runtime" OMP_NUM_THREADS=1 FUZZ_CALLS=1000 $(BIN)/python -m pytest -q -n 2 $(SANITIZED)
 
 lint: $(STAMP) $(LINT)
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ def emptied(n):
 
 
 @pytest.mark.parametrize(
-    "key, out",
+    ("key", "out"),
     [
         (KEY, torch.zeros(1).expand(5000)),
         (KEY, torch.zeros(64)[::2]),
@@ -58,4 +58,4 @@ def test_functions_of_the_extension_refuse_wrong_arguments(name):
         try:
             assert function(*args) is None
         except (TypeError, ValueError) as error:
-            assert str(error)
+            assert str(error)  # noqa: PT017

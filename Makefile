@@ -1,6 +1,7 @@
 # make demo    train the example VAE with and without the fused op, side by side
 # make examples   run every example at its full settings and draw its picture in docs
 # make test    run the tests
+# make sanitize   run the tests of the native library under AddressSanitizer and UBSan
 # make lint    check format, lint and types
 # make setup   only what the others need
 # make bench   time every op and whole training steps against PyTorch on the CPU, and draw the results
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
 
-.PHONY: demo examples test lint bench results pages gpu-report setup clean
+.PHONY: demo examples test sanitize lint bench results pages gpu-report setup clean
 
 setup: $(STAMP)
 
@@ -37,6 +38,22 @@ examples: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# The library and its extension are compiled anew with the sanitizers' checks; the first to fail ends the
+# process. PyTorch itself is not compiled so, and its memory left at the end is no fault.
+SANITIZERS := -g -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+SANITIZED := tests/test_op_fuzz.py tests/test_saved_tensor_hooks.py tests/test_native_ops.py \
+	tests/test_native_forms.py tests/test_native_extremes.py tests/test_native_host.py \
+	tests/test_native_host_rows.py
+
+# The runtime must come first in a process, also in the one that builds, since that loads what it has built.
+sanitize: export FUSED_REPARAM_CXXFLAGS := $(SANITIZERS)
+sanitize: export ASAN_OPTIONS := detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096
+sanitize: export UBSAN_OPTIONS := halt_on_error=1:print_stacktrace=1
+sanitize: $(STAMP)
+	runtime="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
+	LD_PRELOAD="$$runtime" $(BIN)/python -m fused_reparam build && \
+	LD_PRELOAD="$$runtime" OMP_NUM_THREADS=1 FUZZ_CALLS=1000 $(BIN)/python -m pytest -q -n 2 $(SANITIZED)
 
 lint: $(STAMP) $(LINT)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,19 @@ PyObject* start(PyObject*, PyObject* args) {
   if (!PyArg_ParseTuple(args, "OOOKKKKKK", &variable, &general, &recorded, entries, entries + 1, entries + 2,
                         entries + 3, entries + 4, entries + 5))
     return nullptr;
+  if (!PyContextVar_CheckExact(variable) || !PyCallable_Check(general) || !PyCallable_Check(recorded)) {
+    PyErr_SetString(PyExc_TypeError, "start: expected a context variable and two functions");
+    return nullptr;
+  }
+  for (unsigned long long entry : entries)
+    if (!entry) {
+      PyErr_SetString(PyExc_ValueError, "start: expected the addresses of six functions, got 0");
+      return nullptr;
+    }
+  if (asked && (asked != variable || reinterpret_cast<unsigned long long>(gaussian_forward) != entries[0])) {
+    PyErr_SetString(PyExc_ValueError, "start: the module is started already, with other functions");
+    return nullptr;
+  }
   asked = Py_NewRef(variable);
   native = PyUnicode_InternFromString("native");
   SavingNode::general = Py_NewRef(general);
@@ -29,6 +42,7 @@ PyObject* start(PyObject*, PyObject* args) {
 // spent(tensor): whether a backward pass has freed what its node here had saved; None of other nodes.
 PyObject* spent(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(THPVariable_Check(object), "spent: expected a tensor");
   auto* node = dynamic_cast<SavingNode*>(THPVariable_Unpack(object).grad_fn().get());
   if (!node) Py_RETURN_NONE;
   return PyBool_FromLong(node->spent());

@@ -56,12 +56,23 @@ inline bool undisturbed() {
          !torch::jit::tracer::isTracing();
 }
 
+// Whether a tensor's storage holds all its elements: one may be shrunk behind its back.
+inline bool held(const Tensor& t) {
+  if (!t.has_storage()) return false;
+  if (t.numel() == 0) return true;
+  int64_t last = t.storage_offset();
+  for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
+  const int64_t needed = (last + 1) * static_cast<int64_t>(t.element_size());
+  return t.storage().data() && static_cast<size_t>(needed) <= t.storage().nbytes();
+}
+
 // Whether a tensor's memory on the CPU holds its values: no subclass, no other layout, no negative bit.
 inline bool plain(const Tensor& t) {
   constexpr c10::DispatchKeySet allowed({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
                                          c10::DispatchKey::AutocastCPU,
                                          c10::DispatchKey::ADInplaceOrView});
-  return (t.key_set().raw_repr() & ~allowed.raw_repr()) == 0 && t.layout() == at::kStrided;
+  return t.defined() && (t.key_set().raw_repr() & ~allowed.raw_repr()) == 0 &&
+         t.layout() == at::kStrided && held(t);
 }
 
 // The tensor in a Python object, if it is exactly that, plain, and carries no forward derivative.
@@ -108,6 +119,21 @@ inline std::optional<Tensor> key_of(PyObject* key, PyObject* generator) {
     source = THPGenerator_Unwrap(generator);
   }
   return random_bits(source);
+}
+
+// A function of the module has been called with this many arguments.
+inline void expect_arguments(const char* name, Py_ssize_t count, Py_ssize_t expected) {
+  TORCH_CHECK_TYPE(count == expected, name, ": expected ", expected, " arguments, got ", count);
+}
+
+// A plan as Python packs it.
+template <class Plan>
+Plan from_bytes(PyObject* object) {
+  TORCH_CHECK_TYPE(PyBytes_Check(object) && PyBytes_GET_SIZE(object) == sizeof(Plan),
+                   "the plan must be bytes, ", sizeof(Plan), " of them");
+  Plan plan;
+  std::memcpy(&plan, PyBytes_AS_STRING(object), sizeof plan);
+  return plan;
 }
 
 template <class Call>
@@ -157,6 +183,7 @@ class SavingNode : public Node {
   // What the node itself has made can be kept when it has become its output.
   void keep(const Tensor& t, bool is_output = false) {
     saved_.emplace_back(t, is_output);
+    kept_.emplace_back(t.defined() ? t.sizes() : at::IntArrayRef());
     of_outputs_.push_back(is_output && t.defined());
   }
 
@@ -180,6 +207,7 @@ class SavingNode : public Node {
     }
     if (!any) return variable_list(num_outputs());
     const std::vector<Tensor> saved = unpacked();
+    for (size_t i = 0; i < saved.size(); ++i) check_saved(saved[i], i);
     bool quick = !at::GradMode::is_enabled() && undisturbed();
     if (saved[0].defined()) quick = quick && is_key(saved[0]);
     for (const Tensor& g : grads) quick = quick && (!g.defined() || plain(g));
@@ -221,6 +249,21 @@ class SavingNode : public Node {
     return saved;
   }
 
+  // A hook on saved tensors may have returned another. Another dtype is for whoever computes to undo.
+  void check_saved(const Tensor& t, size_t i) const {
+    if (!t.defined()) return;
+    const bool strided = !t.is_nested() && t.layout() == at::kStrided && !t.is_quantized();
+    const at::IntArrayRef expected = kept_[i];
+    const bool is_key = i == 0;
+    TORCH_CHECK(strided && t.is_cpu() && t.sizes() == expected && held(t) &&
+                    (!is_key || t.scalar_type() == at::kUInt64 || t.scalar_type() == at::kLong),
+                name(), ": a hook on saved tensors returned ",
+                strided ? "a tensor" : "a nested, sparse or quantized tensor", " of ", t.dtype(), " on ",
+                t.device(), t.is_nested() ? std::string() : c10::str(" and shape ", t.sizes()),
+                " where a tensor of ", is_key ? at::kUInt64 : dtype_, " on cpu and shape ", expected,
+                " had been saved");
+  }
+
   // function(spec, needs, grads, saved), and the last argument if there is one.
   variable_list through_python(PyObject* function, PyObject* last, const std::vector<Tensor>& saved,
                                const variable_list& grads) {
@@ -253,6 +296,7 @@ class SavingNode : public Node {
 
   std::vector<SavedVariable> saved_;
   std::vector<bool> of_outputs_;
+  std::vector<at::DimVector> kept_;  // the shapes of what was saved
   at::ScalarType dtype_;
   c10::SafePyObject spec_;
   std::atomic<bool> spent_ = false;

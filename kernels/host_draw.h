@@ -1,9 +1,12 @@
 // The short way of the element-wise draws: contiguous parameters of one shape.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <tuple>
 
 #include "calls.h"
+#include "draw_interface.h"
 #include "host.h"
 
 namespace fr::host {
@@ -33,6 +36,25 @@ struct DrawPlan {
     return shape;
   }
 };
+
+// Whether a plan is of these parameters: a caller may hand another over.
+inline bool fits(const DrawPlan& plan, const std::vector<Tensor>& params) {
+  const auto [n, samples, segments, dtype, family, kind, prior_kind] =
+      std::tuple(plan.options[0], plan.options[1], plan.options[2], plan.options[3], plan.options[4],
+                 plan.options[5], plan.options[6]);
+  const Tensor& loc = params[0];
+  if (family < 0 || family >= kFamilies || kind < 0 || kind >= kKinds || prior_kind < 0 ||
+      prior_kind >= kKinds || plan.samples < 0 || n != loc.numel() || n < 1 || dtype < 0)
+    return false;
+  const FamilyTraits& traits = kFamily[family];
+  if (params.size() != static_cast<size_t>(traits.parameters) || samples != std::max<int64_t>(plan.samples, 1) ||
+      samples > (int64_t{1} << 58) / n || (plan.values && plan.values != traits.values) ||
+      plan.sampled != traits.sampled())
+    return false;
+  if (!plan.values) return segments == 0;
+  return plan.keep >= 0 && plan.keep <= loc.dim() &&
+         segments == c10::multiply_integers(plan.shape_of_value(loc));
+}
 
 inline fused_reparam_draw draw_call(const DrawPlan& plan, const Tensor& key, const Tensor* params,
                                     size_t count) {
@@ -136,9 +158,12 @@ class DrawNode final : public SavingNode {
 };
 
 // draw(params, spec, plan, key, generator): (z, *values), or None for the way through Python.
-inline PyObject* draw(PyObject*, PyObject* const* args, Py_ssize_t) {
+inline PyObject* draw(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
+  expect_arguments("draw", count, 5);
   PyObject* given = args[0];
+  TORCH_CHECK_TYPE(PyTuple_Check(given) && PyTuple_GET_SIZE(given) > 0 && PyTuple_GET_SIZE(given) <= 4,
+                   "draw: params must be a tuple of one to four tensors");
   std::vector<Tensor> params;
   params.reserve(4);
   if (!is_backend() || !undisturbed()) Py_RETURN_NONE;
@@ -153,8 +178,8 @@ inline PyObject* draw(PyObject*, PyObject* const* args, Py_ssize_t) {
   if (dtype_code(loc) < 0) Py_RETURN_NONE;
   const std::optional<Tensor> key = key_of(args[3], args[4]);
   if (!key) Py_RETURN_NONE;
-  DrawPlan plan;
-  std::memcpy(&plan, PyBytes_AS_STRING(args[2]), sizeof plan);
+  const DrawPlan plan = from_bytes<DrawPlan>(args[2]);
+  TORCH_CHECK_VALUE(fits(plan, params), "draw: the plan is not one of these parameters");
 
   RECORD_FUNCTION("fused_reparam::draw", c10::ArrayRef<const c10::IValue>{});
   const std::vector<Tensor> outputs = draw_forward(plan, *key, params);

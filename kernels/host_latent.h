@@ -58,6 +58,31 @@ inline std::vector<int64_t> shape_of_z(const LatentPlan& plan, const std::vector
   return shape;
 }
 
+// Whether a plan is of these inputs: a caller may hand another over.
+inline bool fits(const LatentPlan& plan, const std::vector<Tensor>& inputs) {
+  const bool moments = inputs.size() == 1;
+  const Tensor& loc = inputs[0];
+  const int64_t n = moments ? loc.numel() / 2 : loc.numel();
+  if (n < 1 || plan.columns < 0 || plan.kind < 0 || plan.kind >= 5 || (plan.columns && n % plan.columns))
+    return false;
+  if (moments ? plan.dim < 0 || plan.dim >= loc.dim() || loc.size(plan.dim) % 2 || !loc.is_contiguous()
+              : loc.sizes() != inputs[1].sizes())
+    return false;
+  const auto inside = [&](const Tensor& t, int64_t shift, const fused_reparam_strides& s) {
+    const int64_t most = static_cast<int64_t>(t.storage().nbytes() / t.element_size()) - t.storage_offset();
+    if (!plan.columns) return t.is_contiguous() && shift >= 0 && shift <= most - n;
+    const int64_t rows = n / plan.columns;
+    if (s.row < 0 || s.column < 0 || shift < 0 || (rows > 1 && s.row > most) ||
+        (plan.columns > 1 && s.column > most))
+      return false;
+    const auto last = shift + static_cast<__int128>(rows - 1) * s.row +
+                      static_cast<__int128>(plan.columns - 1) * s.column;
+    return last < most;
+  };
+  return inside(loc, 0, plan.loc) && (moments ? inside(loc, plan.shift, plan.scale)
+                                              : inside(inputs[1], 0, plan.scale));
+}
+
 inline LatentResult latent_forward(const LatentPlan& plan, const std::vector<Tensor>& inputs,
                                    const Tensor& key) {
   at::AutoDispatchBelowADInplaceOrView no_gradients;
@@ -148,8 +173,9 @@ class LatentNode final : public SavingNode {
 
 // latent(loc, scale or None for moments, spec, plan, key, generator): (z, kl), None where the plan has
 // none; or None for the way through Python. The plan is of these shapes and strides.
-inline PyObject* latent(PyObject*, PyObject* const* args, Py_ssize_t) {
+inline PyObject* latent(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
+  expect_arguments("latent", count, 6);
   if (!is_backend() || !undisturbed()) Py_RETURN_NONE;
   std::vector<Tensor> inputs;
   inputs.reserve(2);
@@ -159,8 +185,8 @@ inline PyObject* latent(PyObject*, PyObject* const* args, Py_ssize_t) {
       Py_RETURN_NONE;
     inputs.push_back(*t);
   }
-  LatentPlan plan;
-  std::memcpy(&plan, PyBytes_AS_STRING(args[3]), sizeof plan);
+  const LatentPlan plan = from_bytes<LatentPlan>(args[3]);
+  TORCH_CHECK_VALUE(fits(plan, inputs), "latent: the plan is not one of these inputs");
   const std::optional<Tensor> key = plan.with_z ? key_of(args[4], args[5]) : Tensor();
   if (!key) Py_RETURN_NONE;
 

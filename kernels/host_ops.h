@@ -82,8 +82,7 @@ std::optional<Plan> plan_of(const PlanKey& key, PyObject* function, const IValue
   THPObjectPtr bytes(call_python(function, args, count));
   std::optional<Plan> plan;
   if (bytes.get() != Py_None) {
-    plan.emplace();
-    std::memcpy(&*plan, PyBytes_AS_STRING(bytes.get()), sizeof(Plan));
+    plan = from_bytes<Plan>(bytes.get());
   }
   if (plans->size() >= 4096) plans->clear();
   plans->emplace(key.bytes(), plan);
@@ -141,7 +140,7 @@ inline std::optional<LatentArguments> latent_arguments(const IValue* args) {
   pybind11::gil_scoped_acquire ours;
   if (!is_backend()) return std::nullopt;
   const auto plan = plan_of<LatentPlan>(of, latent_in_python.plan, args, latent_count);
-  if (!plan) return std::nullopt;
+  if (!plan || !fits(*plan, found.inputs)) return std::nullopt;
   found.plan = *plan;
   return found;
 }
@@ -210,7 +209,7 @@ inline std::optional<DrawArguments> draw_arguments(const IValue* args) {
   pybind11::gil_scoped_acquire ours;
   if (!is_backend()) return std::nullopt;
   const auto plan = plan_of<DrawPlan>(of, draw_in_python.plan, args, draw_count);
-  if (!plan) return std::nullopt;
+  if (!plan || !fits(*plan, found.params)) return std::nullopt;
   found.plan = *plan;
   return found;
 }
@@ -257,15 +256,14 @@ constexpr size_t rows_spec = 8;
 // The plan of contiguous logits, or of what is shaped like them.
 inline std::optional<RowsPlan> rows_plan(const IValue* spec, const Tensor& like) {
   const int64_t mode = spec[1].toInt(), dim = spec[4].toInt();
-  const double tau = spec[2].toDouble(), unimix = spec[3].toDouble();
+  const RowsPlan plan{mode, spec[2].toDouble(), spec[3].toDouble(), dim,
+                      spec[7].toBool() ? kEach : kNone, 1};
   if (!undisturbed() || dtype_code(like) < 0 || !like.is_contiguous() || like.numel() == 0 ||
-      !spec[0].toListRef().empty() || mode < kSoft || mode > kOneHot || !(tau >= 0x1p-126) ||
-      !(tau <= 0x1p126) || !(unimix >= 0 && unimix < 1) || dim < 0 || dim >= like.dim() ||
-      like.size(dim) > INT32_MAX)
+      !spec[0].toListRef().empty() || !fits(plan, like))
     return std::nullopt;
   pybind11::gil_scoped_acquire ours;
   if (!is_backend()) return std::nullopt;
-  return RowsPlan{mode, tau, unimix, dim, spec[7].toBool() ? kEach : kNone, 1};
+  return plan;
 }
 
 // logits, key, noise, and the above
@@ -322,6 +320,7 @@ void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
     pybind11::gil_scoped_acquire ours;
     THPObjectPtr found(call_python(python.kernel, args, count));
     if (!PyTuple_Check(found.get())) {
+      TORCH_CHECK(THPVariable_Check(found.get()), "a kernel in Python gave no tensor");
       results.push_back(THPVariable_Unpack(found.get()));
     } else {
       for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(found.get()); ++i)
@@ -343,9 +342,21 @@ void serve_one(torch::Library& library, PyObject* ops, const char* name) {
                                      torch::CppFunction::makeFromBoxedFunction<&kernel<python, quick>>()));
 }
 
+constexpr const char* served[] = {"gaussian_latent",      "gaussian_latent_backward",
+                                  "draw",                 "draw_backward",
+                                  "relaxed_categories",   "relaxed_categories_backward"};
+
 // serve(ops): by name, each op's kernel and plan in Python. From now on calls of the ops come here.
 inline PyObject* serve(PyObject*, PyObject* ops) {
   HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(PyDict_Check(ops), "serve: expected a dict of kernels by name");
+  TORCH_CHECK_VALUE(!latent_in_python.kernel, "serve: the ops are served already");
+  for (const char* name : served) {
+    PyObject* pair = PyDict_GetItemString(ops, name);
+    TORCH_CHECK_TYPE(pair && PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2 &&
+                         PyCallable_Check(PyTuple_GET_ITEM(pair, 0)),
+                     "serve: expected a kernel and a plan of ", name);
+  }
   // Never removed, as the modules of Python are not.
   auto& library = *new torch::Library(torch::Library::IMPL, "fused_reparam", std::nullopt, __FILE__,
                                       __LINE__);

@@ -36,6 +36,13 @@ inline fused_reparam_softmax rows_call(const RowsPlan& plan, const Tensor& like)
   return call;
 }
 
+// Whether the library can compute a plan of these logits: a caller may hand another over.
+inline bool fits(const RowsPlan& plan, const Tensor& logits) {
+  return plan.mode >= kSoft && plan.mode <= kOneHot && plan.tau >= 0x1p-126 && plan.tau <= 0x1p126 &&
+         plan.unimix >= 0 && plan.unimix < 1 && plan.dim >= 0 && plan.dim < logits.dim() &&
+         logits.size(plan.dim) <= INT32_MAX && plan.kl >= kNone && plan.kl <= kSummed;
+}
+
 inline std::vector<int64_t> without_classes(const RowsPlan& plan, const Tensor& logits) {
   std::vector<int64_t> shape = logits.sizes().vec();
   shape.erase(shape.begin() + plan.dim);
@@ -124,8 +131,11 @@ class RowsNode final : public SavingNode {
 
 // rows(logits, spec, key, generator): (y, kl or None), or None for the way through Python. spec is a
 // tuple of a plan's fields, all checked.
-inline PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t) {
+inline PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
+  expect_arguments("rows", count, 4);
+  TORCH_CHECK_TYPE(PyTuple_Check(args[1]) && PyTuple_GET_SIZE(args[1]) == 6,
+                   "rows: spec must be a tuple of a plan's 6 fields");
   const Tensor* given = plain_object(args[0]);
   if (!is_backend() || !undisturbed() || !given || dtype_code(*given) < 0 ||
       !given->is_contiguous() || given->numel() == 0)
@@ -135,6 +145,7 @@ inline PyObject* rows(PyObject*, PyObject* const* args, Py_ssize_t) {
                       PyFloat_AsDouble(number(2)), PyLong_AsLongLong(number(3)),
                       PyLong_AsLongLong(number(4)), PyFloat_AsDouble(number(5))};
   if (PyErr_Occurred()) throw python_error();
+  TORCH_CHECK_VALUE(fits(plan, *given), "rows: the plan is not one of these logits");
   const std::optional<Tensor> key = key_of(args[2], args[3]);
   if (!key) Py_RETURN_NONE;
 

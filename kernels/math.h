@@ -222,7 +222,7 @@ FR_INLINE void split(f32 x, f32& m, f32& e) {
     x = small ? x * 0x1p24f : x;
     shift = small ? splat(-24.0f) : f32{};
   }
-  const i32 bits = (i32)x - 0x3f400000;                     // 0.75
+  const i32 bits = (i32)((u32)x - 0x3f400000u);             // 0.75; unsigned, which may wrap
   m = (f32)((bits & 0x007fffff) + 0x3f400000);
   e = to_float(bits >> 23) + shift;
 #endif

@@ -57,12 +57,32 @@ Dtype dtype_of(const Tensor& t) {
     case ScalarType::BFloat16: return Dtype::bf16;
     case ScalarType::Half: return Dtype::f16;
     case ScalarType::Double: return Dtype::f64;
-    default: STD_TORCH_CHECK(false, "expected float32, bfloat16, float16 or float64"); __builtin_unreachable();
+    default: STD_TORCH_CHECK(false, "fused_reparam_native::normal: out must be float32, bfloat16, float16 or float64"); __builtin_unreachable();
   }
 }
 
+bool held(const Tensor& t) {
+  int64_t bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(t.get(), &bytes));
+  const int64_t size = static_cast<int64_t>(t.element_size());
+  return t.numel() == 0 || (t.storage_offset() + t.numel()) * size <= bytes;
+}
+
 void normal(Tensor key, Tensor out) {
-  run_normal(dtype_of(out), static_cast<const uint64_t*>(key.data_ptr()), out.numel(), out.data_ptr());
+  using torch::headeronly::ScalarType;
+  STD_TORCH_CHECK(key.defined() && key.is_cpu() && key.dim() == 1 && key.numel() == 2 && key.is_contiguous() &&
+                      (key.scalar_type() == ScalarType::UInt64 || key.scalar_type() == ScalarType::Long) &&
+                      held(key),
+                  "fused_reparam_native::normal: key must be a contiguous uint64 or int64 tensor of "
+                  "shape (2,) on the CPU");
+  STD_TORCH_CHECK(out.defined() && out.is_cpu() && out.is_contiguous() && held(out),
+                  "fused_reparam_native::normal: out must be a contiguous tensor on the CPU whose "
+                  "storage holds all its elements");
+  const Dtype dtype = dtype_of(out);
+  // A copy: out may lie where the key does.
+  const auto* given = static_cast<const uint64_t*>(key.data_ptr());
+  const uint64_t copy[2] = {given[0], given[1]};
+  run_normal(dtype, copy, out.numel(), out.data_ptr());
 }
 
 }  // namespace

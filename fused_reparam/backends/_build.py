@@ -32,7 +32,11 @@ PACKAGE = Path(__file__).resolve().parent.parent  # fused_reparam/
 TORCH_TARGET = "0x020b000000000000"
 
 # Of every command that compiles or links.
-COMMON = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden"]
+# FUSED_REPARAM_CXXFLAGS is for builds with a sanitizer.
+COMMON = [
+    *("-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden"),
+    *os.environ.get("FUSED_REPARAM_CXXFLAGS", "").split(),
+]
 FLAGS = [
     *(*COMMON, "-fvisibility-inlines-hidden"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),

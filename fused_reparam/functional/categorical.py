@@ -12,8 +12,9 @@ from ..arguments import check_key_sources, check_reduction, class_dim, share, te
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..mistakes import names_mistakes, unknown
 from ..ops import rows_short
-from ..ops.rows import MOST_CLASSES, relaxed_categories
+from ..ops.rows import relaxed_categories
 from ..ops.rows_call import reduced
+from ..ops.rows_check import MOST_CLASSES
 from ..scalars import flag
 from .sources import Sources, find
 

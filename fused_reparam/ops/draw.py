@@ -30,6 +30,7 @@ from .library import (
     needs_grad,
     plain,
 )
+from .operands import check_needs, save, saved
 
 __all__ = ["DrawSpec", "draw"]
 
@@ -134,20 +135,20 @@ class Draw(torch.autograd.Function):
 
     @staticmethod
     def setup(ctx: Any, backward: Backward, spec: DrawSpec, tensors: Sequence[Any]) -> None:
-        ctx.save_for_backward(*tensors)
+        save(ctx, *tensors)
         ctx.set_materialize_grads(False)
         ctx.backward_of, ctx.spec, ctx.dtype = backward, spec, tensors[0].dtype
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, *grad_values: Tensor | None) -> Any:
-        *params, key, eps = ctx.saved_tensors
+        *params, key, eps = saved(ctx)
         grad_z = grad_z if ctx.spec.sample else None
         if grad_z is None and all(g is None for g in grad_values):
             return (None,) * len(ctx.needs_input_grad)
         *to_params, _, to_eps = ctx.needs_input_grad[3:]
         # A hook on saved tensors may have changed their dtype.
-        params = tuple(p.to(ctx.dtype) for p in params)
-        inputs = Inputs(params, key, eps if eps is None else eps.to(ctx.dtype))
+        typed = tuple(p.to(ctx.dtype) for p in params)
+        inputs = Inputs(typed, key, eps if eps is None else eps.to(ctx.dtype))
         *grads, grad_eps = draw_backward(
             ctx.backward_of,
             grad_z,
@@ -171,13 +172,13 @@ class DrawBackward(torch.autograd.Function):
 
     @staticmethod
     def setup(ctx: Any, spec: DrawSpec, needs: Sequence[bool], tensors: Sequence[Any]) -> None:
-        ctx.save_for_backward(*tensors)
+        save(ctx, *tensors)
         ctx.set_materialize_grads(False)
         ctx.spec, ctx.needs = spec, needs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        grads, inputs = _split(ctx.saved_tensors, ctx.spec)
+        grads, inputs = _split(saved(ctx), ctx.spec)
         wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
         *found, to_eps = draw_formula.double_backward(wanted, grads, inputs, ctx.spec)
         of_inputs = (*found, None, to_eps)  # none of the key
@@ -244,6 +245,11 @@ def _padded(inputs: Inputs) -> tuple[Tensor | None, ...]:
 def unpadded(args: Sequence[Any]) -> tuple[Inputs, DrawSpec]:
     """The inputs and the spec of the op's arguments."""
     params = tuple(p for p in args[:_PARAMS] if p is not None)
+    if not params or any(p is None for p in args[: len(params)]):
+        raise ValueError(
+            "torch.ops.fused_reparam.draw: the parameters must be the first of p0 to p3, got None "
+            "before one of them"
+        )
     return Inputs(params, *args[_PARAMS : _PARAMS + 2]), DrawSpec(*args[_PARAMS + 2 :])
 
 
@@ -252,6 +258,7 @@ def unpadded_backward(
 ) -> tuple[Sequence[Tensor | None], Inputs, DrawSpec, list[bool]]:
     """The gradients, inputs, spec and needs (of the parameters and eps) of the backward op's."""
     inputs, spec = unpadded(args[1 + _VALUES : -1])
+    check_needs("torch.ops.fused_reparam.draw_backward", args[-1], _PARAMS + 1, inputs.eps)
     needs = [*args[-1][: len(inputs.params)], args[-1][_PARAMS]]
     return args[: 1 + _VALUES], inputs, spec, needs
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import noise
 from ..backends.reference import SCALE_KINDS
 from ..backends.reference.families import FAMILIES
 from . import draw_spec
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
+from .operands import MOST_ELEMENTS, check_key, check_like, check_operand, check_order
 
 _OP = "torch.ops.fused_reparam.draw"
 
@@ -33,15 +33,22 @@ def check(
     if len(params) != want:
         raise ValueError(f"{_OP}: {spec.family} takes {want} parameters, got {len(params)}")
     like = params[0]
+    if spec.samples * max(like.numel(), 1) > MOST_ELEMENTS:
+        raise ValueError(
+            f"{_OP}: samples must be fewer, so that all of z are at most 2^58 elements, got "
+            f"{spec.samples} of shape {tuple(like.shape)}"
+        )
     for name, t in (*(("a parameter", p) for p in params), ("eps", eps), ("grad_z", grad_z)):
-        if t is not None and (t.dtype, t.device) != (like.dtype, like.device):
+        if t is None:
+            continue
+        check_operand(_OP, name, t)
+        if (t.dtype, t.device) != (like.dtype, like.device):
             raise TypeError(
                 f"{_OP} takes parameters and eps of one dtype and device, got {like.dtype} on "
                 f"{like.device} and {name} {t.dtype} on {t.device}"
             )
     shape = draw_spec.shape_of(params)
-    if spec.order and sorted(spec.order) != list(range(len(shape))):
-        raise ValueError(f"{_OP}: order must be a permutation of the dims, got {spec.order}")
+    check_order(_OP, spec.order, len(shape))
     if spec.keep > len(shape):
         raise ValueError(f"{_OP}: keep must be at most {len(shape)} dims, got {spec.keep}")
     of_z = draw_spec.stacked(spec.samples, shape)
@@ -50,9 +57,7 @@ def check(
             raise ValueError(f"{_OP}: {name} must have shape {tuple(of_z)}, got {tuple(t.shape)}")
     _check_grads(grad_values, like, shape, spec)
     if key is not None:
-        noise.check_bits(key)
-        if key.device != like.device and key.device.type != "cpu":
-            raise ValueError(f"{_OP}: key must be on {like.device} or the CPU, got {key.device}")
+        check_key(_OP, key, like)
     elif eps is None and draw_spec.noisy(spec):
         raise ValueError(f"{_OP}: a sample takes a key or eps, got neither")
 
@@ -81,8 +86,4 @@ def _check_grads(
         if i >= draw_spec.count(spec):
             raise ValueError(f"{_OP}: {spec.family} has no value {i}, but a gradient of it came")
         want = draw_spec.value_shape(shape, spec), compute_dtype(like.dtype)
-        if (grad.shape, grad.dtype) != want:
-            raise ValueError(
-                f"{_OP}: the gradient of value {i} must have its shape and dtype {want}, got "
-                f"{(grad.shape, grad.dtype)}"
-            )
+        check_like(_OP, f"the gradient of value {i}", grad, like, *want)

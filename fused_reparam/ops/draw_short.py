@@ -23,6 +23,7 @@ from .draw_check import check
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
 from .library import at_hand, forward_ad_active, ordinary
+from .operands import save, saved
 
 _VALUE_DTYPES = {
     dtype: compute_dtype(dtype)
@@ -194,14 +195,14 @@ class ShortDraw(torch.autograd.Function):
             bits: Any = key.bits()
         else:
             bits = key.bits if type(key) is noise.GraphKey else key
-        ctx.save_for_backward(bits, *params)
+        save(ctx, bits, *params)
         ctx.set_materialize_grads(False)
         ctx.call = backend, geometry, params[0].dtype
         return _forward(backend, geometry, key, params)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, *grad_values: Tensor | None) -> Any:
-        key, *params = ctx.saved_tensors
+        key, *params = saved(ctx)
         backend, geometry, dtype = ctx.call
         wanted = False
         # A hook on saved tensors may have changed them.

@@ -31,6 +31,7 @@ from .library import (
     needs_grad,
     plain,
 )
+from .operands import check_needs, save, saved
 
 _INPUTS = "Tensor loc, Tensor? scale, Tensor? key, Tensor? eps"
 _SPEC = "int[] order, int kind, float low, float high, str? reduction, bool sample, int dim"
@@ -112,13 +113,13 @@ class GaussianLatent(torch.autograd.Function):
 
     @staticmethod
     def setup(ctx: Any, backward: Backward, spec: Spec, inputs: Sequence[Any]) -> None:
-        ctx.save_for_backward(*inputs)
+        save(ctx, *inputs)
         ctx.set_materialize_grads(False)
         ctx.backward_of, ctx.spec, ctx.dtype = backward, spec, inputs[0].dtype
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, key, eps = ctx.saved_tensors
+        loc, scale, key, eps = saved(ctx)
         _, _, _, *(to_loc, to_scale, _, to_eps) = ctx.needs_input_grad
         # A hook on saved tensors may have changed their dtype.
         scale, eps = (t if t is None else t.to(ctx.dtype) for t in (scale, eps))
@@ -142,13 +143,13 @@ class GaussianLatentBackward(torch.autograd.Function):
 
     @staticmethod
     def setup(ctx: Any, spec: Spec, needs: Sequence[bool], tensors: Sequence[Any]) -> None:
-        ctx.save_for_backward(*tensors)
+        save(ctx, *tensors)
         ctx.set_materialize_grads(False)
         ctx.spec, ctx.needs = spec, needs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        grad_z, grad_kl, *inputs = ctx.saved_tensors
+        grad_z, grad_kl, *inputs = saved(ctx)
         wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
         grads = double_backward(wanted, grad_z, grad_kl, Inputs(*inputs), ctx.spec)
         return (
@@ -202,19 +203,26 @@ _TRANSFORMABLE: dict[type[torch.autograd.Function], type[torch.autograd.Function
 
 def _forward_op(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple[Tensor, Tensor]:
     inputs, s = Inputs(loc, scale, key, eps), Spec(*spec)
+    check(inputs, s)
     short = gaussian_short.op_forward(inputs, s)
     if short is not None:
         return short
-    check(inputs, s)
     return gaussian_call.forward(select.pick(loc.device), inputs, s)
 
 
+def _unpacked(rest: Sequence[Any]) -> tuple[Inputs, Spec, Sequence[bool]]:
+    """The inputs, the spec and the needs (of loc, scale and eps) of the backward op."""
+    inputs, needs = Inputs(*rest[:4]), rest[-1]
+    check_needs("torch.ops.fused_reparam.gaussian_latent_backward", needs, 3, inputs.eps)
+    return inputs, Spec(*rest[4:-1]), needs
+
+
 def _backward_op(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
-    inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    inputs, spec, needs = _unpacked(rest)
+    check(inputs, spec, grad_z, grad_kl)
     short = gaussian_short.op_backward(grad_z, grad_kl, inputs, spec, needs)
     if short is not None:
         return short
-    check(inputs, spec, grad_z, grad_kl)
     backend = select.pick(inputs.loc.device)
     grads = gaussian_call.backward(backend, grad_z, grad_kl, inputs, spec, needs)
     return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
@@ -228,7 +236,7 @@ def _forward_fake(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple
 
 
 def _backward_fake(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
-    inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    inputs, spec, needs = _unpacked(rest)
     loc, scale, _, eps = inputs
     mu, _ = gaussian_call.operands(loc, scale, spec.dim)
     to_loc, to_scale, moments = gaussian_call.allocate_grads(inputs, mu.shape, spec, needs)
@@ -270,7 +278,7 @@ def _forward_autograd(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> A
 
 
 def _backward_autograd(grad_z: Any, grad_kl: Any, *rest: Any) -> Any:
-    inputs, spec, needs = Inputs(*rest[:4]), Spec(*rest[4:-1]), rest[-1]
+    inputs, spec, needs = _unpacked(rest)
     tensors = (grad_z, grad_kl, *inputs)
     if all_plain(*tensors) and not needs_grad(*tensors):
         return _backward_op(grad_z, grad_kl, *rest)

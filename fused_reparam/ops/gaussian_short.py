@@ -22,6 +22,7 @@ from . import gaussian_call, gaussian_host
 from .gaussian_call import Inputs, Spec
 from .gaussian_plan import Call, Geometry, geometry_of
 from .library import at_hand, forward_ad_active, ordinary
+from .operands import save, saved
 
 _KL_DTYPE = {
     dtype: gaussian_call.compute_dtype(dtype)
@@ -162,14 +163,14 @@ class ShortLatent(torch.autograd.Function):
             bits: Any = key.bits()
         else:
             bits = key.bits if type(key) is noise.GraphKey else key
-        ctx.save_for_backward(loc, scale, bits)
+        save(ctx, loc, scale, bits)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.dtype = call, loc.dtype
         return _forward(loc, scale, key, call)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, key = ctx.saved_tensors
+        loc, scale, key = saved(ctx)
         need_loc, need_scale, _, _ = ctx.needs_input_grad
         geometry = ctx.call.geometry
         if (

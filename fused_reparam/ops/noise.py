@@ -11,13 +11,15 @@ from .. import noise, streams
 from ..backends import select
 from .layout import empty_ordered
 from .library import LIB, define
+from .operands import DTYPES, check_key, check_order
+
+_OP = "torch.ops.fused_reparam.normal or base_noise"
 
 define("normal(Tensor key, SymInt[] shape, int[] order, ScalarType dtype) -> Tensor")
 
 
 def normal(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dtype) -> Tensor:
     """Noise of a shape and dtype, dense in the given memory order."""
-    noise.check_bits(key)
     out = fake(key, shape, order, dtype)
     if out.numel():
         select.pick(key.device).normal(key.contiguous(), out)
@@ -25,6 +27,13 @@ def normal(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dty
 
 
 def fake(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dtype) -> Tensor:
+    """What the ops require, and the tensor that they fill."""
+    check_key(_OP, key)
+    if dtype not in DTYPES:
+        raise TypeError(f"{_OP}: dtype must be float32, bfloat16, float16 or float64, got {dtype}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{_OP}: shape must not be negative, got {list(shape)[:9]}")
+    check_order(_OP, order, len(shape))
     return empty_ordered(shape, list(order), dtype, key.device)
 
 
@@ -55,9 +64,10 @@ def base_noise(
     number: float,
 ) -> Tensor:
     """Noise of a name in ``streams.BASES``, dense in the given memory order."""
-    noise.check_bits(key)
     if base not in streams.BASES:
-        raise ValueError(f"base must be one of {', '.join(streams.BASES)}, got {base!r}")
+        raise ValueError(f"{_OP}: base must be one of {', '.join(streams.BASES)}, got {base!r}")
+    if base == "student_t" and not number > 0:
+        raise ValueError(f"{_OP}: student_t takes a number of degrees above 0, got {number}")
     out = fake(key, shape, order, dtype)
     if out.numel():
         select.pick(key.device).base_noise(base, number, key.contiguous(), out)
@@ -85,6 +95,8 @@ define("draw_key(Tensor witness) -> Tensor", torch.Tag.nondeterministic_seeded)
 
 
 def _draw_key(witness: Tensor) -> Tensor:
+    if not isinstance(witness, Tensor):
+        raise TypeError("torch.ops.fused_reparam.draw_key: witness must be a tensor, got None")
     # Never a key of the generator's state: a compiled forward may run in a CUDA graph, where that
     # can't be had, and the backward that draws it again eagerly.
     return noise.random_bits(witness.device, None).view(torch.uint64)

@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import noise as noise_module
 from ..backends import native_host, select
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT, formula
 from ..modes import exporting
 from . import rows_call
-from .gaussian_call import compute_dtype
 from .layout import memory_order
 from .library import (
     LIB,
@@ -29,7 +27,9 @@ from .library import (
     needs_grad,
     plain,
 )
+from .operands import save, saved
 from .rows_call import Outputs, Spec
+from .rows_check import LARGEST_TAU, SMALLEST_TAU, check_backward, check_forward, like_of
 from .rows_double_backward import double_backward
 
 _SPEC = (
@@ -47,11 +47,6 @@ define(
 # (logits, key, noise, spec) and (grad_y, grad_kl, logits, soft, spec)
 Forward = Callable[..., Outputs]
 Backward = Callable[..., Tensor]
-_MODES = (SOFT, HARD, ONE_HOT)
-# Backends count classes in 32 bits.
-MOST_CLASSES = 2**31 - 1
-# So that neither tau nor 1 / tau is denormal or infinite in float32.
-_SMALLEST_TAU, _LARGEST_TAU = 2.0**-126, 2.0**126
 
 
 def relaxed_categories(
@@ -88,7 +83,7 @@ def relaxed_categories(
 
 def temperature_within(tau: float) -> float:
     """The nearest temperature that kernels take."""
-    return min(max(tau, _SMALLEST_TAU), _LARGEST_TAU)
+    return min(max(tau, SMALLEST_TAU), LARGEST_TAU)
 
 
 def _run(logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec) -> Any:
@@ -155,7 +150,7 @@ class Categories(torch.autograd.Function):
     def setup(ctx: Any, compute: Backward, spec: Spec, logits: Tensor, out: Any) -> None:
         saved_soft = {SOFT: out[0], HARD: out[1], ONE_HOT: None}[spec.mode]
         read = spec.want_kl or spec.mode == ONE_HOT
-        ctx.save_for_backward(logits if read else None, saved_soft if spec.want_y else None)
+        save(ctx, logits if read else None, saved_soft if spec.want_y else None)
         ctx.set_materialize_grads(False)
         ctx.compute, ctx.spec, ctx.dtype = compute, spec, logits.dtype
 
@@ -165,7 +160,7 @@ class Categories(torch.autograd.Function):
     ) -> Any:
         spec: Spec = ctx.spec
         # A hook on saved tensors may have changed their dtype.
-        logits, soft = (t if t is None else t.to(ctx.dtype) for t in ctx.saved_tensors)
+        logits, soft = (t if t is None else t.to(ctx.dtype) for t in saved(ctx))
         # The gradient of a hard y is soft's, so both come together.
         grad_y = summed(grad_y, grad_soft if spec.want_soft else None) if spec.want_y else None
         grad_kl = grad_kl if spec.want_kl else None
@@ -185,7 +180,7 @@ class CategoriesBackward(torch.autograd.Function):
 
     @staticmethod
     def setup(ctx: Any, spec: Spec, tensors: Any) -> None:
-        ctx.save_for_backward(*tensors)
+        save(ctx, *tensors)
         ctx.set_materialize_grads(False)
         ctx.spec = spec
 
@@ -193,7 +188,7 @@ class CategoriesBackward(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor | None) -> Any:
         if cotangent is None:
             return (None,) * 6
-        grads = double_backward(cotangent, ctx.spec, *ctx.saved_tensors)
+        grads = double_backward(cotangent, ctx.spec, *saved(ctx))
         needed = ctx.needs_input_grad[2:]
         return None, None, *(g if n else None for g, n in zip(grads, needed, strict=True))
 
@@ -229,91 +224,21 @@ class _TransformableBackward(CategoriesBackward):
 # The ops: see gaussian.py.
 
 
-def _check(logits: Tensor, spec: Spec) -> None:
-    """What the op requires when it is called by hand; ``functional`` says it in a user's terms."""
-    name, dims = "torch.ops.fused_reparam.relaxed_categories", logits.dim()
-    if spec.mode not in _MODES:
-        raise ValueError(f"{name}: mode must be one of {_MODES}, got {spec.mode}")
-    if not _SMALLEST_TAU <= spec.tau <= _LARGEST_TAU:
-        raise ValueError(f"{name}: tau must be from 2^-126 to 2^126, got {spec.tau}")
-    if not 0.0 <= spec.unimix < 1.0:
-        raise ValueError(f"{name}: unimix must be in [0, 1), got {spec.unimix}")
-    if not 0 <= spec.dim < dims or logits.shape[spec.dim] < 1:
-        raise ValueError(
-            f"{name}: dim must be one of the {dims} dims and have classes, got dim {spec.dim} of "
-            f"shape {tuple(logits.shape)}"
-        )
-    if logits.shape[spec.dim] > MOST_CLASSES:
-        raise ValueError(
-            f"{name}: the limit is {MOST_CLASSES} classes, got shape {tuple(logits.shape)}"
-        )
-    if spec.order and sorted(spec.order) != list(range(dims)):
-        raise ValueError(f"{name}: order must be a permutation of the dims, got {spec.order}")
-
-
-def _check_like(name: str, t: Tensor | None, shape: Any, dtype: torch.dtype) -> None:
-    if t is not None and (list(t.shape), t.dtype) != (list(shape), dtype):
-        raise ValueError(
-            f"torch.ops.fused_reparam.relaxed_categories: {name} must have shape {tuple(shape)} "
-            f"and dtype {dtype}, got {tuple(t.shape)} and {t.dtype}"
-        )
-
-
-def _forward_check(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
-    _check(logits, spec)
-    if spec.want_soft and spec.mode != HARD:
-        raise ValueError(
-            "torch.ops.fused_reparam.relaxed_categories: want_soft is for mode HARD alone"
-        )
-    _check_like("noise", noise, logits.shape, logits.dtype)
-    if key is not None:
-        noise_module.check_bits(key)
-    elif noise is None and spec.want_y:
-        raise ValueError(
-            "torch.ops.fused_reparam.relaxed_categories: a sample takes a key or noise, got neither"
-        )
-
-
 def _forward_op(logits: Tensor, key: Any, noise: Any, *spec: Any) -> Outputs:
     s = Spec(*spec)
-    _forward_check(logits, key, noise, s)
+    check_forward(logits, key, noise, s)
     return rows_call.forward(select.pick(logits.device), logits, key, noise, s)
 
 
 def _forward_fake(logits: Tensor, key: Any, noise: Any, *spec: Any) -> Outputs:
     s = Spec(*spec)
-    _forward_check(logits, key, noise, s)
+    check_forward(logits, key, noise, s)
     return rows_call.allocate(logits, s)
 
 
-def _like(logits: Tensor | None, soft: Tensor | None) -> Tensor:
-    if logits is None and soft is None:
-        raise ValueError(
-            "torch.ops.fused_reparam.relaxed_categories_backward takes logits or soft, got neither"
-        )
-    return soft if logits is None else logits  # type: ignore[return-value]
-
-
-def _backward_check(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec) -> None:
-    like = _like(logits, soft)
-    _check(like, spec)
-    for name, t in (("soft", soft), ("grad_y", grad_y)):
-        _check_like(name, t, like.shape, like.dtype)
-    kl_shape, _ = rows_call.without_class_dim(like.shape, spec)
-    _check_like("grad_kl", grad_kl, kl_shape, compute_dtype(like.dtype))
-    missing = (grad_kl is not None or (grad_y is not None and spec.mode == ONE_HOT)) and (
-        logits is None
-    )
-    if missing or (grad_y is not None and spec.mode != ONE_HOT and soft is None):
-        raise ValueError(
-            "torch.ops.fused_reparam.relaxed_categories_backward: grad_kl and ONE_HOT's grad_y "
-            "take logits, SOFT's and HARD's grad_y takes soft"
-        )
-
-
 def _backward_op(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) -> Tensor:
-    s, like = Spec(*spec), _like(logits, soft)
-    _backward_check(grad_y, grad_kl, logits, soft, s)
+    s, like = Spec(*spec), like_of(logits, soft)
+    check_backward(grad_y, grad_kl, logits, soft, s)
     if grad_y is None and grad_kl is None:
         return rows_call.empty_like(like, s).zero_()
     backend = select.pick(like.device)
@@ -321,8 +246,8 @@ def _backward_op(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) 
 
 
 def _backward_fake(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec: Any) -> Tensor:
-    _backward_check(grad_y, grad_kl, logits, soft, Spec(*spec))
-    return rows_call.empty_like(_like(logits, soft), Spec(*spec))
+    check_backward(grad_y, grad_kl, logits, soft, Spec(*spec))
+    return rows_call.empty_like(like_of(logits, soft), Spec(*spec))
 
 
 def _redispatch_forward(logits: Any, key: Any, noise: Any, spec: Spec) -> Outputs:
@@ -351,7 +276,7 @@ def _backward_autograd(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, *spec:
     if all_plain(*tensors) and not needs_grad(*tensors):
         return _backward_op(*tensors, *spec)
     grad = categories_backward(_redispatch_backward, grad_y, grad_kl, logits, soft, s)
-    return rows_call.empty_like(_like(logits, soft), s).zero_() if grad is None else grad
+    return rows_call.empty_like(like_of(logits, soft), s).zero_() if grad is None else grad
 
 
 for _name, _kernel, _fake, _autograd in (

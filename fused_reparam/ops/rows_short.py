@@ -20,6 +20,7 @@ from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..modes import eager
 from . import gaussian_call, rows_call
 from .library import at_hand, forward_ad_active, ordinary
+from .operands import save, saved
 from .rows import categories_backward, summed, temperature_within
 from .rows_call import Spec
 
@@ -180,7 +181,7 @@ class ShortCategories(torch.autograd.Function):
         y, soft, kl = _forward(call, key, logits)
         spec = call.spec
         saved_soft = {SOFT: y, HARD: soft, ONE_HOT: None}[spec.mode]
-        ctx.save_for_backward(logits if spec.want_kl or spec.mode == ONE_HOT else None, saved_soft)
+        save(ctx, logits if spec.want_kl or spec.mode == ONE_HOT else None, saved_soft)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.dtype = call, logits.dtype
         return y, soft, kl
@@ -189,7 +190,7 @@ class ShortCategories(torch.autograd.Function):
     def backward(
         ctx: Any, grad_y: Tensor | None, grad_soft: Tensor | None, grad_kl: Tensor | None
     ) -> Any:
-        saved = ctx.saved_tensors
+        kept = saved(ctx)
         backend, spec, (size, _) = ctx.call
         grad_y = summed(grad_y, grad_soft)
         if (
@@ -197,15 +198,15 @@ class ShortCategories(torch.autograd.Function):
             or not eager()
             or (grad_y is None and grad_kl is None)
             # A hook on saved tensors may have changed them.
-            or not all(t is None or (t.dtype is ctx.dtype and t.is_contiguous()) for t in saved)
+            or not all(t is None or (t.dtype is ctx.dtype and t.is_contiguous()) for t in kept)
             or not (grad_y is None or (ordinary(grad_y) and grad_y.is_contiguous()))
             or not (grad_kl is None or ordinary(grad_kl))
         ):
             # Unpacked once: a checkpoint allows no more.
-            logits, soft = (t if t is None else t.to(ctx.dtype) for t in saved)
+            logits, soft = (t if t is None else t.to(ctx.dtype) for t in kept)
             compute = functools.partial(rows_call.backward, backend)
             return None, None, categories_backward(compute, grad_y, grad_kl, logits, soft, spec)
-        logits, soft = saved
+        logits, soft = kept
         like = soft if logits is None else logits
         grad = torch.empty_like(like)
         backend.softmax_backward(

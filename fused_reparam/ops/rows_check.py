@@ -1,0 +1,82 @@
+"""What the ops of relaxed categories require of their arguments when they are called by hand.
+
+``functional`` has checked a user's arguments by then, and says it in the user's terms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from . import rows_call
+from .gaussian_call import compute_dtype
+from .operands import check_key, check_like, check_operand, check_order
+from .rows_call import Spec
+
+_OP = "torch.ops.fused_reparam.relaxed_categories"
+_MODES = (SOFT, HARD, ONE_HOT)
+# Backends count classes in 32 bits.
+MOST_CLASSES = 2**31 - 1
+# So that neither tau nor 1 / tau is denormal or infinite in float32.
+SMALLEST_TAU, LARGEST_TAU = 2.0**-126, 2.0**126
+
+
+def check_forward(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
+    """Raise TypeError or ValueError unless the op can compute this."""
+    _check(_OP, logits, spec)
+    if spec.want_soft and spec.mode != HARD:
+        raise ValueError(f"{_OP}: want_soft is for mode HARD alone")
+    check_like(_OP, "noise", noise, logits, logits.shape, logits.dtype)
+    if key is not None:
+        check_key(_OP, key, logits)
+    elif noise is None and spec.want_y:
+        raise ValueError(f"{_OP}: a sample takes a key or noise, got neither")
+
+
+def check_backward(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec) -> None:
+    """The same of the backward op."""
+    op = f"{_OP}_backward"
+    like = like_of(logits, soft)
+    _check(op, like, spec)
+    for name, t in (("logits", logits), ("soft", soft), ("grad_y", grad_y)):
+        check_like(op, name, t, like, like.shape, like.dtype)
+    kl_shape, _ = rows_call.without_class_dim(like.shape, spec)
+    check_like(op, "grad_kl", grad_kl, like, kl_shape, compute_dtype(like.dtype))
+    missing = (grad_kl is not None or (grad_y is not None and spec.mode == ONE_HOT)) and (
+        logits is None
+    )
+    if missing or (grad_y is not None and spec.mode != ONE_HOT and soft is None):
+        raise ValueError(
+            f"{op}: grad_kl and ONE_HOT's grad_y take logits, SOFT's and HARD's grad_y takes soft"
+        )
+
+
+def like_of(logits: Tensor | None, soft: Tensor | None) -> Tensor:
+    """What the gradient is shaped like."""
+    found = soft if logits is None else logits
+    if found is None:
+        raise ValueError(f"{_OP}_backward takes logits or soft, got neither")
+    return found
+
+
+def _check(op: str, logits: Tensor, spec: Spec) -> None:
+    check_operand(op, "logits", logits)
+    dims = logits.dim()
+    if spec.mode not in _MODES:
+        raise ValueError(f"{op}: mode must be one of {_MODES}, got {spec.mode}")
+    if not SMALLEST_TAU <= spec.tau <= LARGEST_TAU:
+        raise ValueError(f"{op}: tau must be from 2^-126 to 2^126, got {spec.tau}")
+    if not 0.0 <= spec.unimix < 1.0:
+        raise ValueError(f"{op}: unimix must be in [0, 1), got {spec.unimix}")
+    if not 0 <= spec.dim < dims or logits.shape[spec.dim] < 1:
+        raise ValueError(
+            f"{op}: dim must be one of the {dims} dims and have classes, got dim {spec.dim} of "
+            f"shape {tuple(logits.shape)}"
+        )
+    if logits.shape[spec.dim] > MOST_CLASSES:
+        raise ValueError(
+            f"{op}: the limit is {MOST_CLASSES} classes, got shape {tuple(logits.shape)}"
+        )
+    check_order(op, spec.order, dims)

@@ -1,0 +1,129 @@
+"""Hooks on saved tensors that return another tensor: an error, as PyTorch's own ops give one."""
+
+import pytest
+import torch
+
+import fused_reparam
+from fused_reparam import functional as F
+from fused_reparam.backends import native_host
+
+SHAPE = (8, 128)
+
+
+@pytest.fixture(params=["host", "python", "reference"])
+def way(request, monkeypatch):
+    """The native backend by its extension and without it, and the reference."""
+    name = "reference" if request.param == "reference" else "native"
+    with fused_reparam.backend(name):
+        F.gaussian_latent(torch.zeros(1), torch.zeros(1))  # loads the library
+        if request.param == "python":
+            monkeypatch.setattr(native_host, "module", None)
+        yield request.param
+
+
+def leaf(*shape):
+    return torch.rand(shape or SHAPE, requires_grad=True)
+
+
+def ordered(t):
+    """The same numbers in another memory order, which takes the general way."""
+    return t.t().contiguous().t().detach().requires_grad_()
+
+
+def op(name, *args):
+    return getattr(torch.ops.fused_reparam, name)(*args)
+
+
+KEY = fused_reparam.noise.key(3)
+CALLS = {
+    "latent": lambda: F.gaussian_latent(leaf(), leaf()),
+    "latent of moments": lambda: F.gaussian_latent_from_moments(leaf()),
+    "latent in another order": lambda: F.gaussian_latent(ordered(leaf()), ordered(leaf())),
+    "latent with eps": lambda: F.gaussian_latent(leaf(), leaf(), eps=leaf()),
+    "latent op": lambda: op(
+        "gaussian_latent", leaf(), leaf(), KEY, None, [], 0, -1.0, 1.0, "sum", True, -1
+    ),
+    "draw": lambda: [F.log_normal_rsample(leaf(), std=leaf())],
+    "draw in another order": lambda: [F.log_normal_rsample(ordered(leaf()), std=ordered(leaf()))],
+    "draws": lambda: F.gaussian_latent(leaf(), leaf(), num_samples=3),
+    "log_prob": lambda: F.gaussian_rsample_log_prob(leaf(), leaf()),
+    "draw op": lambda: op(
+        "draw", leaf(), leaf(), None, None, KEY, None, [], "laplace", 0, 0, [], 0, True, 2, 1.0
+    ),
+    "soft categories": lambda: [F.gumbel_softmax(leaf())],
+    "hard categories": lambda: [F.gumbel_softmax(leaf(), hard=True)],
+    "categories with a KL": lambda: F.categorical_latent(leaf()),
+    "categories in another order": lambda: F.categorical_latent(ordered(leaf())),
+    "one-hot": lambda: [F.one_hot_categorical(leaf())],
+    "categories op": lambda: op(
+        "relaxed_categories", leaf(), KEY, None, [], 0, 0.7, 0.0, 1, True, False, True
+    ),
+}
+
+
+def run(call, swap, swap_key=None):
+    """The backward pass of a call whose saved tensors a hook swaps; a key is another matter."""
+
+    def unpack(t):
+        return (swap if t.is_floating_point() else swap_key or (lambda k: k))(t)
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), unpack):
+        outputs = [t for t in CALLS[call]() if t is not None and t.requires_grad]
+        torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+
+
+SWAPS = {
+    "short": lambda t: t.reshape(-1)[:4].clone(),
+    "one element": lambda t: t.reshape(-1)[:1].clone(),
+    "empty": lambda t: t.new_empty(0),
+    "flat": lambda t: t.reshape(-1),
+    "wider": lambda t: torch.cat([t, t]),
+    "other size": lambda t: t[:, :-2].contiguous(),
+    "on meta": lambda t: t.to("meta"),
+    "sparse": lambda t: t.to_sparse(),
+    "without storage": lambda t: (t.untyped_storage().resize_(0) and None) or t,
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+@pytest.mark.parametrize("call", CALLS)
+def test_another_tensor_is_refused(way, call, swap):
+    with pytest.raises(RuntimeError, match="hook on saved tensors returned") as error:
+        run(call, SWAPS[swap])
+    if swap in ("short", "flat", "wider"):
+        assert "had been saved" in str(error.value)
+        assert str(tuple(SHAPE))[1:-1] in str(error.value)  # what was expected
+
+
+KEY_SWAPS = {
+    "one element": lambda k: k[:1].clone(),
+    "empty": lambda k: k[:0].clone(),
+    "wide": lambda k: torch.cat([k, k]),
+    "float": lambda k: k.view(torch.int64).float(),
+    "int32": lambda k: k.view(torch.int32)[:2],
+    "on meta": lambda k: k.to("meta"),
+    "without storage": lambda k: (k.untyped_storage().resize_(0) and None) or k,
+}
+
+
+@pytest.mark.parametrize("swap", KEY_SWAPS)
+@pytest.mark.parametrize("call", [name for name in CALLS if name[:4] in ("late", "draw", "log_")])
+def test_another_key_is_refused(way, call, swap):
+    if call == "latent with eps":
+        pytest.skip("has no key")
+    with pytest.raises(RuntimeError, match="hook on saved tensors returned"):
+        run(call, lambda t: t, KEY_SWAPS[swap])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("call", CALLS)
+def test_another_dtype_alone_is_allowed(way, call, dtype):
+    run(call, lambda t: t.to(dtype))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_other_strides_and_an_int64_key_are_allowed(way, call):
+    def swap(t):
+        return t.t().contiguous().t() if t.dim() == 2 else t
+
+    run(call, swap, lambda k: k.view(torch.int64) if k.dtype == torch.uint64 else k)

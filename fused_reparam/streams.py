@@ -90,8 +90,13 @@ def _student_t(two: Uniform, df: float) -> Tensor:
     The cosine is taken from v' alone, for u' and 1 - u' have the same one.
     """
     u, angle = Uniform(two.v[:, 0::2], two.upper[:, 0::2]), two.v[:, 1::2]
-    radius = torch.sqrt(df * torch.expm1(-2.0 / df * u.log()))
-    return radius * torch.cos(2.0 * math.pi * angle)
+    t, cosine = -2.0 / df * u.log(), torch.cos(2.0 * math.pi * angle)
+    # Where e^t - 1 is e^t to the last bit, its root is made by quarters: e^t may overflow before
+    # the result does.
+    quarter = torch.exp(0.25 * t)
+    far = math.sqrt(df) * cosine * quarter * quarter
+    near = torch.sqrt(df * torch.expm1(t)) * cosine
+    return torch.where(t < (40.0 if t.dtype == torch.float64 else 16.0), near, far)
 
 
 Base = Callable[[Tensor, int, torch.dtype, float], Tensor]

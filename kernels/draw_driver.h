@@ -83,9 +83,9 @@ inline void set_constants(DrawCall& c, const double (&numbers)[6]) {
   c.number = numbers[0];
   set(0, 1, 0);
   switch (c.family) {
-    case Family::gaussian: return set(mean, 1 / std, std::log(std), numbers[4]);
+    case Family::gaussian: return set(mean, 1 / std::sqrt(std), std::log(std), numbers[4]);
     case Family::gaussian_prior: return set(0, 1, 0, numbers[2]);
-    case Family::log_prob: return set(mean, 1 / std, -std::log(std) - kHalfLogTwoPi);
+    case Family::log_prob: return set(mean, 1 / std::sqrt(std), std::log(std));
     case Family::mixture: {
       double wide = numbers[4], narrow = numbers[5];
       double log_wide = std::log(numbers[3]) - std::log(wide);
@@ -331,7 +331,11 @@ inline void set_parameters(const DrawKernels& kernels, const DrawCall& c, bool w
     p.sigma = scale.sigma;
     p.log_sigma = scale.log_sigma;
   }
+  const auto number = [](Kind kind) { return kind == Kind::std || kind == Kind::var; };
+  p.prior_is_std = number(c.prior_kind);
+  p.by_ratio = number(c.kind);
   if (traits.parameters > 2) {
+    p.by_ratio &= p.prior_is_std;
     p.prior_loc = t.read(c.params[2]);
     prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, false, want_log, want_gradient, t);
     p.prior_sigma = prior.sigma;
@@ -464,7 +468,7 @@ inline void backward_item(const DrawKernels& kernels, const DrawCall& c, const D
   DrawPass p{};
   p.eps = noise_of(t, c, item.first);
   ScalePass scale{}, prior{};
-  set_parameters(kernels, c, false, true, t, p, scale, prior);
+  set_parameters(kernels, c, c.traits().sampled(), true, t, p, scale, prior);
   for (int j = 0; j < kSums; ++j)
     if (has_sum(c, j)) sum_of(p, j) = t.zeros();
   add_samples(kernels, c, item, t, p);
@@ -483,7 +487,7 @@ inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t
   const FamilyTraits& traits = c.traits();
   const bool sampled = traits.sampled(), any = c.values[0] || c.values[1];
   const bool draws = !sums && (c.z.data || (sampled && any)), valued = !sampled && any;
-  const bool floored = valued && traits.scaled && c.constants[3] > -kInfinity;
+  const bool logs = (valued || sampled) && traits.scaled;
   DrawTile t(kernels, c, tile);
   DrawPass p{};
   if (draws) {
@@ -494,7 +498,7 @@ inline void backward_tile(const DrawKernels& kernels, const DrawCall& c, int64_t
     p.eps = t.noise(0, ahead);
   }
   ScalePass scale{}, prior{};
-  set_parameters(kernels, c, floored, true, t, p, scale, prior);
+  set_parameters(kernels, c, logs, true, t, p, scale, prior);
 
   // A value's gradients are written, else there are zeros to add a draw's to.
   const auto room = [&](void* x) {

@@ -25,7 +25,28 @@ struct Operands {
   __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
   __attribute__((always_inline)) V grad_value(int j) const { return at(p.grad_value[j]); }
   __attribute__((always_inline)) V constant(int j) const { return c[j]; }
+  // One over the root of the prior's sigma: twice a factor of it is a division by sigma that neither
+  // overflows nor underflows before the quotient does. Bounded, so that nothing times it is NaN.
+  __attribute__((always_inline)) V prior_root() const {
+    const V one = num<V>(1.0), most = num<V>(sizeof(Real) == 4 ? 87.0 : 700.0);
+    return p.prior_is_std ? one / sqrt(prior_sigma())
+                          : exp(min_keep_nan(most, num<V>(-0.5) * prior_log_sigma()));
+  }
+  // (sigma / prior sigma), whose root and log sigma are given: of a sigma that is a number as it is,
+  // of one that is an exponential by the difference of the logarithms, which is right also where
+  // either sigma is beyond the dtype.
+  __attribute__((always_inline)) V over_prior(V root, V log_ratio) const {
+    return p.by_ratio ? sigma() * root * root : exp(log_ratio);
+  }
 };
+
+// A gradient times a derivative. A gradient of 0, which is also one that did not come, and a derivative
+// of 0, as of a bounded parameter, stay 0 whatever they meet: the other may be infinite.
+template <class V>
+FR_INLINE V times(V gradient, V slope) {
+  const V product = gradient * slope;
+  return (gradient == V{}) | (slope == V{}) ? V{} : product;
+}
 
 // The gradients of a draw are added to those of a value, or to zeros.
 template <class V, bool kAdd>
@@ -79,48 +100,64 @@ struct DrawFormula<Draw::linear> {
   }
 };
 
-// Constants: prior_mean, 1 / prior_std, -log prior_std - log(2 pi) / 2.
+// log p of z, in the prior's units: d = (loc - prior_mean) / prior_std + eps sigma / prior_std. z itself
+// may be beyond the dtype where d is not.
+template <class V>
+struct InPrior {
+  V root, d, ratio;
+};
+
+// Constants: prior_mean, 1 / sqrt(prior_std), log prior_std.
 template <>
 struct DrawFormula<Draw::log_prob> {
+  template <class V>
+  FR_INLINE InPrior<V> in_prior(const Operands<V>& in) {
+    const V root = in.constant(1), ratio = in.over_prior(root, in.log_sigma() - in.constant(2));
+    return {root, fma(ratio, in.eps(), (in.loc() - in.constant(0)) * root * root), ratio};
+  }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
-    const V d = (z - in.constant(0)) * in.constant(1);
-    out.z(z);
+    const V eps = in.eps();
+    out.z(fma(in.sigma(), eps, in.loc()));
     out.value(0, log_q(eps, in.log_sigma()));
-    out.value(1, fma(num<V>(-0.5) * d, d, in.constant(2)));
+    out.value(1, log_q(in_prior(in).d, in.constant(2)));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
-    const V d = (z - in.constant(0)) * in.constant(1);
-    const V gz = fma(-in.grad_value(1) * in.constant(1), d, in.grad_z());
-    out.loc(gz);
+    const V eps = in.eps(), gz = in.grad_z();
+    const InPrior<V> prior = in_prior(in);
+    const V slope = times(in.grad_value(1), prior.d);
+    out.loc(gz - slope * prior.root * prior.root);
     out.sigma(gz * eps);
-    out.log_sigma(-in.grad_value(0));
+    out.log_sigma(-in.grad_value(0) - times(slope, prior.ratio * eps));
   }
 };
 
 template <>
 struct DrawFormula<Draw::log_prob_prior> {
+  template <class V>
+  FR_INLINE InPrior<V> in_prior(const Operands<V>& in) {
+    const V root = in.prior_root();
+    const V ratio = in.over_prior(root, in.log_sigma() - in.prior_log_sigma());
+    return {root, fma(ratio, in.eps(), (in.loc() - in.prior_loc()) * root * root), ratio};
+  }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
-    const V d = (z - in.prior_loc()) / in.prior_sigma();
-    out.z(z);
+    const V eps = in.eps();
+    out.z(fma(in.sigma(), eps, in.loc()));
     out.value(0, log_q(eps, in.log_sigma()));
-    out.value(1, log_q(d, in.prior_log_sigma()));
+    out.value(1, log_q(in_prior(in).d, in.prior_log_sigma()));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc()), gp = in.grad_value(1);
-    const V inverse = num<V>(1.0) / in.prior_sigma(), d = (z - in.prior_loc()) * inverse;
-    const V to_prior = gp * d * inverse, gz = in.grad_z() - to_prior;
-    out.loc(gz);
+    const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_value(1);
+    const InPrior<V> prior = in_prior(in);
+    const V slope = times(gp, prior.d), to_prior = slope * prior.root * prior.root;
+    out.loc(gz - to_prior);
     out.sigma(gz * eps);
-    out.log_sigma(-in.grad_value(0));
+    out.log_sigma(-in.grad_value(0) - times(slope, prior.ratio * eps));
     out.prior_loc(to_prior);
-    out.prior_log_sigma(gp * fma(d, d, num<V>(-1.0)));
+    out.prior_log_sigma(times(slope, prior.d) - gp);
   }
 };
 
@@ -146,7 +183,7 @@ struct DrawFormula<Draw::mixture> {
     const V steeper = fma(num<V>(2.0), in.constant(4), one);
     const V both = ahead > V{} ? e + steeper : fma(steeper, e, one);
     const V slope = d * in.constant(1) * (both / (one + e));
-    const V g = in.grad_value(0), gz = fma(g, slope, in.grad_z());
+    const V g = in.grad_value(0), gz = in.grad_z() + times(g, slope);
     out.loc(gz);
     out.sigma(gz * eps);
     out.log_sigma(-g);
@@ -198,7 +235,7 @@ struct DrawFormula<Draw::exponent> {
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), g = in.grad_z() * exp(fma(in.sigma(), eps, in.loc()));
+    const V eps = in.eps(), g = times(in.grad_z(), exp(fma(in.sigma(), eps, in.loc())));
     out.loc(g);
     out.sigma(g * eps);
   }
@@ -239,14 +276,14 @@ struct DrawFormula<Draw::kumaraswamy> {
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    // Beyond the bounds nothing is left of z's gradient, and 0 times infinity is none.
-    const V one = num<V>(1.0), most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? 128.0 : 1100.0);
-    const V a = one / in.loc(), b = one / in.sigma(), t = min_keep_nan(most, in.eps() * b);
-    const V log_base = max_keep_nan(-most, log1mexp(t) * a);  // log z
-    const V g = in.grad_z() * exp(log_base) * a;
-    out.loc(-(g * log_base));
+    // Beyond the bounds nothing is left of z's gradient. The concentrations divide last: their
+    // reciprocals are infinite where they are subnormal.
+    const V most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? 128.0 : 1100.0);
+    const V a = in.loc(), b = in.sigma(), t = min_keep_nan(most, in.eps() / b);
+    const V log_z = max_keep_nan(-most, log1mexp(t) / a), gz = in.grad_z() * exp(log_z);
+    out.loc(-(gz * log_z / a));
     // d ln(1 - e^-t) / dt = 1 / (e^t - 1).
-    out.sigma(-(g * (t / expm1(t)) * b));
+    out.sigma(-(gz * (t / expm1(t)) / a / b));
   }
 };
 
@@ -255,34 +292,49 @@ struct DrawFormula<Draw::kumaraswamy> {
 template <Value>
 struct ValueFormula;
 
-// Of d and r: 0.5 (d^2 + r^2 - 1) - log r, at least `floor`; what a gradient of it is multiplied by.
+// Of d, the distance in the prior's units, and of r = sigma / prior sigma and its logarithm:
+// 0.5 (d^2 + r^2 - 1) - log r, at least `floor`.
 template <class V>
-FR_INLINE V kl_of(V d, V r, V log_r) {
-  return fma(num<V>(0.5), fma(d, d, fma(r, r, num<V>(-1.0))), -log_r);
+struct Divergence {
+  V root, d, square, log_ratio;                             // square = r^2
+  __attribute__((always_inline)) V kl() const {
+    return fma(num<V>(0.5), fma(d, d, square - num<V>(1.0)), -log_ratio);
+  }
+  // What a gradient of it is multiplied by: 0 below the floor.
+  template <bool kFloor>
+  __attribute__((always_inline)) V gradient(V g, V floor) const {
+    if constexpr (kFloor) g = kl() < floor ? V{} : g;
+    return g;
+  }
+};
+template <class V>
+FR_INLINE Divergence<V> divergence(const Operands<V>& in, V distance, V root, V log_prior) {
+  const V log_ratio = in.log_sigma() - log_prior, r = in.over_prior(root, log_ratio);
+  return {root, distance * root * root, r * r, log_ratio};
 }
 template <class V>
 FR_INLINE V floored(V kl, V floor) {
   return kl < floor ? floor : kl;
 }
 
-// Constants: prior_mean, 1 / prior_std, log prior_std, floor.
+// Constants: prior_mean, 1 / sqrt(prior_std), log prior_std, floor.
 template <>
 struct ValueFormula<Value::gaussian> {
+  template <class V>
+  FR_INLINE Divergence<V> of(const Operands<V>& in) {
+    return divergence(in, in.loc() - in.constant(0), in.constant(1), in.constant(2));
+  }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V d = (in.loc() - in.constant(0)) * in.constant(1), r = in.sigma() * in.constant(1);
-    out.value(0, floored(kl_of(d, r, in.log_sigma() - in.constant(2)), in.constant(3)));
+    out.value(0, floored(of(in).kl(), in.constant(3)));
   }
   template <bool kFloor, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V d = (in.loc() - in.constant(0)) * in.constant(1), r = in.sigma() * in.constant(1);
-    V g = in.grad_value(0);
-    if constexpr (kFloor)
-      g = kl_of(d, r, in.log_sigma() - in.constant(2)) < in.constant(3) ? V{} : g;
-    const V over = g * in.constant(1);
-    out.loc(over * d);
-    out.sigma(over * r);
-    out.log_sigma(-g);
+    const Divergence<V> d = of(in);
+    const V g = d.template gradient<kFloor>(in.grad_value(0), in.constant(3));
+    out.loc(times(g, d.d) * d.root * d.root);
+    out.sigma(V{});
+    out.log_sigma(times(g, d.square - num<V>(1.0)));
   }
 };
 
@@ -290,32 +342,24 @@ struct ValueFormula<Value::gaussian> {
 template <>
 struct ValueFormula<Value::gaussian_prior> {
   template <class V>
-  FR_INLINE V kl(const Operands<V>& in, V inverse, V& d, V& r) {
-    d = (in.loc() - in.prior_loc()) * inverse;
-    r = in.sigma() * inverse;
-    return kl_of(d, r, in.log_sigma() - in.prior_log_sigma());
+  FR_INLINE Divergence<V> of(const Operands<V>& in) {
+    return divergence(in, in.loc() - in.prior_loc(), in.prior_root(), in.prior_log_sigma());
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    V d, r;
-    out.value(0, floored(kl(in, num<V>(1.0) / in.prior_sigma(), d, r), in.constant(3)));
+    out.value(0, floored(of(in).kl(), in.constant(3)));
   }
   template <bool kFloor, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V inverse = num<V>(1.0) / in.prior_sigma();
-    V d, r, g = in.grad_value(0);
-    if constexpr (kFloor) {
-      g = kl(in, inverse, d, r) < in.constant(3) ? V{} : g;
-    } else {
-      d = (in.loc() - in.prior_loc()) * inverse;
-      r = in.sigma() * inverse;
-    }
-    const V to_loc = g * inverse * d;
+    const Divergence<V> d = of(in);
+    const V g = d.template gradient<kFloor>(in.grad_value(0), in.constant(3));
+    const V slope = times(g, d.d), to_loc = slope * d.root * d.root;
+    const V to_log = times(g, d.square - num<V>(1.0));
     out.loc(to_loc);
     out.prior_loc(-to_loc);
-    out.sigma(g * inverse * r);
-    out.log_sigma(-g);
-    out.prior_log_sigma(g * (num<V>(1.0) - fma(d, d, r * r)));
+    out.sigma(V{});
+    out.log_sigma(to_log);
+    out.prior_log_sigma(-to_log - times(slope, d.d));
   }
 };
 
@@ -340,7 +384,7 @@ struct ValueFormula<Value::laplace> {
     const V loc = in.loc(), one = num<V>(1.0), inverse = one / in.sigma(), g = in.grad_value(0);
     const V t = in_scales(abs(loc), inverse), e = exp(-t), sign = loc == V{} ? V{} : with_sign(one, loc);
     out.loc(g * sign * (one - e));
-    out.sigma(g * (fma(e, t, e) - inverse));
+    out.sigma(times(g, fma(e, t, e) - inverse));
   }
 };
 
@@ -357,24 +401,31 @@ struct ValueFormula<Value::uniform> {
     const V scale = in.sigma(), end = abs(in.loc()) + scale;
     const auto outside = end > num<V>(1.0);
     out.loc(outside ? V{} : V{} * end);
-    out.sigma(outside ? V{} : fma(V{}, end, -in.grad_value(0) / scale));
+    out.sigma(outside ? V{} : fma(V{}, end, -times(in.grad_value(0), num<V>(1.0) / scale)));
   }
 };
 
-// log(((1 + scale)^2 + loc^2) / (4 scale)).
+// sqrt(x^2 + y^2) of numbers that are not negative, whose squares may overflow.
+template <class V>
+FR_INLINE V hypotenuse(V x, V y) {
+  const V most = max_keep_nan(x, y), share = min_keep_nan(x, y) / most;
+  return most * sqrt(fma(share, share, num<V>(1.0)));
+}
+
+// log(((1 + scale)^2 + loc^2) / (4 scale)), of the root and of the scale apart: neither overflows.
 template <>
 struct ValueFormula<Value::cauchy> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V loc = in.loc(), scale = in.sigma(), up = scale + num<V>(1.0);
-    out.value(0, log(fma(loc, loc, up * up) / (num<V>(4.0) * scale)));
+    const V scale = in.sigma(), root = hypotenuse(scale + num<V>(1.0), abs(in.loc()));
+    out.value(0, fma(num<V>(2.0), log(num<V>(0.5) * root), -log(scale)));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V loc = in.loc(), scale = in.sigma(), one = num<V>(1.0), up = scale + one;
-    const V g = in.grad_value(0), twice = (g + g) / fma(loc, loc, up * up);
-    out.loc(twice * loc);
-    out.sigma(fma(twice, up, -(g / scale)));
+    const V g = in.grad_value(0), inverse = one / hypotenuse(up, abs(loc)), twice = (g + g) * inverse;
+    out.loc(twice * (loc * inverse));
+    out.sigma(fma(twice, up * inverse, -times(g, one / scale)));
   }
 };
 

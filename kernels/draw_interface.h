@@ -85,6 +85,9 @@ struct DrawPass {
   const double* constants;  // as set_constants in draw_driver.h makes them
   const void *loc, *sigma, *log_sigma;  // log sigma: only where a value (backward: a floor) takes it
   const void *prior_loc, *prior_sigma, *prior_log_sigma;
+  // Whether sigma / prior sigma is formed of the two, which are numbers as they came, or by their
+  // logarithms; and whether the prior's sigma is such a number.
+  bool by_ratio, prior_is_std;
   const void* eps;
   void *z, *value[2];
   // Backward: gradients that came, and sums of those to give, which a pass adds to.

@@ -288,11 +288,11 @@ FR_INLINE V log(V x) {
   return x != x ? x : y;
 }
 
-// ln x for x that is neither negative, zero nor denormal, to within the same.
+// ln x for x that is neither negative nor zero, to within the same.
 template <class V>
 FR_INLINE V log_positive(V x) {
   V m, e;
-  split<true>(x, m, e);
+  split<false>(x, m, e);
   return x < num<V>(__builtin_inf()) ? log_split(m, e) : x;
 }
 

@@ -78,11 +78,14 @@ FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_k
     dkl = fma(dsigma, dsigma, -one);
   } else if constexpr (kind == Kind::std) {
     if (!has_kl) return z_times_eps;
-    dsigma = one;
-    dkl = x - one / x;
+    // The parameter divides the gradient: a gradient of 0 stays 0 where 1 / x is infinite.
+    const V of_kl = fma(from_kl, x, -(from_kl / x));
+    return has_z ? z_times_eps + of_kl : of_kl;
   } else if constexpr (kind == Kind::var) {
-    dsigma = half / sqrt(x);
-    dkl = half - half / x;
+    const V half_kl = half * from_kl, of_kl = half_kl - half_kl / x;
+    if (!has_z && has_kl) return of_kl;
+    const V of_z = z_times_eps * (half / sqrt(x));
+    return has_kl ? of_z + of_kl : of_z;
   } else {
     const Softplus<V> s = softplus(x, false, true);
     dsigma = s.sigmoid;

@@ -17,6 +17,7 @@ from ..backends import native_host, select
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT, formula
 from ..modes import exporting
 from . import rows_call
+from .gaussian_call import compute_dtype
 from .layout import memory_order
 from .library import (
     LIB,

@@ -102,7 +102,7 @@ def draw_backward(
             outputs.append(drawn)
             incoming.append(elements(grad_z, dense or samples > 1).reshape(drawn.shape))
         for value, grad in zip(found, grad_values, strict=False):
-            if grad is not None:
+            if grad is not None and weight != 0.0:  # 0 times an infinite derivative is none
                 each = weight * grad.reshape(-1, 1)
                 outputs.append(value)
                 incoming.append(each.expand(-1, value.numel() // grad.numel()).reshape(value.shape))

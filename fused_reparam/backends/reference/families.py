@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .gaussian import clamp, log_var_of, sigma_of
+from .gaussian import STD, VAR, clamp, inverse_root_of, log_var_of, sigma_of
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 Values = tuple[Tensor, ...]
@@ -48,6 +48,49 @@ def _scale(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Tenso
     return sigma, log_var_of(x, sigma, kind)
 
 
+class _Prior(NamedTuple):
+    """The Gaussian that a divergence or log-density is to."""
+
+    mean: Tensor | float
+    root: Tensor | float
+    """1 / sqrt(sigma)."""
+    log_var: Tensor | float
+    is_number: bool
+    """Whether sigma itself is given, not its logarithm."""
+
+
+def _prior_of_numbers(mean: float, std: float) -> _Prior:
+    return _Prior(mean, std**-0.5, 2.0 * math.log(std), True)
+
+
+def _prior_of_tensors(mean: Tensor, x: Tensor, kind: int) -> _Prior:
+    sigma = sigma_of(x, kind)
+    root, log_var = inverse_root_of(x, sigma, kind), log_var_of(x, sigma, kind)
+    return _Prior(mean, root, log_var, kind in (STD, VAR))
+
+
+def _in_prior(
+    loc: Tensor, sigma: Tensor, log_var: Tensor, kind: int, prior: _Prior
+) -> tuple[Tensor, Tensor]:
+    """(loc - prior mean) / prior sigma, and sigma / prior sigma.
+
+    Right also where a sigma is beyond the dtype: a sigma that is an exponential comes into the
+    ratio by the difference of the logarithms.
+    """
+    distance = (loc - prior.mean) * prior.root * prior.root
+    if kind in (STD, VAR) and prior.is_number:
+        return distance, sigma * prior.root * prior.root
+    return distance, torch.exp(0.5 * (log_var - prior.log_var))
+
+
+def _gaussian_kl(
+    loc: Tensor, sigma: Tensor, log_var: Tensor, kind: int, prior: _Prior, floor: float
+) -> Tensor:
+    distance, ratio = _in_prior(loc, sigma, log_var, kind, prior)
+    kl = 0.5 * (distance * distance + ratio * ratio - 1.0 - (log_var - prior.log_var))
+    return floored(kl, floor)
+
+
 def floored(element: Tensor, floor: float) -> Tensor:
     """Free bits: at least ``floor``, with no gradient below it."""
     return torch.where(element < floor, floor, element) if floor > -math.inf else element
@@ -63,19 +106,16 @@ def gaussian(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     """
     low, high, prior_mean, prior_std, floor = numbers
     sigma, log_var = _scale(p[1], kind, low, high)
-    d, r = (p[0] - prior_mean) / prior_std, sigma / prior_std
-    kl = 0.5 * (d * d + r * r - 1.0 - (log_var - 2.0 * math.log(prior_std)))
-    return _sample(p[0], sigma, eps), (floored(kl, floor),)
+    prior = _prior_of_numbers(prior_mean, prior_std)
+    return _sample(p[0], sigma, eps), (_gaussian_kl(p[0], sigma, log_var, kind, prior, floor),)
 
 
 def gaussian_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high, floor."""
     low, high, floor = numbers
     sigma, log_var = _scale(p[1], kind, low, high)
-    prior_sigma, prior_log_var = _scale(p[3], prior_kind, -math.inf, math.inf)
-    d, r = (p[0] - p[2]) / prior_sigma, sigma / prior_sigma
-    kl = 0.5 * (d * d + r * r - 1.0 - (log_var - prior_log_var))
-    return _sample(p[0], sigma, eps), (floored(kl, floor),)
+    prior = _prior_of_tensors(p[2], p[3], prior_kind)
+    return _sample(p[0], sigma, eps), (_gaussian_kl(p[0], sigma, log_var, kind, prior, floor),)
 
 
 def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
@@ -87,16 +127,15 @@ def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     """
     low, high, prior_mean, prior_std = numbers
     sigma, log_var = _scale(p[1], kind, low, high)
-    z = p[0] + sigma * eps
-    return z, (_log_q(eps, log_var), _log_normal(z, prior_mean, prior_std, math.log(prior_std)))
+    prior = _prior_of_numbers(prior_mean, prior_std)
+    return _sample(p[0], sigma, eps), _log_densities(p[0], sigma, log_var, eps, kind, prior)
 
 
 def log_prob_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high."""
     sigma, log_var = _scale(p[1], kind, *numbers)
-    prior_sigma, prior_log_var = _scale(p[3], prior_kind, -math.inf, math.inf)
-    z = p[0] + sigma * eps
-    return z, (_log_q(eps, log_var), _log_normal(z, p[2], prior_sigma, 0.5 * prior_log_var))
+    prior = _prior_of_tensors(p[2], p[3], prior_kind)
+    return _sample(p[0], sigma, eps), _log_densities(p[0], sigma, log_var, eps, kind, prior)
 
 
 def mixture(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
@@ -188,9 +227,12 @@ def laplace_kl(loc: Tensor, scale: Tensor) -> Tensor:
     size = loc.abs()
     # Where the first term is nothing beside the others it is left out: its gradient would be 0
     # times an infinity.
-    none = (size > 700.0 * scale) | (scale < 1e-30)
-    t = torch.where(none, 0.0, size) / torch.where(none, 1.0, scale)
-    near = torch.where(none, 0.0, scale * torch.exp(-t))
+    none = (size > 700.0 * scale) | (scale < torch.finfo(scale.dtype).tiny)
+    inside = torch.where(none, 1.0, scale)
+    # In units of the scale, a constant that changes nothing: no square of 1 / scale is met.
+    unit = 1.0 / inside.detach()
+    sized, scaled = torch.where(none, 0.0, size) * unit, inside * unit
+    near = torch.where(none, 0.0, inside.detach() * (scaled * torch.exp(-sized / scaled)))
     return near + size - torch.log(scale) - 1.0
 
 
@@ -203,7 +245,8 @@ def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
     """log(((1 + scale)^2 + loc^2) / (4 scale))."""
-    return torch.log(((1.0 + scale) ** 2 + loc * loc) / (4.0 * scale))
+    # Of the root, and by the difference of the logarithms: neither overflows.
+    return 2.0 * torch.log(0.5 * torch.hypot(1.0 + scale, loc)) - torch.log(scale)
 
 
 def relaxed_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
@@ -242,11 +285,13 @@ def _log_q(eps: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * eps * eps - 0.5 * log_var - HALF_LOG_2PI
 
 
-def _log_normal(
-    z: Tensor, mean: Tensor | float, std: Tensor | float, log_std: Tensor | float
-) -> Tensor:
-    d = (z - mean) / std
-    return -0.5 * d * d - log_std - HALF_LOG_2PI
+def _log_densities(
+    loc: Tensor, sigma: Tensor, log_var: Tensor, eps: Tensor, kind: int, prior: _Prior
+) -> Values:
+    """log q(z) and log p(z) of z = loc + sigma eps, in the prior's units: z may be infinite."""
+    distance, ratio = _in_prior(loc, sigma, log_var, kind, prior)
+    d = distance + ratio * eps
+    return _log_q(eps, log_var), -0.5 * d * d - 0.5 * prior.log_var - HALF_LOG_2PI
 
 
 FAMILIES: dict[str, Family] = {

@@ -9,7 +9,7 @@ import triton.language as tl
 from .approx import narrow, widen
 from .box_muller import normal_tile
 from .keys import read_key
-from .scale import clamp, derivatives, kl_factor
+from .scale import STD, VAR, clamp, derivatives, kl_factor, times
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
 
 # Where the incoming gradient of the KL lies:
@@ -113,10 +113,13 @@ def backward_tile(
                 )
                 noise = widen(tl.load(at, mask=mask), MATH)
             total = dz * noise * slope
-            if GKL != GKL_NONE:
-                total += kl_slope * (dkl * kl_factor(KIND))
         else:
-            total = kl_slope * (dkl * kl_factor(KIND))
+            total = tl.zeros((Q, VEC), dtype)
+        if GKL != GKL_NONE:
+            if KIND == STD or KIND == VAR:  # noqa: SIM109  # 1 / x may be infinite where the KL is not
+                total += times(dkl * kl_factor(KIND), kl_slope)
+            else:
+                total += kl_slope * (dkl * kl_factor(KIND))
         if CLAMP:
             total = tl.where(outside, 0.0, total)
         at = locate(

@@ -79,7 +79,12 @@ def student_t(v, upper, angle, df, power, MATH: tl.constexpr):
         cosine, _ = cos_sin_pi(2.0 * angle, MATH)
     else:  # cos(2 pi v) from its distance to the zero at 1/4
         cosine = sine((0.25 - angle) * (2.0 * PI), 6)
-    return fast_sqrt(df * growth, MATH) * cosine
+    # Where e^t - 1 is e^t to the last bit, its root is made by quarters: e^t may overflow before
+    # the result does.
+    FAR: tl.constexpr = 40.0 if v.dtype.is_fp64() else 16.0
+    quarter = exp(t, 0.25, 1.0, True, MATH)
+    far = fast_sqrt(df, MATH) * cosine * quarter * quarter
+    return tl.where(t < FAR, fast_sqrt(df * growth, MATH) * cosine, far)
 
 
 @triton.jit

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 
 from ..reference import families as reference
-from .approx import exp, expm1, reciprocal
-from .scale import clamp, sigma_squares, slopes
+from .approx import exp, expm1, reciprocal, sqrt
+from .scale import LOG_STD, LOGVAR, STD, VAR, clamp, sigma_squares, slopes, times
 from .uniform import fast_log, log_uniform
 
 _INDEX = {name: index for index, name in enumerate(reference.FAMILIES)}
@@ -41,33 +41,71 @@ def prepare(
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, LOGS: tl.constexpr,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """(sigma, log sigma^2, and of the prior: its mean, 1 / its sigma, log of its sigma^2).
+    """(sigma, log sigma^2, the prior's mean, 1 / the root of its sigma, sigma / its sigma, and the
+    log of its sigma^2).
 
     b is bounded already. The logarithms are meaningful only with LOGS. Kumaraswamy has (1 / a,
-    1 / b) in the first two places.
+    1 / b) in the first two places. A prior's sigma divides by its root twice, which neither
+    overflows nor underflows before the quotient does; a sigma that is an exponential comes into the
+    ratio by the difference of the logarithms, which is right where it is beyond the dtype.
     """
+    NUMBER: tl.constexpr = KIND == STD or KIND == VAR
+    PRIOR_NUMBER: tl.constexpr = PRIOR_KIND == STD or PRIOR_KIND == VAR
     if FAMILY == RELAXED_BERNOULLI:
-        return a, a, n2, n3, n4
+        return a, a, n2, n3, n4, n4
     elif FAMILY == KUMARASWAMY:
-        return reciprocal(a, MATH), reciprocal(b, MATH), n2, n3, n4
+        return finite(reciprocal(a, MATH)), finite(reciprocal(b, MATH)), n2, n3, n4, n4
+    elif FAMILY == GAUSSIAN_PRIOR or FAMILY == LOG_PROB_PRIOR:
+        BY_LOGS: tl.constexpr = not (NUMBER and PRIOR_NUMBER)
+        sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS or BY_LOGS)
+        prior, _, prior_log = sigma_squares(d, PRIOR_KIND, EXACT, MATH, LOGS or BY_LOGS)
+        if PRIOR_NUMBER:
+            root = reciprocal(sqrt(prior, MATH), MATH)
+        else:
+            MOST: tl.constexpr = 2800.0 if d.dtype.is_fp64() else 348.0
+            least = tl.maximum(prior_log, -MOST, propagate_nan=tl.PropagateNan.ALL)
+            root = exp(-least, 0.25, 1.0, EXACT, MATH)
+        if BY_LOGS:
+            ratio = exp(log_square - prior_log, 0.5, 1.0, EXACT, MATH)
+        else:
+            ratio = sigma * root * root
+        return sigma, log_square, c, root, ratio, prior_log
+    elif FAMILY == GAUSSIAN or FAMILY == LOG_PROB:
+        sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS or not NUMBER)
+        if NUMBER:  # noqa: SIM108
+            ratio = sigma * n3 * n3
+        else:
+            ratio = exp(log_square - n4, 0.5, 1.0, EXACT, MATH)
+        return sigma, log_square, n2, n3, ratio, n4
     else:
         sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS)
-        if FAMILY == GAUSSIAN_PRIOR or FAMILY == LOG_PROB_PRIOR:
-            prior, _, prior_log = sigma_squares(d, PRIOR_KIND, EXACT, MATH, LOGS)
-            return sigma, log_square, c, reciprocal(prior, MATH), prior_log
-        else:
-            return sigma, log_square, n2, n3, n4
+        return sigma, log_square, n2, n3, sigma, n4
+
+
+@triton.jit
+def finite(x):
+    """Bounded, so that nothing times it is NaN; NaN stays NaN."""
+    MOST: tl.constexpr = 1e308 if x.dtype.is_fp64() else 3e38
+    return tl.minimum(x, MOST, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def of_log(gradient, to_log, KIND: tl.constexpr):
+    """The gradient of log sigma times its slope, which is infinite only where it is 1 / x."""
+    if KIND == STD or KIND == VAR:
+        return times(gradient, to_log)
+    else:
+        return gradient * to_log
 
 
 @triton.jit
 def divergence(
-    a, sigma, log_square, mean, inverse, prior_log, floor,
+    a, sigma, log_square, mean, root, ratio, prior_log, floor,
     FAMILY: tl.constexpr, FLOOR: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The value of a family whose value needs no noise."""
     if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
-        distance = (a - mean) * inverse
-        ratio = sigma * inverse
+        distance = (a - mean) * root * root
         twice = distance * distance + (ratio * ratio - 1.0) - (log_square - prior_log)
         if FLOOR:
             return tl.where(twice * 0.5 < floor, floor, twice * 0.5)
@@ -84,8 +122,17 @@ def divergence(
         return tl.where(end > 1.0, float("inf"), 0.0 * end - 0.5 * log_square)
     else:
         tl.static_assert(FAMILY == CAUCHY)
-        squares = (1.0 + sigma) * (1.0 + sigma) + a * a  # at least 4 sigma
-        return fast_log(squares * reciprocal(4.0 * sigma, MATH), MATH)
+        return (
+            2.0 * fast_log(0.5 * hypotenuse(1.0 + sigma, tl.abs(a), MATH), MATH) - 0.5 * log_square
+        )
+
+
+@triton.jit
+def hypotenuse(x, y, MATH: tl.constexpr):
+    """sqrt(x^2 + y^2) of numbers that are not negative, whose squares may overflow."""
+    most = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    share = tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL) * reciprocal(most, MATH)
+    return most * sqrt(1.0 + share * share, MATH)
 
 
 @triton.jit
@@ -103,15 +150,13 @@ def two_normals(z, mean, n3, n4, n5, n6):
 @triton.jit
 def in_scales(size, inverse):
     """size / scale, and at most 1e4: its exponential is nothing by then. inverse: 1 / scale."""
-    MOST: tl.constexpr = 1e308 if size.dtype.is_fp64() else 3e38
-    inverse = tl.minimum(inverse, MOST, propagate_nan=tl.PropagateNan.ALL)  # 0 times it is 0
-    return tl.minimum(size * inverse, 1e4, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(size * finite(inverse), 1e4, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def kumaraswamy_parts(inverse_b, eps, EXACT: tl.constexpr, MATH: tl.constexpr):
     """(t, e, base, log base): t = eps / b, e = exp(-t), base = 1 - e, each to its last bits."""
-    t = eps * inverse_b
+    t = in_scales(eps, inverse_b)
     e = exp(-t, 1.0, 1.0, EXACT, MATH)
     base = -expm1(-t, e)
     return t, e, base, log_uniform(tl.minimum(e, base), base > e, MATH)
@@ -119,7 +164,7 @@ def kumaraswamy_parts(inverse_b, eps, EXACT: tl.constexpr, MATH: tl.constexpr):
 
 @triton.jit
 def draw(
-    a, sigma, log_square, mean, inverse, prior_log, eps, n2, n3, n4, n5, n6,
+    a, sigma, log_square, mean, root, ratio, prior_log, eps, n2, n3, n4, n5, n6,
     FAMILY: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """(z, values): as many values as depend on the noise, anything in the other places."""
@@ -145,7 +190,7 @@ def draw(
             return z, z, z
         elif FAMILY == LOG_PROB or FAMILY == LOG_PROB_PRIOR:
             log_q = -0.5 * (eps * eps + log_square) - HALF_LOG_2PI
-            distance = (x - mean) * inverse
+            distance = (a - mean) * root * root + ratio * eps
             return x, log_q, -0.5 * (distance * distance + prior_log) - HALF_LOG_2PI
         elif FAMILY == MIXTURE:
             _, log_wide, ahead = two_normals(x, mean, n3, n4, n5, n6)
@@ -166,7 +211,7 @@ def draw(
 
 @triton.jit
 def pull(
-    a, sigma, inverse_b, mean, inverse, eps, gz, g0, g1, s0, s1, s2, s3, s4, n2, n3, n4, n5, n6,
+    a, sigma, inverse_b, mean, root, ratio, eps, gz, g0, g1, s0, s1, s2, s3, s4, n2, n3, n4, n5, n6,
     FAMILY: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The sums s0 .. s4 with one sample's part added.
@@ -187,17 +232,19 @@ def pull(
         x = a + sigma * eps
         dx = gz
         if FAMILY == LOG_NORMAL:
-            dx = gz * exp(x, 1.0, 1.0, EXACT, MATH)
+            dx = times(gz, exp(x, 1.0, 1.0, EXACT, MATH))
         elif FAMILY == LOG_PROB or FAMILY == LOG_PROB_PRIOR:
             if g0 is not None:
                 s2 += g0
             if g1 is not None:
-                distance = (x - mean) * inverse
-                slope = g1 * distance * inverse
-                dx = gz - slope
+                distance = (a - mean) * root * root + ratio * eps
+                slope = times(g1, distance)
+                to_mean = slope * root * root
+                s0 -= to_mean
+                s2 += times(g1, distance * (ratio * eps))
                 if FAMILY == LOG_PROB_PRIOR:
-                    s3 += slope
-                    s4 += g1 * (1.0 - distance * distance)
+                    s3 += to_mean
+                    s4 += g1 - times(g1, distance * distance)
         elif FAMILY == MIXTURE:
             if g0 is not None:
                 s2 += g0
@@ -207,7 +254,7 @@ def pull(
                 # as large.
                 steeper = 2.0 * n6 + 1.0
                 both = tl.where(ahead > 0.0, e + steeper, 1.0 + steeper * e)
-                dx = gz + g0 * (d * n3 * (both * reciprocal(1.0 + e, MATH)))
+                dx = gz + times(g0, d * n3 * (both * reciprocal(1.0 + e, MATH)))
         elif FAMILY == TANH_NORMAL:
             e = exp(-tl.abs(x), 2.0, 1.0, EXACT, MATH)
             share = reciprocal(1.0 + e, MATH)
@@ -221,7 +268,7 @@ def pull(
 
 @triton.jit
 def finish(
-    a, b, d, sigma, log_square, mean, inverse, prior_log, gk, s0, s1, s2, s3, s4, floor,
+    a, b, d, sigma, log_square, mean, root, ratio, prior_log, gk, s0, s1, s2, s3, s4, floor,
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, FLOOR: tl.constexpr,
     SAMPLED: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -233,46 +280,50 @@ def finish(
         return -s0 * sigma * sigma, -s1 * sigma * log_square, s0, s0
     else:
         to_sigma, to_log = slopes(b, sigma, KIND, MATH)
-        to_b = s1 * to_sigma
+        # Only these may be infinite where no gradient of a sample came.
+        to_b = times(s1, to_sigma) if KIND == LOGVAR or KIND == LOG_STD else s1 * to_sigma
         if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
             if gk is not None:
                 if FLOOR:
                     kl = divergence(
-                        a, sigma, log_square, mean, inverse, prior_log, floor, FAMILY, False, EXACT,
+                        a, sigma, log_square, mean, root, ratio, prior_log, floor, FAMILY, False,
+                        EXACT,
                         MATH,
                     )  # fmt: skip
                     gk = tl.where(kl < floor, 0.0, gk)
-                distance = (a - mean) * inverse
-                ratio = sigma * inverse
-                slope = gk * distance * inverse
-                s0 += slope
-                to_b += gk * (ratio * inverse * to_sigma - to_log)
-                s3 -= slope
-                s4 += gk * (distance * distance + (ratio * ratio - 1.0))
+                distance = (a - mean) * root * root
+                slope = times(gk, distance)
+                to_mean = slope * root * root
+                grown = times(gk, ratio * ratio - 1.0)
+                s0 += to_mean
+                to_b += of_log(grown, to_log, KIND)
+                s3 -= to_mean
+                s4 += times(gk, distance * distance) + grown
         elif FAMILY == LOG_NORMAL:
             if gk is not None:
                 s0 += gk * a
-                to_b += gk * (sigma * to_sigma - to_log)
+                to_b += times(gk, sigma * to_sigma - to_log)
         elif FAMILY == LAPLACE:
             if gk is not None:
                 t = in_scales(tl.abs(a), to_log)
                 shrunk = exp(-t, 1.0, 1.0, EXACT, MATH)
                 s0 += gk * tl.where(a >= 0.0, 1.0 - shrunk, shrunk - 1.0)
-                to_b += gk * (shrunk + shrunk * t - to_log)
+                to_b += times(gk, shrunk + shrunk * t - to_log)
         elif FAMILY == UNIFORM:
             if gk is not None:
                 end = tl.abs(a) + sigma
                 s0 += tl.where(end > 1.0, 0.0, 0.0 * end)
-                to_b += tl.where(end > 1.0, 0.0, 0.0 * end - gk * to_log)
+                to_b += tl.where(end > 1.0, 0.0, 0.0 * end - times(gk, to_log))
         elif FAMILY == CAUCHY:
             if gk is not None:
-                twice = 2.0 * gk * reciprocal((1.0 + sigma) * (1.0 + sigma) + a * a, MATH)
-                s0 += twice * a
-                to_b += twice * (1.0 + sigma) - gk * to_log
+                inverse = reciprocal(hypotenuse(1.0 + sigma, tl.abs(a), MATH), MATH)
+                twice = 2.0 * gk * inverse
+                s0 += twice * (a * inverse)
+                to_b += twice * ((1.0 + sigma) * inverse) - times(gk, to_log)
         elif SAMPLED:
-            to_b -= s2 * to_log
+            to_b -= of_log(s2, to_log, KIND)
         if FAMILY == GAUSSIAN_PRIOR or FAMILY == LOG_PROB_PRIOR:
             _, prior_to_log = slopes(d, d, PRIOR_KIND, MATH)
-            return s0, to_b, s3, -s4 * prior_to_log
+            return s0, to_b, s3, -of_log(s4, prior_to_log, PRIOR_KIND)
         else:
             return s0, to_b, s0, s0

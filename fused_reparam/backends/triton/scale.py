@@ -26,6 +26,12 @@ def clamp(x, low, high):
 
 
 @triton.jit
+def times(gradient, slope):
+    """A gradient times a derivative, which may be infinite: a gradient of 0 stays 0."""
+    return tl.where(gradient == 0.0, 0.0, gradient * slope)
+
+
+@triton.jit
 def softplus_parts(x, MATH: tl.constexpr):
     """softplus(x), and what stays finite where it underflows: (sigma, e, ratio).
 

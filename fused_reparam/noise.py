@@ -202,7 +202,8 @@ def check_key(key: Tensor) -> None:
 
 def check_generator(generator: torch.Generator | None) -> None:
     """Raise TypeError unless it is one generator or None."""
-    if generator is not None and not isinstance(generator, torch.Generator):
+    # By what is asked of one: other libraries wrap generators.
+    if generator is not None and not hasattr(generator, "initial_seed"):
         raise TypeError(
             f"generator must be one torch.Generator or None, got {described(generator)}"
             + ("; torch.Generator().manual_seed(seed) makes one" if is_number(generator) else "")

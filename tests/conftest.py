@@ -24,6 +24,11 @@ import interpreter
 import fused_reparam
 from fused_reparam.backends import native, native_host, select
 
+try:
+    import numpy  # noqa: F401
+except ModuleNotFoundError:
+    collect_ignore = ["ptx"]  # the executor of PTX is written in it
+
 interpreter.patch_once_a_launch()
 
 CPU = torch.device("cpu")

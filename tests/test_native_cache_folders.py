@@ -41,6 +41,13 @@ def test_only_the_user_can_write_what_is_made(cache):
         assert stat.S_IMODE(path.stat().st_mode) in (0o755, 0o600), path
 
 
+def unsealed(whole):
+    """Without a seal: what was installed, and is copied here for a compiler's work, has one too."""
+    while _build.MARK in whole[-_build.SEAL_SIZE :]:
+        whole = whole[: -_build.SEAL_SIZE]
+    return whole
+
+
 def replaced(path, kind):
     whole = path.read_bytes()
     path.unlink()
@@ -61,7 +68,7 @@ def replaced(path, kind):
             "another": Path(sys.modules["_ctypes"].__file__).read_bytes(),
             "one bit": whole[:9999] + bytes([whole[9999] ^ 4]) + whole[10000:],
             "longer": whole + b"\0",
-            "without seal": whole[: -_build.SEAL_SIZE],
+            "without seal": unsealed(whole),
             "another's seal": whole[: -_build.SEAL_SIZE]
             + _build.seal("libfused_reparam-0.so", whole[: -_build.SEAL_SIZE]),
             "seal alone": whole[-_build.SEAL_SIZE :],

@@ -23,6 +23,7 @@ from torch import Tensor
 from . import _build, _cache, native_host
 from .native_draws import base_noise, draw_backward, draw_forward, host_plan  # noqa: F401
 from .native_rows import softmax_backward, softmax_forward  # noqa: F401
+from .reference.memory import flat
 
 # Keys come as tensors; see `reference/draws.py`.
 DERIVES_KEYS = False
@@ -124,7 +125,7 @@ def set_isa(name: str) -> str:
 
 def normal(key: Tensor, out: Tensor) -> None:
     """Fill ``out`` with the noise stream of ``key``, in memory order."""
-    _loaded().normal_op(key, out)
+    _loaded().normal_op(key, out if out.is_contiguous() else flat(out))
 
 
 def gaussian_forward(

@@ -4,13 +4,14 @@ import inspect
 import re
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from public_cases import EVERY, NOISY
 
 import fused_reparam as fr
 from fused_reparam import noise
+
+np = pytest.importorskip("numpy")
 
 MU = torch.zeros(4, 6)
 PUBLIC = [getattr(fr, name) for name in fr.__all__]

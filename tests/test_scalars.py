@@ -4,12 +4,13 @@ import inspect
 from decimal import Decimal
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 
 import fused_reparam as fr
 from fused_reparam import noise
+
+np = pytest.importorskip("numpy")
 
 KEY = noise.key(7)
 MU = torch.linspace(-1.0, 1.0, 24).view(4, 6)

@@ -10,7 +10,6 @@ import ast
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,6 +20,8 @@ from ptx.kernel_cases import cases
 from triton.runtime import interpreter
 
 from fused_reparam.backends.triton import launch, torch_calls
+
+np = pytest.importorskip("numpy")
 
 pytestmark = [
     pytest.mark.skipif(not launch.INTERPRETED, reason="not in Triton's interpreter"),

@@ -83,9 +83,9 @@ inline void set_constants(DrawCall& c, const double (&numbers)[6]) {
   c.number = numbers[0];
   set(0, 1, 0);
   switch (c.family) {
-    case Family::gaussian: return set(mean, 1 / std::sqrt(std), std::log(std), numbers[4]);
+    case Family::gaussian: return set(mean, 1 / std, std::log(std), numbers[4]);
     case Family::gaussian_prior: return set(0, 1, 0, numbers[2]);
-    case Family::log_prob: return set(mean, 1 / std::sqrt(std), std::log(std));
+    case Family::log_prob: return set(mean, 1 / std, std::log(std));
     case Family::mixture: {
       double wide = numbers[4], narrow = numbers[5];
       double log_wide = std::log(numbers[3]) - std::log(wide);

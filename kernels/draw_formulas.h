@@ -9,6 +9,12 @@
 namespace fr::FR_NS {
 
 template <class V>
+struct Inverse {
+  V first, second;
+  __attribute__((always_inline)) V times(V x) const { return x * first * second; }
+};
+
+template <class V>
 struct Operands {
   using Real = typename Scalar<V>::type;
   const DrawPass& p;
@@ -25,18 +31,18 @@ struct Operands {
   __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
   __attribute__((always_inline)) V grad_value(int j) const { return at(p.grad_value[j]); }
   __attribute__((always_inline)) V constant(int j) const { return c[j]; }
-  // One over the root of the prior's sigma: twice a factor of it is a division by sigma that neither
-  // overflows nor underflows before the quotient does. Bounded, so that nothing times it is NaN.
-  __attribute__((always_inline)) V prior_root() const {
+  // One over the prior's sigma, in two factors, each one over its root: a division by both neither
+  // overflows nor underflows before its result does. Bounded, so that nothing times it is NaN.
+  __attribute__((always_inline)) Inverse<V> prior_inverse() const {
     const V one = num<V>(1.0), most = num<V>(sizeof(Real) == 4 ? 87.0 : 700.0);
-    return p.prior_is_std ? one / sqrt(prior_sigma())
-                          : exp(min_keep_nan(most, num<V>(-0.5) * prior_log_sigma()));
+    const V root = p.prior_is_std ? one / sqrt(prior_sigma())
+                                  : exp(min_keep_nan(most, num<V>(-0.5) * prior_log_sigma()));
+    return {root, root};
   }
-  // (sigma / prior sigma), whose root and log sigma are given: of a sigma that is a number as it is,
-  // of one that is an exponential by the difference of the logarithms, which is right also where
-  // either sigma is beyond the dtype.
-  __attribute__((always_inline)) V over_prior(V root, V log_ratio) const {
-    return p.by_ratio ? sigma() * root * root : exp(log_ratio);
+  // sigma / prior sigma: of two numbers as they came, else by the difference of the logarithms, which is
+  // right also where either sigma is beyond the dtype.
+  __attribute__((always_inline)) V over_prior(const Inverse<V>& inverse, V log_ratio) const {
+    return p.by_ratio ? inverse.times(sigma()) : exp(log_ratio);
   }
 };
 
@@ -104,16 +110,18 @@ struct DrawFormula<Draw::linear> {
 // may be beyond the dtype where d is not.
 template <class V>
 struct InPrior {
-  V root, d, ratio;
+  Inverse<V> inverse;
+  V d, ratio;
 };
 
-// Constants: prior_mean, 1 / sqrt(prior_std), log prior_std.
+// Constants: prior_mean, 1 / prior_std, log prior_std.
 template <>
 struct DrawFormula<Draw::log_prob> {
   template <class V>
   FR_INLINE InPrior<V> in_prior(const Operands<V>& in) {
-    const V root = in.constant(1), ratio = in.over_prior(root, in.log_sigma() - in.constant(2));
-    return {root, fma(ratio, in.eps(), (in.loc() - in.constant(0)) * root * root), ratio};
+    const Inverse<V> inverse{in.constant(1), num<V>(1.0)};
+    const V ratio = in.over_prior(inverse, in.log_sigma() - in.constant(2));
+    return {inverse, fma(ratio, in.eps(), inverse.times(in.loc() - in.constant(0))), ratio};
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
@@ -127,7 +135,7 @@ struct DrawFormula<Draw::log_prob> {
     const V eps = in.eps(), gz = in.grad_z();
     const InPrior<V> prior = in_prior(in);
     const V slope = times(in.grad_value(1), prior.d);
-    out.loc(gz - slope * prior.root * prior.root);
+    out.loc(gz - prior.inverse.times(slope));
     out.sigma(gz * eps);
     out.log_sigma(-in.grad_value(0) - times(slope, prior.ratio * eps));
   }
@@ -137,9 +145,9 @@ template <>
 struct DrawFormula<Draw::log_prob_prior> {
   template <class V>
   FR_INLINE InPrior<V> in_prior(const Operands<V>& in) {
-    const V root = in.prior_root();
-    const V ratio = in.over_prior(root, in.log_sigma() - in.prior_log_sigma());
-    return {root, fma(ratio, in.eps(), (in.loc() - in.prior_loc()) * root * root), ratio};
+    const Inverse<V> inverse = in.prior_inverse();
+    const V ratio = in.over_prior(inverse, in.log_sigma() - in.prior_log_sigma());
+    return {inverse, fma(ratio, in.eps(), inverse.times(in.loc() - in.prior_loc())), ratio};
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
@@ -152,7 +160,7 @@ struct DrawFormula<Draw::log_prob_prior> {
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_value(1);
     const InPrior<V> prior = in_prior(in);
-    const V slope = times(gp, prior.d), to_prior = slope * prior.root * prior.root;
+    const V root = prior.inverse.first, slope = times(gp, prior.d), to_prior = slope * root * root;
     out.loc(gz - to_prior);
     out.sigma(gz * eps);
     out.log_sigma(-in.grad_value(0) - times(slope, prior.ratio * eps));
@@ -296,7 +304,8 @@ struct ValueFormula;
 // 0.5 (d^2 + r^2 - 1) - log r, at least `floor`.
 template <class V>
 struct Divergence {
-  V root, d, square, log_ratio;                             // square = r^2
+  Inverse<V> inverse;
+  V d, square, log_ratio;                                   // square = r^2
   __attribute__((always_inline)) V kl() const {
     return fma(num<V>(0.5), fma(d, d, square - num<V>(1.0)), -log_ratio);
   }
@@ -308,21 +317,22 @@ struct Divergence {
   }
 };
 template <class V>
-FR_INLINE Divergence<V> divergence(const Operands<V>& in, V distance, V root, V log_prior) {
-  const V log_ratio = in.log_sigma() - log_prior, r = in.over_prior(root, log_ratio);
-  return {root, distance * root * root, r * r, log_ratio};
+FR_INLINE Divergence<V> divergence(const Operands<V>& in, V distance, const Inverse<V>& inverse,
+                                   V log_prior) {
+  const V log_ratio = in.log_sigma() - log_prior, r = in.over_prior(inverse, log_ratio);
+  return {inverse, inverse.times(distance), r * r, log_ratio};
 }
 template <class V>
 FR_INLINE V floored(V kl, V floor) {
   return kl < floor ? floor : kl;
 }
 
-// Constants: prior_mean, 1 / sqrt(prior_std), log prior_std, floor.
+// Constants: prior_mean, 1 / prior_std, log prior_std, floor.
 template <>
 struct ValueFormula<Value::gaussian> {
   template <class V>
   FR_INLINE Divergence<V> of(const Operands<V>& in) {
-    return divergence(in, in.loc() - in.constant(0), in.constant(1), in.constant(2));
+    return divergence(in, in.loc() - in.constant(0), {in.constant(1), num<V>(1.0)}, in.constant(2));
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
@@ -332,7 +342,7 @@ struct ValueFormula<Value::gaussian> {
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const Divergence<V> d = of(in);
     const V g = d.template gradient<kFloor>(in.grad_value(0), in.constant(3));
-    out.loc(times(g, d.d) * d.root * d.root);
+    out.loc(d.inverse.times(times(g, d.d)));
     out.sigma(V{});
     out.log_sigma(times(g, d.square - num<V>(1.0)));
   }
@@ -343,7 +353,7 @@ template <>
 struct ValueFormula<Value::gaussian_prior> {
   template <class V>
   FR_INLINE Divergence<V> of(const Operands<V>& in) {
-    return divergence(in, in.loc() - in.prior_loc(), in.prior_root(), in.prior_log_sigma());
+    return divergence(in, in.loc() - in.prior_loc(), in.prior_inverse(), in.prior_log_sigma());
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
@@ -353,7 +363,7 @@ struct ValueFormula<Value::gaussian_prior> {
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const Divergence<V> d = of(in);
     const V g = d.template gradient<kFloor>(in.grad_value(0), in.constant(3));
-    const V slope = times(g, d.d), to_loc = slope * d.root * d.root;
+    const V slope = times(g, d.d), to_loc = d.inverse.times(slope);
     const V to_log = times(g, d.square - num<V>(1.0));
     out.loc(to_loc);
     out.prior_loc(-to_loc);

@@ -27,12 +27,12 @@ from fused_reparam.backends.reference.families import FAMILIES, Family
 #   bfloat16 converts on the way in (1) and out (a half), and shares a thread's own between 32
 BOUNDS = {
     # KL 8: distance 2, ratio 1, squares 2, logarithms 2, half; backward 9
-    "gaussian": (46, 54, 37.5, 50),
+    "gaussian": (46, 51.5, 37.5, 48),
     "gaussian from rho": (71, 81.5, 66.5, 80.5),  # weights
     # a second sigma and its reciprocal 7; the prior's gradients 8
     "gaussian_prior": (58.5, 73.5, 50.5, 68),
     # densities of the noise 2 and of the prior 4, two sums; backward distance 2, slope 3
-    "log_prob": (50, 56, 41, 50.5),
+    "log_prob": (50, 53.5, 39.5, 48),
     "log_prob_prior": (64, 76.5, 56, 70.5),
     # density of the noise 2; two normals 5, exp, log 2, maximum and sums 4; shares 10 for the log
     "mixture": (51.5, 61, 43, 53.5),

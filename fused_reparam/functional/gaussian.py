@@ -297,8 +297,8 @@ def gaussian_kl(
         >>> from fused_reparam import gaussian_kl
         >>> gaussian_kl(torch.ones(2, 5), std=torch.ones(5), reduction="sample")
         tensor([2.5000, 2.5000])
-        >>> abs(gaussian_kl(torch.ones(2, 5), std=2.0, prior=(1.0, 2.0)).item()) < 1e-6
-        True
+        >>> gaussian_kl(torch.ones(2, 5), std=2.0, prior=(1.0, 2.0)).item()
+        0.0
     """
     if mistaken:
         raise unknown(gaussian_kl, mistaken)

@@ -52,21 +52,21 @@ class _Prior(NamedTuple):
     """The Gaussian that a divergence or log-density is to."""
 
     mean: Tensor | float
-    root: Tensor | float
-    """1 / sqrt(sigma)."""
+    inverse: tuple[Tensor | float, Tensor | float]
+    """1 / sigma in two factors: the product may be beyond the dtype."""
     log_var: Tensor | float
     is_number: bool
     """Whether sigma itself is given, not its logarithm."""
 
 
 def _prior_of_numbers(mean: float, std: float) -> _Prior:
-    return _Prior(mean, std**-0.5, 2.0 * math.log(std), True)
+    return _Prior(mean, (1.0 / std, 1.0), 2.0 * math.log(std), True)
 
 
 def _prior_of_tensors(mean: Tensor, x: Tensor, kind: int) -> _Prior:
     sigma = sigma_of(x, kind)
     root, log_var = inverse_root_of(x, sigma, kind), log_var_of(x, sigma, kind)
-    return _Prior(mean, root, log_var, kind in (STD, VAR))
+    return _Prior(mean, (root, root), log_var, kind in (STD, VAR))
 
 
 def _in_prior(
@@ -77,9 +77,10 @@ def _in_prior(
     Right also where a sigma is beyond the dtype: a sigma that is an exponential comes into the
     ratio by the difference of the logarithms.
     """
-    distance = (loc - prior.mean) * prior.root * prior.root
+    first, second = prior.inverse
+    distance = (loc - prior.mean) * first * second
     if kind in (STD, VAR) and prior.is_number:
-        return distance, sigma * prior.root * prior.root
+        return distance, sigma * first * second
     return distance, torch.exp(0.5 * (log_var - prior.log_var))
 
 

@@ -34,7 +34,7 @@ def kernel_numbers(family: str, numbers: Numbers) -> tuple[Numbers, float]:
     rest: Numbers = ()
     if family in ("gaussian", "log_prob"):
         mean, std = numbers[2:4]
-        rest = mean, std**-0.5, 2.0 * math.log(std)
+        rest = mean, 1.0 / std, 2.0 * math.log(std)
     if family in ("gaussian", "gaussian_prior"):
         floor = numbers[-1]
         rest = (*(rest or (0.0, 0.0, 0.0)), floor)

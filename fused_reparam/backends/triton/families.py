@@ -41,13 +41,14 @@ def prepare(
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, LOGS: tl.constexpr,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """(sigma, log sigma^2, the prior's mean, 1 / the root of its sigma, sigma / its sigma, and the
-    log of its sigma^2).
+    """(sigma, log sigma^2, the prior's mean, 1 / its sigma, sigma / its sigma, and the log of its
+    sigma^2).
 
     b is bounded already. The logarithms are meaningful only with LOGS. Kumaraswamy has (1 / a,
-    1 / b) in the first two places. A prior's sigma divides by its root twice, which neither
-    overflows nor underflows before the quotient does; a sigma that is an exponential comes into the
-    ratio by the difference of the logarithms, which is right where it is beyond the dtype.
+    1 / b) in the first two places. A tensor's prior sigma is given by the
+    reciprocal of its root, which divides twice: nothing overflows before the quotient does. A sigma
+    that is one comes into the ratio by the difference of the logarithms, which is right where it is
+    beyond the dtype.
     """
     NUMBER: tl.constexpr = KIND == STD or KIND == VAR
     PRIOR_NUMBER: tl.constexpr = PRIOR_KIND == STD or PRIOR_KIND == VAR
@@ -73,13 +74,22 @@ def prepare(
     elif FAMILY == GAUSSIAN or FAMILY == LOG_PROB:
         sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS or not NUMBER)
         if NUMBER:  # noqa: SIM108
-            ratio = sigma * n3 * n3
+            ratio = sigma * n3
         else:
             ratio = exp(log_square - n4, 0.5, 1.0, EXACT, MATH)
         return sigma, log_square, n2, n3, ratio, n4
     else:
         sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS)
         return sigma, log_square, n2, n3, sigma, n4
+
+
+@triton.jit
+def over_sigma(x, root, FAMILY: tl.constexpr):
+    """x / the prior's sigma; `root` as `prepare` gives it."""
+    if FAMILY == GAUSSIAN or FAMILY == LOG_PROB:  # a number, whose reciprocal is representable
+        return x * root
+    else:
+        return x * root * root
 
 
 @triton.jit
@@ -105,7 +115,7 @@ def divergence(
 ):  # fmt: skip
     """The value of a family whose value needs no noise."""
     if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
-        distance = (a - mean) * root * root
+        distance = over_sigma(a - mean, root, FAMILY)
         twice = distance * distance + (ratio * ratio - 1.0) - (log_square - prior_log)
         if FLOOR:
             return tl.where(twice * 0.5 < floor, floor, twice * 0.5)
@@ -190,7 +200,7 @@ def draw(
             return z, z, z
         elif FAMILY == LOG_PROB or FAMILY == LOG_PROB_PRIOR:
             log_q = -0.5 * (eps * eps + log_square) - HALF_LOG_2PI
-            distance = (a - mean) * root * root + ratio * eps
+            distance = over_sigma(a - mean, root, FAMILY) + ratio * eps
             return x, log_q, -0.5 * (distance * distance + prior_log) - HALF_LOG_2PI
         elif FAMILY == MIXTURE:
             _, log_wide, ahead = two_normals(x, mean, n3, n4, n5, n6)
@@ -237,9 +247,9 @@ def pull(
             if g0 is not None:
                 s2 += g0
             if g1 is not None:
-                distance = (a - mean) * root * root + ratio * eps
+                distance = over_sigma(a - mean, root, FAMILY) + ratio * eps
                 slope = times(g1, distance)
-                to_mean = slope * root * root
+                to_mean = over_sigma(slope, root, FAMILY)
                 s0 -= to_mean
                 s2 += times(g1, distance * (ratio * eps))
                 if FAMILY == LOG_PROB_PRIOR:
@@ -291,9 +301,9 @@ def finish(
                         MATH,
                     )  # fmt: skip
                     gk = tl.where(kl < floor, 0.0, gk)
-                distance = (a - mean) * root * root
+                distance = over_sigma(a - mean, root, FAMILY)
                 slope = times(gk, distance)
-                to_mean = slope * root * root
+                to_mean = over_sigma(slope, root, FAMILY)
                 grown = times(gk, ratio * ratio - 1.0)
                 s0 += to_mean
                 to_b += of_log(grown, to_log, KIND)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .gaussian import STD, VAR, clamp, inverse_root_of, log_var_of, sigma_of
+from .gaussian import STD, clamp, log_var_of, sigma_of
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 Values = tuple[Tensor, ...]
@@ -42,52 +42,62 @@ class Family(NamedTuple):
 
 
 def _scale(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """sigma and log sigma^2 of a bounded scale parameter."""
-    x = clamp(x, low, high)
+    """sigma and log sigma^2 of a scale parameter, bounded."""
+    return _sigma_and_log(clamp(x, low, high), kind)
+
+
+def _sigma_and_log(x: Tensor, kind: int) -> tuple[Tensor, Tensor]:
     sigma = sigma_of(x, kind)
     return sigma, log_var_of(x, sigma, kind)
 
 
 class _Prior(NamedTuple):
-    """The Gaussian that a divergence or log-density is to."""
+    """The Gaussian that a divergence or log-density is to: its mean, and its scale parameter."""
 
     mean: Tensor | float
-    inverse: tuple[Tensor | float, Tensor | float]
-    """1 / sigma in two factors: the product may be beyond the dtype."""
-    log_var: Tensor | float
-    is_number: bool
-    """Whether sigma itself is given, not its logarithm."""
+    x: Tensor
+    kind: int
+    log_var: Tensor
 
 
-def _prior_of_numbers(mean: float, std: float) -> _Prior:
-    return _Prior(mean, (1.0 / std, 1.0), 2.0 * math.log(std), True)
+def _prior_of_numbers(mean: float, std: float, like: Tensor) -> _Prior:
+    x = torch.full((), std, dtype=like.dtype, device=like.device)
+    return _Prior(mean, x, STD, torch.full_like(x, 2.0 * math.log(std)))
 
 
 def _prior_of_tensors(mean: Tensor, x: Tensor, kind: int) -> _Prior:
-    sigma = sigma_of(x, kind)
-    root, log_var = inverse_root_of(x, sigma, kind), log_var_of(x, sigma, kind)
-    return _Prior(mean, (root, root), log_var, kind in (STD, VAR))
+    return _Prior(mean, x, kind, _sigma_and_log(x, kind)[1])
 
 
 def _in_prior(
-    loc: Tensor, sigma: Tensor, log_var: Tensor, kind: int, prior: _Prior
+    loc: Tensor, x: Tensor, kind: int, log_var: Tensor, prior: _Prior, eps: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(loc - prior mean) / prior sigma, and sigma / prior sigma.
+    """(loc + sigma eps - prior mean) / prior sigma, and sigma / prior sigma.
 
-    Right also where a sigma is beyond the dtype: a sigma that is an exponential comes into the
-    ratio by the difference of the logarithms.
+    Without eps the distance is loc's. Where a sigma, or a power of it that a gradient has, may be
+    beyond the dtype, the ratio is of the logarithms, and the distance is divided by the root of the
+    prior's sigma twice.
     """
-    first, second = prior.inverse
-    distance = (loc - prior.mean) * first * second
-    if kind in (STD, VAR) and prior.is_number:
-        return distance, sigma * first * second
-    return distance, torch.exp(0.5 * (log_var - prior.log_var))
+    edge, most = (230.0, 700.0) if loc.dtype == torch.float64 else (28.0, 87.0)
+    near = (log_var.abs() < edge) & (prior.log_var.abs() < edge)
+    # Elsewhere of any number, so that no infinite derivative meets a gradient that is masked.
+    sigma = sigma_of(torch.where(near, x, 1.0), kind)
+    prior_sigma = sigma_of(torch.where(near, prior.x, 1.0), prior.kind)
+    far_ratio = torch.exp(0.5 * torch.where(near, 0.0, log_var - prior.log_var))
+    exponent = torch.where(near, 0.0, -0.25 * prior.log_var)
+    # Bounded, so that nothing times it is NaN; its gradient is itself beyond that, too.
+    root = torch.exp(exponent + (exponent.clamp(max=most) - exponent).detach())
+    far = (loc - prior.mean) * root * root
+    if eps is not None:
+        far = far + far_ratio * eps
+    distance = torch.where(near, (_sample(loc, sigma, eps) - prior.mean) / prior_sigma, far)
+    return distance, torch.where(near, sigma / prior_sigma, far_ratio)
 
 
 def _gaussian_kl(
-    loc: Tensor, sigma: Tensor, log_var: Tensor, kind: int, prior: _Prior, floor: float
+    loc: Tensor, x: Tensor, kind: int, log_var: Tensor, prior: _Prior, floor: float
 ) -> Tensor:
-    distance, ratio = _in_prior(loc, sigma, log_var, kind, prior)
+    distance, ratio = _in_prior(loc, x, kind, log_var, prior)
     kl = 0.5 * (distance * distance + ratio * ratio - 1.0 - (log_var - prior.log_var))
     return floored(kl, floor)
 
@@ -106,17 +116,19 @@ def gaussian(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
                   - log(sigma^2 / prior_std^2))
     """
     low, high, prior_mean, prior_std, floor = numbers
-    sigma, log_var = _scale(p[1], kind, low, high)
-    prior = _prior_of_numbers(prior_mean, prior_std)
-    return _sample(p[0], sigma, eps), (_gaussian_kl(p[0], sigma, log_var, kind, prior, floor),)
+    x = clamp(p[1], low, high)
+    sigma, log_var = _sigma_and_log(x, kind)
+    prior = _prior_of_numbers(prior_mean, prior_std, x)
+    return _sample(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
 
 
 def gaussian_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high, floor."""
     low, high, floor = numbers
-    sigma, log_var = _scale(p[1], kind, low, high)
+    x = clamp(p[1], low, high)
+    sigma, log_var = _sigma_and_log(x, kind)
     prior = _prior_of_tensors(p[2], p[3], prior_kind)
-    return _sample(p[0], sigma, eps), (_gaussian_kl(p[0], sigma, log_var, kind, prior, floor),)
+    return _sample(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
 
 
 def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
@@ -127,16 +139,18 @@ def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
         log q = -0.5 eps^2 - log sigma - 0.5 log 2 pi
     """
     low, high, prior_mean, prior_std = numbers
-    sigma, log_var = _scale(p[1], kind, low, high)
-    prior = _prior_of_numbers(prior_mean, prior_std)
-    return _sample(p[0], sigma, eps), _log_densities(p[0], sigma, log_var, eps, kind, prior)
+    x = clamp(p[1], low, high)
+    sigma, log_var = _sigma_and_log(x, kind)
+    prior = _prior_of_numbers(prior_mean, prior_std, x)
+    return _sample(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
 
 
 def log_prob_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high."""
-    sigma, log_var = _scale(p[1], kind, *numbers)
+    x = clamp(p[1], *numbers)
+    sigma, log_var = _sigma_and_log(x, kind)
     prior = _prior_of_tensors(p[2], p[3], prior_kind)
-    return _sample(p[0], sigma, eps), _log_densities(p[0], sigma, log_var, eps, kind, prior)
+    return _sample(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
 
 
 def mixture(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
@@ -287,11 +301,10 @@ def _log_q(eps: Tensor, log_var: Tensor) -> Tensor:
 
 
 def _log_densities(
-    loc: Tensor, sigma: Tensor, log_var: Tensor, eps: Tensor, kind: int, prior: _Prior
+    loc: Tensor, x: Tensor, kind: int, log_var: Tensor, eps: Tensor, prior: _Prior
 ) -> Values:
     """log q(z) and log p(z) of z = loc + sigma eps, in the prior's units: z may be infinite."""
-    distance, ratio = _in_prior(loc, sigma, log_var, kind, prior)
-    d = distance + ratio * eps
+    d, _ = _in_prior(loc, x, kind, log_var, prior, eps)
     return _log_q(eps, log_var), -0.5 * d * d - 0.5 * prior.log_var - HALF_LOG_2PI
 
 

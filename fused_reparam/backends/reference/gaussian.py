@@ -140,26 +140,6 @@ def sigma_of(x: Tensor, kind: int) -> Tensor:
     return _softplus(x)
 
 
-def inverse_root_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
-    """``1 / sqrt(sigma)``: two factors of it are ``1 / sigma``, which may be beyond the dtype.
-
-    It is finite, so that a product with 0 is 0.
-    """
-    if kind in (STD, VAR):
-        return 1.0 / torch.sqrt(sigma)  # torch.rsqrt's gradient has its third power, which is not
-    if kind == RHO:
-        linear = x < -_softplus_edge(x)
-        far = _bounded_exp(-0.5 * torch.where(linear, x, 0.0))
-        return torch.where(linear, far, 1.0 / torch.sqrt(torch.where(linear, 1.0, sigma)))
-    return _bounded_exp((-0.25 if kind == LOGVAR else -0.5) * x)
-
-
-def _bounded_exp(x: Tensor) -> Tensor:
-    """exp(x), at most what the dtype holds; its gradient is itself beyond that, too."""
-    most = 700.0 if x.dtype == torch.float64 else 87.0
-    return torch.exp(x + (x.clamp(max=most) - x).detach())
-
-
 def log_var_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
     """``log sigma^2``."""
     if kind == LOGVAR:

@@ -195,7 +195,7 @@ def _op(family: Family) -> Op:
         moved=gaussian_rsample.OP.moved,
         made=gaussian_rsample.OP.made,
         noise_passes=gaussian_rsample.OP.noise_passes,
-        alive=family.alive | {"reference": Alive(20, 26), "fused": Alive(1, 3)},
+        alive=family.alive | {"reference": Alive(16, 20), "fused": Alive(1, 3)},
         base=family.base,
         sizes=("128x20", "1M"),
         dtypes=("float32",),

@@ -116,3 +116,17 @@ def inside(path, folder):
 
 def names():
     return _build.library_name(), _build.host_name()
+
+
+def copied(source):
+    """The folder, with all of this checkout that a package is made of, but nothing compiled."""
+    source.mkdir(exist_ok=True)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for folder in ("kernels", "fused_reparam"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".pyc", ".so"):
+                target = source / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    return source

@@ -8,7 +8,7 @@ import sys
 import zipfile
 
 import pytest
-from fake_builds import PROBE, ROOT, at_hand, copying_compiler, script
+from fake_builds import PROBE, ROOT, at_hand, copied, copying_compiler, script
 from fake_builds import start as run
 
 from fused_reparam.backends import _build, native, native_host
@@ -113,17 +113,7 @@ def test_importing_loads_nothing():
 def make_wheel(tmp_path, **environment):
     """The finished process that makes a wheel of a copy of the checkout."""
     pytest.importorskip("setuptools", minversion="77")
-    source = tmp_path / "source"
-    source.mkdir(exist_ok=True)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
-        text = (ROOT / name).read_text() if (ROOT / name).is_file() else ""
-        (source / name).write_text(text)
-    for folder in ("kernels", "fused_reparam"):
-        for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and path.suffix not in (".pyc", ".so"):
-                target = source / path.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
+    source = copied(tmp_path / "source")
     code = (
         "from setuptools import build_meta; import sys; "
         "print(build_meta.build_wheel(sys.argv[1] if len(sys.argv) > 1 else '.'))"

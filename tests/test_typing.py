@@ -11,11 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fake_builds import copied
 
 import fused_reparam as fr
 
 pytest.importorskip("mypy")
-ROOT = Path(__file__).resolve().parent.parent
 RIGHT = """
 import torch
 import fused_reparam as fr
@@ -60,16 +60,7 @@ z: int = fr.gaussian_rsample(x, x)
 def packages(tmp_path_factory):
     """The wheel and the source distribution, without compiled parts."""
     made = tmp_path_factory.mktemp("packages")
-    source = made / "source"
-    source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
-        (source / name).write_bytes((ROOT / name).read_bytes())
-    for folder in ("kernels", "fused_reparam"):
-        for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and path.suffix not in (".pyc", ".so"):
-                target = source / path.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
+    source = copied(made / "source")
     code = (
         "from setuptools import build_meta; import sys; folder = sys.argv[1]; "
         "build_meta.build_wheel(folder); build_meta.build_sdist(folder)"

@@ -1,6 +1,6 @@
 // The element-wise families' formulas, as reference/families.py has them: what becomes of a register
 // of parameters and noise, and its gradients. A formula reads its operands from `in` and gives its
-// results to `out`; `c` are the constants of the call (draw_driver.h makes them).
+// results to `out`; `c` are the constants of the call (draw_call.h makes them).
 #pragma once
 
 #include "draw_interface.h"

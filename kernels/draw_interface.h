@@ -82,7 +82,7 @@ constexpr int kConstants = 5;
 // One pass over a tile. All operands hold `count` Reals, a multiple of kDrawStep, in memory order.
 struct DrawPass {
   int64_t count;
-  const double* constants;  // as set_constants in draw_driver.h makes them
+  const double* constants;  // as set_constants in draw_call.h makes them
   const void *loc, *sigma, *log_sigma;  // log sigma: only where a value (backward: a floor) takes it
   const void *prior_loc, *prior_sigma, *prior_log_sigma;
   // Whether sigma / prior sigma is formed of the two, which are numbers as they came, or by their

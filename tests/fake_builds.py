@@ -12,9 +12,11 @@ from fused_reparam.backends import _build, _cache, native, native_host
 
 ROOT = Path(__file__).resolve().parent.parent
 # An installed library is hidden, so that there is something to build.
-PROBE = (
+HIDDEN = (
     "import pathlib, torch; from fused_reparam.backends import _build, native, select;"
     "_build.installed = lambda name: pathlib.Path('absent');"
+)
+PROBE = HIDDEN + (
     "select.pick(torch.device('cpu'));"
     "print(native.unavailable_reason(torch.device('cpu'))); print(native.info())"
 )

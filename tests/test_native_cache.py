@@ -7,7 +7,7 @@ import time
 
 import fake_builds
 import pytest
-from fake_builds import PROBE, finish, start
+from fake_builds import HIDDEN, PROBE, finish, start
 
 if fake_builds.at_hand() is None:
     pytest.skip("there is no native library to copy", allow_module_level=True)
@@ -164,7 +164,7 @@ def test_nothing_is_taken_from_a_folder_that_others_can_write(cache, tmp_path, c
         assert err.count("building the native library") == building
 
 
-BUILD = PROBE.split("print(")[0] + (
+BUILD = HIDDEN + (
     "import sys; from fused_reparam import __main__; sys.exit(__main__.main(['build']))"
 )
 

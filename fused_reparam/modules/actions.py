@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes, not_scriptable, unknown
 
 __all__ = ["FusedTanhNormal"]
 
@@ -47,6 +47,8 @@ class FusedTanhNormal(nn.Module):
         >>> head.eval()(torch.zeros(8, 3), torch.zeros(8, 3))[0].unique()
         tensor([0.])
     """
+
+    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(

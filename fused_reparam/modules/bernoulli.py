@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..scalars import flag
 
 __all__ = ["FusedRelaxedBernoulli"]
@@ -44,6 +44,8 @@ class FusedRelaxedBernoulli(nn.Module):
         >>> gates.eval()(torch.tensor([-3.0, 3.0]))
         tensor([0., 1.])
     """
+
+    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(self, tau: float = 1.0, hard: bool = False, **mistaken: Never) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import arguments, functional
 from ..functional.divergence import PriorArgument, divergence, prior_of
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..ops.gaussian_call import halves
 from ..scalars import integer
 
@@ -74,6 +74,8 @@ class FusedGaussianLatent(nn.Module):
         >>> z.shape, kl.item()
         (torch.Size([5, 8, 4]), 1.0)
     """
+
+    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(

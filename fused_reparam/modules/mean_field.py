@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import arguments, functional
 from ..backends import native_host
 from ..functional.weights import mixture_numbers
-from ..mistakes import described
+from ..mistakes import described, not_scriptable
 from ..modes import eager
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
@@ -35,6 +35,8 @@ class _Drawn(NamedTuple):
 
 class MeanField(nn.Module):
     """A weight and perhaps a bias, each element of its own Gaussian, and their KL."""
+
+    __prepare_scriptable__ = not_scriptable
 
     weight_mu: nn.Parameter
     weight_rho: nn.Parameter

@@ -1,13 +1,12 @@
 """The relaxed Bernoulli as a ``torch.nn`` module."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
+from ..functional.transforms import without_noise
 from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..scalars import flag
 
@@ -67,9 +66,7 @@ class FusedRelaxedBernoulli(nn.Module):
             return functional.relaxed_bernoulli(
                 logits, self.tau, self.hard, key=key, generator=generator
             )
-        arguments.check_tensor("logits", logits)
-        eps = torch.zeros_like(logits)
-        return functional.relaxed_bernoulli(logits, self.tau, self.hard, eps=eps)
+        return without_noise(logits, self.tau, self.hard)
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward

@@ -1,7 +1,5 @@
 """Categories, relaxed or straight-through, as ``torch.nn`` modules."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Never
 
 import torch

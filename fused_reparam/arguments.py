@@ -156,7 +156,9 @@ def _check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
         raise ValueError(
             f"{a} and {b} must be on one device, got {a} on {s.device} and {b} on {t.device}"
         )
-    if s.shape != t.shape and not _broadcastable(s.shape, t.shape):
+    # The number of dims first, here and wherever shapes are compared: Python compares the sizes
+    # before it, and a graph would then be one for batches other than the other's first size.
+    if (s.dim() != t.dim() or s.shape != t.shape) and not _broadcastable(s.shape, t.shape):
         raise ValueError(
             f"{a} and {b} must have shapes that broadcast, got {a} {tuple(s.shape)} and {b} "
             f"{tuple(t.shape)}"

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from torch import Tensor
 
@@ -118,7 +118,16 @@ def names_mistakes(function: F) -> F:
         function.__defaults__ = tuple(
             None if p.default is p.empty else p.default for p in positional
         )
+        function.__prepare_scriptable__ = not_scriptable  # type: ignore[attr-defined]
     return function
+
+
+def not_scriptable(_: object = None) -> Never:
+    """What ``torch.jit.script`` asks a function or a module before it compiles it."""
+    raise RuntimeError(
+        "torch.jit.script can't compile the functions and modules of fused_reparam: use "
+        "torch.jit.trace, torch.export or torch.compile"
+    )
 
 
 def unknown(function: Callable[..., Any], mistaken: Iterable[str]) -> TypeError:

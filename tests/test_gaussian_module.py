@@ -113,8 +113,8 @@ def test_annealing_without_compiling_anew():
 
 def test_signature_state_and_copies():
     assert str(inspect.signature(FusedGaussianLatent)).startswith(
-        "(scale: 'str' = 'logvar', reduction: 'str' = 'batchmean', "
-        "clamp: 'tuple[float, float] | None' = None, dim: 'int' = 1,"
+        "(scale: str = 'logvar', reduction: str = 'batchmean', "
+        "clamp: tuple[float, float] | None = None, dim: int = 1,"
     )
     layer = FusedGaussianLatent("rho", prior=(0.3, 2.0), free_bits=1.0, num_samples=3)
     assert repr(layer) == (

@@ -7,9 +7,10 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import bounds_of, check_sources, interval, one_scale
+from ..arguments import bounds_of, check_sources, interval, one_scale, parameters
 from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes
+from ..tracers import fx, node_of, special
 from . import families
 from .sources import Sources
 
@@ -69,8 +70,10 @@ def tanh_normal_rsample(
         >>> action.shape, log_prob.shape, bool(action.abs().max() <= 2.0)
         (torch.Size([256, 6]), torch.Size([256]), True)
     """
-    if mistaken:
-        raise unknown(tanh_normal_rsample, mistaken)
+    if not isinstance(mean, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(tanh_normal_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mean", mean, logvar, log_std, std, var, rho)
     check_sources(key, generator, "philox", eps)
     numbers = (*bounds_of(clamp, kind), *interval(low, high))
@@ -84,3 +87,21 @@ def tanh_normal_rsample(
         reduction="last",
     )
     return action, log_prob
+
+
+def without_noise(
+    mean: Tensor,
+    scale: Tensor | float,
+    kind: str,
+    low: float,
+    high: float,
+    clamp: tuple[float, float] | None,
+) -> tuple[Tensor, Tensor]:
+    """What a draw would be without noise; for modules in eval mode. ``kind`` names the scale."""
+    if not isinstance(mean, Tensor) or fx._is_fx_tracing_flag:
+        node = node_of(without_noise, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    params = parameters(("mean", mean), (kind, scale))
+    eps = mean.new_zeros(torch.broadcast_shapes(*(t.shape for t in params)))
+    return tanh_normal_rsample(mean, low=low, high=high, clamp=clamp, eps=eps, **{kind: scale})  # type: ignore[arg-type]

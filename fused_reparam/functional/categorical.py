@@ -10,12 +10,13 @@ from torch import Tensor
 from .. import noise
 from ..arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes
 from ..ops import rows_short
 from ..ops.rows import relaxed_categories
 from ..ops.rows_call import reduced
 from ..ops.rows_check import MOST_CLASSES
 from ..scalars import flag
+from ..tracers import fx, node_of, special
 from .sources import Sources, find
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
@@ -77,8 +78,10 @@ def gumbel_softmax(
         >>> codes.sum(1).unique()
         tensor([1.])
     """
-    if mistaken:
-        raise unknown(gumbel_softmax, mistaken)
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(gumbel_softmax, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     tau = temperature(tau)
     return _draw(logits, HARD if flag("hard", hard) else SOFT, tau, 0.0, dim, None, key, generator)[
         0
@@ -129,8 +132,10 @@ def categorical_latent(
         >>> y.shape, bool(kl.abs() < 1e-3)
         (torch.Size([2, 512, 8, 8]), True)
     """
-    if mistaken:
-        raise unknown(categorical_latent, mistaken)
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(categorical_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     tau = temperature(tau)
     return _draw(
@@ -178,8 +183,10 @@ def one_hot_categorical(
         >>> y.sum(-1).unique(), y.unique()
         (tensor([1.]), tensor([0., 1.]))
     """
-    if mistaken:
-        raise unknown(one_hot_categorical, mistaken)
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(one_hot_categorical, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     return _draw(logits, ONE_HOT, 1.0, share("unimix", unimix), dim, None, key, generator)[0]
 
 
@@ -187,6 +194,10 @@ def most_likely(
     logits: Tensor, mode: int, tau: float, unimix: float, dim: int, reduction: str | None
 ) -> tuple[Tensor, Tensor]:
     """What a draw would be without noise, and the KL; for modules in eval mode."""
+    if not isinstance(logits, Tensor):
+        node = node_of(most_likely, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     dim = _class_dim(logits, dim, reduction)
     silence = torch.zeros_like(logits)
     want_kl = reduction is not None

@@ -19,9 +19,10 @@ from ..arguments import (
     scale_kind,
 )
 from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes
 from ..ops import gaussian_host, gaussian_short, gaussian_torch
 from ..scalars import flag
+from ..tracers import fx, special
 from . import latent
 from .divergence import PriorArgument, divergence, standard
 from .options import LatentOptions, MomentsOptions, RsampleOptions
@@ -150,8 +151,10 @@ def gaussian_latent(
         >>> z.shape, kl.item()
         (torch.Size([5, 4, 3]), 2.0)
     """
-    if mistaken:
-        raise unknown(gaussian_latent, mistaken)
+    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(gaussian_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
@@ -241,8 +244,10 @@ def gaussian_rsample(
         >>> torch.equal(z, 2.0 * noise.normal(noise.key(1), 3))
         True
     """
-    if mistaken:
-        raise unknown(gaussian_rsample, mistaken)
+    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(gaussian_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
@@ -300,8 +305,10 @@ def gaussian_kl(
         >>> gaussian_kl(torch.ones(2, 5), std=2.0, prior=(1.0, 2.0)).item()
         0.0
     """
-    if mistaken:
-        raise unknown(gaussian_kl, mistaken)
+    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(gaussian_kl, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_reduction(reduction)
     bounds = bounds_of(clamp, kind)
@@ -391,8 +398,10 @@ def gaussian_latent_from_moments(
         >>> z.shape
         torch.Size([2, 4, 4, 4])
     """
-    if mistaken:
-        raise unknown(gaussian_latent_from_moments, mistaken)
+    if not isinstance(moments, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(gaussian_latent_from_moments, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     kind = scale_kind(scale)
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from ..backends.reference.families import FAMILIES
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes
 from ..ops.draw_spec import kept
 from ..ops.gaussian_call import compute_dtype
+from ..tracers import fx, special
 from . import families
 from .gaussian import gaussian_latent, gaussian_rsample
 from .sources import Sources
@@ -81,8 +82,10 @@ def loc_scale_rsample(
         >>> loc_scale_rsample(torch.zeros(2, 3), torch.ones(3), "student_t", df=4.0).shape
         torch.Size([2, 3])
     """
-    if mistaken:
-        raise unknown(loc_scale_rsample, mistaken)
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(loc_scale_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     numbers = _numbers(base, df)
     check_key_sources(key, generator)
     if base == "normal":
@@ -141,8 +144,10 @@ def loc_scale_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 0.0)
     """
-    if mistaken:
-        raise unknown(loc_scale_latent, mistaken)
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(loc_scale_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     check_choice("base", base, BASES)
     if base in ("logistic", "student_t"):

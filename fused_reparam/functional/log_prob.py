@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..arguments import bounds_of, check_sources, one_scale, sample_count
 from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes
+from ..tracers import fx, special
 from . import families
 from .divergence import PriorArgument, prior_of
 from .sources import Sources
@@ -70,8 +71,10 @@ def gaussian_rsample_log_prob(
         >>> z.shape, bound
         (torch.Size([50, 4, 3]), tensor([0., 0., 0., 0.]))
     """
-    if mistaken:
-        raise unknown(gaussian_rsample_log_prob, mistaken)
+    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(gaussian_rsample_log_prob, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)

@@ -49,7 +49,7 @@ def made_of(key: Tensor, loc: Tensor, shape: torch.Size, order: list[int]) -> Te
 def order_of(tensors: Sequence[Tensor], shape: torch.Size) -> list[int]:
     """Memory order of a sample: that of the first parameter which is not broadcast."""
     for t in tensors:
-        if t.shape == shape:
+        if t.dim() == len(shape) and t.shape == shape:
             return memory_order(t)
     return []
 
@@ -64,7 +64,8 @@ def _drawn_key(loc: Tensor, generator: torch.Generator | None) -> Tensor:
 def _torch_noise(
     loc: Tensor, shape: torch.Size, order: list[int], generator: torch.Generator | None
 ) -> Tensor:
-    like = loc if loc.shape == shape else empty_ordered(shape, order, loc.dtype, loc.device)
+    same = loc.dim() == len(shape) and loc.shape == shape
+    like = loc if same else empty_ordered(shape, order, loc.dtype, loc.device)
     if generator is None:
         return torch.randn_like(like)
     return torch.empty_like(like).normal_(generator=generator)

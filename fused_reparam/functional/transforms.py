@@ -12,12 +12,14 @@ from ..arguments import (
     check_key_sources,
     check_reduction,
     check_sources,
+    check_tensor,
     one_scale,
     temperature,
 )
 from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes
 from ..scalars import flag
+from ..tracers import fx, node_of, special
 from . import families
 from .sources import Sources
 
@@ -59,8 +61,10 @@ def log_normal_rsample(
         >>> bool((log_normal_rsample(torch.zeros(100), std=1.0) > 0).all())
         True
     """
-    if mistaken:
-        raise unknown(log_normal_rsample, mistaken)
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(log_normal_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     scales = (logvar, log_std, std, var, rho)
     return _log_normal(loc, scales, clamp, None, Sources(key, generator))[0]
 
@@ -107,8 +111,10 @@ def log_normal_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 1.0)
     """
-    if mistaken:
-        raise unknown(log_normal_latent, mistaken)
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(log_normal_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     scales = (logvar, log_std, std, var, rho)
     z, kl = _log_normal(loc, scales, clamp, reduction, Sources(key, generator))
@@ -180,8 +186,10 @@ def relaxed_bernoulli(
         >>> gate.unique()
         tensor([0., 1.])
     """
-    if mistaken:
-        raise unknown(relaxed_bernoulli, mistaken)
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(relaxed_bernoulli, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     check_sources(key, generator, "philox", eps)
     numbers = (temperature(tau),)
     return families.sample(
@@ -191,6 +199,16 @@ def relaxed_bernoulli(
         kind=int(flag("hard", hard)),
         numbers=numbers,
     )[0]
+
+
+def without_noise(logits: Tensor, tau: float, hard: bool) -> Tensor:
+    """What a draw of the relaxed Bernoulli would be without noise; for modules in eval mode."""
+    if not isinstance(logits, Tensor):
+        node = node_of(without_noise, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    check_tensor("logits", logits)
+    return relaxed_bernoulli(logits, tau, hard, eps=torch.zeros_like(logits))
 
 
 @names_mistakes
@@ -228,8 +246,10 @@ def kumaraswamy_rsample(
         >>> kumaraswamy_rsample(a, b).shape
         torch.Size([3, 4])
     """
-    if mistaken:
-        raise unknown(kumaraswamy_rsample, mistaken)
+    if not isinstance(concentration1, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(kumaraswamy_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     check_key_sources(key, generator)
     return families.sample(
         "kumaraswamy",

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..arguments import check_key_sources, check_reduction, deviation, number
 from ..backends.reference import RHO, SCALE_KINDS
-from ..mistakes import described, names_mistakes, unknown
+from ..mistakes import described, names_mistakes
+from ..tracers import fx, special
 from . import families
 from .gaussian import gaussian_latent
 from .sources import Sources
@@ -73,8 +74,10 @@ def sample_weight(
         >>> kl.shape
         torch.Size([])
     """
-    if mistaken:
-        raise unknown(sample_weight, mistaken)
+    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(sample_weight, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     check_key_sources(key, generator)
     mean, std = number("prior_mean", prior_mean), deviation("prior_std", prior_std)

@@ -1,14 +1,13 @@
 """Bounded actions as a ``torch.nn`` module."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
-from ..mistakes import names_mistakes, unknown
+from ..functional.actions import without_noise
+from ..mistakes import names_mistakes, not_scriptable, unknown
 
 __all__ = ["FusedTanhNormal"]
 
@@ -48,6 +47,8 @@ class FusedTanhNormal(nn.Module):
         tensor([0.])
     """
 
+    __prepare_scriptable__ = not_scriptable
+
     @names_mistakes
     def __init__(
         self,
@@ -73,11 +74,9 @@ class FusedTanhNormal(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The action (in eval: without noise) and its log-density."""
-        options: dict[str, Any] = {"key": key, "generator": generator, self.scale: scale}
         if not self.training:
-            params = arguments.parameters(("mean", mean), (self.scale, scale))
-            shape = torch.broadcast_shapes(*(t.shape for t in params))
-            options |= {"key": None, "generator": None, "eps": mean.new_zeros(shape)}
+            return without_noise(mean, scale, self.scale, self.low, self.high, self.clamp)
+        options: dict[str, Any] = {"key": key, "generator": generator, self.scale: scale}
         return functional.tanh_normal_rsample(
             mean, low=self.low, high=self.high, clamp=self.clamp, **options
         )

@@ -1,7 +1,5 @@
 """Layers whose weights are sampled at each forward pass: Bayes by backprop."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Never
 
 import torch
@@ -13,6 +11,7 @@ from ..backends.reference import RHO, sigma_of
 from ..mistakes import names_mistakes, unknown
 from ..ops.gaussian_call import compute_dtype
 from ..scalars import flag, integer
+from ..tracers import fx, node_of
 from .mean_field import MeanField, Mixture
 
 __all__ = ["BayesianConv2d", "BayesianLinear"]
@@ -103,23 +102,10 @@ class BayesianLinear(MeanField):
         """The outputs of freshly drawn weights; in eval, of the means."""
         if self.local_reparameterization and self.training:
             self._drawn = None
-            variance = self._variance(x)
+            std = deviation(x, self.weight_rho, self.bias_rho)
             mean = F.linear(x, self.weight_mu, self.bias_mu)
-            return functional.gaussian_rsample(mean, std=variance.sqrt().to(mean.dtype))  # type: ignore[return-value]
+            return functional.gaussian_rsample(mean, std=std.to(mean.dtype))  # type: ignore[return-value]
         return F.linear(x, *self._draw())
-
-    def _variance(self, x: Tensor) -> Tensor:
-        """Of the outputs, in float32: float16 has no room for the squares of small scales."""
-        dtype = compute_dtype(self.weight_mu.dtype)
-        x2, *variances = (t.to(dtype).square() for t in (x, *self._sigmas()))
-        with torch.autocast(x.device.type, enabled=False):
-            variance = F.linear(x2, *variances)
-        # An input of zeros has no variance, where the square root has no gradient.
-        return variance.clamp_min(torch.finfo(dtype).tiny)
-
-    def _sigmas(self) -> list[Tensor]:
-        dtype = compute_dtype(self.weight_mu.dtype)
-        return [sigma_of(rho.to(dtype), RHO) for _, rho in self._pairs()]
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
@@ -130,6 +116,21 @@ class BayesianLinear(MeanField):
             f"bias={self.bias_mu is not None}, {self._about_prior()}, "
             f"local_reparameterization={self.local_reparameterization}"
         )
+
+
+def deviation(x: Tensor, weight_rho: Tensor, bias_rho: Tensor | None) -> Tensor:
+    """Of a linear layer's outputs, in float32: float16 has no room for squares of small scales."""
+    if not isinstance(x, Tensor) or fx._is_fx_tracing_flag:
+        node = node_of(deviation, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    dtype = compute_dtype(weight_rho.dtype)
+    sigmas = (sigma_of(t.to(dtype), RHO) for t in (weight_rho, bias_rho) if t is not None)
+    x2, *variances = (t.to(dtype).square() for t in (x, *sigmas))
+    with torch.autocast(x.device.type, enabled=False):
+        variance = F.linear(x2, *variances)
+    # An input of zeros has no variance, where the square root has no gradient.
+    return variance.clamp_min(torch.finfo(dtype).tiny).sqrt()
 
 
 class BayesianConv2d(MeanField):

@@ -1,14 +1,13 @@
 """The relaxed Bernoulli as a ``torch.nn`` module."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Never
 
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
-from ..mistakes import names_mistakes, unknown
+from ..functional.transforms import without_noise
+from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..scalars import flag
 
 __all__ = ["FusedRelaxedBernoulli"]
@@ -45,6 +44,8 @@ class FusedRelaxedBernoulli(nn.Module):
         tensor([0., 1.])
     """
 
+    __prepare_scriptable__ = not_scriptable
+
     @names_mistakes
     def __init__(self, tau: float = 1.0, hard: bool = False, **mistaken: Never) -> None:
         if mistaken:
@@ -65,9 +66,7 @@ class FusedRelaxedBernoulli(nn.Module):
             return functional.relaxed_bernoulli(
                 logits, self.tau, self.hard, key=key, generator=generator
             )
-        arguments.check_tensor("logits", logits)
-        eps = torch.zeros_like(logits)
-        return functional.relaxed_bernoulli(logits, self.tau, self.hard, eps=eps)
+        return without_noise(logits, self.tau, self.hard)
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward

@@ -1,7 +1,5 @@
 """Categories, relaxed or straight-through, as ``torch.nn`` modules."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Never
 
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 from .. import arguments, functional
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..functional.categorical import most_likely
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..scalars import flag, integer
 
 __all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
@@ -53,6 +51,8 @@ class FusedGumbelSoftmax(nn.Module):
         >>> choose.eval()(torch.tensor([0.0, 2.0, 1.0]))
         tensor([0., 1., 0.])
     """
+
+    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(
@@ -120,6 +120,8 @@ class FusedCategoricalLatent(nn.Module):
         >>> y.shape, kl.shape
         (torch.Size([2, 16, 4, 4]), torch.Size([]))
     """
+
+    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(
@@ -190,6 +192,8 @@ class FusedOneHotCategorical(nn.Module):
         >>> state(torch.zeros(16, 32, 32)).sum(-1).unique()
         tensor([1.])
     """
+
+    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(self, unimix: float = 0.0, dim: int = -1, **mistaken: Never) -> None:

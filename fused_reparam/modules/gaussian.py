@@ -1,19 +1,34 @@
 """The Gaussian latent as a ``torch.nn`` module."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 import torch
 from torch import Tensor, nn
 
 from .. import arguments, functional
 from ..functional.divergence import PriorArgument, divergence, prior_of
-from ..mistakes import names_mistakes, unknown
+from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..ops.gaussian_call import halves
 from ..scalars import integer
+from ..tracers import fx, node_of
 
 __all__ = ["FusedGaussianLatent"]
+
+
+class _Attributes(NamedTuple):
+    """Of a layer, all that its forward pass reads."""
+
+    scale: str
+    reduction: str
+    clamp: tuple[float, float] | None
+    dim: int
+    rng: str
+    prior: tuple[float, ...] | None
+    free_bits: float | None
+    free_bits_per: str
+    beta: Tensor | float
+    num_samples: int | None
+    training: bool
 
 
 class FusedGaussianLatent(nn.Module):
@@ -75,6 +90,8 @@ class FusedGaussianLatent(nn.Module):
         (torch.Size([5, 8, 4]), 1.0)
     """
 
+    __prepare_scriptable__ = not_scriptable
+
     @names_mistakes
     def __init__(
         self,
@@ -125,6 +142,13 @@ class FusedGaussianLatent(nn.Module):
         eps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``layer(mu, scale)`` or ``layer(moments)``: the sample (in eval: the mean) and the KL."""
+        if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag:
+            given = locals()
+            layer = {name: getattr(given["self"], name) for name in _Attributes._fields}
+            del given["self"]
+            node = node_of(latent_of, {"layer": layer, **given})
+            if node is not None:
+                return node  # type: ignore[no-any-return]
         options: dict[str, Any] = {
             "reduction": self.reduction,
             "clamp": self.clamp,
@@ -134,7 +158,7 @@ class FusedGaussianLatent(nn.Module):
             "beta": self.beta if beta is None else beta,
         }
         if not self.training:
-            return self._mean(mu, scale, options)
+            return _mean(self, mu, scale, options)
         options |= {
             "num_samples": self.num_samples,
             "key": key,
@@ -151,25 +175,48 @@ class FusedGaussianLatent(nn.Module):
             z, kl = functional.gaussian_latent(mu, **options)
         return z, kl
 
-    def _mean(
-        self, mu: Tensor, scale: Tensor | float | None, options: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        if scale is None:
-            mu, scale = halves(mu, arguments.moments_dim(mu, self.dim))
-        options[self.scale] = scale
-        kl = functional.gaussian_kl(mu, **options)
-        # What the training's z is made of; a prior of tensors has a say in its shape and dtype.
-        params = arguments.parameters(
-            ("mu", mu), (self.scale, scale), *prior_of(options["prior"]).parameters
-        )
-        shape = torch.broadcast_shapes(*(t.shape for t in params))
-        if self.num_samples is not None:
-            shape = torch.Size((self.num_samples, *shape))
-        return params[0].expand(shape), kl
-
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
     def extra_repr(self) -> str:
-        names = "scale reduction clamp dim rng prior free_bits free_bits_per beta num_samples"
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in _Attributes._fields[:-1])
+
+
+def _mean(
+    layer: FusedGaussianLatent,
+    mu: Tensor,
+    scale: Tensor | float | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    if scale is None:
+        mu, scale = halves(mu, arguments.moments_dim(mu, layer.dim))
+    options[layer.scale] = scale
+    kl = functional.gaussian_kl(mu, **options)
+    # What the training's z is made of; a prior of tensors has a say in its shape and dtype.
+    params = arguments.parameters(
+        ("mu", mu), (layer.scale, scale), *prior_of(options["prior"]).parameters
+    )
+    shape = torch.broadcast_shapes(*(t.shape for t in params))
+    if layer.num_samples is not None:
+        shape = torch.Size((layer.num_samples, *shape))
+    return params[0].expand(shape), kl
+
+
+def latent_of(
+    layer: dict[str, Any],
+    mu: Tensor,
+    scale: Tensor | float | None = None,
+    prior: PriorArgument = None,
+    beta: Tensor | float | None = None,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    eps: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The forward pass of a layer of these attributes: what its node in a ``torch.fx`` graph calls.
+
+    Which arguments are None is seen only when the graph runs.
+    """
+    return FusedGaussianLatent.forward(
+        _Attributes(**layer),  # type: ignore[arg-type]
+        mu, scale, prior=prior, beta=beta, key=key, generator=generator, eps=eps,
+    )  # fmt: skip

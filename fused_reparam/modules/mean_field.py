@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import arguments, functional
 from ..backends import native_host
 from ..functional.weights import mixture_numbers
-from ..mistakes import described
+from ..mistakes import described, not_scriptable
 from ..modes import eager
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
@@ -35,6 +35,8 @@ class _Drawn(NamedTuple):
 
 class MeanField(nn.Module):
     """A weight and perhaps a bias, each element of its own Gaussian, and their KL."""
+
+    __prepare_scriptable__ = not_scriptable
 
     weight_mu: nn.Parameter
     weight_rho: nn.Parameter
@@ -81,9 +83,9 @@ class MeanField(nn.Module):
         In training, the one that the last forward pass computed as it drew the weights, while the
         parameters are unchanged and no backward pass has been made through it. It then shares
         that pass's graph: call ``backward()`` on the sum of loss and KL, or the loss's first and
-        then ``kl()``. Otherwise, and in compiled code, it is computed now, with a graph of its own;
-        to a mixture, where it is an estimate, from weights drawn now. A change that autograd does
-        not count, such as ``p.data.fill_()``, is not seen.
+        then ``kl()``. Otherwise, and in compiled code and graphs of ``torch.fx``, it is computed
+        now, with a graph of its own; to a mixture, where it is an estimate, from weights drawn
+        now. A change that autograd does not count, such as ``p.data.fill_()``, is not seen.
         """
         drawn = self._drawn
         if drawn is not None and self.training and self._holds(drawn):
@@ -100,11 +102,12 @@ class MeanField(nn.Module):
         """Weight and bias: drawn, and their KL kept, in training; the means in eval."""
         if not self.training:
             return self.weight_mu, self.bias_mu
-        (weight, *bias), kls = zip(*(self._sampled(*pair) for pair in self._pairs()), strict=True)
+        drawn = [self._sampled(*pair) for pair in self._pairs()]
+        (weight, *bias), kls = [d[0] for d in drawn], tuple(d[1] for d in drawn)
         self._drawn = None
         # A compiler or a transform can't see whether one still holds, and a compiled graph would
         # keep all of its region's tensors.
-        if eager() and any(kl.requires_grad for kl in kls):
+        if eager() and isinstance(weight, Tensor) and any(kl.requires_grad for kl in kls):
             self._drawn = _Drawn(kls, self._state(), threading.get_ident())
         return weight, bias[0] if bias else None
 
@@ -129,7 +132,7 @@ class MeanField(nn.Module):
 
     def _holds(self, drawn: _Drawn) -> bool:
         """Whether a KL is that of the parameters now, and a backward pass can go through it."""
-        if not eager():
+        if not eager() or not isinstance(self.weight_mu, Tensor):  # a symbolic value of torch.fx
             return False
         here = drawn.thread == threading.get_ident()
         return here and drawn.state == self._state() and all(map(_unspent, drawn.kls))

@@ -82,7 +82,7 @@ def kept(shape: Sequence[int], reduction: str | None) -> tuple[int, float]:
 def shape_of(params: Sequence[Tensor]) -> torch.Size:
     """The parameters' broadcast shape: that of one sample."""
     shape = params[0].shape
-    if all(p.shape == shape for p in params):
+    if all(p.dim() == len(shape) and p.shape == shape for p in params):
         return shape
     return torch.broadcast_shapes(*(p.shape for p in params))
 

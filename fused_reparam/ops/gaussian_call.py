@@ -55,7 +55,7 @@ def operands(loc: Tensor, scale: Tensor | None, dim: int) -> tuple[Tensor, Tenso
     """Location and scale parameter broadcast to one shape, as views."""
     if scale is None:
         return halves(loc, dim)
-    if loc.shape == scale.shape:
+    if loc.dim() == scale.dim() and loc.shape == scale.shape:
         return loc, scale
     shape = torch.broadcast_shapes(loc.shape, scale.shape)
     return loc.expand(shape), scale.expand(shape)

@@ -199,13 +199,12 @@ def tanh_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
     low, high, lowest, highest = numbers
     sigma, log_var = _scale(p[1], kind, low, high)
     x = p[0] + sigma * eps
-    # Not torch.tanh: its gradient 1 - tanh^2 is 0 where the float is 1.
     positive = x >= 0
     size = torch.where(positive, x, -x)
     e = torch.exp(-2.0 * size)
-    # 1 - e has no digits left near zero; its own derivative is exact where expm1's is rounded to 0.
-    rest = torch.where(size < 0.25, -torch.expm1(-2.0 * size), 1.0 - e)
-    tanh = rest / (1.0 + e)
+    # Near zero 1 - e has no digits left. Elsewhere not torch.tanh, whose gradient 1 - tanh^2 is 0
+    # where the float is 1. Nor expm1, which the older exporter to ONNX does not know.
+    tanh = torch.where(size < 0.25, torch.tanh(size), (1.0 - e) / (1.0 + e))
     tanh = torch.where(positive, tanh, -tanh)
     half = 0.5 * (highest - lowest)
     action = 0.5 * (highest + lowest) + half * tanh

@@ -1,0 +1,47 @@
+"""``torch.fx``, which calls Python functions with symbolic values in place of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from torch.fx import Proxy
+from torch.fx import _symbolic_trace as fx
+from torch.fx.node import map_aggregate
+
+from .mistakes import unknown
+
+__all__ = ["fx", "node_of", "special"]
+
+# A private name of PyTorch, but no public one tells in a few nanoseconds that torch.fx traces.
+if not hasattr(fx, "_is_fx_tracing_flag"):
+    fx = SimpleNamespace(_is_fx_tracing_flag=False)  # type: ignore[assignment]
+
+
+def special(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """What a public function does before all else where its arguments may not be the usual ones.
+
+    It is called with ``locals()`` where the first argument is no tensor, ``torch.fx`` traces, or
+    there are unknown keywords. Returns the node that stands for the call if an argument is a
+    symbolic value of ``torch.fx``, and otherwise None: the function then goes on. The condition
+    is in each function, where it takes some nanoseconds: a decorator would take a hundred.
+    """
+    mistaken = given.pop("mistaken", None)
+    if not isinstance(mistaken, Proxy) and mistaken:
+        raise unknown(function, mistaken)
+    return node_of(function, given)
+
+
+def node_of(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """The node that stands for ``function(**given)``, or None where nothing in it is symbolic."""
+    found: list[Proxy] = []
+    map_aggregate(given, lambda value: found.append(value) if isinstance(value, Proxy) else None)  # type: ignore[func-returns-value]
+    if not found:
+        return None
+    code, defaults = function.__code__, function.__defaults__ or ()  # type: ignore[attr-defined]
+    names = code.co_varnames[: code.co_argcount]
+    usual = dict(zip(reversed(names), reversed(defaults), strict=False))
+    usual |= function.__kwdefaults__ or {}  # type: ignore[attr-defined]
+    said = {name: value for name, value in given.items() if value is not usual.get(name, usual)}
+    return found[0].tracer.create_proxy("call_function", function, (), said)

@@ -119,7 +119,7 @@ class GaussianLatent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, key, eps = saved(ctx)
+        loc, scale, key, eps = saved(ctx, grad_z, grad_kl)
         _, _, _, *(to_loc, to_scale, _, to_eps) = ctx.needs_input_grad
         # A hook on saved tensors may have changed their dtype.
         scale, eps = (t if t is None else t.to(ctx.dtype) for t in (scale, eps))
@@ -149,7 +149,7 @@ class GaussianLatentBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        grad_z, grad_kl, *inputs = saved(ctx)
+        grad_z, grad_kl, *inputs = saved(ctx, *cotangents)
         wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
         grads = double_backward(wanted, grad_z, grad_kl, Inputs(*inputs), ctx.spec)
         return (

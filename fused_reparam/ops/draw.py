@@ -305,7 +305,9 @@ def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
-    _, (params, _, eps), spec, needs = unpadded_backward(args)
+    grads, inputs, spec, needs = unpadded_backward(args)
+    check(inputs, spec, grads[0], grads[1:])
+    params, _, eps = inputs
     shape = shape_of(params)
     found = [
         None if not needed

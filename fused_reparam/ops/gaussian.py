@@ -237,6 +237,7 @@ def _forward_fake(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple
 
 def _backward_fake(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
     inputs, spec, needs = _unpacked(rest)
+    check(inputs, spec, grad_z, grad_kl)
     loc, scale, _, eps = inputs
     mu, _ = gaussian_call.operands(loc, scale, spec.dim)
     to_loc, to_scale, moments = gaussian_call.allocate_grads(inputs, mu.shape, spec, needs)
@@ -282,6 +283,7 @@ def _backward_autograd(grad_z: Any, grad_kl: Any, *rest: Any) -> Any:
     tensors = (grad_z, grad_kl, *inputs)
     if all_plain(*tensors) and not needs_grad(*tensors):
         return _backward_op(grad_z, grad_kl, *rest)
+    check(inputs, spec, grad_z, grad_kl)
     grads = latent_backward(_redispatch_backward, grad_z, grad_kl, inputs, spec, needs)
     return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
 

@@ -14,6 +14,7 @@ from .mistakes import described, not_a_tensor, suggestion
 from .noise import check_generator
 from .ops.gaussian_call import REDUCTIONS
 from .scalars import integer, is_number, real
+from .storage import check_given
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _RNGS = ("philox", "torch")
@@ -128,6 +129,7 @@ def parameters(first: tuple[str, Tensor], *others: tuple[str, Tensor | float]) -
     """Named parameters, checked, of one dtype. The first is a tensor; a number becomes 0-d."""
     name, loc = first
     check_tensor(name, loc)
+    check_given(name, loc)
     found = [loc]
     names = [name]
     for name, value in others:
@@ -145,6 +147,7 @@ def parameters(first: tuple[str, Tensor], *others: tuple[str, Tensor | float]) -
 def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         check_tensor(name, value)
+        check_given(name, value)
         return value
     if not is_number(value):
         raise TypeError(f"{name} must be a floating tensor or a number, got {not_a_tensor(value)}")
@@ -288,6 +291,7 @@ def clamp_of(clamp: tuple[float, float] | None, scale: str) -> tuple[float, floa
 
 def given_noise(eps: Tensor, loc: Tensor, shape: torch.Size) -> Tensor:
     check_tensor("eps", eps)
+    check_given("eps", eps)
     if eps.shape != shape:
         raise ValueError(f"eps must have the sample's shape {tuple(shape)}, got {tuple(eps.shape)}")
     if eps.device != loc.device:

@@ -28,6 +28,7 @@ from .cuda_keys import GraphKey, HostKey, as_int64, derived_seed
 from .mistakes import described
 from .modes import eager
 from .scalars import integer, is_number
+from .storage import check_given
 
 __all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key", "normal"]
 
@@ -259,6 +260,7 @@ def normal(
         True
     """
     check_key(key)
+    check_given("key", key)
     sizes = [
         integer("noise.normal: shape", size)
         for size in (shape if isinstance(shape, (tuple, list)) else [shape])

@@ -188,7 +188,7 @@ struct Backward {
 #pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
         const V inside = usual ? x[j] : bounded<kind>(x[j], low, high);
-        g[j] = scale_gradient<kind, E::coarse>(inside, usual || grad_z, gz[j] * noise[j],
+        g[j] = scale_gradient<kind, E::coarse, !usual>(inside, usual || grad_z, gz[j] * noise[j],
                                                usual || t.has_weight, gk[j]);
         if constexpr (!usual && (kind == Kind::logvar || kind == Kind::log_std)) {
           g[j] = x[j] < low ? V{} : g[j];

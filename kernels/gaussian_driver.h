@@ -117,6 +117,7 @@ inline void set_weight(const GaussianBackward& c, int64_t begin, int64_t count, 
   const int64_t length = c.n / c.segments, first = begin / length;
   if ((begin + count - 1) / length == first) {
     t.one_weight = static_cast<double>(plain_nan(weight * g[first]));
+    t.has_weight = t.one_weight != 0;  // a KL of weight 0 does not count, infinite as its slope may be
     return;
   }
   for (int64_t i = 0, s = first; i < count; ++s) {

@@ -12,6 +12,7 @@
 #include <ATen/record_function.h>
 #include <c10/core/SafePyObject.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/PyInterpreter.h>
@@ -23,6 +24,7 @@
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/utils/object_ptr.h>
 #include <torch/csrc/utils/pybind.h>
+#include <torch/csrc/utils/python_tuples.h>
 
 #include <atomic>
 #include <cstring>
@@ -207,19 +209,21 @@ class SavingNode : public Node {
     }
     if (!any) return variable_list(num_outputs());
     const std::vector<Tensor> saved = unpacked();
-    for (size_t i = 0; i < saved.size(); ++i) check_saved(saved[i], i);
-    bool quick = !at::GradMode::is_enabled() && undisturbed();
-    if (saved[0].defined()) quick = quick && is_key(saved[0]);
-    for (const Tensor& g : grads) quick = quick && (!g.defined() || plain(g));
-    // A hook on saved tensors may have changed them.
-    for (size_t i = 1; i < saved.size(); ++i)
-      quick = quick && (!saved[i].defined() || (plain(saved[i]) && saved[i].scalar_type() == dtype_));
-    if (quick && suits(saved, grads)) return compute(saved, grads);
-    return through_python(general, nullptr, saved, grads);
+    // A hook on saved tensors may have returned others, of which Python knows whether they will do.
+    bool sound = true;
+    for (const Tensor& g : grads) sound = sound && (!g.defined() || plain(g));
+    for (size_t i = 0; i < saved.size(); ++i)
+      sound = sound && (!saved[i].defined() || as_kept(saved[i], i));
+    if (sound && !at::GradMode::is_enabled() && undisturbed() && suits(saved, grads))
+      return compute(saved, grads);
+    return through_python(general, nullptr, saved, grads, !sound);
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    for (size_t i = 0; i < saved_.size(); ++i) args.collect(saved_[i], of_outputs_[i]);
+    for (size_t i = 0; i < saved_.size(); ++i) {
+      args.collect(saved_[i], of_outputs_[i]);
+      for (int64_t size : kept_[i]) args.collect(size);
+    }
     collect_plan(args);
   }
 
@@ -227,7 +231,7 @@ class SavingNode : public Node {
                                  torch::dynamo::autograd::SwapSavedVariables& swap) override {
     // The gradients at hand may be stand-ins of another shape (a sum of two is one): a call is recorded.
     for (SavedVariable& s : saved_) swap.before(s);
-    variable_list found = through_python(recorded, swap.get_py_compiler(), unpacked(), grads);
+    variable_list found = through_python(recorded, swap.get_py_compiler(), unpacked(), grads, true);
     for (SavedVariable& s : saved_) swap.after(s);
     return found;
   }
@@ -249,36 +253,37 @@ class SavingNode : public Node {
     return saved;
   }
 
-  // A hook on saved tensors may have returned another. Another dtype is for whoever computes to undo.
-  void check_saved(const Tensor& t, size_t i) const {
-    if (!t.defined()) return;
-    const bool strided = !t.is_nested() && t.layout() == at::kStrided && !t.is_quantized();
-    const at::IntArrayRef expected = kept_[i];
-    const bool is_key = i == 0;
-    TORCH_CHECK(strided && t.is_cpu() && t.sizes() == expected && held(t) &&
-                    (!is_key || t.scalar_type() == at::kUInt64 || t.scalar_type() == at::kLong),
-                name(), ": a hook on saved tensors returned ",
-                strided ? "a tensor" : "a nested, sparse or quantized tensor", " of ", t.dtype(), " on ",
-                t.device(), t.is_nested() ? std::string() : c10::str(" and shape ", t.sizes()),
-                " where a tensor of ", is_key ? at::kUInt64 : dtype_, " on cpu and shape ", expected,
-                " had been saved");
+  // Whether a tensor is as it was when it was saved, and can be computed with.
+  bool as_kept(const Tensor& t, size_t i) const {
+    if (i == 0) return is_key(t);
+    return plain(t) && t.scalar_type() == dtype_ && t.sizes() == at::IntArrayRef(kept_[i]);
   }
 
-  // function(spec, needs, grads, saved), and the last argument if there is one.
+  // The shapes of what was saved, as a tuple of tuples.
+  PyObject* kept_shapes() const {
+    PyObject* shapes = PyTuple_New(static_cast<Py_ssize_t>(kept_.size()));
+    if (!shapes) throw python_error();
+    for (size_t i = 0; i < kept_.size(); ++i)
+      PyTuple_SET_ITEM(shapes, static_cast<Py_ssize_t>(i),
+                       THPUtils_packInt64Array(kept_[i].size(), kept_[i].data()));
+    return shapes;
+  }
+
+  // function(spec, needs, grads, saved, dtype, shapes), and the last argument if there is one. The shapes
+  // of what was saved are None where nothing is left to check.
   variable_list through_python(PyObject* function, PyObject* last, const std::vector<Tensor>& saved,
-                               const variable_list& grads) {
-    std::vector<Tensor> typed{saved[0]};
-    for (size_t i = 1; i < saved.size(); ++i)
-      typed.push_back(saved[i].defined() ? saved[i].to(dtype_) : saved[i]);
+                               const variable_list& grads, bool to_check) {
     pybind11::gil_scoped_acquire ours;
     const size_t count = num_outputs();
     THPObjectPtr needs(PyTuple_New(static_cast<Py_ssize_t>(count)));
     for (size_t i = 0; i < count; ++i)
       PyTuple_SET_ITEM(needs.get(), static_cast<Py_ssize_t>(i),
                        PyBool_FromLong(task_should_compute_output(i)));
-    THPObjectPtr of_grads(tuple_of(grads)), of_saved(tuple_of(typed));
+    THPObjectPtr of_grads(tuple_of(grads)), of_saved(tuple_of(saved)), shapes(to_check ? kept_shapes() : Py_NewRef(Py_None));
+    PyObject* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(dtype_));
     THPObjectPtr found(PyObject_CallFunctionObjArgs(function, spec_.ptr(getPyInterpreter()), needs.get(),
-                                                    of_grads.get(), of_saved.get(), last, nullptr));
+                                                    of_grads.get(), of_saved.get(), dtype, shapes.get(),
+                                                    last, nullptr));
     if (!found) {
       python_error error;
       error.persist();

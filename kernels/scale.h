@@ -65,7 +65,8 @@ FR_INLINE void sigma_and_rest(V x, V& sigma, V& rest) {
 }
 
 // The gradient of x: from_z * eps * dsigma/dx + from_kl * dKL/dx, each part if it is there.
-template <Kind kind, bool kCoarse, class V>
+// With kMayBeZero an element's from_kl may be 0, which stays 0 where its slope is infinite.
+template <Kind kind, bool kCoarse, bool kMayBeZero, class V>
 FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_kl) {
   const V one = num<V>(1.0), half = num<V>(0.5);
   V dsigma, dkl;
@@ -92,6 +93,7 @@ FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_k
     dkl = fma(s.sigma, s.sigmoid, -s.ratio);
   }
   if (!has_kl) return z_times_eps * dsigma;
+  if constexpr (kMayBeZero) dkl = from_kl == V{} ? V{} : dkl;
   if (!has_z) return from_kl * dkl;
   return fma(z_times_eps, dsigma, from_kl * dkl);
 }

@@ -127,3 +127,39 @@ def test_other_strides_and_an_int64_key_are_allowed(way, call):
         return t.t().contiguous().t() if t.dim() == 2 else t
 
     run(call, swap, lambda k: k.view(torch.int64) if k.dtype == torch.uint64 else k)
+
+
+def run_compiled(call, swap, swap_key=None):
+    """``run`` with a backward pass that compiled autograd records with stand-ins."""
+
+    def unpack(t):
+        return (swap if t.is_floating_point() else swap_key or (lambda k: k))(t)
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), unpack):
+        outputs = CALLS[call]()
+    loss = sum(t.sum() for t in outputs if t is not None and t.requires_grad)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: loss.backward(), backend="eager")()
+
+
+# One of each kind of node.
+NODES = ["latent", "draw", "soft categories", "latent with eps", "draw in another order"]
+
+
+@pytest.mark.parametrize("swap", ["flat", "without storage"])
+@pytest.mark.parametrize("call", NODES)
+def test_another_tensor_is_refused_in_a_compiled_backward(call, swap):
+    with pytest.raises(RuntimeError, match="hook on saved tensors returned"):
+        run_compiled(call, SWAPS[swap])
+
+
+@pytest.mark.parametrize("call", ["latent", "draw"])
+def test_another_key_is_refused_in_a_compiled_backward(call):
+    with pytest.raises(RuntimeError, match="hook on saved tensors returned"):
+        run_compiled(call, lambda t: t, KEY_SWAPS["one element"])
+
+
+@pytest.mark.parametrize("call", ["latent", "soft categories"])
+def test_another_dtype_alone_is_allowed_in_a_compiled_backward(call):
+    run_compiled(call, lambda t: t.bfloat16())

@@ -93,6 +93,25 @@ def test_a_divergence_of_weight_zero(function, kind, device):
     assert gradients(kl, mu, x) == [[0.0] * 6, [0.0] * 6]
 
 
+@pytest.mark.parametrize("reduction", ["batchmean", "sample", "none"])
+@pytest.mark.parametrize(
+    ("kind", "value"), [("logvar", 100.0), ("log_std", 60.0), ("std", 1e-40), ("var", 1e-41)]
+)
+def test_a_divergence_of_weight_zero_beside_a_sample(kind, value, reduction, backend):
+    """A warm-up of beta from 0: the sample's gradient is what it would be alone."""
+    key = noise.key(4)
+    found = []
+    for beta in (None, 0.0):
+        mu, x = leaf(0.5, "cpu"), leaf(value, "cpu")
+        if beta is None:
+            z, kl = fr.gaussian_rsample(mu, **{kind: x}, key=key), torch.zeros(1)
+        else:
+            z, kl = fr.gaussian_latent(mu, **{kind: x}, beta=beta, reduction=reduction, key=key)
+        found.append(gradients(z.sum() + kl.where(kl.isfinite(), 0.0).sum(), mu, x))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(*map(torch.tensor, (found[0][1], found[1][1])), rtol=1e-6, atol=0)
+
+
 def test_free_bits_that_are_not_reached(device):
     mu, std = leaf(0.0, device), leaf(1e-40, device)
     options = {"free_bits": 1000.0, "free_bits_per": "element", "reduction": "none"}

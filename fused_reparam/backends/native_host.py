@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..storage import check_gradients, check_saved
 from . import select
 
 module: Any = None
+_CPU = torch.device("cpu")
 origin, reason = "", "the native library is not loaded"
 _served: dict[str, tuple[Callable[..., Any], Callable[..., bytes | None] | None]] = {}
 _FUNCTIONS = [
@@ -83,10 +85,21 @@ def _general_backward(
     spec: Any,
     needs: tuple[bool, ...],
     grads: tuple[Tensor | None, ...],
-    saved: tuple[Tensor, ...],
+    saved: tuple[Tensor | None, ...],
+    dtype: torch.dtype,
+    shapes: tuple[tuple[int, ...], ...] | None,
 ) -> tuple[Tensor | None, ...]:
-    """The backward pass of a call that is unusual: ``spec`` knows how."""
+    """The backward pass of a call that is unusual: ``spec`` knows how.
+
+    ``dtype`` and ``shapes`` are those that the saved tensors had, of which the first is the key;
+    None says that all tensors have been checked.
+    """
     key, *inputs = saved
+    if shapes is not None:
+        check_gradients(grads)
+        dtypes = [torch.uint64, *[dtype] * len(inputs)]
+        check_saved(saved, [(*kept, _CPU) for kept in zip(shapes, dtypes, strict=True)])
+        inputs = [t if t is None else t.to(dtype) for t in inputs]
     found: tuple[Tensor | None, ...] = spec.general_backward(
         select.load("native"), needs, grads, key, inputs
     )
@@ -98,13 +111,18 @@ def _recorded_backward(
     needs: tuple[bool, ...],
     grads: tuple[Tensor | None, ...],
     saved: tuple[Tensor | None, ...],
+    dtype: torch.dtype,
+    shapes: tuple[tuple[int, ...], ...],
     compiler: Any,
 ) -> list[Tensor | None]:
-    """A call of the above in the graph that compiled autograd is making."""
+    """A call of the above in the graph that compiled autograd is making.
+
+    What is at hand now are stand-ins: the tensors themselves are checked when it runs.
+    """
 
     @torch._dynamo.disable
     def fused_reparam_backward(grads: Any, saved: Any) -> tuple[Tensor | None, ...]:
-        return _general_backward(spec, needs, grads, saved)
+        return _general_backward(spec, needs, grads, saved, dtype, shapes)
 
     found = compiler.proxy_call(fused_reparam_backward, (grads, saved), [None] * len(needs))
     return [t if needed else None for t, needed in zip(found, needs, strict=True)]

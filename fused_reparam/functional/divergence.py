@@ -14,6 +14,7 @@ from ..backends.reference import SCALE_KINDS
 from ..backends.reference.families import floored
 from ..mistakes import described, suggestion
 from ..ops.gaussian_call import kl_weight
+from ..storage import check_given
 
 # What a user gives: None, (mean, std) or (mean, {"logvar": tensor}).
 PriorArgument = tuple[Any, Any] | None
@@ -136,6 +137,7 @@ def divergence(
         )
     if isinstance(beta, Tensor):
         check_tensor("beta", beta)
+        check_given("beta", beta)
         if beta.dim():
             raise ValueError(
                 f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}"

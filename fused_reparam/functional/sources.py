@@ -12,6 +12,7 @@ from .. import noise
 from ..arguments import given_noise
 from ..ops.layout import empty_ordered, memory_order
 from ..ops.library import plain
+from ..storage import check_given
 
 
 class Sources(NamedTuple):
@@ -35,6 +36,7 @@ def find(
     if key is None:
         return _drawn_key(loc, generator), None
     noise.check_key(key)
+    check_given("key", key)
     if not (key.is_cpu and plain(loc)):
         key = noise.on_device(key, loc.device)
     return key, None

@@ -141,7 +141,7 @@ class Draw(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, *grad_values: Tensor | None) -> Any:
-        *params, key, eps = saved(ctx)
+        *params, key, eps = saved(ctx, grad_z, *grad_values)
         grad_z = grad_z if ctx.spec.sample else None
         if grad_z is None and all(g is None for g in grad_values):
             return (None,) * len(ctx.needs_input_grad)
@@ -178,7 +178,7 @@ class DrawBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        grads, inputs = _split(saved(ctx), ctx.spec)
+        grads, inputs = _split(saved(ctx, *cotangents), ctx.spec)
         wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
         *found, to_eps = draw_formula.double_backward(wanted, grads, inputs, ctx.spec)
         of_inputs = (*found, None, to_eps)  # none of the key
@@ -305,7 +305,9 @@ def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
-    _, (params, _, eps), spec, needs = unpadded_backward(args)
+    grads, inputs, spec, needs = unpadded_backward(args)
+    check(inputs, spec, grads[0], grads[1:])
+    params, _, eps = inputs
     shape = shape_of(params)
     found = [
         None if not needed

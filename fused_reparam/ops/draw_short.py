@@ -22,7 +22,7 @@ from . import draw_call, draw_spec
 from .draw_check import check
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
-from .library import at_hand, forward_ad_active, ordinary
+from .library import at_hand, forward_ad_active, ordinary, strided
 from .operands import save, saved
 
 _VALUE_DTYPES = {
@@ -101,7 +101,7 @@ def draw(
     """
     loc = params[0]
     host = None if torch.compiler.is_compiling() else native_host.module
-    if host is not None and ordinary(loc) and loc.is_cpu:
+    if host is not None and strided(loc) and loc.is_cpu:
         geometry = _geometry(loc.shape, family, kind, prior_kind, numbers, reduction, samples)
         if geometry is not None:
             found = host.draw(tuple(params), geometry, geometry.plan, key, generator)
@@ -136,7 +136,6 @@ def _alike(params: Sequence[Any]) -> bool:
         if (
             (p is not loc and (not ordinary(p) or p.dtype is not dtype or p.device != device))
             or p.shape != shape
-            or p.layout is not torch.strided
             or not p.is_contiguous()
         ):
             return False
@@ -202,7 +201,7 @@ class ShortDraw(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, *grad_values: Tensor | None) -> Any:
-        key, *params = saved(ctx)
+        key, *params = saved(ctx, grad_z, *grad_values)
         backend, geometry, dtype = ctx.call
         wanted = False
         # A hook on saved tensors may have changed them.

@@ -119,7 +119,7 @@ class GaussianLatent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, key, eps = saved(ctx)
+        loc, scale, key, eps = saved(ctx, grad_z, grad_kl)
         _, _, _, *(to_loc, to_scale, _, to_eps) = ctx.needs_input_grad
         # A hook on saved tensors may have changed their dtype.
         scale, eps = (t if t is None else t.to(ctx.dtype) for t in (scale, eps))
@@ -149,7 +149,7 @@ class GaussianLatentBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        grad_z, grad_kl, *inputs = saved(ctx)
+        grad_z, grad_kl, *inputs = saved(ctx, *cotangents)
         wanted = [c if n else None for c, n in zip(cotangents, ctx.needs, strict=True)]
         grads = double_backward(wanted, grad_z, grad_kl, Inputs(*inputs), ctx.spec)
         return (
@@ -237,6 +237,7 @@ def _forward_fake(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple
 
 def _backward_fake(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
     inputs, spec, needs = _unpacked(rest)
+    check(inputs, spec, grad_z, grad_kl)
     loc, scale, _, eps = inputs
     mu, _ = gaussian_call.operands(loc, scale, spec.dim)
     to_loc, to_scale, moments = gaussian_call.allocate_grads(inputs, mu.shape, spec, needs)
@@ -282,6 +283,7 @@ def _backward_autograd(grad_z: Any, grad_kl: Any, *rest: Any) -> Any:
     tensors = (grad_z, grad_kl, *inputs)
     if all_plain(*tensors) and not needs_grad(*tensors):
         return _backward_op(grad_z, grad_kl, *rest)
+    check(inputs, spec, grad_z, grad_kl)
     grads = latent_backward(_redispatch_backward, grad_z, grad_kl, inputs, spec, needs)
     return tuple(inputs.loc.new_empty(0) if g is None else g for g in grads)
 

@@ -14,7 +14,7 @@ from . import gaussian_call
 from .gaussian_call import Inputs, Spec
 from .gaussian_check import check
 from .gaussian_plan import Call, geometry_of
-from .library import ordinary
+from .library import strided
 
 # A LatentPlan of kernels/host_latent.h.
 _pack_plan = struct.Struct("=10q3d").pack
@@ -95,9 +95,8 @@ def kl(
 def _may(loc: Tensor, scale: Tensor | float | None, reduction: str | None) -> bool:
     """Whether the host path may be asked: it checks the rest."""
     return (
-        ordinary(loc)
+        strided(loc)
         and loc.is_cpu
-        and loc.layout is torch.strided
-        and (scale is None or (ordinary(scale) and scale.layout is torch.strided))  # type: ignore[union-attr]
+        and (scale is None or strided(scale))
         and (reduction is None or reduction in gaussian_call.SUMMED)
     )

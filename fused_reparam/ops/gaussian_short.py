@@ -69,7 +69,6 @@ def _located(
     if (
         not ordinary(loc)
         or loc.dtype not in _KL_DTYPE
-        or loc.layout is not torch.strided
         or (reduction is not None and reduction not in gaussian_call.SUMMED)
     ):
         return None
@@ -78,7 +77,6 @@ def _located(
     if (
         not ordinary(scale)
         or scale.dtype is not loc.dtype  # type: ignore[union-attr]
-        or scale.layout is not torch.strided  # type: ignore[union-attr]
         or scale.device != loc.device  # type: ignore[union-attr]
     ):
         return None
@@ -170,7 +168,7 @@ class ShortLatent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale, key = saved(ctx)
+        loc, scale, key = saved(ctx, grad_z, grad_kl)
         need_loc, need_scale, _, _ = ctx.needs_input_grad
         geometry = ctx.call.geometry
         if (

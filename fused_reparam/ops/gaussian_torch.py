@@ -19,6 +19,7 @@ from ..modes import eager
 from . import gaussian_call
 from .gaussian_call import Inputs, Spec
 from .library import forward_ad_active, ordinary
+from .operands import save, saved
 
 # PyTorch draws for longer tensors in several launches.
 _MOST_BYTES = 2**31 - 1
@@ -72,7 +73,6 @@ def _serves(loc: Tensor, scale: Tensor) -> bool:
     return (
         (loc.shape, loc.dtype, loc.device) == (scale.shape, scale.dtype, scale.device)
         and loc.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and loc.layout is scale.layout is torch.strided
         and loc.is_contiguous()
         and scale.is_contiguous()
         and 0 < loc.numel() * loc.element_size() <= _MOST_BYTES
@@ -92,14 +92,14 @@ class TorchLatent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loc: Tensor, scale: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(loc, scale)
+        save(ctx, loc, scale)
         ctx.set_materialize_grads(False)
         ctx.call, ctx.dtype = call, loc.dtype
         return _forward(loc, scale, call)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale = ctx.saved_tensors
+        loc, scale = saved(ctx, grad_z, grad_kl)
         call: Call = ctx.call
         if (
             torch.is_grad_enabled()

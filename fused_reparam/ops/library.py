@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..modes import eager
+from ..storage import held
 
 LIB = torch.library.Library("fused_reparam", "DEF")
 # A backend reads the memory it is given: a compiler must keep the strides that the op was traced
@@ -42,13 +43,22 @@ def all_plain(*tensors: object) -> bool:
     return eager() and all(t is None or ordinary(t) for t in tensors)
 
 
+def strided(t: object) -> bool:
+    """Whether ``t`` is a tensor, of no subclass, that may be asked for its shape and strides."""
+    return (
+        type(t) in _PLAIN_TYPES
+        and not t.is_nested  # type: ignore[attr-defined]
+        and t.layout is torch.strided  # type: ignore[attr-defined]
+    )
+
+
 def ordinary(t: object) -> bool:
     """Whether ``t`` is a tensor whose memory holds its values."""
     return (
-        type(t) in _PLAIN_TYPES
+        strided(t)
         and not t.is_neg()  # type: ignore[attr-defined]
         and not t._is_zerotensor()  # type: ignore[attr-defined]
-        and not t.is_nested  # type: ignore[attr-defined]
+        and held(t)  # type: ignore[arg-type]
     )
 
 

@@ -64,18 +64,30 @@ def base_noise(
     number: float,
 ) -> Tensor:
     """Noise of a name in ``streams.BASES``, dense in the given memory order."""
-    if base not in streams.BASES:
-        raise ValueError(f"{_OP}: base must be one of {', '.join(streams.BASES)}, got {base!r}")
-    if base == "student_t" and not number > 0:
-        raise ValueError(f"{_OP}: student_t takes a number of degrees above 0, got {number}")
-    out = fake(key, shape, order, dtype)
+    out = _fake_base_noise(key, shape, order, dtype, base, number)
     if out.numel():
         select.pick(key.device).base_noise(base, number, key.contiguous(), out)
     return out
 
 
+def _fake_base_noise(
+    key: Tensor,
+    shape: Sequence[int],
+    order: list[int],
+    dtype: torch.dtype,
+    base: str,
+    number: float,
+) -> Tensor:
+    """What the op requires, and the tensor that it fills."""
+    if base not in streams.BASES:
+        raise ValueError(f"{_OP}: base must be one of {', '.join(streams.BASES)}, got {base!r}")
+    if base == "student_t" and not number > 0:
+        raise ValueError(f"{_OP}: student_t takes a number of degrees above 0, got {number}")
+    return fake(key, shape, order, dtype)
+
+
 LIB.impl("base_noise", base_noise, "CompositeExplicitAutograd")
-torch.library.register_fake("fused_reparam::base_noise", lambda *args: fake(*args[:4]), lib=LIB)
+torch.library.register_fake("fused_reparam::base_noise", _fake_base_noise, lib=LIB)
 
 
 def _base_noise_vmap(info, in_dims, key, *rest):  # type: ignore[no-untyped-def]

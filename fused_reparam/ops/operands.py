@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .. import noise
 from ..mistakes import described
+from ..storage import check_gradients, check_held, check_saved
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
 # Counts of bytes are 64-bit integers, and some are multiplied by a few.
 MOST_ELEMENTS = 2**58
 
@@ -30,7 +30,7 @@ def check_operand(op: str, name: str, t: Tensor) -> None:
             f"{op}: {name} must be a dense (strided) tensor of float32, bfloat16, float16 or "
             f"float64, got {described(t)}"
         )
-    _check_memory(op, name, t)
+    check_held(f"{op}'s {name}", t)
 
 
 def check_like(
@@ -52,9 +52,9 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
     if not isinstance(key, Tensor) or key.is_nested or key.layout is not torch.strided:
         raise TypeError(f"{op}: key must be a dense (strided) tensor, got {described(key)}")
     noise.check_bits(key)
+    check_held(f"{op}'s key", key)
     if like is not None and key.device != like.device and key.device.type != "cpu":
         raise ValueError(f"{op}: key must be on {like.device} or the CPU, got {key.device}")
-    _check_memory(op, "key", key)
 
 
 def check_order(op: str, order: Sequence[int], dims: int) -> None:
@@ -70,55 +70,18 @@ def check_needs(op: str, needs: Sequence[bool], count: int, eps: Tensor | None) 
         raise ValueError(f"{op}: needs asks for the gradient of eps, but eps is None")
 
 
-def _check_memory(op: str, name: str, t: Tensor) -> None:
-    if not held(t):
-        raise ValueError(
-            f"{op}: the storage of {name} has {t.untyped_storage().nbytes()} bytes, too few for "
-            f" shape {tuple(t.shape)} and strides {t.stride()} of {t.dtype}"
-        )
-
-
-def held(t: Tensor) -> bool:
-    """Whether a tensor's storage holds all its elements; one may be shrunk behind its back."""
-    if type(t) not in _PLAIN_TYPES or t.device.type not in ("cpu", "cuda"):
-        return True  # no memory, or not its own
-    if torch._C._functorch.is_functorch_wrapped_tensor(t) or t._is_zerotensor():
-        return True
-    return not t.numel() or _end(t) <= t.untyped_storage().nbytes()
-
-
-def _end(t: Tensor) -> int:
-    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    return int(t.storage_offset() + last + 1) * t.itemsize
-
-
-# What a saved tensor was when it was saved: a hook on saved tensors may return another.
-
-
 def save(ctx: Any, *tensors: Tensor | None) -> None:
-    """``ctx.save_for_backward``, with what ``saved`` compares."""
+    """``ctx.save_for_backward``, with what ``check_saved`` compares."""
     ctx.save_for_backward(*tensors)
     ctx.kept = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
 
 
-def saved(ctx: Any) -> tuple[Any, ...]:
-    """``ctx.saved_tensors``, once: a checkpoint allows no more.
+def saved(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    """``ctx.saved_tensors``, checked, once: a checkpoint allows no more.
 
-    RuntimeError where a hook has returned anything else than the tensor that was saved. Another
-    dtype of a floating tensor is allowed, and for whoever computes to undo.
+    ``grads`` are those that came, and are checked too.
     """
+    check_gradients(grads)
     found: tuple[Any, ...] = ctx.saved_tensors
-    for t, kept in zip(found, ctx.kept, strict=True):
-        if t is None or kept is None:
-            continue
-        shape, dtype, device = kept
-        same = not t.is_nested and t.layout is torch.strided and t.device == device
-        same = same and t.shape == shape and not t.is_quantized and held(t)
-        if same and not dtype.is_floating_point:
-            same = t.dtype in (torch.int64, torch.uint64)
-        if not same:
-            raise RuntimeError(
-                f"a hook on saved tensors returned {described(t)} on {t.device} where a tensor of "
-                f"shape {tuple(shape)} and {dtype} on {device} had been saved"
-            )
+    check_saved(found, ctx.kept)
     return found

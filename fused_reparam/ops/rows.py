@@ -161,7 +161,8 @@ class Categories(torch.autograd.Function):
     ) -> Any:
         spec: Spec = ctx.spec
         # A hook on saved tensors may have changed their dtype.
-        logits, soft = (t if t is None else t.to(ctx.dtype) for t in saved(ctx))
+        kept = saved(ctx, grad_y, grad_soft, grad_kl)
+        logits, soft = (t if t is None else t.to(ctx.dtype) for t in kept)
         # The gradient of a hard y is soft's, so both come together.
         grad_y = summed(grad_y, grad_soft if spec.want_soft else None) if spec.want_y else None
         grad_kl = grad_kl if spec.want_kl else None
@@ -189,7 +190,7 @@ class CategoriesBackward(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor | None) -> Any:
         if cotangent is None:
             return (None,) * 6
-        grads = double_backward(cotangent, ctx.spec, *saved(ctx))
+        grads = double_backward(cotangent, ctx.spec, *saved(ctx, cotangent))
         needed = ctx.needs_input_grad[2:]
         return None, None, *(g if n else None for g, n in zip(grads, needed, strict=True))
 

@@ -19,7 +19,7 @@ from ..backends import native_host, select
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..modes import eager
 from . import gaussian_call, rows_call
-from .library import at_hand, forward_ad_active, ordinary
+from .library import at_hand, forward_ad_active, ordinary, strided
 from .operands import save, saved
 from .rows import categories_backward, summed, temperature_within
 from .rows_call import Spec
@@ -109,11 +109,7 @@ def draw(
         return found
     if not eager() or not ordinary(logits) or forward_ad_active():
         return None
-    if (
-        logits.dtype not in _KL_DTYPES
-        or logits.layout is not torch.strided
-        or not logits.is_contiguous()
-    ):
+    if logits.dtype not in _KL_DTYPES or not logits.is_contiguous():
         return None
     device = logits.device
     if key is not None and not at_hand(key, logits):
@@ -145,7 +141,7 @@ def _by_host(
 ) -> tuple[Tensor, Tensor | None] | None:
     """The same by the native backend's host path; None where it declines or there is none."""
     host = None if torch.compiler.is_compiling() else native_host.module
-    if host is None or not ordinary(logits) or not logits.is_cpu:
+    if host is None or not strided(logits) or not logits.is_cpu:
         return None
     geometry = _geometry(logits.shape, dim)
     if geometry is None:
@@ -190,7 +186,7 @@ class ShortCategories(torch.autograd.Function):
     def backward(
         ctx: Any, grad_y: Tensor | None, grad_soft: Tensor | None, grad_kl: Tensor | None
     ) -> Any:
-        kept = saved(ctx)
+        kept = saved(ctx, grad_y, grad_soft, grad_kl)
         backend, spec, (size, _) = ctx.call
         grad_y = summed(grad_y, grad_soft)
         if (

@@ -1,0 +1,79 @@
+"""Tensors that were changed behind our back.
+
+``t.untyped_storage().resize_(0)``, with which sharded models free their parameters, leaves a tensor
+that has a shape and no memory: PyTorch's own operators read outside of it. A hook on saved tensors
+may return any other tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .mistakes import described
+
+_PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
+
+
+def held(t: Tensor) -> bool:
+    """Whether a tensor has its memory; one of a subclass, or without a storage, need not."""
+    if type(t) not in _PLAIN_TYPES:
+        return True
+    try:
+        nbytes = t.untyped_storage().nbytes()
+    except NotImplementedError:  # another layout, or wrapped by a transform
+        return True
+    if t.is_contiguous():
+        end = t.storage_offset() * t.itemsize + t.nbytes
+    else:
+        end = t.storage_offset() + 1
+        for size, stride in zip(t.shape, t.stride(), strict=True):
+            end += (size - 1) * stride
+        end *= t.itemsize
+    return nbytes >= end or not t.numel()
+
+
+def check_held(name: str, t: Tensor) -> None:
+    """Raise ValueError unless a tensor has its memory."""
+    if not held(t):
+        raise ValueError(
+            f"the storage of {name} has {t.untyped_storage().nbytes()} bytes, too few for shape "
+            f"{tuple(t.shape)} and strides {t.stride()} of {t.dtype}: it was freed or shrunk"
+        )
+
+
+def check_given(name: str, t: Tensor) -> None:
+    """The same, except in what a compiler traces: the op that it calls will ask."""
+    if not torch.compiler.is_compiling():
+        check_held(name, t)
+
+
+def check_gradients(grads: Sequence[Tensor | None]) -> None:
+    """Raise ValueError unless the gradients that came to a node have their memory."""
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            check_held(f"gradient {i}", grad)
+
+
+def check_saved(found: Sequence[Tensor | None], kept: Sequence[tuple[Any, ...] | None]) -> None:
+    """Raise RuntimeError where a hook on saved tensors has returned anything else.
+
+    ``kept`` has the shape, dtype and device of each tensor that was saved. Another dtype of a
+    floating tensor is allowed, and for whoever computes to undo.
+    """
+    for t, was in zip(found, kept, strict=True):
+        if t is None or was is None:
+            continue
+        shape, dtype, device = was
+        same = not t.is_nested and t.layout is torch.strided and t.device == device
+        same = same and t.shape == shape and not t.is_quantized and held(t)
+        if same and not dtype.is_floating_point:
+            same = t.dtype in (torch.int64, torch.uint64)
+        if not same:
+            raise RuntimeError(
+                f"a hook on saved tensors returned {described(t)} on {t.device} where a tensor of "
+                f"shape {tuple(shape)} and {dtype} on {device} had been saved"
+            )

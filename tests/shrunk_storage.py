@@ -1,0 +1,135 @@
+"""Calls with tensors whose storage was shrunk: ``python shrunk_storage.py`` makes and prints them.
+
+Each line is the name of a call, then what came of it. A process of its own, for a read outside of a
+storage may end it; ``test_shrunk_storage.py`` reads the lines.
+"""
+
+import torch
+from public_cases import CASES, given_noise, given_noise_params, leaves
+
+import fused_reparam as fr
+from fused_reparam import noise
+
+PARTS = {"empty": 0.0, "half": 0.5}
+
+
+def shrunk(t, part=0.0):
+    """The tensor with only a part of its memory, as a sharded model leaves its parameters."""
+    storage = t.untyped_storage()
+    storage.resize_(int(part * storage.nbytes()))
+    return t
+
+
+def transposed(t):
+    """The same numbers in another memory order."""
+    return t.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
+
+
+def attempt(name, call):
+    print(name, end=" -> ", flush=True)
+    try:
+        call()
+        print("nothing", flush=True)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)
+
+
+def of_parameters():
+    layouts = {"contiguous": lambda t: t, "transposed": transposed}
+    for name, case in CASES.items():
+        for at, parameter in enumerate(case.names):
+            for part, share in PARTS.items():
+                for layout, laid in layouts.items():
+                    params = [laid(p) for p in case.params()]
+                    shrunk(params[at], share)
+                    attempt(f"{name}: {parameter} {part} {layout}", lambda: case(*params))  # noqa: B023
+
+
+def of_noise():
+    for name, case in CASES.items():
+        if case.noisy:
+            key = shrunk(noise.key(1))
+            attempt(f"{name}: key", lambda: case(*case.params(), key=key))  # noqa: B023
+    for at in (2, 3):
+        given = given_noise_params()
+        shrunk(given[at], 0.5)
+        attempt(f"eps {at}", lambda: given_noise(*given))  # noqa: B023
+    x = torch.zeros(3, 4)
+    attempt("beta", lambda: fr.gaussian_kl(x, x, beta=shrunk(torch.ones(()))))
+    for dtype in (torch.float32, torch.float64):
+        attempt(f"noise.normal {dtype}", lambda: noise.normal(shrunk(noise.key(1)), 5, dtype=dtype))  # noqa: B023
+    attempt(
+        "noise.normal of a shard", lambda: noise.normal(shrunk(noise.key(1)), 5, index_offset=3)
+    )
+    attempt("noise.normal on a device", lambda: noise.normal(shrunk(noise.key(1)), 5, device="cpu"))
+
+
+def of_ops():
+    """Calls of the ops by hand, as a compiled model makes them."""
+    latent = [(4, 6), (4, 6), noise.key(1), None, [], 0, -1.0, 1.0, "sum", True, -1]
+    draw = [
+        (4, 6),
+        (4, 6),
+        None,
+        None,
+        noise.key(1),
+        None,
+        [],
+        "laplace",
+        0,
+        0,
+        [],
+        0,
+        True,
+        2,
+        1.0,
+    ]
+    rows = [[], 1, 0.7, 0.0, 1, True, True, True]
+    calls = {
+        "gaussian_latent": latent,
+        "gaussian_latent_backward": [(4, 6), (), *latent, [True, True, False]],
+        "draw": draw,
+        "draw_backward": [(4, 6), (4, 6), None, *draw, [True, True, False, False, False]],
+        "relaxed_categories": [(4, 6), noise.key(1), None, *rows],
+        "relaxed_categories_backward": [(4, 6), (4,), (4, 6), (4, 6), *rows],
+    }
+    for name, args in calls.items():
+        op = getattr(torch.ops.fused_reparam, name)
+        for at, arg in enumerate(args):
+            if isinstance(arg, (tuple, torch.Tensor)):
+                given = [torch.ones(a) if isinstance(a, tuple) else a for a in args]
+                given[at] = shrunk(given[at].clone())
+                attempt(f"op {name}: argument {at}", lambda: op(*given))  # noqa: B023
+
+
+def ours(t):
+    """Whether a gradient comes to this package's code at once."""
+    return any(word in t.grad_fn.name() for word in ("Fused", "Latent", "Draw", "Categories"))
+
+
+def of_gradients():
+    for name, case in CASES.items():
+        for broadcast in (False, True):
+            params = case.params()
+            if broadcast and len(params) == 2:
+                params[1] = leaves(case.names, params[1].shape[1:])[1]
+            outputs = [t for t in case(*params) if t.requires_grad and ours(t)]
+            for at, output in enumerate(outputs):
+                for create_graph in (False, True):
+                    kwargs = {
+                        "retain_graph": True,
+                        "create_graph": create_graph,
+                        "allow_unused": True,
+                    }
+                    grad = shrunk(torch.ones_like(output))
+                    attempt(
+                        f"{name}: gradient {at} {broadcast} {create_graph}",
+                        lambda: torch.autograd.grad(output, params, grad, **kwargs),  # noqa: B023
+                    )
+
+
+if __name__ == "__main__":
+    of_parameters()
+    of_noise()
+    of_ops()
+    of_gradients()

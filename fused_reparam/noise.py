@@ -265,6 +265,8 @@ def normal(
     ]
     if any(size < 0 for size in sizes):
         raise ValueError(f"noise.normal: shape must not be negative, got {tuple(sizes)}")
+    if any(size >= _TWO63 for size in sizes):
+        raise ValueError(f"noise.normal: shape must be of sizes below 2^63, got {tuple(sizes)}")
     if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(
             "noise.normal: dtype must be float32, float64, float16 or bfloat16, got "
@@ -280,6 +282,8 @@ def normal(
     lanes = 2 if dtype == torch.float64 else 4
     blocks, lead = divmod(index_offset, lanes)
     count = math.prod(sizes)
+    if lead + count >= _TWO63:
+        raise ValueError(f"noise.normal: shape must be of fewer elements, got {tuple(sizes)}")
     drawn = _stream(advance(key, blocks), [lead + count], dtype)
     return drawn[lead:].clone().view(sizes)
 

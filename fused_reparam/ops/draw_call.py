@@ -23,6 +23,7 @@ from .draw_spec import (
 )
 from .gaussian_call import compute_dtype, unbroadcast
 from .layout import arrange, empty_ordered
+from .operands import check_size
 
 
 def allocate(like: Tensor, shape: torch.Size, spec: DrawSpec) -> tuple[Tensor, list[Tensor]]:
@@ -44,6 +45,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: DrawSpec) -> tuple[Tensor
     """Compute z and the values with a backend."""
     params, key, _ = inputs
     shape = shape_of(params)
+    check_size(shape, spec.samples)
     z, values = allocate(params[0], shape, spec)
     if not shape.numel():
         return z, *(v.fill_(0.0 * spec.weight) for v in values)
@@ -81,6 +83,7 @@ def backward(
     """Compute the gradients that are needed of the parameters and eps with a backend."""
     params, key, eps = inputs
     shape = shape_of(params)
+    check_size(shape, spec.samples)
     grads = [
         empty_ordered(shape, spec.order, p.dtype, p.device) if needed else None
         for p, needed in zip(params, needs[:-1], strict=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..backends import reference
 from .layout import arrange, empty_ordered, outermost_is_dim0
+from .operands import check_size
 
 REDUCTIONS = ("none", "sample", "sum", "mean", "batchmean")
 SUMMED = frozenset(("sum", "mean", "batchmean"))  # one number for everything
@@ -122,6 +123,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> tuple[Tensor, Te
     order, kind, low, high, reduction, sample, dim = spec
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
+    check_size(shape)
     key = None if key is None else key.contiguous()
     z, kl = allocate(loc, shape, spec)
     weight = kl_weight(shape, reduction)
@@ -164,6 +166,7 @@ def backward(
     order, kind, low, high, reduction, _, dim = spec
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
+    check_size(shape)
     if grad_z is None and grad_kl is None:
         grad_z = torch.zeros(shape, dtype=loc.dtype, device=loc.device)
     to_loc, to_scale, moments = allocate_grads(inputs, shape, spec, needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,16 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
     if like is not None and key.device != like.device and key.device.type != "cpu":
         raise ValueError(f"{op}: key must be on {like.device} or the CPU, got {key.device}")
     _check_memory(op, "key", key)
+
+
+def check_size(shape: torch.Size, samples: int = 0) -> None:
+    """Raise ValueError where a call would compute more elements than backends can count."""
+    count = math.prod(shape, start=max(samples, 1))  # numel() would fix symbolic sizes
+    if isinstance(count, int) and count > MOST_ELEMENTS:
+        of = f"{samples} samples of " if samples else ""
+        raise ValueError(
+            f"one call can compute at most 2^58 elements, got {of}shape {tuple(shape)}"
+        )
 
 
 def check_order(op: str, order: Sequence[int], dims: int) -> None:

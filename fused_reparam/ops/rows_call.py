@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .gaussian_call import compute_dtype, kl_weight
 from .layout import empty_ordered, run_stride
+from .operands import check_size
 
 
 class Spec(NamedTuple):
@@ -89,6 +90,7 @@ def forward(
     backend: ModuleType, logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec
 ) -> Outputs:
     """Compute y, what its gradient is of, and the KL with a backend."""
+    check_size(logits.shape)
     y, soft, kl = allocate(logits, spec)
     if logits.numel():
         x = rows(logits, spec)
@@ -114,6 +116,7 @@ def backward(
     """Compute the logits' gradient with a backend. logits are None where they are not read."""
     like = soft if logits is None else logits
     assert like is not None
+    check_size(like.shape)
     grad = empty_like(like, spec)
     if grad.numel():
         x = rows(like, spec)

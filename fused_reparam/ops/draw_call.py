@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..noise import readable
 from . import draw_formula
 from .draw_spec import (
     DrawSpec,
@@ -56,7 +57,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: DrawSpec) -> tuple[Tensor
     layout = _Layout(inputs, spec, shape, None, ())
     backend.draw_forward(
         spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.params,
-        None if key is None else key.contiguous(), layout.eps, max(spec.samples, 1), spec.weight,
+        None if key is None else readable(key), layout.eps, max(spec.samples, 1), spec.weight,
         layout.dense, z if spec.sample else None, written,
     )  # fmt: skip
     if scattered:
@@ -95,7 +96,7 @@ def backward(
         backend.draw_backward(
             spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.grad_z,
             [g if g is None else _of_backend(g, shape, spec) for g in grad_values],
-            layout.params, None if key is None else key.contiguous(), layout.eps,
+            layout.params, None if key is None else readable(key), layout.eps,
             max(spec.samples, 1), spec.weight, layout.dense, layout.grads,
         )  # fmt: skip
     to_eps = None

@@ -237,6 +237,7 @@ def _forward_fake(loc: Any, scale: Any, key: Any, eps: Any, *spec: Any) -> tuple
 
 def _backward_fake(grad_z: Any, grad_kl: Any, *rest: Any) -> tuple[Tensor, ...]:
     inputs, spec, needs = _unpacked(rest)
+    check(inputs, spec, grad_z, grad_kl)
     loc, scale, _, eps = inputs
     mu, _ = gaussian_call.operands(loc, scale, spec.dim)
     to_loc, to_scale, moments = gaussian_call.allocate_grads(inputs, mu.shape, spec, needs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..backends import reference
+from ..noise import readable
 from .layout import arrange, empty_ordered, outermost_is_dim0
 from .operands import check_size
 
@@ -124,7 +125,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> tuple[Tensor, Te
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
     check_size(shape)
-    key = None if key is None else key.contiguous()
+    key = None if key is None else readable(key)
     z, kl = allocate(loc, shape, spec)
     weight = kl_weight(shape, reduction)
     if not mu.numel():
@@ -187,7 +188,7 @@ def backward(
             (grad_z, grad_kl if elementwise else None, mu, x, None if grad_z is None else eps),
             (to_loc, to_scale),
         )
-        key = None if grad_z is None or key is None else key.contiguous()
+        key = None if grad_z is None or key is None else readable(key)
         backend.gaussian_backward(
             ins[0], ins[1] if elementwise else grad_kl, ins[2], ins[3], key, ins[4],
             kind, low, high, weight, dense, *outs,

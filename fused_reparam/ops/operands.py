@@ -55,7 +55,8 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
     noise.check_bits(key)
     if like is not None and key.device != like.device and key.device.type != "cpu":
         raise ValueError(f"{op}: key must be on {like.device} or the CPU, got {key.device}")
-    _check_memory(op, "key", key)
+    if key.is_cpu:
+        noise.readable(key)
 
 
 def check_size(shape: torch.Size, samples: int = 0) -> None:
@@ -108,6 +109,9 @@ def _end(t: Tensor) -> int:
 
 def save(ctx: Any, *tensors: Tensor | None) -> None:
     """``ctx.save_for_backward``, with what ``saved`` compares."""
+    for t in tensors:
+        if t is not None and t.is_nested:  # it has no shape to keep
+            raise TypeError(f"operands must be dense (strided) tensors, got {described(t)}")
     ctx.save_for_backward(*tensors)
     ctx.kept = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
 

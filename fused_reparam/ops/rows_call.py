@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..noise import readable
 from .gaussian_call import compute_dtype, kl_weight
 from .layout import empty_ordered, run_stride
 from .operands import check_size
@@ -97,7 +98,7 @@ def forward(
         given = None if noise is None else rows(noise, spec).contiguous()
         backend.softmax_forward(
             spec.mode, spec.tau, spec.unimix, x,
-            None if key is None else key.contiguous(), given,
+            None if key is None else readable(key), given,
             rows(y, spec) if spec.want_y else None,
             rows(soft, spec) if spec.want_soft else None,
             _flat_kl(kl, x, spec) if spec.want_kl else None,

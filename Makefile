@@ -39,21 +39,31 @@ examples: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-# The library and its extension are compiled anew with the sanitizers' checks; the first to fail ends the
-# process. PyTorch itself is not compiled so, and its memory left at the end is no fault.
-SANITIZERS := -g -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
-SANITIZED := tests/test_op_fuzz.py tests/test_saved_tensor_hooks.py tests/test_native_ops.py \
-	tests/test_native_forms.py tests/test_native_extremes.py tests/test_native_host.py \
-	tests/test_native_host_rows.py
+# The library and its extension are compiled anew, with checks of every access to memory and of undefined
+# behaviour; the first fault ends the process. PyTorch itself is not compiled so, and its memory left at
+# the end is no fault. Little is optimized: that takes a compiler most of its time.
+SANITIZERS := -O1 -g1 -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+# What runs with each instruction set, and what chooses among them itself or never enters a kernel.
+SANITIZED := $(addprefix tests/test_,op_fuzz.py draw.py draw_extremes.py categories.py)
+SANITIZED_ONCE := $(addprefix tests/test_,sanitizers.py native.py native_extremes.py native_forms.py \
+	native_noise.py bit_patterns.py many_samples.py categories_short.py native_ops.py \
+	native_arguments.py native_host.py native_host_rows.py saved_tensor_hooks.py hostile_keys.py \
+	huge_numbers.py)
+SANITIZED_TESTS = $(BIN)/python -m pytest -q -n 2 -m "not slow" -k "not triton and not reference"
+LIBASAN = $(shell $(CXX) -print-file-name=libasan.so)
 
-# The runtime must come first in a process, also in the one that builds, since that loads what it has built.
-sanitize: export FUSED_REPARAM_CXXFLAGS := $(SANITIZERS)
-sanitize: export ASAN_OPTIONS := detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096
-sanitize: export UBSAN_OPTIONS := halt_on_error=1:print_stacktrace=1
+# The runtime must come first in a process, also in the one that builds, since that loads what it has
+# built; but not in the compilers that it starts.
 sanitize: $(STAMP)
-	runtime="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
-	LD_PRELOAD="$$runtime" $(BIN)/python -m fused_reparam build && \
-	LD_PRELOAD="$$runtime" OMP_NUM_THREADS=1 FUZZ_CALLS=1000 $(BIN)/python -m pytest -q -n 2 $(SANITIZED)
+	@test -e "$(LIBASAN)" || { echo "make sanitize: $(CXX) has no libasan; g++ comes with it" >&2; exit 1; }
+	set -e; \
+	export LD_PRELOAD="$(LIBASAN) $$($(CXX) -print-file-name=libstdc++.so)"; \
+	export FUSED_REPARAM_CXXFLAGS="$(SANITIZERS)" FUSED_REPARAM_CACHE="$(CURDIR)/out/sanitize"; \
+	export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096; \
+	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1 FUZZ_CALLS=1000; \
+	CXX="env -u LD_PRELOAD $(CXX)" $(BIN)/python -m fused_reparam build; \
+	$(SANITIZED_TESTS) $(SANITIZED) $(SANITIZED_ONCE); \
+	for isa in avx2 portable; do FUSED_REPARAM_ISA=$$isa $(SANITIZED_TESTS) $(SANITIZED); done
 
 lint: $(STAMP) $(LINT)
 	$(BIN)/ruff format --check .

@@ -201,6 +201,15 @@ def check_key(key: Tensor) -> None:
         )
 
 
+def readable(key: Tensor) -> Tensor:
+    """A key as backends take it; ValueError where its storage was shrunk and holds no two words."""
+    if type(key) is Tensor and key.is_cpu:
+        size = key.untyped_storage().nbytes()
+        if size < 8 * (key.storage_offset() + key.stride(0) + 1):
+            raise ValueError(f"the storage of key has {size} bytes, too few for two words of 8")
+    return key.contiguous()
+
+
 def check_generator(generator: torch.Generator | None) -> None:
     """Raise TypeError unless it is one generator or None."""
     # By what is asked of one: other libraries wrap generators.
@@ -267,6 +276,8 @@ def normal(
     ]
     if any(size < 0 for size in sizes):
         raise ValueError(f"noise.normal: shape must not be negative, got {tuple(sizes)}")
+    if any(size >= _TWO63 for size in sizes):
+        raise ValueError(f"noise.normal: shape must be of sizes below 2^63, got {tuple(sizes)}")
     if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise TypeError(
             "noise.normal: dtype must be float32, float64, float16 or bfloat16, got "
@@ -282,6 +293,8 @@ def normal(
     lanes = 2 if dtype == torch.float64 else 4
     blocks, lead = divmod(index_offset, lanes)
     count = math.prod(sizes)
+    if lead + count >= _TWO63:
+        raise ValueError(f"noise.normal: shape must be of fewer elements, got {tuple(sizes)}")
     drawn = _stream(advance(key, blocks), [lead + count], dtype)
     return drawn[lead:].clone().view(sizes)
 
@@ -292,7 +305,7 @@ def _stream(key: Tensor, sizes: list[int], dtype: torch.dtype) -> Tensor:
     # Straight to a backend, which takes a third off 128x20.
     out = torch.empty(sizes, dtype=dtype, device=key.device)
     if out.numel():
-        select.pick(key.device).normal(key.contiguous(), out)
+        select.pick(key.device).normal(key, out)
     return out
 
 

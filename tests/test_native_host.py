@@ -293,6 +293,7 @@ def test_nothing_is_left_behind():
     assert after[1] - before[1] < 50
 
 
+@pytest.mark.slow  # where the library is not part of the installation, it is built
 def test_it_can_be_turned_off(tmp_path):
     code = "from fused_reparam.backends import native; print(native.info()['host path'])"
     out, _ = run(code, tmp_path, FUSED_REPARAM_NO_HOST="1").communicate(timeout=100)

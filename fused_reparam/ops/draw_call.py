@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..noise import readable
 from . import draw_formula
 from .draw_spec import (
     DrawSpec,
@@ -23,6 +24,7 @@ from .draw_spec import (
 )
 from .gaussian_call import compute_dtype, unbroadcast
 from .layout import arrange, empty_ordered
+from .operands import check_size
 
 
 def allocate(like: Tensor, shape: torch.Size, spec: DrawSpec) -> tuple[Tensor, list[Tensor]]:
@@ -44,6 +46,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: DrawSpec) -> tuple[Tensor
     """Compute z and the values with a backend."""
     params, key, _ = inputs
     shape = shape_of(params)
+    check_size(shape, spec.samples)
     z, values = allocate(params[0], shape, spec)
     if not shape.numel():
         return z, *(v.fill_(0.0 * spec.weight) for v in values)
@@ -54,7 +57,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: DrawSpec) -> tuple[Tensor
     layout = _Layout(inputs, spec, shape, None, ())
     backend.draw_forward(
         spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.params,
-        None if key is None else key.contiguous(), layout.eps, max(spec.samples, 1), spec.weight,
+        None if key is None else readable(key), layout.eps, max(spec.samples, 1), spec.weight,
         layout.dense, z if spec.sample else None, written,
     )  # fmt: skip
     if scattered:
@@ -81,6 +84,7 @@ def backward(
     """Compute the gradients that are needed of the parameters and eps with a backend."""
     params, key, eps = inputs
     shape = shape_of(params)
+    check_size(shape, spec.samples)
     grads = [
         empty_ordered(shape, spec.order, p.dtype, p.device) if needed else None
         for p, needed in zip(params, needs[:-1], strict=True)
@@ -92,7 +96,7 @@ def backward(
         backend.draw_backward(
             spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.grad_z,
             [g if g is None else _of_backend(g, shape, spec) for g in grad_values],
-            layout.params, None if key is None else key.contiguous(), layout.eps,
+            layout.params, None if key is None else readable(key), layout.eps,
             max(spec.samples, 1), spec.weight, layout.dense, layout.grads,
         )  # fmt: skip
     to_eps = None

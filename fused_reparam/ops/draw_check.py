@@ -15,7 +15,7 @@ from ..backends.reference.families import FAMILIES
 from . import draw_spec
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
-from .operands import MOST_ELEMENTS, check_key, check_like, check_operand, check_order
+from .operands import check_key, check_like, check_operand, check_order, check_size
 
 _OP = "torch.ops.fused_reparam.draw"
 
@@ -33,11 +33,6 @@ def check(
     if len(params) != want:
         raise ValueError(f"{_OP}: {spec.family} takes {want} parameters, got {len(params)}")
     like = params[0]
-    if spec.samples * max(like.numel(), 1) > MOST_ELEMENTS:
-        raise ValueError(
-            f"{_OP}: samples must be fewer, so that all of z are at most 2^58 elements, got "
-            f"{spec.samples} of shape {tuple(like.shape)}"
-        )
     for name, t in (*(("a parameter", p) for p in params), ("eps", eps), ("grad_z", grad_z)):
         if t is None:
             continue
@@ -48,6 +43,7 @@ def check(
                 f"{like.device} and {name} {t.dtype} on {t.device}"
             )
     shape = draw_spec.shape_of(params)
+    check_size(shape, spec.samples)
     check_order(_OP, spec.order, len(shape))
     if spec.keep > len(shape):
         raise ValueError(f"{_OP}: keep must be at most {len(shape)} dims, got {spec.keep}")

@@ -23,7 +23,7 @@ from .draw_check import check
 from .draw_spec import DrawSpec, Inputs
 from .gaussian_call import compute_dtype
 from .library import at_hand, forward_ad_active, ordinary, strided
-from .operands import save, saved
+from .operands import check_size, save, saved
 
 _VALUE_DTYPES = {
     dtype: compute_dtype(dtype)
@@ -75,6 +75,7 @@ def _geometry(
 
 def _geometry_of(shape: torch.Size, spec: DrawSpec) -> Geometry:
     samples, member = spec.samples, draw_spec.member(spec)
+    check_size(shape, samples)
     z = draw_spec.stacked(samples, shape) if samples else None
     value, count = draw_spec.value_shape(shape, spec), draw_spec.count(spec)
     plan = select.load("native").host_plan(

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from ..backends import reference
+from ..noise import readable
 from .layout import arrange, empty_ordered, outermost_is_dim0
+from .operands import check_size
 
 REDUCTIONS = ("none", "sample", "sum", "mean", "batchmean")
 SUMMED = frozenset(("sum", "mean", "batchmean"))  # one number for everything
@@ -122,7 +124,8 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> tuple[Tensor, Te
     order, kind, low, high, reduction, sample, dim = spec
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
-    key = None if key is None else key.contiguous()
+    check_size(shape)
+    key = None if key is None else readable(key)
     z, kl = allocate(loc, shape, spec)
     weight = kl_weight(shape, reduction)
     if not mu.numel():
@@ -164,6 +167,7 @@ def backward(
     order, kind, low, high, reduction, _, dim = spec
     mu, x = operands(loc, scale, dim)
     shape = mu.shape
+    check_size(shape)
     if grad_z is None and grad_kl is None:
         grad_z = torch.zeros(shape, dtype=loc.dtype, device=loc.device)
     to_loc, to_scale, moments = allocate_grads(inputs, shape, spec, needs)
@@ -184,7 +188,7 @@ def backward(
             (grad_z, grad_kl if elementwise else None, mu, x, None if grad_z is None else eps),
             (to_loc, to_scale),
         )
-        key = None if grad_z is None or key is None else key.contiguous()
+        key = None if grad_z is None or key is None else readable(key)
         backend.gaussian_backward(
             ins[0], ins[1] if elementwise else grad_kl, ins[2], ins[3], key, ins[4],
             kind, low, high, weight, dense, *outs,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..backends.reference import SCALE_KINDS
 from . import gaussian_call
 from .gaussian_call import REDUCTIONS, Inputs, Spec
-from .operands import check_key, check_like, check_operand, check_order
+from .operands import check_key, check_like, check_operand, check_order, check_size
 
 _OP = "torch.ops.fused_reparam.gaussian_latent"
 
@@ -46,6 +46,7 @@ def check(
             f"{_OP}: moments must have an even size along dim {spec.dim}, got {tuple(loc.shape)}"
         )
     shape = gaussian_call.operands(loc, scale, spec.dim)[0].shape
+    check_size(shape)
     check_order(_OP, spec.order, len(shape))
     for name, t in (("eps", eps), ("grad_z", grad_z)):
         if t is not None and t.shape != shape:

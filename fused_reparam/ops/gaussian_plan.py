@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import gaussian_call, layout
 from .gaussian_call import Inputs, Spec
+from .operands import check_size
 
 
 class Geometry(NamedTuple):
@@ -35,6 +36,7 @@ def geometry_of(
     dim: int,
 ) -> Geometry | None:
     """The geometry of loc and scale, or of moments; None where it takes the general way."""
+    check_size(loc_shape)
     loc = torch.empty_strided(loc_shape, loc_strides, device="meta")
     shift = 0
     if scale_shape is None or scale_strides is None:

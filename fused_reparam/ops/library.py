@@ -64,7 +64,11 @@ def ordinary(t: object) -> bool:
 
 def at_hand(key: Tensor, like: Tensor) -> bool:
     """Whether a kernel can read a key that goes with a tensor as it is."""
-    return (key.device == like.device or key.is_cpu) and ordinary(key) and key.is_contiguous()
+    if not (key.device == like.device or key.is_cpu) or not ordinary(key):
+        return False
+    # Its storage may have been shrunk: the general way says so.
+    whole = not key.is_cpu or key.untyped_storage().nbytes() >= 8 * (key.storage_offset() + 2)
+    return whole and key.is_contiguous()
 
 
 def functorch_active() -> bool:

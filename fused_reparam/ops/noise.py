@@ -22,7 +22,7 @@ def normal(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dty
     """Noise of a shape and dtype, dense in the given memory order."""
     out = fake(key, shape, order, dtype)
     if out.numel():
-        select.pick(key.device).normal(key.contiguous(), out)
+        select.pick(key.device).normal(noise.readable(key), out)
     return out
 
 
@@ -66,7 +66,7 @@ def base_noise(
     """Noise of a name in ``streams.BASES``, dense in the given memory order."""
     out = _fake_base_noise(key, shape, order, dtype, base, number)
     if out.numel():
-        select.pick(key.device).base_noise(base, number, key.contiguous(), out)
+        select.pick(key.device).base_noise(base, number, noise.readable(key), out)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,18 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
     check_held(f"{op}'s key", key)
     if like is not None and key.device != like.device and key.device.type != "cpu":
         raise ValueError(f"{op}: key must be on {like.device} or the CPU, got {key.device}")
+    if key.is_cpu:
+        noise.readable(key)
+
+
+def check_size(shape: torch.Size, samples: int = 0) -> None:
+    """Raise ValueError where a call would compute more elements than backends can count."""
+    count = math.prod(shape, start=max(samples, 1))  # numel() would fix symbolic sizes
+    if isinstance(count, int) and count > MOST_ELEMENTS:
+        of = f"{samples} samples of " if samples else ""
+        raise ValueError(
+            f"one call can compute at most 2^58 elements, got {of}shape {tuple(shape)}"
+        )
 
 
 def check_order(op: str, order: Sequence[int], dims: int) -> None:
@@ -72,6 +85,9 @@ def check_needs(op: str, needs: Sequence[bool], count: int, eps: Tensor | None) 
 
 def save(ctx: Any, *tensors: Tensor | None) -> None:
     """``ctx.save_for_backward``, with what ``check_saved`` compares."""
+    for t in tensors:
+        if t is not None and t.is_nested:  # it has no shape to keep
+            raise TypeError(f"operands must be dense (strided) tensors, got {described(t)}")
     ctx.save_for_backward(*tensors)
     ctx.kept = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..noise import readable
 from .gaussian_call import compute_dtype, kl_weight
 from .layout import empty_ordered, run_stride
+from .operands import check_size
 
 
 class Spec(NamedTuple):
@@ -89,13 +91,14 @@ def forward(
     backend: ModuleType, logits: Tensor, key: Tensor | None, noise: Tensor | None, spec: Spec
 ) -> Outputs:
     """Compute y, what its gradient is of, and the KL with a backend."""
+    check_size(logits.shape)
     y, soft, kl = allocate(logits, spec)
     if logits.numel():
         x = rows(logits, spec)
         given = None if noise is None else rows(noise, spec).contiguous()
         backend.softmax_forward(
             spec.mode, spec.tau, spec.unimix, x,
-            None if key is None else key.contiguous(), given,
+            None if key is None else readable(key), given,
             rows(y, spec) if spec.want_y else None,
             rows(soft, spec) if spec.want_soft else None,
             _flat_kl(kl, x, spec) if spec.want_kl else None,
@@ -114,6 +117,7 @@ def backward(
     """Compute the logits' gradient with a backend. logits are None where they are not read."""
     like = soft if logits is None else logits
     assert like is not None
+    check_size(like.shape)
     grad = empty_like(like, spec)
     if grad.numel():
         x = rows(like, spec)

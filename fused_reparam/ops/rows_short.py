@@ -20,7 +20,7 @@ from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..modes import eager
 from . import gaussian_call, rows_call
 from .library import at_hand, forward_ad_active, ordinary, strided
-from .operands import save, saved
+from .operands import check_size, save, saved
 from .rows import categories_backward, summed, temperature_within
 from .rows_call import Spec
 
@@ -42,6 +42,7 @@ class Geometry(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def _geometry(shape: torch.Size, dim: int) -> Geometry | None:
+    check_size(shape)
     if not shape.numel():
         return None
     outside, inside = shape[:dim], shape[dim + 1 :]

@@ -81,6 +81,28 @@ def test_kumaraswamy_of_extreme_concentrations(device, dtype):
         assert not grad.isnan().any()
 
 
+@pytest.mark.parametrize("eps", [1e-6, 0.7, 10.0, 20.0])
+def test_kumaraswamy_keeps_its_digits(backend, eps):
+    """Of a quotient eps / b so large that 1 - exp(-eps / b) rounds to 1, or so small that it has
+    no reciprocal."""
+    a, b = torch.cartesian_prod(
+        torch.tensor([1e-8, 1e-5, 0.5, 50.0]), torch.tensor([1.0, 1e20, 1e38, 3e38])
+    ).T.contiguous()
+    p = [t.requires_grad_() for t in (a, b)]
+    noise_given = torch.full_like(a, eps)
+    (z,) = results(p, spec("kumaraswamy"), eps=noise_given)
+    grads = gradients([z], p, [torch.ones_like(z)])
+    a, b = a.detach().double(), b.detach().double()
+    t = noise_given.double() / b
+    log_base = torch.where(t < 0.5, torch.log(-torch.expm1(-t)), torch.log1p(-torch.exp(-t)))
+    want = torch.exp(log_base / a)
+    # 1 / b may be subnormal, which has fewer digits.
+    torch.testing.assert_close(z.double(), want, rtol=2e-2, atol=1e-6)
+    right = -want * log_base / a**2, -want * t / torch.expm1(t) / a / b
+    for got, exact in zip(grads, right, strict=True):
+        torch.testing.assert_close(got.double(), exact, rtol=2e-2, atol=1e-30)
+
+
 def test_relaxed_bernoulli_at_a_tiny_temperature(device):
     """0 or 1, and its gradient 0 however large the one that arrives."""
     logits = torch.tensor([1.0, -2.0], device=device, requires_grad=True)

@@ -77,14 +77,16 @@ inline void set_constants(DrawCall& c, const double (&numbers)[6]) {
     std::memcpy(c.constants, all, sizeof all);
   };
   const double mean = numbers[2], std = numbers[3];
+  const double most = c.wide() ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+  const double inverse = std::fmin(1 / std, most);          // 0 times it is 0
   c.low = c.traits().scaled ? numbers[0] : -kInfinity;
   c.high = c.traits().scaled ? numbers[1] : kInfinity;
   c.number = numbers[0];
   set(0, 1, 0);
   switch (c.family) {
-    case Family::gaussian: return set(mean, 1 / std, std::log(std), numbers[4]);
+    case Family::gaussian: return set(mean, inverse, std::log(std), numbers[4]);
     case Family::gaussian_prior: return set(0, 1, 0, numbers[2]);
-    case Family::log_prob: return set(mean, 1 / std, std::log(std));
+    case Family::log_prob: return set(mean, inverse, std::log(std));
     case Family::mixture: {
       double wide = numbers[4], narrow = numbers[5];
       double log_wide = std::log(numbers[3]) - std::log(wide);

@@ -36,16 +36,13 @@ inline void set_parameters(const DrawKernels& kernels, const DrawCall& c, bool w
     p.sigma = scale.sigma;
     p.log_sigma = scale.log_sigma;
   }
-  const auto number = [](Kind kind) { return kind == Kind::std || kind == Kind::var; };
-  p.prior_is_std = number(c.prior_kind);
-  p.by_ratio = number(c.kind);
   if (traits.parameters > 2) {
-    p.by_ratio &= p.prior_is_std;
     p.prior_loc = t.read(c.params[2]);
     prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, false, want_log, want_gradient, t);
     p.prior_sigma = prior.sigma;
     p.prior_log_sigma = prior.log_sigma;
   }
+  if (traits.scaled && want_log) p.far = kernels.far[c.wide()](p, t.count());
 }
 
 // Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.

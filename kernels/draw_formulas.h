@@ -9,12 +9,6 @@
 namespace fr::FR_NS {
 
 template <class V>
-struct Inverse {
-  V first, second;
-  __attribute__((always_inline)) V times(V x) const { return x * first * second; }
-};
-
-template <class V>
 struct Operands {
   using Real = typename Scalar<V>::type;
   const DrawPass& p;
@@ -31,19 +25,6 @@ struct Operands {
   __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
   __attribute__((always_inline)) V grad_value(int j) const { return at(p.grad_value[j]); }
   __attribute__((always_inline)) V constant(int j) const { return c[j]; }
-  // One over the prior's sigma, in two factors, each one over its root: a division by both neither
-  // overflows nor underflows before its result does. Bounded, so that nothing times it is NaN.
-  __attribute__((always_inline)) Inverse<V> prior_inverse() const {
-    const V one = num<V>(1.0), most = num<V>(sizeof(Real) == 4 ? 87.0 : 700.0);
-    const V root = p.prior_is_std ? one / sqrt(prior_sigma())
-                                  : exp(min_keep_nan(most, num<V>(-0.5) * prior_log_sigma()));
-    return {root, root};
-  }
-  // sigma / prior sigma: of two numbers as they came, else by the difference of the logarithms, which is
-  // right also where either sigma is beyond the dtype.
-  __attribute__((always_inline)) V over_prior(const Inverse<V>& inverse, V log_ratio) const {
-    return p.by_ratio ? inverse.times(sigma()) : exp(log_ratio);
-  }
 };
 
 // A gradient times a derivative. A gradient of 0, which is also one that did not come, and a derivative
@@ -87,9 +68,56 @@ FR_INLINE V with_sign(V y, V x) {
   return (V)(((Bits)y & ~sign) | ((Bits)x & sign));
 }
 
+// ---- priors --------------------------------------------------------------------------------------
+
+// A prior of numbers, whose constants are mean, 1 / std and log std, or of tensors. The reciprocal of
+// a tensor may be infinite far out.
+template <class V>
+struct Prior {
+  V mean, inverse, log_sigma;
+};
+template <bool kLearned, class V>
+FR_INLINE Prior<V> prior_of(const Operands<V>& in) {
+  if constexpr (kLearned)
+    return {in.prior_loc(), num<V>(1.0) / in.prior_sigma(), in.prior_log_sigma()};
+  else
+    return {in.constant(0), in.constant(1), in.constant(2)};
+}
+
+// d = (loc - prior mean) / prior sigma and ratio = sigma / prior sigma. One over the prior's sigma is in
+// two factors, so that a division by both neither overflows nor underflows before its result does.
+template <class V>
+struct InPrior {
+  V d, ratio, first, second;
+  __attribute__((always_inline)) V over_sigma(V x) const { return x * first * second; }
+};
+
+// Near, a sigma rounds less than its logarithm; far out only the logarithms are right. So each element
+// of a tile that has any far ones chooses, by logarithms within which no power in a gradient overflows.
+template <bool kLearned, bool kFar, class V>
+FR_INLINE InPrior<V> in_prior(const Operands<V>& in, const Prior<V>& prior) {
+  const V one = num<V>(1.0), distance = in.loc() - prior.mean;
+  V ratio = in.sigma() * prior.inverse, first = prior.inverse, second = one;
+  if constexpr (kFar) {
+    constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+    const V log_sigma = in.log_sigma(), edge = num<V>(single ? 20.0 * 20.0 : 160.0 * 160.0);
+    const auto near = fma(log_sigma, log_sigma, prior.log_sigma * prior.log_sigma) < edge;
+    ratio = near ? ratio : exp(log_sigma - prior.log_sigma);
+    if constexpr (kLearned) {
+      // Bounded, so that nothing times it is NaN.
+      const V most = num<V>(single ? 87.0 : 700.0);
+      const V root = exp(min_keep_nan(most, num<V>(-0.5) * prior.log_sigma));
+      first = near ? first : root;
+      second = near ? second : root;
+    }
+  }
+  return {distance * first * second, ratio, first, second};
+}
+
 // ---- draws ---------------------------------------------------------------------------------------
 
-template <Draw>
+// kFar: for a tile with numbers that are `far`.
+template <Draw, bool kFar = false>
 struct DrawFormula;
 
 template <>
@@ -106,68 +134,57 @@ struct DrawFormula<Draw::linear> {
   }
 };
 
-// log p of z, in the prior's units: d = (loc - prior_mean) / prior_std + eps sigma / prior_std. z itself
-// may be beyond the dtype where d is not.
-template <class V>
-struct InPrior {
-  Inverse<V> inverse;
-  V d, ratio;
-};
-
-// Constants: prior_mean, 1 / prior_std, log prior_std.
-template <>
-struct DrawFormula<Draw::log_prob> {
-  template <class V>
-  FR_INLINE InPrior<V> in_prior(const Operands<V>& in) {
-    const Inverse<V> inverse{in.constant(1), num<V>(1.0)};
-    const V ratio = in.over_prior(inverse, in.log_sigma() - in.constant(2));
-    return {inverse, fma(ratio, in.eps(), inverse.times(in.loc() - in.constant(0))), ratio};
-  }
+// log q and log p of z. Far out, d of it is d of loc and ratio * eps: z itself may be beyond the dtype
+// where d is not.
+template <bool kLearned, bool kFar>
+struct LogDensities {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps();
-    out.z(fma(in.sigma(), eps, in.loc()));
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+    const Prior<V> prior = prior_of<kLearned>(in);
+    V d;
+    if constexpr (kFar) {
+      const InPrior<V> p = in_prior<kLearned, true>(in, prior);
+      d = fma(p.ratio, eps, p.d);
+    } else {
+      d = (z - prior.mean) * prior.inverse;
+    }
+    out.z(z);
     out.value(0, log_q(eps, in.log_sigma()));
-    out.value(1, log_q(in_prior(in).d, in.constant(2)));
-  }
-  template <class V, class Out>
-  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), gz = in.grad_z();
-    const InPrior<V> prior = in_prior(in);
-    const V slope = times(in.grad_value(1), prior.d);
-    out.loc(gz - prior.inverse.times(slope));
-    out.sigma(gz * eps);
-    out.log_sigma(-in.grad_value(0) - times(slope, prior.ratio * eps));
-  }
-};
-
-template <>
-struct DrawFormula<Draw::log_prob_prior> {
-  template <class V>
-  FR_INLINE InPrior<V> in_prior(const Operands<V>& in) {
-    const Inverse<V> inverse = in.prior_inverse();
-    const V ratio = in.over_prior(inverse, in.log_sigma() - in.prior_log_sigma());
-    return {inverse, fma(ratio, in.eps(), inverse.times(in.loc() - in.prior_loc())), ratio};
-  }
-  template <class V, class Out>
-  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps();
-    out.z(fma(in.sigma(), eps, in.loc()));
-    out.value(0, log_q(eps, in.log_sigma()));
-    out.value(1, log_q(in_prior(in).d, in.prior_log_sigma()));
+    out.value(1, log_q(d, prior.log_sigma));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_value(1);
-    const InPrior<V> prior = in_prior(in);
-    const V root = prior.inverse.first, slope = times(gp, prior.d), to_prior = slope * root * root;
-    out.loc(gz - to_prior);
-    out.sigma(gz * eps);
-    out.log_sigma(-in.grad_value(0) - times(slope, prior.ratio * eps));
-    out.prior_loc(to_prior);
-    out.prior_log_sigma(times(slope, prior.d) - gp);
+    const Prior<V> prior = prior_of<kLearned>(in);
+    V to_prior, to_prior_log;
+    if constexpr (kFar) {
+      const InPrior<V> p = in_prior<kLearned, true>(in, prior);
+      const V d = fma(p.ratio, eps, p.d), slope = times(gp, d);
+      to_prior = p.over_sigma(slope);
+      to_prior_log = times(slope, d) - gp;
+      out.loc(gz - to_prior);
+      out.sigma(gz * eps);
+      out.log_sigma(-in.grad_value(0) - times(slope, p.ratio * eps));
+    } else {
+      const V d = (fma(in.sigma(), eps, in.loc()) - prior.mean) * prior.inverse, slope = gp * d;
+      to_prior = slope * prior.inverse;
+      to_prior_log = fma(slope, d, -gp);
+      const V to_z = gz - to_prior;
+      out.loc(to_z);
+      out.sigma(to_z * eps);
+      out.log_sigma(-in.grad_value(0));
+    }
+    if constexpr (kLearned) {
+      out.prior_loc(to_prior);
+      out.prior_log_sigma(to_prior_log);
+    }
   }
 };
+template <bool kFar>
+struct DrawFormula<Draw::log_prob, kFar> : LogDensities<false, kFar> {};
+template <bool kFar>
+struct DrawFormula<Draw::log_prob_prior, kFar> : LogDensities<true, kFar> {};
 
 // Constants: prior_mean; of the wider member 1 / std and log(share / std) - log(2 pi) / 2; ahead and
 // fall, as wider_and_narrower of reference/families.py has them.
@@ -297,81 +314,57 @@ struct DrawFormula<Draw::kumaraswamy> {
 
 // ---- values of the parameters alone --------------------------------------------------------------
 
-template <Value>
+template <Value, bool kFar = false>
 struct ValueFormula;
 
-// Of d, the distance in the prior's units, and of r = sigma / prior sigma and its logarithm:
-// 0.5 (d^2 + r^2 - 1) - log r, at least `floor`.
-template <class V>
-struct Divergence {
-  Inverse<V> inverse;
-  V d, square, log_ratio;                                   // square = r^2
-  __attribute__((always_inline)) V kl() const {
-    return fma(num<V>(0.5), fma(d, d, square - num<V>(1.0)), -log_ratio);
-  }
-  // What a gradient of it is multiplied by: 0 below the floor.
-  template <bool kFloor>
-  __attribute__((always_inline)) V gradient(V g, V floor) const {
-    if constexpr (kFloor) g = kl() < floor ? V{} : g;
-    return g;
-  }
-};
-template <class V>
-FR_INLINE Divergence<V> divergence(const Operands<V>& in, V distance, const Inverse<V>& inverse,
-                                   V log_prior) {
-  const V log_ratio = in.log_sigma() - log_prior, r = in.over_prior(inverse, log_ratio);
-  return {inverse, inverse.times(distance), r * r, log_ratio};
-}
 template <class V>
 FR_INLINE V floored(V kl, V floor) {
   return kl < floor ? floor : kl;
 }
 
-// Constants: prior_mean, 1 / prior_std, log prior_std, floor.
-template <>
-struct ValueFormula<Value::gaussian> {
+// 0.5 (d^2 + ratio^2 - 1) - log ratio, at least constant 3; below it a gradient is 0.
+template <bool kLearned, bool kFar>
+struct GaussianDivergence {
   template <class V>
-  FR_INLINE Divergence<V> of(const Operands<V>& in) {
-    return divergence(in, in.loc() - in.constant(0), {in.constant(1), num<V>(1.0)}, in.constant(2));
+  FR_INLINE V kl(const Operands<V>& in, const InPrior<V>& p, V rest, V log_prior) {
+    return fma(num<V>(0.5), fma(p.d, p.d, rest), log_prior - in.log_sigma());
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    out.value(0, floored(of(in).kl(), in.constant(3)));
+    const Prior<V> prior = prior_of<kLearned>(in);
+    const InPrior<V> p = in_prior<kLearned, kFar>(in, prior);
+    const V rest = fma(p.ratio, p.ratio, num<V>(-1.0));
+    out.value(0, floored(kl(in, p, rest, prior.log_sigma), in.constant(3)));
   }
   template <bool kFloor, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const Divergence<V> d = of(in);
-    const V g = d.template gradient<kFloor>(in.grad_value(0), in.constant(3));
-    out.loc(d.inverse.times(times(g, d.d)));
-    out.sigma(V{});
-    out.log_sigma(times(g, d.square - num<V>(1.0)));
-  }
-};
-
-// Constant 3: floor.
-template <>
-struct ValueFormula<Value::gaussian_prior> {
-  template <class V>
-  FR_INLINE Divergence<V> of(const Operands<V>& in) {
-    return divergence(in, in.loc() - in.prior_loc(), in.prior_inverse(), in.prior_log_sigma());
-  }
-  template <class V, class Out>
-  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    out.value(0, floored(of(in).kl(), in.constant(3)));
-  }
-  template <bool kFloor, class V, class Out>
-  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const Divergence<V> d = of(in);
-    const V g = d.template gradient<kFloor>(in.grad_value(0), in.constant(3));
-    const V slope = times(g, d.d), to_loc = d.inverse.times(slope);
-    const V to_log = times(g, d.square - num<V>(1.0));
+    const Prior<V> prior = prior_of<kLearned>(in);
+    const InPrior<V> p = in_prior<kLearned, kFar>(in, prior);
+    const V rest = fma(p.ratio, p.ratio, num<V>(-1.0));
+    V g = in.grad_value(0);
+    if constexpr (kFloor) g = kl(in, p, rest, prior.log_sigma) < in.constant(3) ? V{} : g;
+    const V slope = product(g, p.d), to_loc = p.over_sigma(slope), to_log = product(g, rest);
     out.loc(to_loc);
-    out.prior_loc(-to_loc);
     out.sigma(V{});
     out.log_sigma(to_log);
-    out.prior_log_sigma(-to_log - times(slope, d.d));
+    if constexpr (kLearned) {
+      out.prior_loc(-to_loc);
+      out.prior_log_sigma(-to_log - product(slope, p.d));
+    }
+  }
+
+ private:
+  // Near, no derivative is infinite.
+  template <class V>
+  FR_INLINE V product(V gradient, V slope) {
+    if constexpr (kFar) return times(gradient, slope);
+    return gradient * slope;
   }
 };
+template <bool kFar>
+struct ValueFormula<Value::gaussian, kFar> : GaussianDivergence<false, kFar> {};
+template <bool kFar>
+struct ValueFormula<Value::gaussian_prior, kFar> : GaussianDivergence<true, kFar> {};
 
 // scale e + |loc| - log scale - 1, e = exp(-|loc| / scale).
 template <>

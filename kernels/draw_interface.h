@@ -85,9 +85,7 @@ struct DrawPass {
   const double* constants;  // as set_constants in draw_call.h makes them
   const void *loc, *sigma, *log_sigma;  // log sigma: only where a value (backward: a floor) takes it
   const void *prior_loc, *prior_sigma, *prior_log_sigma;
-  // Whether sigma / prior sigma is formed of the two, which are numbers as they came, or by their
-  // logarithms; and whether the prior's sigma is such a number.
-  bool by_ratio, prior_is_std;
+  bool far;               // as DrawKernels::far says
   const void* eps;
   void *z, *value[2];
   // Backward: gradients that came, and sums of those to give, which a pass adds to.
@@ -113,6 +111,9 @@ struct DrawKernels {
   // [0] for float, [1] for double.
   void (*scale[2][kKinds])(const ScalePass&);
   void (*scale_gradient[2])(const ScalePass&, const void* to_sigma, const void* to_log_sigma, void* out);
+  // Whether any of the first `count` parameters of a pass is so large or so small that a ratio to the
+  // prior has to be formed of logarithms.
+  bool (*far[2])(const DrawPass&, int64_t count);
   void (*draw[2][kDraws])(const DrawPass&);
   void (*draw_backward[2][kDraws])(const DrawPass&);
   void (*value[2][kValues])(const DrawPass&);

@@ -26,8 +26,8 @@ _ARITHMETIC = r"^v(add|sub|mul|div|sqrt|max|min|rcp14|fn?m(add|sub)\d+|cvt\w+2)"
 _SCALAR = re.compile(_ARITHMETIC + r"s[sd] ")
 _PACKED = re.compile(_ARITHMETIC + r"p[sd] ")
 _PASS = re.compile(
-    r"fr::(avx512|avx2)::(draw_pass|draw_backward_pass|value_pass|value_backward|scale_pass)\w*"
-    r"<float __vector\(\d+\), \(fr::(Draw|Value|Kind)\)(\d+)"
+    r"fr::(avx512|avx2)::(draw_loop|draw_backward_loop|value_loop|value_backward_loop|scale_pass)"
+    r"<float __vector\(\d+\), \(fr::(Draw|Value|Kind)\)(\d+)(.*?)>"
 )
 _NOISE = re.compile(
     r"fr::(avx512|avx2)::fill_blocks<fr::\w+::(?:FromUniform<fr::\w+::)?(\w+)>?, .*"
@@ -98,8 +98,9 @@ def draw_loops() -> dict[tuple[str, str, str], list[list[str]]]:
     found: dict[tuple[str, str, str], list[list[str]]] = {}
     for name, code in functions(library()).items():
         if match := _PASS.search(name):
-            isa, kind, enumeration, number = match.groups()
-            key = isa, kind.removesuffix("_pass"), names_of(enumeration)[int(number)]
+            isa, kind, enumeration, number, flags = match.groups()
+            far = " far" if flags.endswith("true") else ""  # the last flag of a loop
+            key = isa, kind.rpartition("_")[0], names_of(enumeration)[int(number)] + far
         elif match := _NOISE.search(name):
             key = match[1], "noise", match[2]
         elif match := re.search(r"fr::(avx512|avx2)::noise_of<float", name):

@@ -16,7 +16,8 @@ from test_instructions import COMPILER, OTHER_MARGIN
 #   about 14 for exp, 16 for a log, 30 for one of any number (zero, negative, subnormal), 20 for
 #     expm1, 10 for log(1 + e)
 #   noise: words 28 (see `test_instructions`); u, order, store and fetching ahead 12
-# A ratio of two sigmas is a product or an exp by the call's kinds: the counts are of both ways.
+# "far": for tiles with a sigma that is far out, where ratios to the prior are of logarithms. Each
+# element chooses, so that both ways are made.
 # AVX2 has no exponent instructions, no xor of three and half of the registers: constants and
 # words are loaded again.
 BOUNDS = {
@@ -30,8 +31,10 @@ BOUNDS = {
     ("noise", "Cauchy"): (60, 65.5),  # two series 15, quotient, sign
     ("noise", "StudentT"): (84.5, 122.5),  # given both numbers: log, expm1, series 7, root
     ("draw", "linear"): (7.2, 7.2),  # two loads, multiply-add, store, index, loop
-    ("draw", "log_prob"): (14, 17.5),  # three results; densities 6, exp of a ratio
-    ("draw", "log_prob_prior"): (24.5, 31.5),  # the same with the prior's root, another exp
+    ("draw", "log_prob"): (5.5, 5.5),  # three results; densities 6
+    ("draw", "log_prob_prior"): (6.2, 6.5),  # the same with a quotient
+    ("draw", "log_prob far"): (13.7, 16.5),  # exp of a ratio, choice 3
+    ("draw", "log_prob_prior far"): (21.5, 28.5),  # the same with the prior's root, another exp
     ("draw", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
     ("draw", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
     ("draw", "exponent"): (23, 31),  # exp
@@ -40,20 +43,26 @@ BOUNDS = {
     ("draw", "kumaraswamy"): (119, 158),  # two quotients, exp; log(1 - e^-t): exp, expm1, log
     # Two or three results.
     ("draw_backward", "linear"): (3.9, 3.9),
-    ("draw_backward", "log_prob"): (19.5, 24.5),
-    ("draw_backward", "log_prob_prior"): (20, 25),  # five results
+    ("draw_backward", "log_prob"): (6.8, 6.8),
+    ("draw_backward", "log_prob_prior"): (5.8, 5.8),  # five results
+    ("draw_backward", "log_prob far"): (17.8, 21.5),
+    ("draw_backward", "log_prob_prior far"): (18.7, 23),
     ("draw_backward", "mixture"): (17.5, 20.5),  # exp, shares 8
     ("draw_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
     ("draw_backward", "exponent"): (16.5, 20.5),  # exp
     ("draw_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
     ("draw_backward", "kumaraswamy"): (76, 106),  # the same, expm1, a quotient; two results
-    ("value", "gaussian"): (35.5, 48.5),  # squares, sums, bound, exp of a ratio or a product
-    ("value", "gaussian_prior"): (59.5, 81.5),  # the same, and the prior's root
+    ("value", "gaussian"): (13.4, 13.4),  # two squares, sums, bound
+    ("value", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
+    ("value", "gaussian far"): (34, 43),  # exp of a ratio, choice 3
+    ("value", "gaussian_prior far"): (56.5, 77),  # the same, and the prior's root
     ("value", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("value", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("value", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
-    ("value_backward", "gaussian"): (17.5, 23),
-    ("value_backward", "gaussian_prior"): (17.5, 23),
+    ("value_backward", "gaussian"): (6.8, 6.8),
+    ("value_backward", "gaussian_prior"): (5.8, 5.8),
+    ("value_backward", "gaussian far"): (16, 20.2),
+    ("value_backward", "gaussian_prior far"): (16.5, 21.4),
     ("value_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("value_backward", "uniform"): (10, 10.5),
     ("value_backward", "cauchy"): (14, 15),

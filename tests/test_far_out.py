@@ -156,8 +156,22 @@ def truth_of_log_p(mu, x, kind, mean, prior_x, prior_kind, eps):
     ]
 
 
-# The last of SINGLE has no representable density: its gradients may cancel infinities.
-@pytest.mark.parametrize(("dtype", "case"), [c for c in CASES if c[1] != SINGLE[-1]], ids=str)
+# The density itself is beyond the dtype: -inf, and each gradient is infinite, of the exact one's
+# sign.
+INFINITE = [
+    (1.0, "logvar", -300.0, 0.0, "logvar", -300.5),
+    (0.0, "logvar", 1000.0, 0.0, "logvar", 0.0),
+    (0.5, "log_std", 1000.0, 0.0, "std", 2.0),
+    (0.0, "logvar", 0.0, 0.0, "logvar", -1000.0),
+    (0.0, "logvar", 1000.0, 0.0, "logvar", -1000.0),
+    (1.0, "rho", -500.0, 0.0, "rho", -500.5),
+    (1e30, "std", 1e-3, 0.0, "std", 1e-30),
+]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "case"), [*CASES, *((torch.float32, case) for case in INFINITE)], ids=str
+)
 def test_log_densities(dtype, case, device):
     tensors, numbers = leaves(case, dtype)
     tensors = [t.detach().to(device).requires_grad_() for t in tensors]

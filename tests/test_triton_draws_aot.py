@@ -27,13 +27,13 @@ from fused_reparam.backends.reference.families import FAMILIES, Family
 #   bfloat16 converts on the way in (1) and out (a half), and shares a thread's own between 32
 BOUNDS = {
     # KL 8: distance 2, ratio 1, squares 2, logarithms 2, half; backward 9
-    "gaussian": (46, 51.5, 37.5, 48),
-    "gaussian from rho": (71, 81.5, 66.5, 80.5),  # weights
-    # a second sigma and its reciprocal 7; the prior's gradients 8
-    "gaussian_prior": (58.5, 73.5, 50.5, 68),
+    "gaussian": (39.5, 46.5, 35.5, 47),
+    "gaussian from rho": (64.5, 67.5, 64.5, 70),  # weights
+    # a ratio by logarithms 7 and the root of one over a second sigma 7; the prior's gradients 8
+    "gaussian_prior": (58.5, 70, 50.5, 65),
     # densities of the noise 2 and of the prior 4, two sums; backward distance 2, slope 3
-    "log_prob": (50, 53.5, 39.5, 48),
-    "log_prob_prior": (64, 76.5, 56, 70.5),
+    "log_prob": (43, 47.5, 37.5, 45),
+    "log_prob_prior": (64, 71.5, 56, 66.5),
     # density of the noise 2; two normals 5, exp, log 2, maximum and sums 4; shares 10 for the log
     "mixture": (51.5, 61, 43, 53.5),
     "mixture from rho": (78, 81.5, 73.5, 79.5),
@@ -61,18 +61,18 @@ BOUNDS = {
 # A loop's tile is half as large, so that a frame is 4, the key's rounds and a sum count double; the
 # counter is made again for each sample, 3.
 LOOP = {
-    "gaussian": (54, 64.5, 48.5, 60),
-    "log_prob_prior": (68.5, 91.5, 62, 85),
+    "gaussian": (48, 56, 46.5, 56),
+    "log_prob_prior": (68.5, 85.5, 62, 80),
     "mixture": (62.5, 72.5, 56.5, 66.5),
 }
 # On gfx942: float32 forward, bfloat16 backward. A wide product and an xor of three take two
 # instructions, which is 10 for the words, and a bfloat16 is rounded by 6.
 AMD = {
-    "gaussian": (47.5, 59.5),
-    "gaussian from rho": (80.5, 105),
-    "gaussian_prior": (77, 88.5),
-    "log_prob": (50, 60),
-    "log_prob_prior": (82.5, 90.5),
+    "gaussian": (43, 56.5),
+    "gaussian from rho": (76.5, 88),
+    "gaussian_prior": (77, 86.5),
+    "log_prob": (45.5, 57),
+    "log_prob_prior": (82.5, 88),
     "mixture": (58, 68),
     "mixture from rho": (92.5, 104),
     "tanh_normal": (77, 73),

@@ -5,6 +5,7 @@ or of weight zero: none of them counts, also where the derivative that it would 
 overflows.
 """
 
+import itertools
 import math
 
 import pytest
@@ -169,6 +170,60 @@ def test_a_divergence_that_is_not_used(base, device):
     z, kl = fr.loc_scale_latent(loc, scale, base)
     (to_scale,) = torch.autograd.grad(z.sum() + 0.0 * kl.sum().nan_to_num(), scale)
     assert to_scale.isfinite().all()
+
+
+FAR = {
+    "logvar": (-190.0, 190.0, 1000.0),
+    "log_std": (-95.0, 95.0, 500.0),
+    "std": (1e-40, 3e38),
+    "var": (1e-41, 3e38),
+    "rho": (-95.0, 3e38),
+}
+
+
+def all_outputs(kind, x, loc, samples):
+    """Those of every function with a sampled value or a prior, each with its leaves."""
+    many = {"num_samples": samples}
+    learned = {"prior": (torch.zeros_like(x), {kind: torch.ones_like(x)})}
+    yield fr.gaussian_latent(loc, **{kind: x}, prior=(0.3, 2.0), reduction="none", **many)
+    yield fr.gaussian_latent(loc, **{kind: x}, **learned, reduction="none", **many)
+    yield fr.gaussian_rsample_log_prob(loc, **{kind: x}, **many)
+    yield fr.gaussian_rsample_log_prob(loc, **{kind: x}, **learned, **many)
+    if samples is None:
+        yield fr.tanh_normal_rsample(loc, **{kind: x})
+        yield fr.log_normal_latent(loc, **{kind: x})
+        if kind == "rho":
+            yield fr.sample_weight(loc, x, mixture=(0.3, 1.5, 0.2))
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_explicit_gradient_of_zero(kind, samples, device):
+    """As masks, slices and weights of zero give it; it is no missing one."""
+    every = list(itertools.product((0.0, 1.0, 1e30), FAR[kind]))
+    loc, x = (torch.tensor(t, device=device, requires_grad=True) for t in zip(*every, strict=True))
+    for outputs in all_outputs(kind, x, loc, samples):
+        for output in outputs:
+            grads = torch.autograd.grad(
+                output, (loc, x), torch.zeros_like(output), allow_unused=True, retain_graph=True
+            )
+            for grad in grads:
+                assert grad is None or not grad.any(), grad
+
+
+def test_a_gradient_of_zero_beside_others(device):
+    """Of samples and elements, only those whose gradient is not zero count."""
+    eps = torch.tensor([[1.0, 2.0], [3.0, 0.5], [-1.0, 1.0]], device=device)
+    x = torch.tensor([0.5, 190.0], device=device, requires_grad=True)
+    loc = torch.tensor([1.0, 1.0], device=device, requires_grad=True)
+    *_, log_p = fr.gaussian_rsample_log_prob(loc, x, num_samples=3, eps=eps)
+    weight = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]], device=device)
+    to_loc, to_x = torch.autograd.grad(log_p, (loc, x), weight)
+    sigma = math.exp(0.25)
+    parts = [(1.0, 1.0 + sigma, 1.0), (2.0, 1.0 - sigma, -1.0)]
+    want = -sum(w * z for w, z, _ in parts), -0.5 * sum(w * z * sigma * e for w, z, e in parts)
+    torch.testing.assert_close(to_loc.tolist(), [want[0], 0.0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(to_x.tolist(), [want[1], 0.0], rtol=1e-6, atol=0)
 
 
 def test_nan_stays_nan(device):

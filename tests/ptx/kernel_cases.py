@@ -84,6 +84,11 @@ def _latents():
     yield _latent("learned prior", names, (9, 20), {"reduction": "sample"})
     for kind in ("logvar", "log_std", "var", "rho"):
         yield _latent(f"learned prior {kind}", f"mu logvar prior_loc prior_{kind}", (9, 20))
+    for kind, prior in (("rho", "rho"), ("rho", "std"), ("std", "logvar"), ("log_std", "var")):
+        yield _latent(
+            f"learned prior {prior} of {kind}", f"mu {kind} prior_loc prior_{prior}", (9, 20)
+        )
+    yield _latent("far prior", "mu logvar", (9, 20), {"prior": (0.3, 1e8)})
     options = {"reduction": "sample"}
     prior = "mu logvar prior_loc prior_logvar"
     yield _latent("learned prior of long rows", prior, (3, 2500), options)

@@ -90,31 +90,44 @@ def draw_backward(
 
     ``grad_z`` and any of ``grad_values`` may be None: no gradient came.
     """
+    about = FAMILIES[family]
     noise_used = _noise(family, numbers, key, eps, samples, elements(params[0], dense), dense)
+    weighed = [
+        None if g is None or weight == 0.0 else weight * g.reshape(-1, 1) for g in grad_values
+    ]
+    drawn_grad = None if grad_z is None else elements(grad_z, dense or samples > 1)
+    came = [g for g in (drawn_grad, *weighed) if g is not None]
+    # Where a gradient is 0 none may meet an infinite derivative, in any sample. Without zeros all
+    # are pulled in one pass; on a GPU to look for one would wait for it.
+    apart = any(g.device.type != "cpu" or bool((g == 0.0).any()) for g in came)
     with recording():
         p = [
             elements(t, dense).detach().requires_grad_(g is not None)
             for t, g in zip(params, grads, strict=True)
         ]
-        drawn, found = FAMILIES[family].formula(p, noise_used, kind, prior_kind, numbers)
-        outputs, incoming = [], []
-        if grad_z is not None:
-            outputs.append(drawn)
-            incoming.append(elements(grad_z, dense or samples > 1).reshape(drawn.shape))
-        for value, grad in zip(found, grad_values, strict=False):
-            if grad is not None and weight != 0.0:  # 0 times an infinite derivative is none
-                each = weight * grad.reshape(-1, 1)
-                outputs.append(value)
-                incoming.append(each.expand(-1, value.numel() // grad.numel()).reshape(value.shape))
-        wanted = [(t, out) for t, out in zip(p, grads, strict=True) if out is not None]
-        pairs = [(o, g) for o, g in zip(outputs, incoming, strict=True) if o.requires_grad]
-        if pairs:
-            found_grads = torch.autograd.grad(
-                [o for o, _ in pairs], [t for t, _ in wanted], [g for _, g in pairs],
-                materialize_grads=True,
+        spread = [t.expand(samples, -1) for t in p] if apart and samples > 1 else p
+        drawn, found = about.formula(spread, noise_used, kind, prior_kind, numbers)
+        if spread is not p and not about.sampled and any(g is not None for g in weighed):
+            _, found = about.formula(p, None, kind, prior_kind, numbers)
+        pairs = [] if drawn_grad is None else [(drawn, drawn_grad.reshape(drawn.shape))]
+        for value, grad in zip(found, weighed, strict=False):
+            if grad is not None:
+                each = grad.expand(-1, value.numel() // grad.numel())
+                pairs.append((value, each.reshape(value.shape)))
+        wanted = [(i, out) for i, out in enumerate(grads) if out is not None]
+        found_grads = [torch.zeros_like(p[i]) for i, _ in wanted]
+        pairs = [(o, g) for o, g in pairs if o.requires_grad]
+        for group in [[pair] for pair in pairs] if apart else [pairs] if pairs else []:
+            (output, incoming), *_ = group
+            leaves = p if output.dim() == 1 else spread
+            pulled = torch.autograd.grad(
+                [o for o, _ in group], [leaves[i] for i, _ in wanted], [g for _, g in group],
+                materialize_grads=True, retain_graph=apart,
             )  # fmt: skip
-        else:
-            found_grads = tuple(torch.zeros_like(t) for t, _ in wanted)
+            if apart:
+                pulled = tuple(torch.where(incoming == 0.0, 0.0, g) for g in pulled)
+            for i, g in enumerate(pulled):
+                found_grads[i] = found_grads[i] + (g.sum(0) if g.dim() > 1 else g)
     for (_, out), grad in zip(wanted, found_grads, strict=True):
         store(out, grad, dense)
 

@@ -76,22 +76,28 @@ def _in_prior(
 
     Without eps the distance is loc's. Where a sigma, or a power of it that a gradient has, may be
     beyond the dtype, the ratio is of the logarithms, and the distance is divided by the root of the
-    prior's sigma twice.
+    prior's sigma twice. It is NaN where two parts of it overflow with opposite signs.
     """
     edge, most = (230.0, 700.0) if loc.dtype == torch.float64 else (28.0, 87.0)
     near = (log_var.abs() < edge) & (prior.log_var.abs() < edge)
     # Elsewhere of any number, so that no infinite derivative meets a gradient that is masked.
     sigma = sigma_of(torch.where(near, x, 1.0), kind)
     prior_sigma = sigma_of(torch.where(near, prior.x, 1.0), prior.kind)
-    far_ratio = torch.exp(0.5 * torch.where(near, 0.0, log_var - prior.log_var))
-    exponent = torch.where(near, 0.0, -0.25 * prior.log_var)
-    # Bounded, so that nothing times it is NaN; its gradient is itself beyond that, too.
-    root = torch.exp(exponent + (exponent.clamp(max=most) - exponent).detach())
+    far_log_var = torch.where(near, 0.0, prior.log_var)
+    fixed = far_log_var.detach()
+    # 1, with the derivatives that the prior's scale gives the whole distance: those of its parts
+    # may be infinities that cancel.
+    shrink = torch.exp(0.5 * (fixed - far_log_var))
+    far_ratio = torch.exp(0.5 * (torch.where(near, 0.0, log_var) - fixed))
+    root = torch.exp((-0.25 * fixed).clamp(max=most))  # bounded, so that nothing times it is NaN
     far = (loc - prior.mean) * root * root
     if eps is not None:
         far = far + far_ratio * eps
-    distance = torch.where(near, (_sample(loc, sigma, eps) - prior.mean) / prior_sigma, far)
-    return distance, torch.where(near, sigma / prior_sigma, far_ratio)
+    distance = (_sample(loc, sigma, eps) - prior.mean) / prior_sigma
+    return (
+        torch.where(near, distance, far * shrink),
+        torch.where(near, sigma / prior_sigma, far_ratio * shrink),
+    )
 
 
 def _gaussian_kl(

@@ -53,6 +53,11 @@ def kernel_numbers(family: str, numbers: Numbers) -> tuple[Numbers, float]:
     return (*bounds, *rest, *[0.0] * (5 - len(rest))), floor
 
 
+def _far_prior(family: str, scalars: Numbers) -> int:
+    """Whether a prior of numbers is so wide or so narrow that a ratio to it takes logarithms."""
+    return int(family in ("gaussian", "log_prob") and not 2.0**-20 <= scalars[3] <= 2.0**20)
+
+
 def _constants(
     family: str, kind: int, prior_kind: int, scalars: Numbers, floor: float, values: bool
 ) -> tuple[int | bool, ...]:
@@ -62,7 +67,7 @@ def _constants(
         _INDEX[family],
         bases.INDEX[about.base],
         kind if family in _ANY_KIND else scale.STD.value,
-        prior_kind if about.parameters == 4 else 0,
+        prior_kind if about.parameters == 4 else _far_prior(family, scalars),
         scalars[0] != -_INF or scalars[1] != _INF,
         values and floor != -_INF,
         values and about.sampled,

@@ -20,7 +20,7 @@ from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_
 
 @triton.jit
 def pull_sample(
-    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, root, ratio, n2, n3, n4, n5, n6,
+    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio, n2, n3, n4, n5, n6,
     grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
     gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
     FAMILY: tl.constexpr, BASE: tl.constexpr, GVALUE: tl.constexpr, ONE: tl.constexpr,
@@ -65,7 +65,7 @@ def pull_sample(
                 GVALUE, DENSE, 0, Q, VEC,
             )  # fmt: skip
     return pull(
-        a, sigma, log_square, mean, root, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
+        a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
         n2, n3, n4, n5, n6, FAMILY, EXACT, MATH,
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def pull_tile(
     n4 = tl.full((), m4, dtype)
     n5 = tl.full((), m5, dtype)
     n6 = tl.full((), m6, dtype)
-    sigma, log_square, mean, root, ratio, prior_log = prepare(
+    sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
         a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, FLOOR, EXACT, MATH
     )
     s0 = tl.zeros((Q, VEC), dtype)
@@ -149,7 +149,8 @@ def pull_tile(
     if grad_z is not None or SAMPLED:
         if ONE:
             s0, s1, s2, s3, s4 = pull_sample(
-                0, s0, s1, s2, s3, s4, a, sigma, log_square, mean, root, ratio, n2, n3, n4, n5, n6,
+                0, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio,
+                n2, n3, n4, n5, n6,
                 grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
                 gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
                 FAMILY, BASE, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q, VEC,
@@ -158,7 +159,7 @@ def pull_tile(
         else:
             for k in range(samples):
                 s0, s1, s2, s3, s4 = pull_sample(
-                    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, root, ratio,
+                    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio,
                     n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
                     mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
                     count, weight,
@@ -172,7 +173,8 @@ def pull_tile(
             GVALUE, DENSE, 0, Q, VEC,
         )  # fmt: skip
     to_a, to_b, to_c, to_d = finish(
-        a, b, d, sigma, log_square, mean, root, ratio, prior_log, gk, s0, s1, s2, s3, s4, n5,
+        a, b, d, sigma, log_square, mean, inverse, unit, ratio,
+        prior_log, gk, s0, s1, s2, s3, s4, n5,
         FAMILY, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH,
     )  # fmt: skip
     if CLAMP:

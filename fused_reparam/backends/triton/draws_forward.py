@@ -51,7 +51,8 @@ def store_value(
 
 @triton.jit
 def one_sample(
-    k, a, sigma, log_square, mean, root, ratio, prior_log, n2, n3, n4, n5, n6, eps, z, value0,
+    k, a, sigma, log_square, mean, inverse, unit, ratio,
+    prior_log, n2, n3, n4, n5, n6, eps, z, value0,
     value1,
     seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, weight,
     FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, VALUE: tl.constexpr,
@@ -70,7 +71,7 @@ def one_sample(
     else:
         noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
     drawn, first_value, second_value = draw(
-        a, sigma, log_square, mean, root, ratio, prior_log, noise, n2, n3, n4, n5, n6,
+        a, sigma, log_square, mean, inverse, unit, ratio, prior_log, noise, n2, n3, n4, n5, n6,
         FAMILY, KIND, EXACT, MATH,
     )  # fmt: skip
     if z is not None:
@@ -138,19 +139,32 @@ def draw_tile(
     n4 = tl.full((), m4, dtype)
     n5 = tl.full((), m5, dtype)
     n6 = tl.full((), m6, dtype)
-    sigma, log_square, mean, root, ratio, prior_log = prepare(
+    sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
         a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, VALUE != KL_NONE, EXACT, MATH
     )
     if VALUE != KL_NONE and not SAMPLED:
         value = divergence(
-            a, sigma, log_square, mean, root, ratio, prior_log, n5, FAMILY, FLOOR, EXACT, MATH
+            a,
+            sigma,
+            log_square,
+            mean,
+            inverse,
+            unit,
+            ratio,
+            prior_log,
+            n5,
+            FAMILY,
+            FLOOR,
+            EXACT,
+            MATH,
         )
         store_value(value, value0, 0, weight, start, group, mask, n, length, VALUE, GROUPS, Q, VEC)
     VALUES: tl.constexpr = VALUE if SAMPLED else KL_NONE
     if z is not None or SAMPLED:
         if ONE:
             one_sample(
-                0, a, sigma, log_square, mean, root, ratio, prior_log, n2, n3, n4, n5, n6, eps, z,
+                0, a, sigma, log_square, mean, inverse, unit, ratio,
+                prior_log, n2, n3, n4, n5, n6, eps, z,
                 value0, value1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
                 n, length, count, weight,
                 FAMILY, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC, MATH,
@@ -158,7 +172,8 @@ def draw_tile(
         else:
             for k in range(samples):
                 one_sample(
-                    k, a, sigma, log_square, mean, root, ratio, prior_log, n2, n3, n4, n5, n6, eps,
+                    k, a, sigma, log_square, mean, inverse, unit, ratio,
+                    prior_log, n2, n3, n4, n5, n6, eps,
                     z,
                     value0, value1, seed, offset, start, group, mask, row, column, eps_row,
                     eps_column, n, length, count, weight,

@@ -16,7 +16,18 @@ import triton.language as tl
 
 from ..reference import families as reference
 from .approx import exp, expm1, reciprocal, sqrt
-from .scale import LOG_STD, LOGVAR, STD, VAR, clamp, sigma_squares, slopes, times
+from .scale import (
+    LOG_STD,
+    LOGVAR,
+    STD,
+    VAR,
+    clamp,
+    inverse_of,
+    ratio_to,
+    sigma_squares,
+    slopes,
+    times,
+)
 from .uniform import fast_log, log_uniform
 
 _INDEX = {name: index for index, name in enumerate(reference.FAMILIES)}
@@ -41,55 +52,45 @@ def prepare(
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, LOGS: tl.constexpr,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """(sigma, log sigma^2, the prior's mean, 1 / its sigma, sigma / its sigma, and the log of its
-    sigma^2).
+    """(sigma, log sigma^2, the prior's mean, 1 / its sigma in two factors, sigma / its sigma, and
+    the log of its sigma^2).
 
     b is bounded already. The logarithms are meaningful only with LOGS. Kumaraswamy has (1 / a,
-    1 / b) in the first two places. A tensor's prior sigma is given by the
-    reciprocal of its root, which divides twice: nothing overflows before the quotient does. A sigma
-    that is one comes into the ratio by the difference of the logarithms, which is right where it is
-    beyond the dtype.
+    1 / b) in the first two places. For a prior of numbers PRIOR_KIND says whether its std is far
+    out; there is one factor then, n3.
     """
-    NUMBER: tl.constexpr = KIND == STD or KIND == VAR
-    PRIOR_NUMBER: tl.constexpr = PRIOR_KIND == STD or PRIOR_KIND == VAR
     if FAMILY == RELAXED_BERNOULLI:
-        return a, a, n2, n3, n4, n4
+        return a, a, n2, n3, n3, n4, n4
     elif FAMILY == KUMARASWAMY:
-        return finite(reciprocal(a, MATH)), finite(reciprocal(b, MATH)), n2, n3, n4, n4
+        return finite(reciprocal(a, MATH)), finite(reciprocal(b, MATH)), n2, n3, n3, n4, n4
     elif FAMILY == GAUSSIAN_PRIOR or FAMILY == LOG_PROB_PRIOR:
-        BY_LOGS: tl.constexpr = not (NUMBER and PRIOR_NUMBER)
-        sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS or BY_LOGS)
-        prior, _, prior_log = sigma_squares(d, PRIOR_KIND, EXACT, MATH, LOGS or BY_LOGS)
-        if PRIOR_NUMBER:
-            root = reciprocal(sqrt(prior, MATH), MATH)
-        else:
-            MOST: tl.constexpr = 2800.0 if d.dtype.is_fp64() else 348.0
-            least = tl.maximum(prior_log, -MOST, propagate_nan=tl.PropagateNan.ALL)
-            root = exp(-least, 0.25, 1.0, EXACT, MATH)
-        if BY_LOGS:
-            ratio = exp(log_square - prior_log, 0.5, 1.0, EXACT, MATH)
-        else:
-            ratio = sigma * root * root
-        return sigma, log_square, c, root, ratio, prior_log
+        sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS)
+        prior, _, prior_log = sigma_squares(d, PRIOR_KIND, EXACT, MATH, LOGS)
+        inverse, unit = inverse_of(d, prior, PRIOR_KIND, EXACT, MATH)
+        ratio = ratio_to(b, sigma, d, prior, inverse, unit, KIND, PRIOR_KIND, EXACT, MATH)
+        return sigma, log_square, c, inverse, unit, ratio, prior_log
     elif FAMILY == GAUSSIAN or FAMILY == LOG_PROB:
-        sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS or not NUMBER)
-        if NUMBER:  # noqa: SIM108
-            ratio = sigma * n3
-        else:
+        if PRIOR_KIND != 0:
+            n3 = finite(n3)
+        BY_LOGS: tl.constexpr = PRIOR_KIND != 0 and KIND != STD and KIND != VAR
+        sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS or BY_LOGS)
+        if BY_LOGS:  # noqa: SIM108  # sigma may be beyond the dtype where the ratio is not
             ratio = exp(log_square - n4, 0.5, 1.0, EXACT, MATH)
-        return sigma, log_square, n2, n3, ratio, n4
+        else:
+            ratio = sigma * n3
+        return sigma, log_square, n2, n3, n3, ratio, n4
     else:
         sigma, _, log_square = sigma_squares(b, KIND, EXACT, MATH, LOGS)
-        return sigma, log_square, n2, n3, sigma, n4
+        return sigma, log_square, n2, n3, n3, sigma, n4
 
 
 @triton.jit
-def over_sigma(x, root, FAMILY: tl.constexpr):
-    """x / the prior's sigma; `root` as `prepare` gives it."""
-    if FAMILY == GAUSSIAN or FAMILY == LOG_PROB:  # a number, whose reciprocal is representable
-        return x * root
+def over_sigma(x, inverse, unit, FAMILY: tl.constexpr):
+    """x / the prior's sigma, by the two factors that `prepare` gives."""
+    if FAMILY == GAUSSIAN or FAMILY == LOG_PROB:
+        return x * inverse
     else:
-        return x * root * root
+        return x * inverse * unit
 
 
 @triton.jit
@@ -110,12 +111,12 @@ def of_log(gradient, to_log, KIND: tl.constexpr):
 
 @triton.jit
 def divergence(
-    a, sigma, log_square, mean, root, ratio, prior_log, floor,
+    a, sigma, log_square, mean, inverse, unit, ratio, prior_log, floor,
     FAMILY: tl.constexpr, FLOOR: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The value of a family whose value needs no noise."""
     if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
-        distance = over_sigma(a - mean, root, FAMILY)
+        distance = over_sigma(a - mean, inverse, unit, FAMILY)
         twice = distance * distance + (ratio * ratio - 1.0) - (log_square - prior_log)
         if FLOOR:
             return tl.where(twice * 0.5 < floor, floor, twice * 0.5)
@@ -174,7 +175,7 @@ def kumaraswamy_parts(inverse_b, eps, EXACT: tl.constexpr, MATH: tl.constexpr):
 
 @triton.jit
 def draw(
-    a, sigma, log_square, mean, root, ratio, prior_log, eps, n2, n3, n4, n5, n6,
+    a, sigma, log_square, mean, inverse, unit, ratio, prior_log, eps, n2, n3, n4, n5, n6,
     FAMILY: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """(z, values): as many values as depend on the noise, anything in the other places."""
@@ -200,7 +201,7 @@ def draw(
             return z, z, z
         elif FAMILY == LOG_PROB or FAMILY == LOG_PROB_PRIOR:
             log_q = -0.5 * (eps * eps + log_square) - HALF_LOG_2PI
-            distance = over_sigma(a - mean, root, FAMILY) + ratio * eps
+            distance = over_sigma(a - mean, inverse, unit, FAMILY) + ratio * eps
             return x, log_q, -0.5 * (distance * distance + prior_log) - HALF_LOG_2PI
         elif FAMILY == MIXTURE:
             _, log_wide, ahead = two_normals(x, mean, n3, n4, n5, n6)
@@ -221,7 +222,8 @@ def draw(
 
 @triton.jit
 def pull(
-    a, sigma, inverse_b, mean, root, ratio, eps, gz, g0, g1, s0, s1, s2, s3, s4, n2, n3, n4, n5, n6,
+    a, sigma, inverse_b, mean, inverse, unit, ratio,
+    eps, gz, g0, g1, s0, s1, s2, s3, s4, n2, n3, n4, n5, n6,
     FAMILY: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The sums s0 .. s4 with one sample's part added.
@@ -247,14 +249,17 @@ def pull(
             if g0 is not None:
                 s2 += g0
             if g1 is not None:
-                distance = over_sigma(a - mean, root, FAMILY) + ratio * eps
-                slope = times(g1, distance)
-                to_mean = over_sigma(slope, root, FAMILY)
+                # Nothing infinite is left for a gradient of 0 to meet.
+                spread = tl.where(g1 == 0.0, 0.0, ratio * eps)
+                distance = tl.where(g1 == 0.0, 0.0, over_sigma(a - mean, inverse, unit, FAMILY))
+                distance += spread
+                slope = g1 * distance
+                to_mean = over_sigma(slope, inverse, unit, FAMILY)
                 s0 -= to_mean
-                s2 += times(g1, distance * (ratio * eps))
+                s2 += slope * spread
                 if FAMILY == LOG_PROB_PRIOR:
                     s3 += to_mean
-                    s4 += g1 - times(g1, distance * distance)
+                    s4 += g1 - slope * distance
         elif FAMILY == MIXTURE:
             if g0 is not None:
                 s2 += g0
@@ -278,7 +283,8 @@ def pull(
 
 @triton.jit
 def finish(
-    a, b, d, sigma, log_square, mean, root, ratio, prior_log, gk, s0, s1, s2, s3, s4, floor,
+    a, b, d, sigma, log_square, mean, inverse, unit, ratio,
+    prior_log, gk, s0, s1, s2, s3, s4, floor,
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, FLOOR: tl.constexpr,
     SAMPLED: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -296,19 +302,22 @@ def finish(
             if gk is not None:
                 if FLOOR:
                     kl = divergence(
-                        a, sigma, log_square, mean, root, ratio, prior_log, floor, FAMILY, False,
+                        a, sigma, log_square, mean, inverse, unit, ratio,
+                        prior_log, floor, FAMILY, False,
                         EXACT,
                         MATH,
                     )  # fmt: skip
                     gk = tl.where(kl < floor, 0.0, gk)
-                distance = over_sigma(a - mean, root, FAMILY)
-                slope = times(gk, distance)
-                to_mean = over_sigma(slope, root, FAMILY)
-                grown = times(gk, ratio * ratio - 1.0)
+                # Nothing infinite is left for a gradient of 0 to meet.
+                distance = tl.where(gk == 0.0, 0.0, over_sigma(a - mean, inverse, unit, FAMILY))
+                ratio = tl.where(gk == 0.0, 1.0, ratio)
+                slope = gk * distance
+                to_mean = over_sigma(slope, inverse, unit, FAMILY)
+                grown = gk * (ratio * ratio - 1.0)
                 s0 += to_mean
                 to_b += of_log(grown, to_log, KIND)
                 s3 -= to_mean
-                s4 += times(gk, distance * distance) + grown
+                s4 += slope * distance + grown
         elif FAMILY == LOG_NORMAL:
             if gk is not None:
                 s0 += gk * a

@@ -3,13 +3,13 @@
 `KIND`: 0 logvar, 1 log_std, 2 std, 3 var, 4 rho (sigma = softplus(rho)).
 """
 
-# A Triton function returns from every branch or from none.
-# ruff: noqa: RET505
+# A Triton function returns from every branch or from none, and knows no `in`.
+# ruff: noqa: RET505, SIM109
 
 import triton
 import triton.language as tl
 
-from .approx import exp, log, reciprocal, sqrt
+from .approx import LN2, exp, log, reciprocal, sqrt
 
 LOGVAR: tl.constexpr = tl.constexpr(0)
 LOG_STD: tl.constexpr = tl.constexpr(1)
@@ -68,6 +68,92 @@ def sigma_squares(x, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
         sigma, _, ratio = softplus_parts(x, MATH)
         low = tl.minimum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
         return sigma, sigma * sigma, (2.0 * (log(ratio, MATH) + low) if KL else x)
+
+
+@triton.jit
+def is_number(KIND: tl.constexpr):
+    """Whether sigma is within the dtype, for it came as a number."""
+    return KIND == STD or KIND == VAR
+
+
+@triton.jit
+def log_of_square(x, KIND: tl.constexpr):
+    """The logarithm of the square of sigma, of which `factor` is left for RHO."""
+    if KIND == LOGVAR:
+        return x
+    elif KIND == LOG_STD:
+        return 2.0 * x
+    else:  # none where sigma is within the dtype
+        EDGE: tl.constexpr = 860.0 if x.dtype.is_fp64() else 92.0
+        return 2.0 * tl.minimum(x + EDGE * LN2, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def factor(sigma, KIND: tl.constexpr):
+    """sigma, for RHO without the exponential whose logarithm `log_of_square` gives."""
+    if KIND == RHO:
+        LEAST: tl.constexpr = 2.0**-860 if sigma.dtype.is_fp64() else 2.0**-92
+        return tl.maximum(sigma, LEAST, propagate_nan=tl.PropagateNan.ALL)
+    else:
+        return sigma
+
+
+@triton.jit
+def unit_of(x):
+    """A power of two that brings x, where it is far from 1, nearer to it."""
+    FAR: tl.constexpr = 2.0**500 if x.dtype.is_fp64() else 2.0**60
+    return tl.where(x > FAR, 1.0 / FAR, tl.where(x < 1.0 / FAR, FAR, 1.0))
+
+
+@triton.jit
+def inverse_of(x, sigma, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+    """1 / sigma in two factors: a product with both neither overflows nor underflows before its
+    result does. Both are finite.
+    """
+    if is_number(KIND):
+        unit = unit_of(sigma)
+        return reciprocal(sigma * unit, MATH), unit
+    else:
+        MOST: tl.constexpr = 2800.0 if x.dtype.is_fp64() else 348.0
+        bounded = tl.maximum(log_of_square(x, KIND), -MOST, propagate_nan=tl.PropagateNan.ALL)
+        root = exp(-bounded, 0.25, 1.0, EXACT, MATH)
+        if KIND == RHO:
+            rest = factor(sigma, KIND)
+            unit = unit_of(rest)
+            return reciprocal(rest * unit, MATH) * root, unit * root
+        else:
+            return root, root
+
+
+@triton.jit
+def ratio_to(
+    x, sigma, prior_x, prior, inverse, unit,
+    KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """sigma / prior, also where either is beyond the dtype. inverse, unit: of `inverse_of`.
+
+    Of the numbers where they are within it, for a logarithm rounds more than its number does.
+    """
+    if is_number(KIND):
+        return sigma * inverse * unit
+    elif is_number(PRIOR_KIND):
+        logs, rest = log_of_square(x, KIND), factor(sigma, KIND)
+        if KIND != RHO:
+            EDGE: tl.constexpr = 720 if x.dtype.is_fp64() else 72
+            logs -= clamp(logs, -2.0 * EDGE * LN2, 2.0 * EDGE * LN2)
+            rest = clamp(rest, 2.0**-EDGE, 2.0**EDGE)
+        root = exp(logs, 0.25, 1.0, False, MATH)
+        return rest * (root * inverse) * (root * unit)
+    else:
+        logs = log_of_square(x, KIND) - log_of_square(prior_x, PRIOR_KIND)
+        ratio = exp(logs, 0.5, 1.0, EXACT, MATH)
+        if KIND == RHO:
+            ratio *= factor(sigma, KIND)
+        if PRIOR_KIND == RHO:
+            rest = factor(prior, PRIOR_KIND)
+            unit = unit_of(rest)
+            ratio = ratio * reciprocal(rest * unit, MATH) * unit
+        return ratio
 
 
 @triton.jit

@@ -18,6 +18,7 @@ except ImportError as error:
     sys.exit(2)
 
 from bench import variants
+from bench.calls import CALLS
 from bench.ops import OPS
 from bench.ops.base import WORKS, Op
 from bench.steps import TRAINING_STEP
@@ -31,7 +32,7 @@ LATENT = "gaussian_latent"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # The exit status that tells those who run the bench that the device is gone.
 LOST_DEVICE = 3
-NAMES = (*OPS, TRAINING_STEP)
+NAMES = (*OPS, TRAINING_STEP, CALLS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +90,9 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
     from bench.timing import QUICK, THOROUGH
 
     step = name == TRAINING_STEP
-    if step:
+    if name == CALLS:
+        shown, dtypes = (), (DTYPE,)
+    elif step:
         shown, dtypes = sizes(options.quick), (DTYPE,)
     else:
         shown, dtypes = _sizes(options, OPS[name]), OPS[name].dtypes
@@ -102,6 +105,7 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
         variants=options.variants,
         quick=options.quick,
         effort=QUICK if options.quick else THOROUGH,
+        compiled=options.compile,
     )
 
 
@@ -206,7 +210,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--op",
         default=LATENT,
-        help=f"all, others (all ops but {LATENT}), or some of: {', '.join(NAMES)}",
+        help=f"all, others (all ops but {LATENT}, and {CALLS}), or some of: {', '.join(NAMES)}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
@@ -223,6 +227,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="keep freed memory in the process, as allocators with caches do (CPU, glibc)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help=f"of {CALLS}: once more with both sides through torch.compile",
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, a rough result")
     parser.add_argument(
         "--out",
@@ -230,7 +239,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    groups = {"all": NAMES, "others": tuple(name for name in OPS if name != LATENT)}
+    groups = {"all": NAMES, "others": (*(name for name in OPS if name != LATENT), CALLS)}
     options.op = ",".join(groups.get(options.op, (options.op,)))
     try:
         _check(options)
@@ -259,6 +268,10 @@ def _check(options: argparse.Namespace) -> None:
         shape_of(size)
     if options.sizes and options.op == (TRAINING_STEP,):
         raise ValueError("--sizes: training steps have the sizes of their models")
+    if CALLS in options.op and device.type != "cpu":
+        raise ValueError(f"--op {CALLS}: these are measured on a CPU, got --device {device}")
+    if options.compile and options.op != (CALLS,):
+        raise ValueError(f"--compile: of --op {CALLS} alone; other ops are compiled beside eager")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads {options.threads}: expected 1 or more")
     if options.keep_memory:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from bench import launches, limits, machine, memory, steadiness
+from bench import calls, launches, limits, machine, memory, steadiness
+from bench.calls import CALLS
 from bench.case import Case, OpCase
 from bench.ops import OPS
 from bench.ops.base import WORKS, Op
@@ -49,6 +50,8 @@ class Settings:
     """Only these, and eager; empty for all."""
     quick: bool = False
     effort: Effort = THOROUGH
+    compiled: bool = False
+    """Of small calls: once more with both sides through torch.compile."""
 
 
 class Skipped(Exception):
@@ -78,6 +81,11 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
 
         if settings.op == TRAINING_STEP:
             yield from measure_steps(settings, clock, limit, progress)
+        elif settings.op == CALLS:
+            rows: list[Row] = []
+            for compiled in (False, True) if settings.compiled else (False,):
+                rows += calls.rows(compiled, settings.quick, progress)
+                yield result(settings, limit, (), rows)
         else:
             yield from measure(OPS[settings.op], settings, clock, limit, progress)
 

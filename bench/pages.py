@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import markdown, targets
+from bench.calls import CALLS
 from bench.ops import OPS
 from bench.plots import made_from, place
 from bench.rows import STEPS, TESTS_FILE, Result, digest, load, machine_words
@@ -193,7 +194,7 @@ def machine_tables(results: list[Result]) -> list[str]:
 
 def other_ops(results: list[Result]) -> list[Result]:
     """In the bench's order."""
-    found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS) and r["rows"]]
+    found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS, CALLS) and r["rows"]]
     return sorted(found, key=place)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import targets
+from bench.calls import CALLS
 from bench.ops import OPS
 from bench.ops.base import WORKS
 from bench.report import duration
@@ -106,7 +107,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _draw_all(results: Sequence[Result], folder: Path) -> list[Path]:
-    shown = sorted((r for r in results if r["rows"]), key=place)
+    shown = sorted((r for r in results if r["rows"] and r["settings"]["op"] != CALLS), key=place)
     ops = [result for result in shown if result["settings"]["op"] != STEPS]
     steps = [result for result in shown if result["settings"]["op"] == STEPS]
     figures: dict[str, Any] = {}

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
+from bench import calls
+from bench.calls import CALLS
 from bench.rows import rows_of, where_words
 from bench.steadiness import spread
 from bench.variants import EAGER
@@ -55,6 +57,22 @@ def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
         print(f"ns per {dtype} normal: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
+    if result["settings"]["op"] == CALLS:
+        print(f"\n{calls.tables(found)}")
+    else:
+        _print_cases(result, found, use_rich)
+        _print_reasons(found)
+    if not result.get("complete", True):
+        print("NOT ALL: the run ended before it had measured all that it was to")
+    for warning in result.get("warnings", ()):
+        print(f"WARNING: {warning}")
+    if result["settings"]["op"] != CALLS:
+        print(f"\n{LEGEND}")
+    if machine["device_type"] == "cuda":
+        print(DEVICE_LEGEND)
+
+
+def _print_cases(result: dict[str, Any], found: Sequence[dict[str, Any]], use_rich: bool) -> None:
     for (dtype, name, shape), rows in groupby(found, lambda r: (r["dtype"], r["size"], r["shape"])):
         lines: list[list[str]] = []
         for work, same in groupby(rows, lambda r: str(r["work"])):
@@ -64,14 +82,6 @@ def print_result(result: dict[str, Any], use_rich: bool = HAVE_RICH) -> None:
         title = f"{result['settings']['op']}, {dtype}, {shape}"
         title += "" if name == shape else f" ({name})"
         print_table(title, *without_blanks(COLUMNS, lines), use_rich)
-    _print_reasons(found)
-    if not result.get("complete", True):
-        print("NOT ALL: the run ended before it had measured all that it was to")
-    for warning in result.get("warnings", ()):
-        print(f"WARNING: {warning}")
-    print(f"\n{LEGEND}")
-    if machine["device_type"] == "cuda":
-        print(DEVICE_LEGEND)
 
 
 def without_blanks(

@@ -19,9 +19,8 @@ except ImportError as error:
 
 from bench import variants
 from bench.calls import CALLS
-from bench.ops import OPS
-from bench.ops.base import WORKS, Op
-from bench.steps import TRAINING_STEP
+from bench.ops import OPS, WORKS, Op
+from bench.steps import DTYPE, STEP, STEPS, models
 
 if TYPE_CHECKING:
     from bench.measure import Settings
@@ -32,7 +31,7 @@ LATENT = "gaussian_latent"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # The exit status that tells those who run the bench that the device is gone.
 LOST_DEVICE = 3
-NAMES = (*OPS, TRAINING_STEP, CALLS)
+NAMES = (*OPS, STEPS, CALLS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,14 +85,13 @@ def run(words: Sequence[str]) -> int:
 
 def _settings(options: argparse.Namespace, name: str) -> Settings:
     from bench.measure import Settings
-    from bench.steps import DTYPE, sizes
     from bench.timing import QUICK, THOROUGH
 
-    step = name == TRAINING_STEP
+    step = name == STEPS
     if name == CALLS:
         shown, dtypes = (), (DTYPE,)
     elif step:
-        shown, dtypes = sizes(options.quick), (DTYPE,)
+        shown, dtypes = tuple(model.name for model in models(options.quick)), (DTYPE,)
     else:
         shown, dtypes = _sizes(options, OPS[name]), OPS[name].dtypes
     return Settings(
@@ -101,7 +99,7 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
         device=options.device,
         sizes=shown,
         dtypes=dtypes if step else options.dtype or dtypes,
-        works=("step",) if step else options.work,
+        works=(STEP,) if step else options.work,
         variants=options.variants,
         quick=options.quick,
         effort=QUICK if options.quick else THOROUGH,
@@ -266,7 +264,7 @@ def _check(options: argparse.Namespace) -> None:
     options.sizes = _some("--sizes", options.sizes)
     for size in options.sizes:
         shape_of(size)
-    if options.sizes and options.op == (TRAINING_STEP,):
+    if options.sizes and options.op == (STEPS,):
         raise ValueError("--sizes: training steps have the sizes of their models")
     if CALLS in options.op and device.type != "cpu":
         raise ValueError(f"--op {CALLS}: these are measured on a CPU, got --device {device}")
@@ -282,7 +280,7 @@ def _none_runs(options: argparse.Namespace) -> str | None:
     """Why none of our backends that are asked for can run here; None where one can, or none is."""
     device = torch.device(options.device)
     asked = [name for name in variants.BACKENDS if name in options.variants]
-    reasons = {name: variants.backend_module(name, device)[1] for name in asked}
+    reasons = {name: variants.unavailable_reason(name, device) for name in asked}
     if not asked or None in reasons.values():
         return None
     words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

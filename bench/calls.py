@@ -21,6 +21,7 @@ from torch import Tensor
 
 import fused_reparam as fr
 from bench.draws import DF, DRAWS, of_key
+from bench.ops import HALF_LOG_2PI, tanh_normal
 
 CALLS = "calls"
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
@@ -28,7 +29,6 @@ CALLS = "calls"
 PLAIN, MOST, COMPILED = 0.33, 0.6, 1.0
 # Relative errors allowed in float32 beside the formula in float64; noise itself may be off by 4e-6.
 TOLERANCE = 4e-5
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
 Outputs = Sequence[Tensor]
 
@@ -101,12 +101,6 @@ def with_log_prob(eps: Tensor, mean: Tensor, log_std: Tensor) -> Outputs:
     z = mean + torch.exp(log_std) * eps
     log_q = (-0.5 * eps * eps - log_std - HALF_LOG_2PI).sum(-1)
     return z, log_q, (-0.5 * z * z - HALF_LOG_2PI).sum(-1)
-
-
-def tanh_normal(eps: Tensor, mean: Tensor, log_std: Tensor) -> Outputs:
-    x = mean + torch.exp(log_std) * eps
-    slope = 2 * (math.log(2) - x - F.softplus(-2 * x))
-    return torch.tanh(x), (-0.5 * eps * eps - log_std - HALF_LOG_2PI - slope).sum(-1)
 
 
 def weight(eps: Tensor, mean: Tensor, rho: Tensor) -> Outputs:
@@ -311,7 +305,8 @@ def problem(call: Call, ours: Callable[..., Outputs]) -> str | None:
     noise = None
     if call.base is not None:
         memory = torch.empty_like(got[0]) if tuple(like.shape) == tuple(got[0].shape) else like
-        noise = of_key(call.base, key, memory.detach()).double()
+        noise = of_key(call.base, key, 0, memory.numel(), memory.dtype, memory.device)
+        noise = noise.as_strided(memory.shape, memory.stride())
     want = call.formula(noise, *inputs)
     pairs = list(zip([f"output {i}" for i in range(len(want))], got, want, strict=True))
     if call.gradient != "none":

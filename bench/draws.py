@@ -1,4 +1,4 @@
-"""Standard noise: drawn in plain PyTorch, and as the package makes it of a key."""
+"""Standard noise: drawn in plain PyTorch, and as the package's specification makes it of a key."""
 
 from __future__ import annotations
 
@@ -48,16 +48,30 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def of_key(base: str, key: Tensor, like: Tensor) -> Tensor:
-    """The noise that the package makes of a key, in the memory order of `like`, which is dense."""
+def of_key(
+    base: str, key: Tensor, start: int, count: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`count` numbers of a key's noise from number `start` on, in float64.
+
+    They are those that an op of this dtype draws: a 16-bit one draws in float32.
+    """
+    import fused_reparam
     from fused_reparam import loc_scale_rsample, noise
 
-    if base == "normal":
-        made = noise.normal(key, like.numel(), dtype=like.dtype)
-    else:
-        zeros = torch.zeros(like.numel(), dtype=like.dtype, device=like.device)
-        name = "gumbel" if base == "exponential" else base
-        df = DF if base == "student_t" else None
-        made = loc_scale_rsample(zeros, 1.0, name, df=df, key=key)
-        made = torch.exp(-made.double()) if base == "exponential" else made
-    return made.as_strided(like.shape, like.stride())
+    dtype = torch.promote_types(dtype, torch.float32)
+    # Numbers that a block of the stream makes.
+    lanes = (2 if dtype == torch.float64 else 4) // (2 if base == "student_t" else 1)
+    blocks, head = divmod(start, lanes)
+    words = key.view(torch.int64).clone()
+    words[1] += blocks
+    from_block, count = words.view(torch.uint64), count + head
+    with fused_reparam.backend("reference"):
+        if base == "normal":
+            made = noise.normal(from_block, count, dtype=dtype)
+        else:
+            zeros = torch.zeros(count, dtype=dtype, device=device)
+            name = "gumbel" if base == "exponential" else base
+            df = DF if base == "student_t" else None
+            made = loc_scale_rsample(zeros, 1.0, name, df=df, key=from_block)
+    made = made[head:].double()
+    return torch.exp(-made) if base == "exponential" else made

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench import targets
-from bench.ops.base import Op
+from bench.ops import Op
 from bench.report import duration
 from bench.rows import (
     BOTH,
@@ -187,12 +187,11 @@ def bytes_and_noise(ops: Iterable[Op]) -> str:
     """What each op must read and write for an element of its latent, and the numbers it makes."""
     lines = []
     for op in ops:
-        works = ("forward", "backward")
-        moved = [str(op.moved[work] * size) if work in op.moved else NOT_MEASURED
-                 for work in works for size in (4, 2)]  # fmt: skip
-        noise = [str(op.noise_passes.get(work, NOT_MEASURED)) for work in works]
-        base = op.base.name.replace("_", " ") if any(op.noise_passes.values()) else ""
-        lines.append([f"`{op.name}`", base, *moved, *noise])
+        moved, noise = [NOT_MEASURED] * 4, [NOT_MEASURED] * 2
+        for i, work in enumerate(op.works[:2]):
+            moved[2 * i : 2 * i + 2] = [str(op.moved(work) * size) for size in (4, 2)]
+            noise[i] = str(op.noise_passes(work))
+        lines.append([f"`{op.name}`", (op.base or "").replace("_", " "), *moved, *noise])
     return grid(BYTES_HEADER, lines, texts=2)
 
 

@@ -12,10 +12,10 @@ import torch
 
 from bench import calls, launches, limits, machine, memory, steadiness
 from bench.calls import CALLS
-from bench.case import Case, OpCase
-from bench.ops import OPS
-from bench.ops.base import WORKS, Op
+from bench.cases import Case, OpCase
+from bench.ops import OPS, WORKS
 from bench.sizes import shape_of
+from bench.steps import STEP, STEPS, StepCase, models
 from bench.timing import (
     THOROUGH,
     Clock,
@@ -33,6 +33,7 @@ FORMAT = 2
 
 Row = dict[str, Any]
 Result = dict[str, Any]
+_Variants = tuple[Sequence[Variant], Sequence[Missing]]
 Tick = Callable[[str, float], object]
 """Hears what is going on and which share of it is done."""
 
@@ -66,60 +67,88 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
     """For each op a result after each of its cases, with all rows that are there by then.
 
     The machine's limits are measured once.
-    """
-    from bench.steps import TRAINING_STEP, measure_steps
 
+    Raises:
+        DeviceLost: a variant has left CUDA in a state in which no call works.
+    """
     machine.commit()  # before anything is measured: a commit made meanwhile changes no label
-    clock = clock_for(torch.device(every[0].device))
+    device = torch.device(every[0].device)
+    clock = clock_for(device)
     tick("copy and noise", 0.0)
     dtypes = tuple(dict.fromkeys(name for settings in every for name in settings.dtypes))
     limit = machine_limits(replace(every[0], dtypes=dtypes), clock)
+    tick("self-test", 0.0)
+    wrong = {} if every[0].quick else self_test(device)
     for index, settings in enumerate(every):
 
         def progress(what: str, done: float, index: int = index, name: str = settings.op) -> None:
             tick(f"{name} {what}", (index + done) / len(every))
 
-        if settings.op == TRAINING_STEP:
-            yield from measure_steps(settings, clock, limit, progress)
-        elif settings.op == CALLS:
+        if settings.op == CALLS:
             rows: list[Row] = []
             for compiled in (False, True) if settings.compiled else (False,):
                 rows += calls.rows(compiled, settings.quick, progress)
                 yield result(settings, limit, (), rows)
         else:
-            yield from measure(OPS[settings.op], settings, clock, limit, progress)
+            yield from measure(settings, clock, limit, progress, wrong=wrong)
+
+
+def self_test(device: torch.device) -> dict[str, str]:
+    """What the package's self-test finds wrong with backends of ours, by their names.
+
+    Only of the CPU: on a GPU it compiles for minutes, and `gpu-report` runs it.
+    """
+    from fused_reparam import selftest
+
+    lines: list[str] = []
+    if device.type != "cpu":
+        return {}
+    selftest.run([device], lines.append)
+    found = [line.partition(f" on {device.type}: FAILED ") for line in lines]
+    return {name: f"self-test: {problem}" for name, marker, problem in found if marker}
+
+
+def cases_of(settings: Settings) -> list[tuple[Case, Callable[[], _Variants]]]:
+    """The cases that settings ask for, and what makes their variants."""
+    device = torch.device(settings.device)
+    if settings.op == STEPS:
+        found = [StepCase(one, device) for one in models(settings.quick)]
+        return [(case, case.variants) for case in found if case.size in settings.sizes]
+    op = OPS[settings.op]
+    return [
+        (OpCase(op, size, shape_of(size), dtype, device), lambda: variants_of(op, device))
+        for dtype in settings.dtypes
+        for size in settings.sizes
+    ]
 
 
 def measure(
-    op: Op,
     settings: Settings,
     clock: Clock,
     limit: dict[str, Any],
     tick: Tick = lambda *_: None,
     variants: Sequence[Variant] | None = None,
+    wrong: dict[str, str] = {},  # noqa: B006
 ) -> Iterator[Result]:
     """After each case all that is there by then of what the settings ask for, as a JSON-ready dict.
 
-    Raises:
-        DeviceLost: a variant has left CUDA in a state in which no call works.
+    Args:
+        variants: in place of all.
+        wrong: backends of ours that are not to be timed, and why.
     """
-    device = torch.device(settings.device)
-    missing: list[Missing] = []
-    if variants is None:
-        variants, missing = variants_of(op, device)
-    variants, missing = chosen(variants, settings), chosen(missing, settings)
     rows: list[Row] = []
-    cases = [(dtype, size) for dtype in settings.dtypes for size in settings.sizes]
-    for index, (dtype, size) in enumerate(cases):
+    cases = cases_of(settings)
+    for index, (case, variants_of_case) in enumerate(cases):
 
         def progress(
-            what: str, done: float, index: int = index, name: str = f"{size} {dtype}"
+            what: str, done: float, index: int = index, name: str = f"{case.size} {case.dtype}"
         ) -> None:
             tick(f"{name}: {what}", (index + done) / len(cases))
 
-        case = OpCase(op, size, shape_of(size), dtype, device)
-        rows += measure_case(case, settings, variants, clock, limit, progress)
-        yield result(settings, limit, missing, rows)
+        found, missing = (variants, []) if variants is not None else variants_of_case()
+        asked = chosen(found, settings)
+        rows += measure_case(case, settings, asked, clock, limit, progress, wrong)
+        yield result(settings, limit, chosen(missing, settings), rows)
 
 
 def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
@@ -166,6 +195,7 @@ def measure_case(
     clock: Clock,
     limit: dict[str, Any],
     tick: Tick,
+    wrong: dict[str, str],
 ) -> list[Row]:
     """The rows of one case: variants that pass the check with their figures, others without."""
     if any(variant.name.startswith(COMPILE) for variant in variants):
@@ -174,12 +204,15 @@ def measure_case(
     if case.device.type == "cuda":
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
-    works = [work for work in case.works if work in (*settings.works, "step")]
+    works = [work for work in case.works if work in (*settings.works, STEP)]
     rows: dict[tuple[str, str], Row] = {}
     passed = []
     for variant in variants:
         tick(f"checking {variant.name}", 0.0)
-        status = _too_slow(case, variant, variants) or _checked(case, variant)
+        bad = wrong.get(variant.name.split(",")[0]) if variant.ours else None
+        status: Row = {"status": "failed", "reason": bad}
+        if bad is None:
+            status = _too_slow(case, variant, variants) or _checked(case, variant)
         if status["status"] == "ok":
             passed.append(variant)
         for work in works:
@@ -285,7 +318,7 @@ def _timed(
         with suppress(RuntimeError):  # no memory for them: the rows do without
             rivals = limits.copies(moved, made or 0, case.device)
         count = case.noise_elements(work)
-        rivals += limits.noise(count, case.torch_dtype, case.device, case.noise_base)
+        rivals += limits.noise(count, getattr(torch, case.dtype), case.device, case.base)
     spreads = interleave(clock, [*contestants, *rivals], effort, tick)
     for contestant in contestants:
         if contestant.problem is not None:

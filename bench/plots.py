@@ -10,8 +10,7 @@ from typing import Any
 
 from bench import targets
 from bench.calls import CALLS
-from bench.ops import OPS
-from bench.ops.base import WORKS
+from bench.ops import OPS, WORKS
 from bench.report import duration
 from bench.rows import (
     STEPS,

@@ -6,7 +6,7 @@ import json
 import math
 
 from bench.measure import FORMAT
-from bench.ops.base import WORKS
+from bench.ops import WORKS
 
 SIZES = {"128x20": (128, 20), "1M": (1024, 1024), "16M": (4096, 4096), "64M": (8192, 8192)}
 # Seconds for one element forward, and how much more than that each kind of work is.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import launches, limits, measure, trace
-from bench.case import OpCase
+from bench.cases import OpCase
 from bench.ops import OPS
 from bench.timing import Contestant, CpuClock, CudaClock, Spread
 from bench.variants import REDUCE_OVERHEAD, Variant
@@ -84,7 +84,7 @@ def test_host_times_come_before_anything_that_is_profiled(fake_launches, monkeyp
     case = OpCase(OP, "x", (16, 20), "float32", CPU)
     variants = [Variant("one", OP.textbook), Variant("two", OP.textbook)]
     clock = object.__new__(CudaClock)
-    rows = measure.measure_case(case, settings, variants, clock, {}, lambda *_: None)
+    rows = measure.measure_case(case, settings, variants, clock, {}, lambda *_: None, {})
     assert fake_launches[:6] == ["host_seconds"] * 6
     assert fake_launches[6:] == ["kernels", "captured", "replay_seconds", "replay_kernels"] * 6
     names = ("host_s", "kernels", "graph_s", "graph_kernels")
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_emptied_ends_nothing(monkeypatch):
     monkeypatch.setattr(measure, "_checked", lambda *_: {"status": "failed", "reason": "some"})
     settings = measure.Settings(op=OP.name)
     some = [Variant("some", OP.textbook)]
-    rows = measure.measure_case(case, settings, some, CpuClock(), {}, lambda *_: None)
+    rows = measure.measure_case(case, settings, some, CpuClock(), {}, lambda *_: None, {})
     assert [row["status"] for row in rows] == ["failed"] * 3
 
 

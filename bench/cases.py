@@ -1,4 +1,4 @@
-"""A case: one op at one size and dtype, with its inputs, and what a variant is to do with them."""
+"""A case: an op at one size and dtype, and what a variant does with it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench import gate, memory
-from bench.ops.base import Base, Op, Shape, Tensors
+from bench import check, memory
+from bench.ops import BACKWARD, FORWARD, Op, Shape, Tensors
 from bench.timing import Contestant
 from bench.variants import Variant
 
@@ -21,29 +20,27 @@ GRAPH_BYTES = 1 << 28
 
 
 class Case(Protocol):
-    """What is measured at a time: an op at one size and dtype, or a model's training step."""
+    """What is measured at a time; a step moves and makes nothing that could be counted."""
 
     @property
     def name(self) -> str: ...
     @property
     def size(self) -> str: ...
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> Shape: ...
     @property
     def dtype(self) -> str: ...
-    @property
-    def torch_dtype(self) -> torch.dtype: ...
     @property
     def works(self) -> tuple[str, ...]: ...
     @property
     def elements(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def base(self) -> str | None: ...
     def moved(self, work: str) -> int | None: ...
     def made(self, work: str) -> int | None: ...
     def noise_elements(self, work: str) -> int: ...
-    @property
-    def noise_base(self) -> Base: ...
     def need(self, work: str, variant: Variant) -> int: ...
     def verdict(self, variant: Variant) -> str | None: ...
     def saved_bytes(self, variant: Variant) -> int: ...
@@ -62,7 +59,17 @@ class OpCase:
 
     @cached_property
     def inputs(self) -> Tensors:
-        return self.op.inputs(self.shape, self.torch_dtype, self.device)
+        generator = torch.Generator(self.device).manual_seed(20)
+        options = {"dtype": self.torch_dtype, "device": self.device}
+
+        def normals(count: int) -> list[Tensor]:
+            if not count:
+                return [torch.zeros((), **options).expand(self.shape)]  # type: ignore[arg-type]
+            return [torch.randn(self.shape, generator=generator, **options)  # type: ignore[arg-type]
+                    for _ in range(count)]  # fmt: skip
+
+        made = self.op.inputs(normals)
+        return tuple(t.requires_grad_() for t in made) if self.has_backward else made
 
     @property
     def name(self) -> str:
@@ -73,6 +80,10 @@ class OpCase:
         return self.op.works
 
     @property
+    def base(self) -> str | None:
+        return self.op.base
+
+    @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
@@ -81,62 +92,78 @@ class OpCase:
         return getattr(torch, self.dtype)
 
     @property
-    def latent_bytes(self) -> int:
+    def has_backward(self) -> bool:
+        return BACKWARD in self.op.works
+
+    @property
+    def _bytes(self) -> int:
         """What one tensor of the latent's size takes."""
         return self.elements * self.torch_dtype.itemsize
 
-    @property
-    def has_backward(self) -> bool:
-        return "backward" in self.op.works
-
     def moved(self, work: str) -> int:
         """Bytes that the op must read and write for `work`."""
-        return self.op.moved[work] * self.latent_bytes
+        return self.op.moved(work) * self._bytes
 
     def made(self, work: str) -> int:
         """Bytes of the new tensors that `work` results in."""
-        return self.op.made[work] * self.latent_bytes
+        return self.op.made(work) * self._bytes
 
     def noise_elements(self, work: str) -> int:
         """Numbers to be made from the noise's stream for `work`."""
-        return self.op.noise_passes[work] * self.elements
+        return self.op.noise_passes(work) * self.elements
 
-    @property
-    def noise_base(self) -> Base:
-        return self.op.base
-
-    def need(self, work: str, variant: Variant) -> int:
+    def need(self, work: str, variant: Variant) -> int:  # noqa: ARG002
         """An estimate of the bytes that a call takes, its inputs included unless they exist."""
-        alive = self.op.alive.get(variant.family, self.op.alive["pytorch"])
-        count = alive.forward if work == "forward" else alive.backward
-        # Plain PyTorch makes noise in wider types.
+        fused = sum(self.op.made(one) for one in self.works[:2]) + 1
+        alive = {"fused": fused, "reference": 2 * self.op.alive + 2}
+        # The specification makes noise in wider types.
         width = max(self.torch_dtype.itemsize, 4 if variant.family == "reference" else 0)
-        return count * self.elements * width + self._waiting_bytes()
-
-    def _waiting_bytes(self) -> int:
-        """What the tensors take that are not made yet: inputs, and the gradient of a sample."""
-        bytes_ = 0
-        if "inputs" not in self.__dict__:
-            with FakeTensorMode():
-                inputs = self.op.inputs(self.shape, self.torch_dtype, torch.device("cpu"))
-                bytes_ += sum(tensor.untyped_storage().nbytes() for tensor in inputs)
-        if self.has_backward and "sample_grad" not in self.__dict__:
-            bytes_ += math.prod(self.op.output_shapes(self.shape)[0]) * self.torch_dtype.itemsize
-        return bytes_
-
-    def incoming(self, outputs: Tensors) -> Tensors:
-        """The gradients that arrive at the outputs; a sample's is the same for all variants."""
-        return self.op.incoming(self.shape, outputs, lambda: self.sample_grad)
+        waiting = 0 if "inputs" in self.__dict__ else sum(self.op.moves[0])
+        return alive.get(variant.family, self.op.alive) * self.elements * width + (
+            waiting * self._bytes
+        )
 
     @cached_property
-    def sample_grad(self) -> Tensor:
+    def shapes(self) -> Tensors:
+        """The outputs' shapes, as tensors without memory."""
+        return check.shapes_of(self.op, tuple(t.detach() for t in self.inputs))
+
+    @cached_property
+    def scalars(self) -> list[float | None]:
+        return check.scalars(self)
+
+    @cached_property
+    def pooled(self) -> dict[str, Tensor]:
+        return check.pooled(self)
+
+    def incoming(self, outputs: Tensors) -> Tensors:
+        """The gradients that arrive at outputs of these shapes, the same for all variants.
+
+        At a sample they are random; at a KL such that it weighs about as much; at a row's values
+        they are weights, of opposite signs where an op has two of them.
+        """
+        made = []
+        for i, output in enumerate(outputs):
+            dtype = self.torch_dtype if output.is_meta else output.dtype
+            if output.ndim >= len(self.shape):
+                made.append(self._sample_grad)
+            elif output.ndim == 0:
+                value = self.shape[0] if self.op.mean else 0.1
+                made.append(torch.full((), value, dtype=dtype, device=self.device))
+            else:
+                weights = torch.linspace(0.5, 1.5, output.numel(), device=self.device)
+                made.append((weights.view(output.shape) * (-1) ** (i + 1)).to(dtype))
+        return tuple(made)
+
+    @cached_property
+    def _sample_grad(self) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(21)
-        shape = self.op.output_shapes(self.shape)[0]
-        return torch.randn(shape, dtype=self.torch_dtype, device=self.device, generator=generator)
+        options = {"dtype": self.torch_dtype, "device": self.device}
+        return torch.randn(self.shapes[0].shape, generator=generator, **options)  # type: ignore[arg-type]
 
     def verdict(self, variant: Variant) -> str | None:
         """What is wrong with the variant's results; None when they are right."""
-        return gate.verdict(self, variant)
+        return check.verdict(self, variant)
 
     def saved_bytes(self, variant: Variant) -> int:
         with variant.context():
@@ -145,7 +172,7 @@ class OpCase:
     def contestant(self, work: str, variant: Variant) -> Contestant:
         """`variant` doing `work`. The backward pass finds its graphs ready, one for each call."""
         compute, inputs = variant.compute, self.inputs
-        if work == "forward":
+        if work == FORWARD:
             return Contestant(variant.name, lambda _: compute(*inputs), context=variant.context)
         with variant.context():
             incoming = self.incoming(compute(*inputs))
@@ -153,7 +180,7 @@ class OpCase:
         def both(_: object) -> Tensors:
             return torch.autograd.grad(compute(*inputs), inputs, incoming)
 
-        if work == "forward+backward":
+        if work != BACKWARD:
             return Contestant(variant.name, both, context=variant.context)
 
         def backward(outputs: Tensors) -> Tensors:

@@ -10,6 +10,7 @@
 
 `ops` is the table of what is measured, `steps` that of training steps, `calls` that of small calls.
 `variants` says who computes an op, `cases` what is done with it at one size, `check` whether the
-answer is right; `timing`, `memory` and `launches` how long, how much and how many. `measure` runs it
-all.
+answer is right; `timing`, `memory` and `launches` how long, how much and how many. `measure` runs
+it all. `results` are files and rows that belong together, `tables`, `plots` and `pages` what is
+made of them, `targets` what must be reached.
 """

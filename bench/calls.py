@@ -22,8 +22,8 @@ from torch import Tensor
 import fused_reparam as fr
 from bench.draws import DF, DRAWS, of_key
 from bench.ops import HALF_LOG_2PI, tanh_normal
+from bench.results import CALLS
 
-CALLS = "calls"
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
 # the compiled formula's time.
 PLAIN, MOST, COMPILED = 0.33, 0.6, 1.0

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import files, outcomes, processes, reporting, targets
+from bench import outcomes, processes, reporting, results, targets
 from bench.machine import folder_name
 from bench.plan import Step, steps
-from bench.rows import TESTS_FILE, Result
+from bench.results import TESTS_FILE, Result
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
@@ -177,7 +177,7 @@ def _test(run: Run, name: str, words: Sequence[str]) -> None:
         found = outcomes.summary(path, targets.TESTED)
         _add(run, name, done, found)
         with _noted(run, TESTS_FILE):
-            files.replace(run.folder / TESTS_FILE, json.dumps(run.tests, indent=1) + "\n")
+            results.replace(run.folder / TESTS_FILE, json.dumps(run.tests, indent=1) + "\n")
     _report(run)
 
 
@@ -234,7 +234,7 @@ def _read(run: Run, step: Step, out: Path) -> list[Result]:
     found = []
     for path in sorted(out.glob("*/*.json")):
         try:
-            found.append(files.read(path))
+            found.append(results.read(path))
         except ValueError as error:
             run.note(f"bench {step.name}: {path.name} can't be read: {error}")
     return found
@@ -247,17 +247,17 @@ def _keep(run: Run, step: Step, result: Result) -> None:
         if row["ours"] and row["status"] == "failed":
             run.fail(reporting.reason(row))
     try:
-        files.check_alike(run.machine, result["machine"])
+        results.check_alike(run.machine, result["machine"])
     except ValueError as error:
         where = Path(APART, step.name.replace(" ", "-"))
         run.fail(f"bench {step.name}: {error}; its results are in {where}")
         with _noted(run, str(where)):
-            files.write(result, run.folder / where)
+            results.write(result, run.folder / where)
         return
     op = result["settings"]["op"]
-    run.results[op] = files.merged(run.results[op], result) if op in run.results else result
+    run.results[op] = results.merged(run.results[op], result) if op in run.results else result
     with _noted(run, op):
-        written = files.write(run.results[op], run.folder.parent)
+        written = results.write(run.results[op], run.folder.parent)
         _clear(run, written)
 
 

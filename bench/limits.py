@@ -9,11 +9,9 @@ import torch
 
 from bench.draws import DF
 from bench.timing import Clock, Contestant, Effort, Spread, interleave
-from bench.variants import backends, unavailable_reason, using
+from bench.variants import CACHED_BY, backends, unavailable_reason, using
 
 COPY, FRESH, NOISE = "copy", "fresh copy", "noise"
-# The one of our backends that makes noise which stays in the caches: on a CPU.
-CACHED_BY = "native"
 # Buffers for copies are no larger: longer copies go through them several times.
 BUFFER_BYTES = 1 << 30
 

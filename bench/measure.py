@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from bench import calls, launches, limits, machine, memory, steadiness
-from bench.calls import CALLS
+from bench import calls, launches, limits, machine, memory, results
 from bench.cases import Case, OpCase
 from bench.ops import OPS, WORKS
+from bench.results import CALLS, FORMAT, STEPS, Result, Row
 from bench.sizes import shape_of
-from bench.steps import STEP, STEPS, StepCase, models
+from bench.steps import STEP, StepCase, models
 from bench.timing import (
     THOROUGH,
     Clock,
@@ -26,13 +26,9 @@ from bench.timing import (
     clock_for,
     interleave,
 )
-from bench.variants import COMPILE, EAGER, Missing, Variant
+from bench.variants import CACHED_BY, COMPILE, EAGER, Missing, Variant
 from bench.variants import variants as variants_of
 
-FORMAT = 2
-
-Row = dict[str, Any]
-Result = dict[str, Any]
 _Variants = tuple[Sequence[Variant], Sequence[Missing]]
 Tick = Callable[[str, float], object]
 """Hears what is going on and which share of it is done."""
@@ -177,7 +173,7 @@ def result(
         "limits": limit,
         "missing": [asdict(m) for m in missing],
         "complete": not _lacking(settings, rows),
-        "warnings": steadiness.warnings(rows),
+        "warnings": results.warnings(rows),
         "rows": list(rows),
     }
 
@@ -363,7 +359,7 @@ def _noise_seconds(
     if limits.NOISE in spreads:
         # Of the same rounds, for machines are not equally fast always.
         return spreads[limits.NOISE].median
-    cached = limits.CACHED_BY in limit["normal_ns"][case.dtype]
+    cached = CACHED_BY in limit["normal_ns"][case.dtype]
     return 0.0 if cached and not case.noise_elements(work) else None
 
 

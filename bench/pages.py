@@ -13,12 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import markdown, targets
-from bench.calls import CALLS
+from bench import tables as made_of
+from bench import targets
 from bench.ops import OPS
-from bench.plots import made_from, place
-from bench.rows import STEPS, TESTS_FILE, Result, digest, load, machine_words
-from bench.targets import LATENT
+from bench.plots import PICTURES, made_from, place
+from bench.results import (
+    CALLS,
+    LATENT,
+    STEPS,
+    TESTS_FILE,
+    Result,
+    digest,
+    load,
+    machine_words,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/performance.md")
@@ -30,14 +38,6 @@ NO_GPU = (
     "No GPU result is committed, and no GPU time is claimed: `make gpu-report` on a machine with a "
     "GPU and PyTorch measures one."
 )
-PICTURES = {
-    "speedup_eager": "times as fast as eager PyTorch, by size",
-    "speedup_compile": "times as fast as torch.compile, by size",
-    "copy": "share of copy bandwidth, by size",
-    "memory_kept": "memory kept for the backward pass, by size",
-    "memory_peak": "peak memory, by size",
-    "steps": "training steps",
-}
 
 
 @dataclass(frozen=True)
@@ -180,15 +180,15 @@ def tables(found: list[Machine], here: Path) -> str:
 
 def machine_tables(results: list[Result]) -> list[str]:
     """The latent, the other ops, and training steps, as far as there are results of them."""
-    parts = [markdown.table(r) for r in results if r["settings"]["op"] == LATENT]
+    parts = [made_of.table(r) for r in results if r["settings"]["op"] == LATENT]
     others = other_ops(results)
     if others:
         words = "The other ops at their largest size, and at those that something is asked of; "
         words += "categories have their classes in dim 1, which is a matrix's last:"
-        parts += [words, markdown.ops(others, short=True)]
+        parts += [words, made_of.ops(others, short=True)]
     for result in results:
         if result["settings"]["op"] == STEPS and result["rows"]:
-            parts += ["A whole training step of a model:", markdown.steps(result)]
+            parts += ["A whole training step of a model:", made_of.steps(result)]
     return parts
 
 
@@ -203,7 +203,7 @@ def ops_tables(found: list[Machine], here: Path) -> str:
     parts = []
     for machine in _most_threads(found):
         others = other_ops(machine.results)
-        parts += [f"### {machine.title}", markdown.ops(others, short=False)] if others else []
+        parts += [f"### {machine.title}", made_of.ops(others, short=False)] if others else []
     return "\n\n".join(parts) or "No other op was measured."
 
 
@@ -257,9 +257,9 @@ def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
 
 
 def _gpu_target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
-    made = markdown.verdicts(targets.judge(results, "cuda"))
+    made = made_of.verdicts(targets.judge(results, "cuda"))
     for what in targets.TESTED:
-        made += "\n| " + " | ".join(markdown.tested_cells(what, tests.get(what))) + " |"
+        made += "\n| " + " | ".join(made_of.tested_cells(what, tests.get(what))) + " |"
     return made
 
 
@@ -267,7 +267,7 @@ def _cpu_target_table(results: list[Result]) -> str:
     """Without the ops that were not measured, which a line names."""
     judged = targets.judge(results, "cpu")
     ops = {result["settings"]["op"] for result in results}
-    made = markdown.verdicts(one for one in judged if one.target.op in ops)
+    made = made_of.verdicts(one for one in judged if one.target.op in ops)
     left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
     return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
 
@@ -280,7 +280,7 @@ def tests_of(folder: Path) -> dict[str, bool | None]:
 
 def bytes_and_noise(found: list[Machine], here: Path) -> str:
     """What every op moves and makes, as the bench counts it."""
-    return markdown.bytes_and_noise(OPS.values())
+    return made_of.bytes_and_noise(OPS.values())
 
 
 def limits(found: list[Machine], here: Path) -> str:
@@ -288,7 +288,7 @@ def limits(found: list[Machine], here: Path) -> str:
     parts = []
     for machine in _most_threads(found):
         ops = [*machine.of(LATENT), *other_ops(machine.results)]
-        parts += [f"### {machine.title}", markdown.limits(ops)] if ops else []
+        parts += [f"### {machine.title}", made_of.limits(ops)] if ops else []
     return "\n\n".join(parts) or "Nothing was measured."
 
 
@@ -299,7 +299,7 @@ def scaling(found: list[Machine], here: Path) -> str:
         by_threads = {int(str(m.about["threads"])): m.of(LATENT) for m in same if m.of(LATENT)}
         if len(by_threads) > 1:
             parts.append(f"`{LATENT}`, forward+backward, {same[0].about['cpu']}:")
-            parts.append(markdown.scaling(by_threads))
+            parts.append(made_of.scaling(by_threads))
     return "\n\n".join(parts) or (
         "No CPU was measured with several numbers of threads: `python -m bench --threads 1`."
     )

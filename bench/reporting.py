@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import files, markdown, pages, report, targets
-from bench.ops import OPS
-from bench.rows import BOTH, Row, machine_words, rows_of
+from bench import pages, report, results, tables, targets
+from bench.ops import BOTH, OPS
+from bench.results import Row, machine_words, rows_of
 
 if TYPE_CHECKING:
     from bench.gpu_report import Run
@@ -27,21 +27,21 @@ def next_steps(run: Run) -> list[str]:
 
 def write(run: Run) -> Path:
     """Writes `report.md` from what is known so far."""
-    results = list(run.results.values())
+    found = list(run.results.values())
     shown = run.tests["shown"] if run.tests else {}
     parts = [f"# {run.machine['device']}", *_list(environment(run)), "## Targets"]
-    parts.append(pages.target_table(results, shown) if results else "Nothing was measured.")
+    parts.append(pages.target_table(found, shown) if found else "Nothing was measured.")
     parts += ["## Tests", *tests(run)]
-    if results:
+    if found:
         parts += ["## Results", f"Medians; {BOTH} where nothing else is said."]
-        parts += pages.machine_tables(results)
+        parts += pages.machine_tables(found)
         pictures = pages.pictures(run.folder, run.folder)
         parts += ["## Pictures", pictures] if pictures else []
     if remarks(run):
         parts += ["## Missing, failed or cut", *_list(remarks(run))]
     parts += [f"Written {time.monotonic() - run.start:.0f} s after the start.", *next_steps(run)]
     path = run.folder / "report.md"
-    files.replace(path, "\n\n".join(parts) + "\n")
+    results.replace(path, "\n\n".join(parts) + "\n")
     return path
 
 
@@ -85,12 +85,12 @@ def print_targets(run: Run) -> None:
     found = targets.judge(run.results.values(), device_type)
     if _rehearsed(run):
         found = [one for one in found if one.target.op in run.results]
-    lines = [markdown.verdict_cells(one) for one in found]
+    lines = [tables.verdict_cells(one) for one in found]
     shown = run.tests["shown"] if run.tests else {}
     if device_type == "cuda":
-        lines += [markdown.tested_cells(what, shown.get(what)) for what in targets.TESTED]
+        lines += [tables.tested_cells(what, shown.get(what)) for what in targets.TESTED]
     plain = [[re.sub("[*`]", "", cell) for cell in line] for line in lines]
-    report.print_table(f"targets, {run.machine['device']}", markdown.TARGETS_HEADER, plain)
+    report.print_table(f"targets, {run.machine['device']}", tables.TARGETS_HEADER, plain, True)
 
 
 def _rehearsed(run: Run) -> bool:

@@ -20,10 +20,11 @@ import fused_reparam as fr
 from bench import check, memory
 from bench import variants as by
 from bench.ops import OPS, Compute, Op, Shape, Tensors, standard
+from bench.results import STEPS
 from bench.timing import Contestant
 from bench.variants import Missing, Variant
 
-STEPS, STEP, DTYPE = "training_step", "step", "float32"
+STEP, DTYPE = "step", "float32"
 # An optimizer's step does the same work whatever the rate; the parameters are to stay where they
 # are, for the variants are compared on them.
 LEARNING_RATE = 0.0

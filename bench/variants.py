@@ -13,6 +13,8 @@ from bench.ops import Compute, Op
 
 REFERENCE = "reference"
 BACKENDS = (REFERENCE, "native", "triton")
+# The one of our backends that makes noise which stays in the caches: on a CPU.
+CACHED_BY = "native"
 EAGER, COMPILE = "eager", "torch.compile"
 REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
 DISTRIBUTIONS = "distributions"

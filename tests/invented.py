@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 
-from bench.measure import FORMAT
 from bench.ops import WORKS
+from bench.results import FORMAT
 
 SIZES = {"128x20": (128, 20), "1M": (1024, 1024), "16M": (4096, 4096), "64M": (8192, 8192)}
 # Seconds for one element forward, and how much more than that each kind of work is.

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import __main__ as command_line
-from bench import compare, files, limits, markdown, measure, report
+from bench import compare, limits, measure, report, results, tables
 from bench.cases import OpCase
 from bench.machine import folder_name
 from bench.ops import OPS, WORKS
@@ -180,9 +180,9 @@ def test_a_small_copy_is_a_copy_and_nothing_else():
 
 
 def test_json_and_csv_round_trip(result, tmp_path):
-    json_path, csv_path = files.write(result, tmp_path)
+    json_path, csv_path = results.write(result, tmp_path)
     assert json_path.parent == tmp_path / folder_name(result["machine"])
-    again = files.read(json_path)
+    again = results.read(json_path)
     assert again == json.loads(json.dumps(result))
     lines = list(csv.DictReader(csv_path.read_text().splitlines()))
     assert len(lines) == len(result["rows"])
@@ -195,7 +195,7 @@ def test_json_and_csv_round_trip(result, tmp_path):
 
 
 def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatch):
-    paths = files.write(result, tmp_path)
+    paths = results.write(result, tmp_path)
     before = [path.read_text() for path in paths]
     write = Path.write_text
 
@@ -205,7 +205,7 @@ def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(OSError, match="no space"):
-        files.write(result | {"rows": result["rows"][:1]}, tmp_path)
+        results.write(result | {"rows": result["rows"][:1]}, tmp_path)
     assert [path.read_text() for path in paths] == before
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
 
@@ -214,15 +214,16 @@ def test_reading_another_json_file_says_what_was_expected(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("{}")
     with pytest.raises(ValueError, match="expected a result of python -m bench"):
-        files.read(path)
+        results.read(path)
 
 
-@pytest.mark.parametrize("use_rich", [False, True])
-def test_report_shows_every_row(result, use_rich, capsys):
-    if use_rich and not report.HAVE_RICH:
-        pytest.skip("rich is not installed")
-    report.print_result(result, use_rich=use_rich)
+@pytest.mark.parametrize("wide", [False, True])
+def test_report_shows_every_row(result, wide, capsys):
+    report.print_result(result, wide)
     text = capsys.readouterr().out
+    tables = [line for line in text.split("\ntime ")[0].splitlines() if "NOT TIMED" not in line]
+    assert (max(map(len, tables)) <= report.WIDTH) is not wide
+    assert (" GB/s  of" in text) is wide
     assert text.count("FAILED") == 2 * len(WORKS)
     assert "NOT TIMED, for its result is wrong: wrong, float32, 16x20: output 1" in text
     for row in result["rows"]:
@@ -240,23 +241,23 @@ def test_durations_keep_three_figures(seconds):
 def test_compare_tells_what_changed(result):
     before = json.loads(json.dumps(result))
     after = json.loads(json.dumps(result))
-    assert all(line[-1] == "" for line in compare.comparison(before, after))
+    assert all(line[5] == "" for line in compare.comparison(before, after))
     row = next(r for r in after["rows"] if r["variant"] == "reference")
     for name in ("median_s", "low_s", "high_s"):
         row[name] *= 100
     row["saved_bytes"], row["peak_bytes"] = 24, 2 * row["peak_bytes"]
     after["rows"].remove(next(r for r in after["rows"] if r["variant"] == "distributions"))
     lines = compare.comparison(before, after)
-    [slower] = [line for line in lines if line[-1] == "SLOWER MORE MEMORY"]
+    [slower] = [line for line in lines if line[5] == "SLOWER MORE MEMORY"]
     assert slower[1] == "reference"
     assert slower[4] == "0.01x"
     assert "16 -> 24" in slower
-    assert lines[-1][3] == "absent"
+    assert "absent" in [line[3] for line in lines]
     assert {len(line) for line in lines} == {1 + len(compare.COLUMNS)}
 
 
 def test_markdown_table_shows_the_medians(result):
-    lines = markdown.table(result).splitlines()
+    lines = tables.table(result).splitlines()
     row = _row(result, "reference", "float32")
     eager = _row(result, EAGER, "float32")
     assert lines[2].startswith("| 16 x 20 | float32 |")
@@ -301,7 +302,7 @@ def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
     words += f" --variants reference --out {tmp_path}"
     assert command_line.main(words.split()) == command_line.LOST_DEVICE
     [path] = tmp_path.glob("*/*.json")
-    result = files.read(path)
+    result = results.read(path)
     rows = result["rows"]
     assert not result["complete"]
     assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
@@ -328,9 +329,9 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
         row["median_s"] = -1.0
     larger = [dict(row, size="1M", shape="1024x1024", elements=1 << 20) for row in first["rows"]]
     second["rows"] = [*larger, second["rows"][0]]
-    [one, _], [two, _] = (files.write(r, tmp_path / n) for r, n in ((first, "a"), (second, "b")))
+    [one, _], [two, _] = (results.write(r, tmp_path / n) for r, n in ((first, "a"), (second, "b")))
     assert command_line.main(["merge", str(one), str(two)]) == 0
-    merged = files.read(one)
+    merged = results.read(one)
     assert len(merged["rows"]) == 2 * len(first["rows"])
     assert sum(row.get("median_s") == -1.0 for row in merged["rows"]) == 1
     assert merged["settings"]["sizes"] == ["16x20", "1M"]
@@ -338,28 +339,28 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
     assert sizes == sorted(sizes)
     second["machine"]["commit"] = "another"
     with pytest.raises(ValueError, match="one commit can be merged"):
-        files.merged(first, second)
+        results.merged(first, second)
 
 
 def test_a_result_says_that_it_is_partial_or_of_an_unsteady_machine(capsys):
     first, second = invented.result(sizes=("1M",)), invented.result(sizes=("128x20",))
-    assert files.merged(first, second)["complete"] is True
-    assert files.merged(first, second)["warnings"] == []
+    assert results.merged(first, second)["complete"] is True
+    assert results.merged(first, second)["warnings"] == []
     second["complete"] = False
     for row in second["rows"]:
         row["high_s"] = 2 * row["median_s"]
-    merged = files.merged(first, second)
+    merged = results.merged(first, second)
     assert merged["complete"] is False
     words = "the machine was not steady: 30 of 60 times have a spread of more than ±25%"
     assert merged["warnings"] == [words]
-    report.print_result(merged, use_rich=False)
+    report.print_result(merged)
     said = capsys.readouterr().out
     assert f"WARNING: {words}\n" in said
     assert "NOT ALL: the run ended before it had measured all that it was to\n" in said
     flags = f", **not all that the run was to measure**, **{words}**"
-    assert flags in markdown.origin([merged])
-    assert flags in markdown.table(merged)
-    assert "**" not in markdown.origin([first])
+    assert flags in tables.origin([merged])
+    assert flags in tables.table(merged)
+    assert "**" not in tables.origin([first])
 
 
 def test_merging_leaves_one_shape_of_a_size(result):
@@ -370,7 +371,7 @@ def test_merging_leaves_one_shape_of_a_size(result):
         if row["variant"] == EAGER and row["work"] == "forward"
     ]
     first["settings"]["works"] = ["backward"]
-    merged = files.merged(first, second)
+    merged = results.merged(first, second)
     assert merged["rows"] == second["rows"]
     assert merged["settings"]["works"] == ["forward"]
 

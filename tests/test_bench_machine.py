@@ -7,11 +7,11 @@ from pathlib import Path
 
 import invented
 
-from bench import machine, rows
+from bench import machine, results
 
 
 def test_one_thread_is_no_threads():
-    assert rows.machine_words(invented.machine(threads=1)).startswith(
+    assert results.machine_words(invented.machine(threads=1)).startswith(
         "Invented CPU, 1 thread, AVX2;"
     )
     # Folders keep their names.

@@ -15,9 +15,9 @@ import pytest
 import torch
 from gpu_runs import begun
 
-from bench import files, gpu_report, plan, processes, reporting, targets
+from bench import gpu_report, plan, processes, reporting, results, targets
 from bench.ops import OPS
-from bench.rows import TESTS_FILE
+from bench.results import TESTS_FILE
 
 ROOT = Path(__file__).parent.parent
 TESTS = """
@@ -89,7 +89,7 @@ def test_rehearsal(tmp_path):
     assert "it waited" in log
     assert "-m bench --device cpu" in log
 
-    [result] = [files.read(path) for path in folder.glob("gaussian*.json")]
+    [result] = [results.read(path) for path in folder.glob("gaussian*.json")]
     assert {row["variant"] for row in result["rows"]} == {"eager", "distributions", "reference"}
     assert (folder / "gaussian_latent.csv").exists()
     [own] = [row for row in result["rows"] if row["variant"] == "reference"]

@@ -12,8 +12,8 @@ import invented
 import pytest
 from gpu_runs import STEP, begun
 
-from bench import files, gpu_report
-from bench.rows import TESTS_FILE, rows_of
+from bench import gpu_report, results
+from bench.results import TESTS_FILE, rows_of
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
@@ -32,13 +32,13 @@ def test_results_of_one_op_are_merged():
     for row in second["rows"]:
         row["median_s"] = 7.0
     second["limits"]["copy_gb_per_s"] = 1.0
-    both = files.merged(first, second)
+    both = results.merged(first, second)
     assert len(both["rows"]) == len(second["rows"])
     assert {row["median_s"] for row in both["rows"]} == {7.0}
     assert both["settings"]["sizes"] == ["128x20", "1M"]
     assert both["limits"]["copy_gb_per_s"] == 10.0
     assert [row["size"] for row in both["rows"][:16]] == ["128x20"] * 15 + ["1M"]
-    again = files.merged(second, first)
+    again = results.merged(second, first)
     assert sorted({row["median_s"] for row in again["rows"] if row["size"] == "128x20"}) == [7.0]
     assert 7.0 not in {row["median_s"] for row in again["rows"] if row["size"] == "1M"}
 
@@ -81,9 +81,9 @@ def test_results_of_another_commit_or_machine_are_kept_apart(name, op, tmp_path,
     gpu_report._keep(run, STEP, first)
     gpu_report._keep(run, STEP, other)
     assert run.results == {"gaussian_latent": first}
-    assert files.read(folder / "gaussian_latent.json") == first
+    assert results.read(folder / "gaussian_latent.json") == first
     [path] = folder.glob(f"{gpu_report.APART}/some-op-1M/*/{op}.json")
-    assert files.read(path) == other
+    assert results.read(path) == other
     assert gpu_report._finish(run) == 1
     assert f"bench some op 1M: results of one {name} can be merged" in capsys.readouterr().out
 
@@ -128,7 +128,7 @@ def test_on_a_full_disk_nothing_is_lost_and_the_table_is_shown(
     # With room again, the next result is written with those before it.
     monkeypatch.undo()
     gpu_report._keep(run, STEP, invented.result(sizes=("128x20",)))
-    assert files.read(folder / "gaussian_latent.json")["settings"]["sizes"] == ["128x20", "1M"]
+    assert results.read(folder / "gaussian_latent.json")["settings"]["sizes"] == ["128x20", "1M"]
     assert not (folder / "gaussian_kl.json").exists()
 
 
@@ -142,9 +142,9 @@ def failed(result, variant):
 def test_a_row_that_was_not_timed_does_not_replace_one_that_was(tmp_path):
     right = invented.result(sizes=("1M",))
     wrong = failed(right, "native")
-    assert files.merged(right, wrong)["rows"] == right["rows"]
-    assert files.merged(wrong, right)["rows"] == right["rows"]
-    assert files.merged(wrong, wrong)["rows"] == wrong["rows"]
+    assert results.merged(right, wrong)["rows"] == right["rows"]
+    assert results.merged(wrong, right)["rows"] == right["rows"]
+    assert results.merged(wrong, wrong)["rows"] == wrong["rows"]
     # That it failed once is not lost.
     folder = tmp_path / gpu_report.folder_name(right["machine"])
     folder.mkdir()

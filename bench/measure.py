@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench import calls, launches, limits, machine, memory, results
-from bench.cases import Case, OpCase
+from bench.cases import OpCase
 from bench.ops import OPS, WORKS
 from bench.results import CALLS, FORMAT, STEPS, Result, Row
 from bench.sizes import shape_of
@@ -29,6 +29,7 @@ from bench.timing import (
 from bench.variants import CACHED_BY, COMPILE, EAGER, Missing, Variant
 from bench.variants import variants as variants_of
 
+Case = OpCase | StepCase
 _Variants = tuple[Sequence[Variant], Sequence[Missing]]
 Tick = Callable[[str, float], object]
 """Hears what is going on and which share of it is done."""
@@ -49,6 +50,11 @@ class Settings:
     effort: Effort = THOROUGH
     compiled: bool = False
     """Of small calls: once more with both sides through torch.compile."""
+
+
+def within(tick: Tick, index: int, count: int, head: str = "") -> Tick:
+    """What hears of one of several parts of the whole."""
+    return lambda what, done: tick(f"{head}{what}", (index + done) / count)
 
 
 class Skipped(Exception):
@@ -76,10 +82,7 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
     tick("self-test", 0.0)
     wrong = {} if every[0].quick else self_test(device)
     for index, settings in enumerate(every):
-
-        def progress(what: str, done: float, index: int = index, name: str = settings.op) -> None:
-            tick(f"{name} {what}", (index + done) / len(every))
-
+        progress = within(tick, index, len(every), f"{settings.op} ")
         if settings.op == CALLS:
             rows: list[Row] = []
             for compiled in (False, True) if settings.compiled else (False,):
@@ -92,7 +95,7 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
 def self_test(device: torch.device) -> dict[str, str]:
     """What the package's self-test finds wrong with backends of ours, by their names.
 
-    Only of the CPU: on a GPU it compiles for minutes, and `gpu-report` runs it.
+    Only of the CPU: on a GPU it compiles for minutes; `gpu-report` runs the numeric tests there.
     """
     from fused_reparam import selftest
 
@@ -135,12 +138,7 @@ def measure(
     rows: list[Row] = []
     cases = cases_of(settings)
     for index, (case, variants_of_case) in enumerate(cases):
-
-        def progress(
-            what: str, done: float, index: int = index, name: str = f"{case.size} {case.dtype}"
-        ) -> None:
-            tick(f"{name}: {what}", (index + done) / len(cases))
-
+        progress = within(tick, index, len(cases), f"{case.size} {case.dtype}: ")
         found, missing = (variants, []) if variants is not None else variants_of_case()
         asked = chosen(found, settings)
         rows += measure_case(case, settings, asked, clock, limit, progress, wrong)
@@ -157,10 +155,11 @@ def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
 
 
 def machine_limits(settings: Settings, clock: Clock) -> dict[str, Any]:
-    device = torch.device(settings.device)
     dtypes = [getattr(torch, name) for name in settings.dtypes]
     brief = replace(settings.effort, seconds=settings.effort.seconds / 4)
-    return limits.measure_limits(device, dtypes, clock, brief, settings.quick)
+    return limits.measure_limits(
+        torch.device(settings.device), dtypes, clock, brief, settings.quick
+    )
 
 
 def result(
@@ -214,10 +213,7 @@ def measure_case(
         for work in works:
             rows[work, variant.name] = _row(case, work, variant) | status
     for index, work in enumerate(works):
-
-        def progress(done: float, index: int = index, work: str = work) -> None:
-            tick(work, (index + done) / len(works))
-
+        progress = within(tick, index, len(works))
         timed = _timed(case, work, passed, clock, settings.effort, limit, progress)
         for name, figures in timed.items():
             rows[work, name] |= figures
@@ -295,7 +291,7 @@ def _timed(
     clock: Clock,
     effort: Effort,
     limit: dict[str, Any],
-    tick: Callable[[float], object],
+    tick: Tick,
 ) -> dict[str, Row]:
     """What the interleaved rounds of one kind of work show, by variant."""
     found: dict[str, Row] = {}
@@ -315,7 +311,7 @@ def _timed(
             rivals = limits.copies(moved, made or 0, case.device)
         count = case.noise_elements(work)
         rivals += limits.noise(count, getattr(torch, case.dtype), case.device, case.base)
-    spreads = interleave(clock, [*contestants, *rivals], effort, tick)
+    spreads = interleave(clock, [*contestants, *rivals], effort, lambda done: tick(work, done))
     for contestant in contestants:
         if contestant.problem is not None:
             found[contestant.name] = _death(contestant.problem, case, contestant.name)
@@ -367,37 +363,25 @@ def _host_time(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
     row: Row = {"host_s": None}
     if not isinstance(clock, CudaClock):
         return row
-
-    def host() -> Row:
-        return {"host_s": launches.host_seconds(case.contestant(work, variant), case.device)}
-
-    return row | _attempt("host", host, case, variant)
+    return row | _attempt("host", lambda: {"host_s": launches.host_seconds(
+        case.contestant(work, variant), case.device)}, case, variant)  # fmt: skip
 
 
 def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
     """Figures that a single call shows: memory, and on CUDA launches and the CUDA graph."""
-    device = case.device
-    none = ("peak_bytes", "kernels", "graph_s", "graph_kernels")
-    row: Row = dict.fromkeys(none)
-    try:
-        contestant = case.contestant(work, variant)
-    except Exception as error:
-        _end_if_lost(error, case, variant.name)
-        return row | {"peak_reason": _sentence(error)}
+    device, on_cuda = case.device, isinstance(clock, CudaClock)
+    row: Row = dict.fromkeys(("peak_bytes", "kernels", "graph_s", "graph_kernels"))
+    made = _attempt("peak", lambda: {"made": case.contestant(work, variant)}, case, variant)
+    if "made" not in made:
+        return row | made
+    contestant = made["made"]
 
     def attempt(name: str, figure: Callable[[], Row]) -> Row:
         return _attempt(name, figure, case, variant)
 
-    if variant.overwrites:
-        row["peak_reason"] = row["graph_reason"] = "it runs in CUDA graphs of its own"
-    else:
-        row |= attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
-    if not isinstance(clock, CudaClock):
-        return row
-    row |= attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
-
     def graph() -> Row:
         _fits(case, work, variant)
+        assert isinstance(clock, CudaClock)
         with launches.captured(contestant, device) as replay:
             timed = {"graph_s": launches.replay_seconds(replay, clock)}
             # Profilers fail where clocks don't; the time is kept.
@@ -405,9 +389,14 @@ def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
                 "graph_kernels", lambda: {"graph_kernels": launches.replay_kernels(replay)}
             )
 
-    if not variant.overwrites:
-        row |= attempt("graph", graph)
-    return row
+    if on_cuda:
+        row |= attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
+    if variant.overwrites:
+        return row | dict.fromkeys(
+            ("peak_reason", "graph_reason"), "it runs in CUDA graphs of its own"
+        )
+    row |= attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
+    return row | (attempt("graph", graph) if on_cuda else {})
 
 
 def _attempt(name: str, figure: Callable[[], Row], case: Case, variant: Variant) -> Row:

@@ -113,8 +113,7 @@ def pages(root: Path) -> dict[Path, str]:
     """
     found = machines(root / RESULTS)
     made = {}
-    for name in PAGES:
-        path = root / name
+    for path in (root / name for name in PAGES):
         try:
             made[path] = rewritten(path.read_text(), found, path.parent)
         except ValueError as error:
@@ -163,19 +162,30 @@ def stale_pictures(found: list[Machine]) -> list[Path]:
 
 # --- what stands between markers ------------------------------------------------------------------
 
+Section = Callable[[list[Machine], Path], str]
+
+
+def of_each(make: Callable[[Machine, Path], str], empty: str, kept: bool = True) -> Section:
+    """A section with a part for each machine that has something to show, of a CPU with its most
+    threads; `kept`: where freed memory is kept, too."""
+
+    def section(found: list[Machine], here: Path) -> str:
+        shown = [machine for machine in _most_threads(found) if kept or not machine.keeps]
+        parts = [(machine.title, make(machine, here)) for machine in shown]
+        return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts if text) or empty
+
+    return section
+
 
 def tables(found: list[Machine], here: Path) -> str:
-    """Each machine's tables; of one CPU with several numbers of threads, those of the most."""
-    parts = []
-    for machine in _most_threads(found):
-        if machine.keeps:
-            continue
-        parts.append(f"### {machine.title}")
-        parts += machine_tables(machine.results)
-        parts.append(pictures(machine.folder, here, ("speedup_eager",)))
-    if not any(machine.is_cuda for machine in found):
-        parts.append(NO_GPU)
-    return "\n\n".join(filter(None, parts))
+    """Each machine's tables and first picture, and a line where no GPU is among them."""
+
+    def make(machine: Machine, here: Path) -> str:
+        shown = pictures(machine.folder, here, ("speedup_eager",))
+        return "\n\n".join(filter(None, [*machine_tables(machine.results), shown]))
+
+    made = of_each(make, "", kept=False)(found, here)
+    return "\n\n".join(filter(None, [made, "" if any(m.is_cuda for m in found) else NO_GPU]))
 
 
 def machine_tables(results: list[Result]) -> list[str]:
@@ -198,46 +208,32 @@ def other_ops(results: list[Result]) -> list[Result]:
     return sorted(found, key=place)
 
 
-def ops_tables(found: list[Machine], here: Path) -> str:
-    """Every size of the other ops."""
-    parts = []
-    for machine in _most_threads(found):
-        others = other_ops(machine.results)
-        parts += [f"### {machine.title}", made_of.ops(others, short=False)] if others else []
-    return "\n\n".join(parts) or "No other op was measured."
+def every_size(machine: Machine, _: Path) -> str:
+    others = other_ops(machine.results)
+    return made_of.ops(others, short=False) if others else ""
+
+
+def calls(machine: Machine, _: Path) -> str:
+    return "\n\n".join(made_of.calls(result) for result in machine.of(CALLS))
 
 
 def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
     """Those of a machine that are `shown`, and links to the others."""
-    made = {name: folder / f"{name}.png" for name in PICTURES}
-    links = {
-        name: os.path.relpath(path, here).replace(os.sep, "/")
-        for name, path in made.items()
-        if path.exists()
-    }
-    parts = [f"![{PICTURES[name]}]({links[name]})" for name in shown if name in links]
-    rest = [f"[{PICTURES[name]}]({links[name]})" for name in links if name not in shown]
+    paths = {name: folder / f"{name}.png" for name in PICTURES}
+    links = {name: f"[{PICTURES[name]}]({os.path.relpath(path, here).replace(os.sep, '/')})"
+             for name, path in paths.items() if path.exists()}  # fmt: skip
+    parts = [f"!{links[name]}" for name in shown if name in links]
+    rest = [link for name, link in links.items() if name not in shown]
     return "\n\n".join([*parts, *(["More pictures: " + "; ".join(rest) + "."] if rest else [])])
 
 
-def all_pictures(found: list[Machine], here: Path) -> str:
-    parts = []
-    for machine in _most_threads(found):
-        if machine.keeps:
-            continue
-        shown = pictures(machine.folder, here)
-        parts += [f"### {machine.title}", shown] if shown else []
-    return "\n\n".join(parts) or "No pictures are committed: `python -m bench plots` makes them."
-
-
 def target_tables(found: list[Machine], here: Path) -> str:
-    """What must be reached, and was; a CPU is judged with the most threads it was measured with."""
-    parts = []
-    for machine in _most_threads(found):
-        parts += [f"### {machine.title}", target_table(machine.results, tests_of(machine.folder))]
+    """What must be reached, and was."""
+    made = of_each(lambda machine, _: target_table(machine.results, tests_of(machine.folder)), "")
+    parts = [made(found, here)]
     if not any(machine.is_cuda for machine in found):
         parts += ["### GPUs: not measured", NO_GPU, _gpu_target_table([], {})]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
@@ -248,12 +244,16 @@ def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
         tests: what GPU tests say of each of `targets.TESTED`.
     """
     about = results[0]["machine"]
-    if about["device_type"] != "cuda":
-        return _cpu_target_table(results)
-    made = _gpu_target_table(results, tests)
-    if str(about.get("compute_capability", "9")).split(".")[0] != "9":
-        made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
-    return made
+    if about["device_type"] == "cuda":
+        made = _gpu_target_table(results, tests)
+        if str(about.get("compute_capability", "9")).split(".")[0] != "9":
+            made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
+        return made
+    # Without the ops that were not measured, which a line names.
+    judged, ops = targets.judge(results, "cpu"), {result["settings"]["op"] for result in results}
+    made = made_of.verdicts(one for one in judged if one.target.op in ops)
+    left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
+    return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
 
 
 def _gpu_target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
@@ -263,33 +263,15 @@ def _gpu_target_table(results: list[Result], tests: dict[str, bool | None]) -> s
     return made
 
 
-def _cpu_target_table(results: list[Result]) -> str:
-    """Without the ops that were not measured, which a line names."""
-    judged = targets.judge(results, "cpu")
-    ops = {result["settings"]["op"] for result in results}
-    made = made_of.verdicts(one for one in judged if one.target.op in ops)
-    left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
-    return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
-
-
 def tests_of(folder: Path) -> dict[str, bool | None]:
     """What the GPU tests beside a machine's results say, as `gpu-report` kept it."""
     path = folder / TESTS_FILE
     return dict(json.loads(path.read_text())["shown"]) if path.exists() else {}
 
 
-def bytes_and_noise(found: list[Machine], here: Path) -> str:
-    """What every op moves and makes, as the bench counts it."""
-    return made_of.bytes_and_noise(OPS.values())
-
-
-def limits(found: list[Machine], here: Path) -> str:
-    """A table for each machine, of one CPU with its most threads."""
-    parts = []
-    for machine in _most_threads(found):
-        ops = [*machine.of(LATENT), *other_ops(machine.results)]
-        parts += [f"### {machine.title}", made_of.limits(ops)] if ops else []
-    return "\n\n".join(parts) or "Nothing was measured."
+def limits(machine: Machine, _: Path) -> str:
+    ops = [*machine.of(LATENT), *other_ops(machine.results)]
+    return made_of.limits(ops) if ops else ""
 
 
 def scaling(found: list[Machine], here: Path) -> str:
@@ -310,8 +292,7 @@ def _by_cpu(found: list[Machine]) -> dict[tuple[str, bool], list[Machine]]:
     by_cpu: dict[tuple[str, bool], list[Machine]] = {}
     for machine in sorted(found, key=lambda machine: int(str(machine.about["threads"]))):
         if not machine.is_cuda:
-            key = (str(machine.about["cpu"]), machine.keeps)
-            by_cpu.setdefault(key, []).append(machine)
+            by_cpu.setdefault((str(machine.about["cpu"]), machine.keeps), []).append(machine)
     return by_cpu
 
 
@@ -321,12 +302,17 @@ def _most_threads(found: list[Machine]) -> list[Machine]:
     return [machine for machine in found if machine not in fewer]
 
 
-SECTIONS: dict[str, Callable[[list[Machine], Path], str]] = {
+SECTIONS: dict[str, Section] = {
     "tables": tables,
     "targets": target_tables,
-    "ops": ops_tables,
-    "bytes": bytes_and_noise,
-    "limits": limits,
+    "ops": of_each(every_size, "No other op was measured."),
+    "calls": of_each(calls, "No small call was measured: `python -m bench --op calls`."),
+    "bytes": lambda *_: made_of.bytes_and_noise(OPS.values()),
+    "limits": of_each(limits, "Nothing was measured."),
     "scaling": scaling,
-    "pictures": all_pictures,
+    "pictures": of_each(
+        lambda machine, here: pictures(machine.folder, here),
+        "No pictures are committed: `python -m bench plots` makes them.",
+        kept=False,
+    ),
 }

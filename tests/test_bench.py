@@ -139,13 +139,14 @@ def test_machine_and_limits_are_written_down(result):
         ("1e6", (1000, 1000)),
         ("7", (1, 7)),
         ("8x16x128x128", (8, 16, 128, 128)),
+        ("1024G", (1 << 20,) * 2),
     ],
 )
 def test_sizes(text, shape):
     assert shape_of(text) == shape
 
 
-@pytest.mark.parametrize("text", ["", "big", "0", "12x", "-3", "4x0"])
+@pytest.mark.parametrize("text", ["", "big", "0", "12x", "-3", "4x0", "1T"])
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="size"):
         shape_of(text)
@@ -168,15 +169,6 @@ def test_copies_move_as_many_bytes_as_said(buffer, monkeypatch):
     assert fresh.call(None).nbytes == 6_000
     assert sum(moved) == 12_000
     assert [c.name for c in limits.copies(8000, 0, CPU)] == [limits.COPY]
-
-
-def test_a_small_copy_is_a_copy_and_nothing_else():
-    for contestant in limits.copies(16_000, 6_000, CPU):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-            contestant.call(None)
-        calls = [event.name for event in profiler.events() if event.cpu_parent is None]
-        made = ["aten::empty"] if contestant.name == limits.FRESH else []
-        assert calls == [*made, "aten::copy_"]
 
 
 def test_json_and_csv_round_trip(result, tmp_path):
@@ -208,13 +200,6 @@ def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatc
         results.write(result | {"rows": result["rows"][:1]}, tmp_path)
     assert [path.read_text() for path in paths] == before
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
-
-
-def test_reading_another_json_file_says_what_was_expected(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="expected a result of python -m bench"):
-        results.read(path)
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -311,15 +296,6 @@ def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
     assert said.splitlines()[-1] == "no CUDA any more"
     assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
     assert said.count("wrote ") == 2
-
-
-@pytest.mark.parametrize(
-    "words", [["--sizes", "big"], ["--dtype", "int8"], ["--work", "sideways"], ["--op", "none"]]
-)
-def test_command_line_refuses_what_it_does_not_know(words, capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(words)
-    assert words[1] in capsys.readouterr().err
 
 
 def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import invented
 import pytest
 import torch
 
@@ -102,3 +103,21 @@ def test_options_that_calls_do_not_have(words, capsys):
         command_line.main(words)
     assert ended.value.code == 2
     assert "--" in capsys.readouterr().err
+
+
+def test_pages_show_the_worst_calls(tmp_path):
+    rows = [
+        {"status": "ok", "size": str(i), "variant": "native", "median_s": 1e-6, "formula_s": 2e-6,
+         "ratio": i / 10, "low_ratio": 0.0, "high_ratio": 2.0, "most": 0.6}
+        for i in range(1, 13)
+    ]  # fmt: skip
+    result = invented.result("calls", sizes=()) | {"rows": rows}
+    invented.write(tmp_path / "machine", result)
+    made = pages.SECTIONS["calls"](pages.machines(tmp_path), tmp_path)
+    assert "### Invented CPU" in made
+    lines = [line for line in made.splitlines() if "| native |" in line]
+    assert len(lines) == 8
+    assert lines[0] == "| 12 | native | 1.00 us | 2.00 us | **1.20** (0.00-2.00) | 0.6 |"
+    assert "The 8 worst of 12 small calls" in made
+    assert "; 6 take at most what they may." in made
+    assert "python -m bench --op calls" in pages.SECTIONS["calls"]([], tmp_path)

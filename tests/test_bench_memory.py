@@ -10,7 +10,7 @@ import torch
 from bench import measure, memory
 from bench.cases import OpCase
 from bench.ops import OPS
-from bench.timing import Contestant, CpuClock, Effort, interleave
+from bench.timing import Contestant, CpuClock, Effort
 from bench.variants import EAGER, Variant, using
 
 CPU = torch.device("cpu")
@@ -143,12 +143,6 @@ def test_what_does_not_fit_is_skipped_with_a_reason(monkeypatch):
             assert row["vs_compile"] is None
 
 
-def test_a_latent_that_cannot_be_made_is_skipped_without_making_it():
-    op = OPS["gaussian_latent"]
-    found = rows(op, [Variant(EAGER, op.textbook)], sizes=("900G",))
-    assert [row["status"] for row in found] == ["skipped"] * 3
-
-
 def test_running_out_of_memory_while_measuring_is_skipped():
     op = OPS["gaussian_latent"]
     calls = []
@@ -175,16 +169,6 @@ def test_running_out_of_memory_while_measuring_is_skipped():
     assert found["dies", "forward"]["reason"] == "RuntimeError: no such kernel"
 
 
-def test_a_contestant_that_dies_leaves_the_others_in():
-    def dies(_):
-        raise MemoryError("none left")
-
-    good, bad = Contestant("good", lambda _: None), Contestant("bad", dies)
-    spreads = interleave(CpuClock(), [good, bad], BRIEF)
-    assert set(spreads) == {"good"}
-    assert memory.is_out_of_memory(bad.problem)
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -197,11 +181,3 @@ def test_a_contestant_that_dies_leaves_the_others_in():
 )
 def test_what_is_out_of_memory(error, expected):
     assert memory.is_out_of_memory(error) is expected
-
-
-def test_slow_samples_get_three_rounds():
-    effort = Effort(seconds=10.0, least_rounds=5, most_rounds=60)
-    assert effort.rounds(share=1.0, sample=5.0) == 3
-    assert effort.rounds(share=1.0, sample=0.9) == 5
-    assert effort.rounds(share=1.0, sample=0.05) == 20
-    assert effort.rounds(share=1.0, sample=1e-4) == 60

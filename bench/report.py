@@ -96,8 +96,6 @@ def print_result(result: Result, wide: bool = False) -> None:
                      f"{machine['time']}"]))  # fmt: skip
     print(f"copy {limits['copy_gb_per_s']:.1f} GB/s, into fresh memory "
           f"{limits['fresh_copy_gb_per_s']:.1f} GB/s")  # fmt: skip
-    for dtype, times in limits["normal_ns"].items():
-        print(f"ns per {dtype} normal: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
     if result["settings"]["op"] == CALLS:

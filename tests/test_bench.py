@@ -124,9 +124,6 @@ def test_machine_and_limits_are_written_down(result):
     assert machine["time"].endswith("+00:00")
     assert result["settings"]["sizes"] == ("16x20",)
     assert result["limits"]["copy_gb_per_s"] > 0
-    for times in result["limits"]["normal_ns"].values():
-        assert {"torch.randn", "reference"} <= set(times)
-        assert min(times.values()) > 0
 
 
 @pytest.mark.parametrize(
@@ -273,19 +270,26 @@ def test_command_line_from_measuring_to_table(tmp_path, capsys):
     assert "1.00x" in capsys.readouterr().out
 
 
-def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        (measure.DeviceLost("no CUDA any more"), command_line.LOST_DEVICE, "no CUDA any more"),
+        (KeyboardInterrupt(), 130, "interrupted; kept: gaussian_kl (4 rows)"),
+    ],
+)
+def test_who_dies_keeps_the_cases_that_were_done(end, code, last, tmp_path, monkeypatch, capsys):
     checked, asked = measure._checked, []
 
     def dies_in_the_third_case(case, variant):
         asked.append((case.name, case.size))
         if len(set(asked)) == 3:
-            raise measure.DeviceLost("no CUDA any more")
+            raise end
         return checked(case, variant)
 
     monkeypatch.setattr(measure, "_checked", dies_in_the_third_case)
     words = "--quick --op gaussian_kl --sizes 16x20,8x20,4x20 --dtype float32 --work forward"
     words += f" --variants reference --out {tmp_path}"
-    assert command_line.main(words.split()) == command_line.LOST_DEVICE
+    assert command_line.main(words.split()) == code
     [path] = tmp_path.glob("*/*.json")
     result = results.read(path)
     rows = result["rows"]
@@ -293,7 +297,7 @@ def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
     assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
     assert all(row["median_s"] > 0 for row in rows)
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == "no CUDA any more"
+    assert said.splitlines()[-1] == last
     assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
     assert said.count("wrote ") == 2
 

@@ -84,6 +84,7 @@ def run(words: Sequence[str]) -> int:
     finally:
         for result in found.values():
             report.print_result(result, options.wide)
+        report.print_legend(list(found.values()))
         print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
     if words_at_end:
         print(words_at_end)
@@ -133,7 +134,8 @@ def compare(words: Sequence[str]) -> int:
     from bench.compare import print_comparison
 
     with _one_line(parser):
-        print_comparison(*_read(options.before, options.after), options.wide)
+        before, after = _read(options.before, options.after)
+        print_comparison(before, after, options.wide)
     return 0
 
 

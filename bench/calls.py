@@ -146,9 +146,12 @@ def moments(dim: int) -> Callable[..., Outputs]:
     return lambda both: fr.gaussian_latent_from_moments(both, dim, scale="log_std")
 
 
-def located(base: str, *number: float) -> Callable[..., Outputs]:
+def located(base: str, number: float = 0.0) -> Callable[..., Outputs]:
+    """With a scale that is a number, where one is given."""
     df = DF if base == "student_t" else None
-    return lambda *inputs: (fr.loc_scale_rsample(*inputs, *number, base, df=df),)
+    if number:
+        return lambda loc: (fr.loc_scale_rsample(loc, number, base, df=df),)
+    return lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=df),)
 
 
 def categories(dim: int = -1, hard: bool = False) -> Callable[..., Outputs]:

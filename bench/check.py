@@ -237,7 +237,8 @@ def pooled(case: OpCase, tensors: tuple[Tensors, Tensors] | None = None) -> dict
     from fused_reparam import noise
 
     parts = spread(slices(case, 1 << 11), MOST_SLICES // 2)
-    key, found = noise.key(SEED, device=case.device), {}
+    key = noise.key(SEED, device=case.device)
+    found: dict[str, list[Tensor]] = {}
     for rows in parts:
         if tensors is None:
             named = _named(*_truth(case, rows, key))

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import fused_reparam as fr
 from bench.draws import DF, DRAWS, of_key
-from bench.ops import HALF_LOG_2PI, tanh_normal
+from bench.ops import PRIOR_STD, log_prob, tanh_normal, weight
 from bench.results import CALLS
 
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
@@ -95,17 +94,6 @@ def kl_alone(reduce: Reduce) -> Callable[..., Outputs]:
 
 def sample_alone(eps: Tensor, mean: Tensor, log_std: Tensor) -> Outputs:
     return (mean + torch.exp(log_std) * eps,)
-
-
-def with_log_prob(eps: Tensor, mean: Tensor, log_std: Tensor) -> Outputs:
-    z = mean + torch.exp(log_std) * eps
-    log_q = (-0.5 * eps * eps - log_std - HALF_LOG_2PI).sum(-1)
-    return z, log_q, (-0.5 * z * z - HALF_LOG_2PI).sum(-1)
-
-
-def weight(eps: Tensor, mean: Tensor, rho: Tensor) -> Outputs:
-    std = F.softplus(rho)
-    return mean + std * eps, (0.5 * (mean * mean + std * std - 1) - torch.log(std)).sum()
 
 
 def softmax(dim: int, hard: bool = False) -> Callable[..., Outputs]:
@@ -226,10 +214,11 @@ def calls() -> list[Call]:
         *(Call(f"kl, {name}, prior of tensors", (*two, *prior), kl_of(name), kl_alone(reduce), None)
           for name, reduce in REDUCTIONS.items()),
         Call("rsample_log_prob", two,
-             lambda m, s: fr.gaussian_rsample_log_prob(m, log_std=s), with_log_prob),
+             lambda m, s: fr.gaussian_rsample_log_prob(m, logvar=s), log_prob),
         Call("tanh_normal, log_std of one row", action,
              lambda m, s: fr.tanh_normal_rsample(m, log_std=s), tanh_normal),
-        Call("sample_weight", weights, fr.sample_weight, weight),
+        Call("sample_weight", weights,
+             lambda m, s: fr.sample_weight(m, s, prior_std=PRIOR_STD), weight),
         *(Call(f"{base}, scale a number", (mu,), located(base, 0.5),
                lambda eps, m: (m + 0.5 * eps,), base) for base in BASES),
         *(Call(f"{base}, scale of one row", (mu, one_row), located(base),

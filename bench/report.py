@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -106,7 +107,7 @@ def print_result(result: Result, wide: bool = False) -> None:
     if not result.get("complete", True):
         print("NOT ALL: the run ended before it had measured all that it was to")
     for warning in result.get("warnings", ()):
-        print(f"WARNING: {warning}")
+        print(textwrap.fill(f"WARNING: {warning}", WIDTH))
 
 
 def print_legend(found: Sequence[Result]) -> None:

@@ -9,7 +9,6 @@ outputs and gradients were found to be the formula's with the noise of the key t
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import fused_reparam as fr
 from bench.draws import DF, DRAWS, of_key
 from bench.ops import PRIOR_STD, log_prob, tanh_normal, weight
 from bench.results import CALLS
+from bench.timing import Spread
 
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
 # the compiled formula's time.
@@ -356,15 +356,17 @@ def measured(call: Call, compiled: bool, rounds: int, count: int) -> dict[str, A
         order = pair if turn % 2 else pair[::-1]
         found = [seconds(run, count) for run in order]
         samples.append(found if turn % 2 else found[::-1])
-    ratios = [own / other for own, other in samples]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    ratio = Spread.of([own / other for own, other in samples])
+    ours_s, formula_s = (Spread.of(times) for times in zip(*samples, strict=True))
     return row | {
         "status": "ok",
-        "ratio": middle,
-        "low_ratio": low,
-        "high_ratio": high,
-        "median_s": statistics.median(own for own, _ in samples),
-        "formula_s": statistics.median(other for _, other in samples),
+        "ratio": ratio.median,
+        "low_ratio": ratio.low,
+        "high_ratio": ratio.high,
+        "median_s": ours_s.median,
+        "low_s": ours_s.low,
+        "high_s": ours_s.high,
+        "formula_s": formula_s.median,
     }
 
 

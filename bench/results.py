@@ -163,8 +163,7 @@ def spread(row: Row) -> float:
 
 def warnings(rows: Sequence[Row]) -> list[str]:
     """Whether the machine was steady: one that is busy otherwise yields absurd ratios."""
-    # Small calls have the spread of their ratios, not of their times.
-    timed = [row for row in rows if row["status"] == "ok" and "low_s" in row]
+    timed = [row for row in rows if row["status"] == "ok"]
     far = [row for row in timed if spread(row) > FAR]
     if not far or len(far) < SHARE * len(timed):
         return []

@@ -12,6 +12,7 @@ from bench import targets
 from bench.ops import BOTH, Op
 from bench.report import duration
 from bench.results import (
+    CALLS,
     LATENT,
     STEPS,
     Band,
@@ -176,6 +177,8 @@ def only_table(result: Result, work: str | None = None) -> str:
     if not works or work not in (None, *works):
         found = f"found those of {', '.join(works)}" if works else "found none at all"
         raise ValueError(f"{op}: expected rows of {work or 'some work'}, {found}")
+    if op == CALLS:
+        return calls(result, len(result["rows"]))
     return steps(result) if op == STEPS else table(result, work)
 
 

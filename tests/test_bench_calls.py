@@ -83,6 +83,10 @@ def test_a_run_writes_a_row_for_each_call_and_leaves_the_threads_alone(tmp_path,
     assert torch.get_num_threads() == threads
     assert "calls within their bound" in capsys.readouterr().out
     [path] = tmp_path.glob("*/calls.json")
+    capsys.readouterr()
+    assert command_line.main(["compare", str(path), str(path)]) == 0
+    assert command_line.main(["table", str(path)]) == 0
+    assert "| rsample, z.sum() | native |" in capsys.readouterr().out
     rows = json.loads(path.read_text())["rows"]
     assert [row["size"] for row in rows] == list(EVERY)
     assert all(0 < row["low_ratio"] <= row["ratio"] <= row["high_ratio"] for row in rows)

@@ -101,7 +101,11 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
     dtypes, works = options.dtype or (DTYPE,), options.work
     if name == STEPS:
         sizes, dtypes, works = tuple(one.name for one in models(options.quick)), (DTYPE,), (STEP,)
-    elif name != CALLS:
+    elif name == CALLS:
+        from bench.calls import SHAPES
+
+        sizes = tuple("x".join(map(str, shape)) for shape in SHAPES)
+    else:
         sizes, dtypes = _sizes(options, OPS[name]), options.dtype or OPS[name].dtypes
     return Settings(
         op=name,
@@ -224,7 +228,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    groups = {"all": NAMES, "others": (*(name for name in OPS if name != LATENT), CALLS)}
+    every = NAMES if options.device == "cpu" else NAMES[:-1]
+    groups = {"all": every, "others": tuple(n for n in every if n not in (LATENT, STEPS))}
     options.op = ",".join(groups.get(options.op, (options.op,)))
     try:
         _check(options)

@@ -78,8 +78,10 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
     clock = clock_for(device)
     tick("copies", 0.0)
     limit = machine_limits(every[0], clock)
-    tick("self-test", 0.0)
-    wrong = {} if every[0].quick else self_test(device)
+    wrong: dict[str, str] = {}
+    if not every[0].quick:
+        tick("self-test", 0.0)
+        wrong = self_test(device)
     for index, settings in enumerate(every):
         progress = within(tick, index, len(every), f"{settings.op} ")
         if settings.op == CALLS:

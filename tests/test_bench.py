@@ -337,3 +337,14 @@ def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     assert measure._too_slow(case, compiled, [reference, compiled, another]) is not None
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
     assert measure._too_slow(case, reference, [reference, another]) is None
+
+
+def test_a_backend_that_fails_the_self_test_gets_no_time():
+    settings = measure.Settings(
+        op=OP.name, sizes=("16x20",), dtypes=("float32",), works=("forward",), effort=BRIEF
+    )
+    entries = [plain(EAGER), specification()]
+    [made] = measure.measure(settings, CpuClock(), {}, variants=entries, wrong={"reference": "bad"})
+    assert [row["status"] for row in made["rows"]] == ["ok", "failed"]
+    assert made["rows"][1]["reason"] == "bad"
+    assert measure.self_test(CPU) == {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 if sys.version_info < (3, 11):  # noqa: UP036  # a plain checkout, which no installer has checked
     print(f"bench: needs Python 3.11 or later, this is {sys.version.split()[0]}", file=sys.stderr)
@@ -18,34 +20,37 @@ except ImportError as error:
     sys.exit(2)
 
 from bench import variants
-from bench.ops import OPS
-from bench.ops.base import WORKS, Op
-from bench.steps import TRAINING_STEP
+from bench.ops import OPS, WORKS, Op
+from bench.results import CALLS, LATENT, STEPS
 
 if TYPE_CHECKING:
     from bench.measure import Settings
+    from bench.results import Result
 
 # Beside each op's own: of the latent, and on a GPU of all ops.
 LARGE = {"cpu": ("64M",), "cuda": ("64M", "256M", "1G")}
-LATENT = "gaussian_latent"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-# The exit status that tells those who run the bench that the device is gone.
-LOST_DEVICE = 3
-NAMES = (*OPS, TRAINING_STEP)
+# The exit statuses of a run whose device is gone, and of one that Ctrl-C ended.
+LOST_DEVICE, INTERRUPTED = 3, 130
+NAMES = (*OPS, STEPS, CALLS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"compare": compare, "table": table, "plots": plots, "pages": pages}
-    commands |= {"merge": merge, "gpu-report": gpu_report}
-    command = commands.get(words[0]) if words else None
-    return command(words[1:]) if command else run(words)
+    commands = {"compare": compare, "table": table, "merge": merge}
+    if words and words[0] in commands:
+        return commands[words[0]](words[1:])
+    if words and words[0] in ("plots", "pages", "gpu-report"):
+        module = importlib.import_module(f"bench.{words[0].replace('-', '_')}")
+        return int(module.main(words[1:]))
+    return run(words)
 
 
 def run(words: Sequence[str]) -> int:
     """Measures; returns 1 when a variant failed its check, after reporting all the others.
 
-    And LOST_DEVICE when a variant took the device with it; what was measured until then is kept.
+    And LOST_DEVICE when a variant took the device with it, INTERRUPTED after Ctrl-C; what was
+    measured until then is kept.
     """
     options = _options(words)
     problem = _none_runs(options)
@@ -57,51 +62,61 @@ def run(words: Sequence[str]) -> int:
     except OSError as error:
         print(f"python -m bench: --out {options.out}: {error.strerror}", file=sys.stderr)
         return 2
-    from bench import files, report
+    from bench import report, results
     from bench.measure import DeviceLost, measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
     every = [_settings(options, name) for name in options.op]
-    results, written, lost = {}, {}, None
+    found: dict[str, Result] = {}
+    written: dict[str, list[Path]] = {}
+    code, words_at_end = 0, ""
     try:
-        with report.progress() as tick:
-            for result in measure_all(every, tick):
-                op = result["settings"]["op"]
-                # On disk at once: what comes next may take long, or take the process with it.
-                results[op], written[op] = result, files.write(result, Path(options.out))
+        for result in measure_all(every, report.ticker()):
+            op = result["settings"]["op"]
+            # On disk at once: what comes next may take long, or take the process with it.
+            found[op], written[op] = result, results.write(result, Path(options.out))
     except DeviceLost as error:
-        lost = error
+        code, words_at_end = LOST_DEVICE, str(error)
+    except KeyboardInterrupt:
+        kept = ", ".join(f"{op} ({len(one['rows'])} rows)" for op, one in found.items())
+        code, words_at_end = INTERRUPTED, f"interrupted; kept: {kept or 'nothing'}"
     finally:
-        for result in results.values():
-            report.print_result(result)
+        for result in found.values():
+            report.print_result(result, options.wide)
+        report.print_legend(list(found.values()))
         print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
-    if lost is not None:
-        print(lost)
-        return LOST_DEVICE
-    rows = [row for result in results.values() for row in result["rows"]]
-    return int(any(row["status"] == "failed" for row in rows))
+    if words_at_end:
+        print(words_at_end)
+    failed = any(row["status"] == "failed" for one in found.values() for row in one["rows"])
+    return code or int(failed)
 
 
 def _settings(options: argparse.Namespace, name: str) -> Settings:
     from bench.measure import Settings
-    from bench.steps import DTYPE, sizes
+    from bench.steps import DTYPE, STEP, models
     from bench.timing import QUICK, THOROUGH
 
-    step = name == TRAINING_STEP
-    if step:
-        shown, dtypes = sizes(options.quick), (DTYPE,)
+    sizes: tuple[str, ...] = ()
+    dtypes, works = options.dtype or (DTYPE,), options.work
+    if name == STEPS:
+        sizes, dtypes, works = tuple(one.name for one in models(options.quick)), (DTYPE,), (STEP,)
+    elif name == CALLS:
+        from bench.calls import SHAPES
+
+        sizes = tuple("x".join(map(str, shape)) for shape in SHAPES)
     else:
-        shown, dtypes = _sizes(options, OPS[name]), OPS[name].dtypes
+        sizes, dtypes = _sizes(options, OPS[name]), options.dtype or OPS[name].dtypes
     return Settings(
         op=name,
         device=options.device,
-        sizes=shown,
-        dtypes=dtypes if step else options.dtype or dtypes,
-        works=("step",) if step else options.work,
+        sizes=sizes,
+        dtypes=dtypes,
+        works=works,
         variants=options.variants,
         quick=options.quick,
         effort=QUICK if options.quick else THOROUGH,
+        compiled=options.compile,
     )
 
 
@@ -118,14 +133,13 @@ def compare(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench compare")
     parser.add_argument("before", type=Path, help="result JSON")
     parser.add_argument("after", type=Path, help="result JSON")
+    parser.add_argument("--wide", action="store_true", help="all columns")
     options = parser.parse_args(words)
     from bench.compare import print_comparison
 
-    before, after = _read(parser, options.before, options.after)
-    try:
-        print_comparison(before, after)
-    except ValueError as error:
-        _fail(parser, error)
+    with _one_line(parser):
+        before, after = _read(options.before, options.after)
+        print_comparison(before, after, options.wide)
     return 0
 
 
@@ -137,14 +151,11 @@ def merge(words: Sequence[str]) -> int:
     parser.add_argument("into", type=Path, help="result JSON, in its machine's folder: rewritten")
     parser.add_argument("more", type=Path, help="result JSON")
     options = parser.parse_args(words)
-    from bench import files
+    from bench import results
 
-    into, more = _read(parser, options.into, options.more)
-    try:
-        result = files.merged(into, more)
-    except ValueError as error:
-        _fail(parser, error)
-    for path in files.write(result, options.into.parent.parent):
+    with _one_line(parser):
+        merged = results.merged(*_read(options.into, options.more))
+    for path in results.write(merged, options.into.parent.parent):
         print(f"wrote {path}")
     return 0
 
@@ -154,47 +165,28 @@ def table(words: Sequence[str]) -> int:
     parser.add_argument("result", type=Path, help="result JSON")
     parser.add_argument("--work", choices=WORKS, help="(default: the most that the op has)")
     options = parser.parse_args(words)
-    from bench import markdown
+    from bench import tables
 
-    [result] = _read(parser, options.result)
-    try:
-        print(markdown.only_table(result, options.work))
-    except ValueError as error:
-        _fail(parser, ValueError(f"{options.result}: {error}"))
+    with _one_line(parser):
+        [result] = _read(options.result)
+    with _one_line(parser, f"{options.result}: "):
+        print(tables.only_table(result, options.work))
     return 0
 
 
-def _read(parser: argparse.ArgumentParser, *paths: Path) -> list[dict[str, Any]]:
-    """Results from their files; ends with one line where one can't be had."""
-    from bench import rows
+def _read(*paths: Path) -> list[Result]:
+    from bench import results
 
+    return [results.read(path) for path in paths]
+
+
+@contextmanager
+def _one_line(parser: argparse.ArgumentParser, head: str = "") -> Iterator[None]:
+    """A ValueError ends with one line: what is wrong is no matter of how the command is used."""
     try:
-        return [rows.read(path) for path in paths]
+        yield
     except ValueError as error:
-        _fail(parser, error)
-
-
-def _fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
-    """Ends with one line: what is wrong is no matter of how the command is used."""
-    parser.exit(2, f"{parser.prog}: {error}\n")
-
-
-def plots(words: Sequence[str]) -> int:
-    from bench import plots
-
-    return plots.main(words)
-
-
-def pages(words: Sequence[str]) -> int:
-    from bench import pages
-
-    return pages.main(words)
-
-
-def gpu_report(words: Sequence[str]) -> int:
-    from bench import gpu_report
-
-    return gpu_report.main(words)
+        parser.exit(2, f"{parser.prog}: {head}{error}\n")
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
@@ -206,7 +198,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--op",
         default=LATENT,
-        help=f"all, others (all ops but {LATENT}), or some of: {', '.join(NAMES)}",
+        help=f"all, others (all ops but {LATENT}, and {CALLS}), or some of: {', '.join(NAMES)}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
@@ -223,6 +215,12 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="keep freed memory in the process, as allocators with caches do (CPU, glibc)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help=f"of {CALLS}: once more with both sides through torch.compile",
+    )
+    parser.add_argument("--wide", action="store_true", help="tables of all columns")
     parser.add_argument("--quick", action="store_true", help="small sizes, a rough result")
     parser.add_argument(
         "--out",
@@ -230,7 +228,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    groups = {"all": NAMES, "others": tuple(name for name in OPS if name != LATENT)}
+    every = NAMES if options.device == "cpu" else NAMES[:-1]
+    groups = {"all": every, "others": tuple(n for n in every if n not in (LATENT, STEPS))}
     options.op = ",".join(groups.get(options.op, (options.op,)))
     try:
         _check(options)
@@ -257,8 +256,12 @@ def _check(options: argparse.Namespace) -> None:
     options.sizes = _some("--sizes", options.sizes)
     for size in options.sizes:
         shape_of(size)
-    if options.sizes and options.op == (TRAINING_STEP,):
+    if options.sizes and options.op == (STEPS,):
         raise ValueError("--sizes: training steps have the sizes of their models")
+    if CALLS in options.op and device.type != "cpu":
+        raise ValueError(f"--op {CALLS}: these are measured on a CPU, got --device {device}")
+    if options.compile and options.op != (CALLS,):
+        raise ValueError(f"--compile: of --op {CALLS} alone; other ops are compiled beside eager")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads {options.threads}: expected 1 or more")
     if options.keep_memory:
@@ -269,7 +272,7 @@ def _none_runs(options: argparse.Namespace) -> str | None:
     """Why none of our backends that are asked for can run here; None where one can, or none is."""
     device = torch.device(options.device)
     asked = [name for name in variants.BACKENDS if name in options.variants]
-    reasons = {name: variants.backend_module(name, device)[1] for name in asked}
+    reasons = {name: variants.unavailable_reason(name, device) for name in asked}
     if not asked or None in reasons.values():
         return None
     words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

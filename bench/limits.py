@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from bench.ops.base import NORMAL, Base
-from bench.timing import Clock, Contestant, Effort, Spread, interleave
-from bench.variants import BACKENDS, backend_module
+from bench.draws import DF
+from bench.timing import Clock, Contestant, Effort, interleave
+from bench.variants import CACHED_BY, unavailable_reason, using
 
 COPY, FRESH, NOISE = "copy", "fresh copy", "noise"
-# The one of our backends that makes noise which stays in the caches: on a CPU.
-CACHED_BY = "native"
 # Buffers for copies are no larger: longer copies go through them several times.
 BUFFER_BYTES = 1 << 30
 
@@ -55,25 +52,27 @@ def copies(moved: int, made: int, device: torch.device) -> list[Contestant]:
 CACHED = 1 << 18
 
 
-def noise(count: int, dtype: torch.dtype, device: torch.device, base: Base) -> list[Contestant]:
+def noise(
+    count: int, dtype: torch.dtype, device: torch.device, base: str | None
+) -> list[Contestant]:
     """The machine's rival of an op that makes `count` numbers: making them, and nothing else.
 
     Only on a CPU: on a GPU a launch for each cached part would take longer than the numbers.
     """
-    module, _ = backend_module(CACHED_BY, device)
-    if not count or device.type != "cpu" or module is None:
+    if not count or device.type != "cpu" or unavailable_reason(CACHED_BY, device) is not None:
         return []
     from fused_reparam import noise
 
+    module = _module(CACHED_BY, device)
     key, out = noise.key(1), torch.zeros(min(count, CACHED), dtype=dtype)
     whole, rest = divmod(count, len(out))
     parts = [out] * whole + ([out[:rest]] if rest else [])
 
     def fill(part: torch.Tensor) -> None:
-        if base == NORMAL:
-            module.normal(key, part)  # type: ignore[attr-defined]
+        if base == "normal":
+            module.normal(key, part)
         else:
-            module.base_noise(*base, key, part)  # type: ignore[attr-defined]
+            module.base_noise(base, DF if base == "student_t" else 0.0, key, part)
 
     def make(_: object) -> None:
         for part in parts:
@@ -83,38 +82,18 @@ def noise(count: int, dtype: torch.dtype, device: torch.device, base: Base) -> l
 
 
 def measure_limits(
-    device: torch.device, dtypes: Sequence[torch.dtype], clock: Clock, effort: Effort, quick: bool
+    device: torch.device, clock: Clock, effort: Effort, quick: bool
 ) -> dict[str, Any]:
-    """Copy bandwidth in GB/s, in place and into fresh memory, and ns per normal of each backend."""
+    """Copy bandwidth in GB/s, in place and into fresh memory."""
     size = 1 << (26 if quick else 28)
     spreads = interleave(clock, copies(2 * size, size, device), effort)
     rate = {name: 2 * size / spread.median / 1e9 for name, spread in spreads.items()}
-    return {
-        "copy_gb_per_s": rate[COPY],
-        "fresh_copy_gb_per_s": rate[FRESH],
-        "copy_bytes": size,
-        "normal_ns": {
-            str(d).removeprefix("torch."): _normals(device, d, clock, effort) for d in dtypes
-        },
-    }
+    return {"copy_gb_per_s": rate[COPY], "fresh_copy_gb_per_s": rate[FRESH], "copy_bytes": size}
 
 
-def _normals(
-    device: torch.device, dtype: torch.dtype, clock: Clock, effort: Effort
-) -> dict[str, float]:
-    """ns per normal, by who makes it; on a CPU in a buffer that stays in its caches."""
-    from fused_reparam import noise
+def _module(name: str, device: torch.device) -> Any:
+    """The backend itself, which writes noise into memory that there is already."""
+    from fused_reparam.backends import select
 
-    out = torch.zeros(1 << 26 if device.type == "cuda" else CACHED, dtype=dtype, device=device)
-    key = noise.key(1).to(device)
-    contestants = [Contestant("torch.randn", lambda _: out.normal_())]
-    for name in BACKENDS:
-        module, _ = backend_module(name, device)
-        if module is not None:
-            contestants.append(_normal_contestant(name, module, key, out))
-    spreads: dict[str, Spread] = interleave(clock, contestants, effort)
-    return {name: spread.median / out.numel() * 1e9 for name, spread in spreads.items()}
-
-
-def _normal_contestant(name: str, module: Any, key: torch.Tensor, out: torch.Tensor) -> Contestant:
-    return Contestant(name, lambda _: module.normal(key, out))
+    with using(name)():
+        return select.pick(device)

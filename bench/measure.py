@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from bench import launches, limits, machine, memory, steadiness
-from bench.case import Case, OpCase
-from bench.ops import OPS
-from bench.ops.base import WORKS, Op
+from bench import calls, launches, limits, machine, memory, results
+from bench.cases import OpCase
+from bench.ops import OPS, WORKS
+from bench.results import CALLS, FORMAT, STEPS, Result, Row
 from bench.sizes import shape_of
+from bench.steps import STEP, StepCase, models
 from bench.timing import (
     THOROUGH,
     Clock,
@@ -28,10 +29,8 @@ from bench.timing import (
 from bench.variants import COMPILE, EAGER, Missing, Variant
 from bench.variants import variants as variants_of
 
-FORMAT = 2
-
-Row = dict[str, Any]
-Result = dict[str, Any]
+Case = OpCase | StepCase
+_Variants = tuple[Sequence[Variant], Sequence[Missing]]
 Tick = Callable[[str, float], object]
 """Hears what is going on and which share of it is done."""
 
@@ -49,6 +48,13 @@ class Settings:
     """Only these, and eager; empty for all."""
     quick: bool = False
     effort: Effort = THOROUGH
+    compiled: bool = False
+    """Of small calls: once more with both sides through torch.compile."""
+
+
+def within(tick: Tick, index: int, count: int, head: str = "") -> Tick:
+    """What hears of one of several parts of the whole."""
+    return lambda what, done: tick(f"{head}{what}", (index + done) / count)
 
 
 class Skipped(Exception):
@@ -63,55 +69,81 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
     """For each op a result after each of its cases, with all rows that are there by then.
 
     The machine's limits are measured once.
+
+    Raises:
+        DeviceLost: a variant has left CUDA in a state in which no call works.
     """
-    from bench.steps import TRAINING_STEP, measure_steps
-
     machine.commit()  # before anything is measured: a commit made meanwhile changes no label
-    clock = clock_for(torch.device(every[0].device))
-    tick("copy and noise", 0.0)
-    dtypes = tuple(dict.fromkeys(name for settings in every for name in settings.dtypes))
-    limit = machine_limits(replace(every[0], dtypes=dtypes), clock)
+    device = torch.device(every[0].device)
+    clock = clock_for(device)
+    tick("copies", 0.0)
+    limit = machine_limits(every[0], clock)
+    wrong: dict[str, str] = {}
+    if not every[0].quick:
+        tick("self-test", 0.0)
+        wrong = self_test(device)
     for index, settings in enumerate(every):
-
-        def progress(what: str, done: float, index: int = index, name: str = settings.op) -> None:
-            tick(f"{name} {what}", (index + done) / len(every))
-
-        if settings.op == TRAINING_STEP:
-            yield from measure_steps(settings, clock, limit, progress)
+        progress = within(tick, index, len(every), f"{settings.op} ")
+        if settings.op == CALLS:
+            rows: list[Row] = []
+            for compiled in (False, True) if settings.compiled else (False,):
+                rows += calls.rows(compiled, settings.quick, progress)
+                yield result(settings, limit, (), rows)
         else:
-            yield from measure(OPS[settings.op], settings, clock, limit, progress)
+            yield from measure(settings, clock, limit, progress, wrong=wrong)
+
+
+def self_test(device: torch.device) -> dict[str, str]:
+    """What the package's self-test finds wrong with backends of ours, by their names.
+
+    Only of the CPU: on a GPU it compiles for minutes; `gpu-report` runs the numeric tests there.
+    """
+    from fused_reparam import selftest
+
+    lines: list[str] = []
+    if device.type != "cpu":
+        return {}
+    selftest.run([device], lines.append)
+    found = [line.partition(f" on {device.type}: FAILED ") for line in lines]
+    return {name: f"self-test: {problem}" for name, marker, problem in found if marker}
+
+
+def cases_of(settings: Settings) -> list[tuple[Case, Callable[[], _Variants]]]:
+    """The cases that settings ask for, and what makes their variants."""
+    device = torch.device(settings.device)
+    if settings.op == STEPS:
+        found = [StepCase(one, device) for one in models(settings.quick)]
+        return [(case, case.variants) for case in found if case.size in settings.sizes]
+    op = OPS[settings.op]
+    return [
+        (OpCase(op, size, shape_of(size), dtype, device), lambda: variants_of(op, device))
+        for dtype in settings.dtypes
+        for size in settings.sizes
+    ]
 
 
 def measure(
-    op: Op,
     settings: Settings,
     clock: Clock,
     limit: dict[str, Any],
     tick: Tick = lambda *_: None,
     variants: Sequence[Variant] | None = None,
+    wrong: dict[str, str] = {},  # noqa: B006
 ) -> Iterator[Result]:
     """After each case all that is there by then of what the settings ask for, as a JSON-ready dict.
 
-    Raises:
-        DeviceLost: a variant has left CUDA in a state in which no call works.
+    Args:
+        variants: in place of all.
+        wrong: backends of ours that are not to be timed, and why.
     """
-    device = torch.device(settings.device)
-    missing: list[Missing] = []
-    if variants is None:
-        variants, missing = variants_of(op, device)
-    variants, missing = chosen(variants, settings), chosen(missing, settings)
     rows: list[Row] = []
-    cases = [(dtype, size) for dtype in settings.dtypes for size in settings.sizes]
-    for index, (dtype, size) in enumerate(cases):
-
-        def progress(
-            what: str, done: float, index: int = index, name: str = f"{size} {dtype}"
-        ) -> None:
-            tick(f"{name}: {what}", (index + done) / len(cases))
-
-        case = OpCase(op, size, shape_of(size), dtype, device)
-        rows += measure_case(case, settings, variants, clock, limit, progress)
-        yield result(settings, limit, missing, rows)
+    cases = cases_of(settings)
+    for index, (case, variants_of_case) in enumerate(cases):
+        progress = within(tick, index, len(cases), f"{case.size} {case.dtype}: ")
+        found, missing = (variants, []) if variants is not None else variants_of_case()
+        asked = chosen(found, settings)
+        rows += measure_case(case, settings, asked, clock, progress, wrong)
+        yield result(settings, limit, chosen(missing, settings), rows)
 
 
 def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
@@ -124,10 +156,8 @@ def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
 
 
 def machine_limits(settings: Settings, clock: Clock) -> dict[str, Any]:
-    device = torch.device(settings.device)
-    dtypes = [getattr(torch, name) for name in settings.dtypes]
     brief = replace(settings.effort, seconds=settings.effort.seconds / 4)
-    return limits.measure_limits(device, dtypes, clock, brief, settings.quick)
+    return limits.measure_limits(torch.device(settings.device), clock, brief, settings.quick)
 
 
 def result(
@@ -140,7 +170,7 @@ def result(
         "limits": limit,
         "missing": [asdict(m) for m in missing],
         "complete": not _lacking(settings, rows),
-        "warnings": steadiness.warnings(rows),
+        "warnings": results.warnings(rows),
         "rows": list(rows),
     }
 
@@ -156,8 +186,8 @@ def measure_case(
     settings: Settings,
     variants: Sequence[Variant],
     clock: Clock,
-    limit: dict[str, Any],
     tick: Tick,
+    wrong: dict[str, str],
 ) -> list[Row]:
     """The rows of one case: variants that pass the check with their figures, others without."""
     if any(variant.name.startswith(COMPILE) for variant in variants):
@@ -166,22 +196,22 @@ def measure_case(
     if case.device.type == "cuda":
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
-    works = [work for work in case.works if work in (*settings.works, "step")]
+    works = [work for work in case.works if work in (*settings.works, STEP)]
     rows: dict[tuple[str, str], Row] = {}
     passed = []
     for variant in variants:
         tick(f"checking {variant.name}", 0.0)
-        status = _too_slow(case, variant, variants) or _checked(case, variant)
+        bad = wrong.get(variant.name.split(",")[0]) if variant.ours else None
+        status: Row = {"status": "failed", "reason": bad}
+        if bad is None:
+            status = _too_slow(case, variant, variants) or _checked(case, variant)
         if status["status"] == "ok":
             passed.append(variant)
         for work in works:
             rows[work, variant.name] = _row(case, work, variant) | status
     for index, work in enumerate(works):
-
-        def progress(done: float, index: int = index, work: str = work) -> None:
-            tick(work, (index + done) / len(works))
-
-        timed = _timed(case, work, passed, clock, settings.effort, limit, progress)
+        progress = within(tick, index, len(works))
+        timed = _timed(case, work, passed, clock, settings.effort, progress)
         for name, figures in timed.items():
             rows[work, name] |= figures
     tick("memory and launches", 1.0)
@@ -257,8 +287,7 @@ def _timed(
     variants: Sequence[Variant],
     clock: Clock,
     effort: Effort,
-    limit: dict[str, Any],
-    tick: Callable[[float], object],
+    tick: Tick,
 ) -> dict[str, Row]:
     """What the interleaved rounds of one kind of work show, by variant."""
     found: dict[str, Row] = {}
@@ -277,25 +306,26 @@ def _timed(
         with suppress(RuntimeError):  # no memory for them: the rows do without
             rivals = limits.copies(moved, made or 0, case.device)
         count = case.noise_elements(work)
-        rivals += limits.noise(count, case.torch_dtype, case.device, case.noise_base)
-    spreads = interleave(clock, [*contestants, *rivals], effort, tick)
+        rivals += limits.noise(count, getattr(torch, case.dtype), case.device, case.base)
+    spreads = interleave(clock, [*contestants, *rivals], effort, lambda done: tick(work, done))
     for contestant in contestants:
         if contestant.problem is not None:
             found[contestant.name] = _death(contestant.problem, case, contestant.name)
         else:
             found[contestant.name] = {"calls": contestant.calls}
-            found[contestant.name] |= figures(case, work, spreads, contestant.name, limit)
+            found[contestant.name] |= figures(case, work, spreads, contestant.name)
     return found
 
 
-def figures(
-    case: Case, work: str, spreads: dict[str, Spread], name: str, limit: dict[str, Any]
-) -> Row:
+def figures(case: Case, work: str, spreads: dict[str, Spread], name: str) -> Row:
     """What follows from the medians: rates, and ratios to the rivals and to the machine."""
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
     copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
-    noise = None if copy is None else _noise_seconds(case, work, spreads, limit)
+    # What the noise alone took in the same rounds; not known where nobody makes it in the caches,
+    # as on a GPU.
+    none = 0.0 if case.device.type == "cpu" and not case.noise_elements(work) else None
+    noise = spreads[limits.NOISE].median if limits.NOISE in spreads else none
     bound = None if copy is None or noise is None else max(copy.median, noise)
     return {
         "median_s": spread.median,
@@ -306,7 +336,7 @@ def figures(
         "gb_per_s": None if moved is None else moved / spread.median / 1e9,
         "copy_s": None if copy is None else copy.median,
         "of_copy": ratio.get(limits.COPY),
-        "noise_s": noise,
+        "noise_s": None if copy is None else noise,
         "fresh_s": None if fresh is None else fresh.median,
         "of_fresh": ratio.get(limits.FRESH),
         "of_limit": None if bound is None else bound / spread.median,
@@ -315,52 +345,29 @@ def figures(
     }
 
 
-def _noise_seconds(
-    case: Case, work: str, spreads: dict[str, Spread], limit: dict[str, Any]
-) -> float | None:
-    """What the noise alone takes; None where nobody makes it in the caches, as on a GPU."""
-    if limits.NOISE in spreads:
-        # Of the same rounds, for machines are not equally fast always.
-        return spreads[limits.NOISE].median
-    cached = limits.CACHED_BY in limit["normal_ns"][case.dtype]
-    return 0.0 if cached and not case.noise_elements(work) else None
-
-
 def _host_time(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
     row: Row = {"host_s": None}
     if not isinstance(clock, CudaClock):
         return row
-
-    def host() -> Row:
-        return {"host_s": launches.host_seconds(case.contestant(work, variant), case.device)}
-
-    return row | _attempt("host", host, case, variant)
+    return row | _attempt("host", lambda: {"host_s": launches.host_seconds(
+        case.contestant(work, variant), case.device)}, case, variant)  # fmt: skip
 
 
 def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
     """Figures that a single call shows: memory, and on CUDA launches and the CUDA graph."""
-    device = case.device
-    none = ("peak_bytes", "kernels", "graph_s", "graph_kernels")
-    row: Row = dict.fromkeys(none)
-    try:
-        contestant = case.contestant(work, variant)
-    except Exception as error:
-        _end_if_lost(error, case, variant.name)
-        return row | {"peak_reason": _sentence(error)}
+    device, on_cuda = case.device, isinstance(clock, CudaClock)
+    row: Row = dict.fromkeys(("peak_bytes", "kernels", "graph_s", "graph_kernels"))
+    made = _attempt("peak", lambda: {"made": case.contestant(work, variant)}, case, variant)
+    if "made" not in made:
+        return row | made
+    contestant = made["made"]
 
     def attempt(name: str, figure: Callable[[], Row]) -> Row:
         return _attempt(name, figure, case, variant)
 
-    if variant.overwrites:
-        row["peak_reason"] = row["graph_reason"] = "it runs in CUDA graphs of its own"
-    else:
-        row |= attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
-    if not isinstance(clock, CudaClock):
-        return row
-    row |= attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
-
     def graph() -> Row:
         _fits(case, work, variant)
+        assert isinstance(clock, CudaClock)
         with launches.captured(contestant, device) as replay:
             timed = {"graph_s": launches.replay_seconds(replay, clock)}
             # Profilers fail where clocks don't; the time is kept.
@@ -368,9 +375,14 @@ def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
                 "graph_kernels", lambda: {"graph_kernels": launches.replay_kernels(replay)}
             )
 
-    if not variant.overwrites:
-        row |= attempt("graph", graph)
-    return row
+    if on_cuda:
+        row |= attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
+    if variant.overwrites:
+        return row | dict.fromkeys(
+            ("peak_reason", "graph_reason"), "it runs in CUDA graphs of its own"
+        )
+    row |= attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
+    return row | (attempt("graph", graph) if on_cuda else {})
 
 
 def _attempt(name: str, figure: Callable[[], Row], case: Case, variant: Variant) -> Row:

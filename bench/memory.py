@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from bench import trace
-from bench.ops.base import Compute, Tensors
+from bench.ops import Compute, Tensors
 from bench.timing import Contestant
 
 # Part of the free memory that an estimate may take.

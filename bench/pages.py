@@ -13,11 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import markdown, targets
+from bench import tables as made_of
+from bench import targets
 from bench.ops import OPS
-from bench.plots import made_from, place
-from bench.rows import STEPS, TESTS_FILE, Result, digest, load, machine_words
-from bench.targets import LATENT
+from bench.plots import PICTURES, made_from, place
+from bench.results import (
+    CALLS,
+    LATENT,
+    STEPS,
+    TESTS_FILE,
+    Result,
+    digest,
+    load,
+    machine_words,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/performance.md")
@@ -29,14 +38,6 @@ NO_GPU = (
     "No GPU result is committed, and no GPU time is claimed: `make gpu-report` on a machine with a "
     "GPU and PyTorch measures one."
 )
-PICTURES = {
-    "speedup_eager": "times as fast as eager PyTorch, by size",
-    "speedup_compile": "times as fast as torch.compile, by size",
-    "copy": "share of copy bandwidth, by size",
-    "memory_kept": "memory kept for the backward pass, by size",
-    "memory_peak": "peak memory, by size",
-    "steps": "training steps",
-}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,7 @@ def pages(root: Path) -> dict[Path, str]:
     """
     found = machines(root / RESULTS)
     made = {}
-    for name in PAGES:
-        path = root / name
+    for path in (root / name for name in PAGES):
         try:
             made[path] = rewritten(path.read_text(), found, path.parent)
         except ValueError as error:
@@ -162,81 +162,78 @@ def stale_pictures(found: list[Machine]) -> list[Path]:
 
 # --- what stands between markers ------------------------------------------------------------------
 
+Section = Callable[[list[Machine], Path], str]
+
+
+def of_each(make: Callable[[Machine, Path], str], empty: str, kept: bool = True) -> Section:
+    """A section with a part for each machine that has something to show, of a CPU with its most
+    threads; `kept`: where freed memory is kept, too."""
+
+    def section(found: list[Machine], here: Path) -> str:
+        shown = [machine for machine in _most_threads(found) if kept or not machine.keeps]
+        parts = [(machine.title, make(machine, here)) for machine in shown]
+        return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts if text) or empty
+
+    return section
+
 
 def tables(found: list[Machine], here: Path) -> str:
-    """Each machine's tables; of one CPU with several numbers of threads, those of the most."""
-    parts = []
-    for machine in _most_threads(found):
-        if machine.keeps:
-            continue
-        parts.append(f"### {machine.title}")
-        parts += machine_tables(machine.results)
-        parts.append(pictures(machine.folder, here, ("speedup_eager",)))
-    if not any(machine.is_cuda for machine in found):
-        parts.append(NO_GPU)
-    return "\n\n".join(filter(None, parts))
+    """Each machine's tables and first picture, and a line where no GPU is among them."""
+
+    def make(machine: Machine, here: Path) -> str:
+        shown = pictures(machine.folder, here, ("speedup_eager",))
+        return "\n\n".join(filter(None, [*machine_tables(machine.results), shown]))
+
+    made = of_each(make, "", kept=False)(found, here)
+    return "\n\n".join(filter(None, [made, "" if any(m.is_cuda for m in found) else NO_GPU]))
 
 
 def machine_tables(results: list[Result]) -> list[str]:
     """The latent, the other ops, and training steps, as far as there are results of them."""
-    parts = [markdown.table(r) for r in results if r["settings"]["op"] == LATENT]
+    parts = [made_of.table(r) for r in results if r["settings"]["op"] == LATENT]
     others = other_ops(results)
     if others:
         words = "The other ops at their largest size, and at those that something is asked of; "
         words += "categories have their classes in dim 1, which is a matrix's last:"
-        parts += [words, markdown.ops(others, short=True)]
+        parts += [words, made_of.ops(others, short=True)]
     for result in results:
         if result["settings"]["op"] == STEPS and result["rows"]:
-            parts += ["A whole training step of a model:", markdown.steps(result)]
+            parts += ["A whole training step of a model:", made_of.steps(result)]
     return parts
 
 
 def other_ops(results: list[Result]) -> list[Result]:
     """In the bench's order."""
-    found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS) and r["rows"]]
+    found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS, CALLS) and r["rows"]]
     return sorted(found, key=place)
 
 
-def ops_tables(found: list[Machine], here: Path) -> str:
-    """Every size of the other ops."""
-    parts = []
-    for machine in _most_threads(found):
-        others = other_ops(machine.results)
-        parts += [f"### {machine.title}", markdown.ops(others, short=False)] if others else []
-    return "\n\n".join(parts) or "No other op was measured."
+def every_size(machine: Machine, _: Path) -> str:
+    others = other_ops(machine.results)
+    return made_of.ops(others, short=False) if others else ""
+
+
+def calls(machine: Machine, _: Path) -> str:
+    return "\n\n".join(made_of.calls(result) for result in machine.of(CALLS))
 
 
 def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
     """Those of a machine that are `shown`, and links to the others."""
-    made = {name: folder / f"{name}.png" for name in PICTURES}
-    links = {
-        name: os.path.relpath(path, here).replace(os.sep, "/")
-        for name, path in made.items()
-        if path.exists()
-    }
-    parts = [f"![{PICTURES[name]}]({links[name]})" for name in shown if name in links]
-    rest = [f"[{PICTURES[name]}]({links[name]})" for name in links if name not in shown]
+    paths = {name: folder / f"{name}.png" for name in PICTURES}
+    links = {name: f"[{PICTURES[name]}]({os.path.relpath(path, here).replace(os.sep, '/')})"
+             for name, path in paths.items() if path.exists()}  # fmt: skip
+    parts = [f"!{links[name]}" for name in shown if name in links]
+    rest = [link for name, link in links.items() if name not in shown]
     return "\n\n".join([*parts, *(["More pictures: " + "; ".join(rest) + "."] if rest else [])])
 
 
-def all_pictures(found: list[Machine], here: Path) -> str:
-    parts = []
-    for machine in _most_threads(found):
-        if machine.keeps:
-            continue
-        shown = pictures(machine.folder, here)
-        parts += [f"### {machine.title}", shown] if shown else []
-    return "\n\n".join(parts) or "No pictures are committed: `python -m bench plots` makes them."
-
-
 def target_tables(found: list[Machine], here: Path) -> str:
-    """What must be reached, and was; a CPU is judged with the most threads it was measured with."""
-    parts = []
-    for machine in _most_threads(found):
-        parts += [f"### {machine.title}", target_table(machine.results, tests_of(machine.folder))]
+    """What must be reached, and was."""
+    made = of_each(lambda machine, _: target_table(machine.results, tests_of(machine.folder)), "")
+    parts = [made(found, here)]
     if not any(machine.is_cuda for machine in found):
         parts += ["### GPUs: not measured", NO_GPU, _gpu_target_table([], {})]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
@@ -247,28 +244,23 @@ def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
         tests: what GPU tests say of each of `targets.TESTED`.
     """
     about = results[0]["machine"]
-    if about["device_type"] != "cuda":
-        return _cpu_target_table(results)
-    made = _gpu_target_table(results, tests)
-    if str(about.get("compute_capability", "9")).split(".")[0] != "9":
-        made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
-    return made
+    if about["device_type"] == "cuda":
+        made = _gpu_target_table(results, tests)
+        if str(about.get("compute_capability", "9")).split(".")[0] != "9":
+            made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
+        return made
+    # Without the ops that were not measured, which a line names.
+    judged, ops = targets.judge(results, "cpu"), {result["settings"]["op"] for result in results}
+    made = made_of.verdicts(one for one in judged if one.target.op in ops)
+    left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
+    return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
 
 
 def _gpu_target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
-    made = markdown.verdicts(targets.judge(results, "cuda"))
+    made = made_of.verdicts(targets.judge(results, "cuda"))
     for what in targets.TESTED:
-        made += "\n| " + " | ".join(markdown.tested_cells(what, tests.get(what))) + " |"
+        made += "\n| " + " | ".join(made_of.tested_cells(what, tests.get(what))) + " |"
     return made
-
-
-def _cpu_target_table(results: list[Result]) -> str:
-    """Without the ops that were not measured, which a line names."""
-    judged = targets.judge(results, "cpu")
-    ops = {result["settings"]["op"] for result in results}
-    made = markdown.verdicts(one for one in judged if one.target.op in ops)
-    left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
-    return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
 
 
 def tests_of(folder: Path) -> dict[str, bool | None]:
@@ -277,18 +269,9 @@ def tests_of(folder: Path) -> dict[str, bool | None]:
     return dict(json.loads(path.read_text())["shown"]) if path.exists() else {}
 
 
-def bytes_and_noise(found: list[Machine], here: Path) -> str:
-    """What every op moves and makes, as the bench counts it."""
-    return markdown.bytes_and_noise(OPS.values())
-
-
-def limits(found: list[Machine], here: Path) -> str:
-    """A table for each machine, of one CPU with its most threads."""
-    parts = []
-    for machine in _most_threads(found):
-        ops = [*machine.of(LATENT), *other_ops(machine.results)]
-        parts += [f"### {machine.title}", markdown.limits(ops)] if ops else []
-    return "\n\n".join(parts) or "Nothing was measured."
+def limits(machine: Machine, _: Path) -> str:
+    ops = [*machine.of(LATENT), *other_ops(machine.results)]
+    return made_of.limits(ops) if ops else ""
 
 
 def scaling(found: list[Machine], here: Path) -> str:
@@ -298,7 +281,7 @@ def scaling(found: list[Machine], here: Path) -> str:
         by_threads = {int(str(m.about["threads"])): m.of(LATENT) for m in same if m.of(LATENT)}
         if len(by_threads) > 1:
             parts.append(f"`{LATENT}`, forward+backward, {same[0].about['cpu']}:")
-            parts.append(markdown.scaling(by_threads))
+            parts.append(made_of.scaling(by_threads))
     return "\n\n".join(parts) or (
         "No CPU was measured with several numbers of threads: `python -m bench --threads 1`."
     )
@@ -309,8 +292,7 @@ def _by_cpu(found: list[Machine]) -> dict[tuple[str, bool], list[Machine]]:
     by_cpu: dict[tuple[str, bool], list[Machine]] = {}
     for machine in sorted(found, key=lambda machine: int(str(machine.about["threads"]))):
         if not machine.is_cuda:
-            key = (str(machine.about["cpu"]), machine.keeps)
-            by_cpu.setdefault(key, []).append(machine)
+            by_cpu.setdefault((str(machine.about["cpu"]), machine.keeps), []).append(machine)
     return by_cpu
 
 
@@ -320,12 +302,17 @@ def _most_threads(found: list[Machine]) -> list[Machine]:
     return [machine for machine in found if machine not in fewer]
 
 
-SECTIONS: dict[str, Callable[[list[Machine], Path], str]] = {
+SECTIONS: dict[str, Section] = {
     "tables": tables,
     "targets": target_tables,
-    "ops": ops_tables,
-    "bytes": bytes_and_noise,
-    "limits": limits,
+    "ops": of_each(every_size, "No other op was measured."),
+    "calls": of_each(calls, "No small call was measured: `python -m bench --op calls`."),
+    "bytes": lambda *_: made_of.bytes_and_noise(OPS.values()),
+    "limits": of_each(limits, "Nothing was measured."),
     "scaling": scaling,
-    "pictures": all_pictures,
+    "pictures": of_each(
+        lambda machine, here: pictures(machine.folder, here),
+        "No pictures are committed: `python -m bench plots` makes them.",
+        kept=False,
+    ),
 }

@@ -10,25 +10,12 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from bench.rows import (
-    BOTH,
-    Band,
-    Case,
-    Result,
-    Row,
-    best,
-    cases,
-    fastest,
-    named,
-    rows_of,
-    times_faster,
-)
+from bench.ops import BOTH
+from bench.results import LATENT, Band, Case, Result, Rivals, Row, rivals, times_faster
 from bench.sizes import shape_of
 from bench.variants import COMPILE, EAGER
 
-LATENT = "gaussian_latent"
-Rows = list[Row]
-Cases = dict[Case, Rows]
+Found = dict[Case, Rivals]
 
 
 @dataclass(frozen=True)
@@ -53,9 +40,11 @@ class Target:
     def at(self) -> str:
         return f"{self.size} and more" if self.larger else self.size
 
-    def holds_for(self, elements: int) -> bool:
-        own = math.prod(shape_of(self.size))
-        return elements == own or (self.larger and elements > own)
+    def holds_for(self, one: Rivals) -> bool:
+        own, case = math.prod(shape_of(self.size)), one.case
+        if (self.op, self.dtype, self.work) != (case.op, case.dtype, case.work):
+            return False
+        return one.elements == own or (self.larger and one.elements > own)
 
     def met_by(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
@@ -86,38 +75,22 @@ class Verdict:
 
 def judge(results: Iterable[Result], device_type: str) -> list[Verdict]:
     """A verdict on each target for this kind of device."""
-    found = cases(rows_of(results))
+    found = {one.case: one for one in rivals(results)}
     return [_verdict(target, found) for target in TARGETS if target.device == device_type]
 
 
-def asked(device_type: str, case: Case, elements: int) -> dict[str, Target]:
-    """The targets that a case of so many elements is held to, by their measures."""
-    return {
-        target.measure: target
-        for target in TARGETS
-        if (target.device, target.op, target.dtype, target.work)
-        == (device_type, case.op, case.dtype, case.work)
-        and target.holds_for(elements)
-    }
+def asked(one: Rivals) -> dict[str, Target]:
+    """The targets that a case is held to, by their measures."""
+    return {t.measure: t for t in TARGETS if t.device == one.device_type and t.holds_for(one)}
 
 
-def of(device_type: str, op: str, measure: str) -> list[Target]:
-    """The targets that an op has on a measure."""
-    wanted = (device_type, op, measure)
-    return [t for t in TARGETS if (t.device, t.op, t.measure) == wanted]
-
-
-def _verdict(target: Target, found: Cases) -> Verdict:
+def _verdict(target: Target, found: Found) -> Verdict:
     verdicts = []
-    for case, rows in found.items():
-        if (case.op, case.dtype, case.work) != (target.op, target.dtype, target.work):
-            continue
-        own = best(rows)
-        if own is None or not target.holds_for(own["elements"]):
-            continue
-        band = MEASURES[target.measure](own, rows, found)
-        if band is not None:
-            verdicts.append(Verdict.of(target, case.size, band))
+    for one in found.values():
+        if target.holds_for(one) and one.own is not None:
+            band = MEASURES[target.measure](one.own, one, found)
+            if band is not None:
+                verdicts.append(Verdict.of(target, one.case.size, band))
     return _worst(verdicts) if verdicts else Verdict(target)
 
 
@@ -133,18 +106,14 @@ def _worst(verdicts: list[Verdict]) -> Verdict:
     return replace(min(verdicts, key=margin), within_spread=all(within) if missed else any(within))
 
 
-# --- measures: a row of ours, its rivals, and all cases; None where something is not measured -----
+# --- measures: our row, its case, and all cases; None where something is not measured -------------
 
-Measure = Callable[[Row, Rows, Cases], Band | None]
+Measure = Callable[[Row, Rivals, Found], Band | None]
 
 
-def _count(name: str) -> Measure:
-    """What is the same in each call."""
-
-    def count(own: Row, *_: object) -> Band | None:
-        return None if own.get(name) is None else _sharp(own[name])
-
-    return count
+def _sharp(value: float | None) -> Band | None:
+    """What has no spread: a count, or a share of which only the median is known."""
+    return None if value is None else Band(float(value), float(value), float(value))
 
 
 def _share(name: str) -> Measure:
@@ -160,60 +129,42 @@ def _share(name: str) -> Measure:
     return share
 
 
-def _sharp(value: float) -> Band:
-    return Band(float(value), float(value), float(value))
-
-
-def _host_share(rival: Callable[[Rows], Row | None]) -> Measure:
-    """Our host time as a share of a rival's."""
-
-    def share(own: Row, rows: Rows, _: Cases) -> Band | None:
-        other = rival(rows)
-        if other is None or not own.get("host_s") or not other.get("host_s"):
-            return None
-        return _sharp(own["host_s"] / other["host_s"])
-
-    return share
-
-
-def _least_host_time(rows: Rows) -> Row | None:
-    timed = [
-        row
-        for row in rows
-        if row["status"] == "ok" and row["variant"].startswith(COMPILE) and row.get("host_s")
-    ]
-    return min(timed, key=lambda row: row["host_s"], default=None)
+def _host_share(own: Row, rows: Iterable[Row | None]) -> Band | None:
+    """Our host time as a share of the least of theirs."""
+    times = [row["host_s"] for row in rows if row and row["status"] == "ok" and row.get("host_s")]
+    return _sharp(own["host_s"] / min(times)) if times and own.get("host_s") else None
 
 
 def _tensors(name: str) -> Measure:
     """Bytes as a number of tensors of the latent's size."""
 
-    def tensors(own: Row, rows: Rows, found: Cases) -> Band | None:
-        if own.get(name) is None:
-            return None
+    def tensors(own: Row, *_: object) -> Band | None:
         itemsize = {"float32": 4, "float64": 8}.get(own["dtype"], 2)
-        return _sharp(own[name] / (own["elements"] * itemsize))
+        value = own.get(name)
+        return None if value is None else _sharp(value / (own["elements"] * itemsize))
 
     return tensors
 
 
-def _against_float32(own: Row, rows: Rows, found: Cases) -> Band | None:
+def _against_float32(own: Row, one: Rivals, found: Found) -> Band | None:
     """Time as a share of float32's."""
-    case = Case(*(own[name] for name in Case._fields))
-    return times_faster(best(found.get(case._replace(dtype="float32"), [])), own)
+    other = found.get(one.case._replace(dtype="float32"))
+    return times_faster(other.own, own) if other else None
 
 
 MEASURES: dict[str, Measure] = {
     "of_copy": _share("of_copy"),
     "of_limit": _share("of_limit"),
-    "vs_eager": lambda own, rows, _: times_faster(own, named(rows, EAGER)),
-    "vs_compile": lambda own, rows, _: times_faster(own, fastest(rows, COMPILE)),
-    "host_vs_eager": _host_share(lambda rows: named(rows, EAGER)),
-    "host_vs_compile": _host_share(_least_host_time),
-    "graph_kernels": _count("graph_kernels"),
+    "vs_eager": lambda own, one, _: times_faster(own, one.named(EAGER)),
+    "vs_compile": lambda own, one, _: times_faster(own, one.compiled),
+    "host_vs_eager": lambda own, one, _: _host_share(own, [one.named(EAGER)]),
+    "host_vs_compile": lambda own, one, _: _host_share(
+        own, [row for row in one.rows if row["variant"].startswith(COMPILE)]
+    ),
+    "graph_kernels": lambda own, *_: _sharp(own.get("graph_kernels")),
     "peak_tensors": _tensors("peak_bytes"),
     "saved_tensors": _tensors("saved_bytes"),
-    "saved_bytes": _count("saved_bytes"),
+    "saved_bytes": lambda own, *_: _sharp(own.get("saved_bytes")),
     "against_float32": _against_float32,
 }
 

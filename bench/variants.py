@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from bench.ops.base import Compute, Op
+from bench.ops import Compute, Op
 
 REFERENCE = "reference"
 BACKENDS = (REFERENCE, "native", "triton")
+# The one of our backends that makes noise which stays in the caches: on a CPU.
+CACHED_BY = "native"
 EAGER, COMPILE = "eager", "torch.compile"
 REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
 DISTRIBUTIONS = "distributions"
 UNCHECKED = f"{DISTRIBUTIONS} unchecked"
+FAMILIES = ("pytorch", "reference", "fused")
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,9 @@ class Variant:
 
     @property
     def family(self) -> str:
-        """Those of one family need about as much memory: "pytorch", "distributions", "reference"
-        or "fused"."""
+        """One of FAMILIES: those of one need about as much memory."""
         if not self.ours:
-            return "distributions" if self.name.startswith(DISTRIBUTIONS) else "pytorch"
+            return "pytorch"
         return "reference" if self.name.startswith(REFERENCE) else "fused"
 
 
@@ -58,29 +60,39 @@ def names(device: torch.device) -> tuple[str, ...]:
     return (EAGER, COMPILE, *graphs, DISTRIBUTIONS, UNCHECKED, *BACKENDS)
 
 
-def backend_module(name: str, device: torch.device) -> tuple[object | None, str | None]:
-    """The module of one of our backends and None, or None and the reason that it can't serve."""
+def unavailable_reason(name: str, device: torch.device) -> str | None:
+    """Why one of our backends can't serve, in one sentence; None when it can."""
     if name == "triton" and device.type == "cpu":
-        return None, "runs on the CPU only in Triton's interpreter, whose speed says nothing"
+        return "runs on the CPU only in Triton's interpreter, whose speed says nothing"
+    from fused_reparam.backends import select
+
     try:
-        module = importlib.import_module(f"fused_reparam.backends.{name}")
+        return select.unavailable_reason(name, device)
     except ImportError as error:
-        return None, str(error)
-    reason = module.unavailable_reason(device)
-    return (None, reason) if reason else (module, None)
+        return str(error)
 
 
 def variants(op: Op, device: torch.device) -> tuple[list[Variant], list[Missing]]:
     """Every variant of `op` that can run on `device`, eager first, and those that can't."""
-    found = [Variant(EAGER, op.textbook)]
+    found = of_pytorch(op.textbook, lambda validate: partial(op.rival, validate), device)
+    names, missing = backends(device)
+    return found + [Variant(name, op.ours, using(name), ours=True) for name in names], missing
+
+
+def of_pytorch(
+    textbook: Compute, rival: Callable[[bool], Compute], device: torch.device
+) -> list[Variant]:
+    """PyTorch's: eager, compiled, and torch.distributions with and without checks of arguments."""
     # Shapes are fixed here, so the compiled form gets the specialised code that is its best.
-    found.append(Variant(COMPILE, torch.compile(op.textbook, dynamic=False)))
+    found = [
+        Variant(EAGER, textbook),
+        Variant(COMPILE, torch.compile(textbook, dynamic=False)),
+        Variant(DISTRIBUTIONS, rival(True)),
+        Variant(UNCHECKED, rival(False)),
+    ]
     if device.type == "cuda":
-        found.append(Variant(REDUCE_OVERHEAD, reduce_overhead(op.textbook), overwrites=True))
-    found.append(Variant(DISTRIBUTIONS, op.distributions(True)))
-    found.append(Variant(UNCHECKED, op.distributions(False)))
-    backends, missing = ours(op, device)
-    return found + backends, missing
+        found.insert(2, Variant(REDUCE_OVERHEAD, reduce_overhead(textbook), overwrites=True))
+    return found
 
 
 def reduce_overhead(compute: Compute) -> Compute:
@@ -94,30 +106,15 @@ def reduce_overhead(compute: Compute) -> Compute:
     return call
 
 
-def ours(op: Op, device: torch.device) -> tuple[list[Variant], list[Missing]]:
-    """The op through each backend of ours that serves `device`, and the backends that don't."""
-    names, missing = backends(device)
-    return [Variant(name, op.ours, using(name), ours=True) for name in names], missing
-
-
 def backends(device: torch.device) -> tuple[list[str], list[Missing]]:
     """The backends of ours that serve `device`, and those that don't."""
-    found, missing = [], []
-    for name in BACKENDS:
-        module, reason = backend_module(name, device)
-        if module is None:
-            missing.append(Missing(name, reason or "unknown"))
-        else:
-            found.append(name)
-    return found, missing
+    reasons = {name: unavailable_reason(name, device) for name in BACKENDS}
+    missing = [Missing(name, reason) for name, reason in reasons.items() if reason is not None]
+    return [name for name, reason in reasons.items() if reason is None], missing
 
 
 def using(name: str) -> Callable[[], AbstractContextManager[object]]:
     """What makes the context in which one of our backends is asked for."""
+    from fused_reparam import backend
 
-    def context() -> AbstractContextManager[object]:
-        from fused_reparam import backend
-
-        return backend(name)
-
-    return context
+    return partial(backend, name)

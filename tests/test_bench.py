@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import invented
@@ -12,14 +13,13 @@ import pytest
 import torch
 
 from bench import __main__ as command_line
-from bench import compare, files, limits, markdown, measure, report
-from bench.case import OpCase
+from bench import compare, limits, measure, report, results, tables
+from bench.cases import OpCase
 from bench.machine import folder_name
-from bench.ops import OPS
-from bench.ops.base import WORKS
+from bench.ops import OPS, WORKS
 from bench.sizes import shape_of
 from bench.timing import CpuClock, Effort
-from bench.variants import EAGER, Variant, ours
+from bench.variants import EAGER, Variant, using
 
 OP = OPS["gaussian_latent"]
 CPU = torch.device("cpu")
@@ -40,30 +40,33 @@ def plain(name):
     """A variant of PyTorch's own, by name, without the compiled ones."""
     computes = {
         EAGER: OP.textbook,
-        "distributions": OP.distributions(True),
-        "distributions unchecked": OP.distributions(False),
+        "distributions": partial(OP.rival, True),
+        "distributions unchecked": partial(OP.rival, False),
     }
     return Variant(name, computes[name])
 
 
-def wrong_gain(mu, logvar):
+def wrong_kl(mu, logvar):
     z, kl = OP.textbook(mu, logvar)
-    # 1% more gradient, and the same value.
-    return z + 0.01 * (z - z.detach()), kl
+    return z, 1.1 * kl
+
+
+def specification():
+    return Variant("reference", OP.ours, using("reference"), ours=True)
 
 
 @pytest.fixture(scope="module")
 def result():
     """A tiny run over every kind of work, with one wrong variant in it."""
-    wrong = Variant("wrong", wrong_gain)
+    wrong = Variant("wrong", wrong_kl)
     settings = measure.Settings(
         op=OP.name, sizes=("16x20",), dtypes=("float32", "bfloat16"), quick=True, effort=BRIEF
     )
-    [reference] = [v for v in ours(OP, CPU)[0] if v.name == "reference"]
+    reference = specification()
     entries = [plain(EAGER), plain("distributions"), wrong, reference]
     clock = CpuClock()
     limit = measure.machine_limits(settings, clock)
-    [first, last] = measure.measure(OP, settings, clock, limit, variants=entries)
+    [first, last] = measure.measure(settings, clock, limit, variants=entries)
     assert last["rows"][: len(first["rows"])] == first["rows"]
     assert {row["dtype"] for row in first["rows"]} == {"float32"}
     assert (first["complete"], last["complete"]) == (False, True)
@@ -77,7 +80,7 @@ def test_a_variant_that_fails_the_gate_gets_no_time(result):
     assert len(rows) == 2 * len(WORKS)
     for row in rows:
         assert row["status"] == "failed"
-        assert row["reason"].startswith("grad mu")
+        assert row["reason"].startswith("output 1")
         assert "median_s" not in row
     assert all(row["status"] == "ok" for row in result["rows"] if row["variant"] != "wrong")
 
@@ -121,9 +124,6 @@ def test_machine_and_limits_are_written_down(result):
     assert machine["time"].endswith("+00:00")
     assert result["settings"]["sizes"] == ("16x20",)
     assert result["limits"]["copy_gb_per_s"] > 0
-    for times in result["limits"]["normal_ns"].values():
-        assert {"torch.randn", "reference"} <= set(times)
-        assert min(times.values()) > 0
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,14 @@ def test_machine_and_limits_are_written_down(result):
         ("1e6", (1000, 1000)),
         ("7", (1, 7)),
         ("8x16x128x128", (8, 16, 128, 128)),
+        ("1024G", (1 << 20,) * 2),
     ],
 )
 def test_sizes(text, shape):
     assert shape_of(text) == shape
 
 
-@pytest.mark.parametrize("text", ["", "big", "0", "12x", "-3", "4x0"])
+@pytest.mark.parametrize("text", ["", "big", "0", "12x", "-3", "4x0", "1T"])
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="size"):
         shape_of(text)
@@ -167,19 +168,10 @@ def test_copies_move_as_many_bytes_as_said(buffer, monkeypatch):
     assert [c.name for c in limits.copies(8000, 0, CPU)] == [limits.COPY]
 
 
-def test_a_small_copy_is_a_copy_and_nothing_else():
-    for contestant in limits.copies(16_000, 6_000, CPU):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-            contestant.call(None)
-        calls = [event.name for event in profiler.events() if event.cpu_parent is None]
-        made = ["aten::empty"] if contestant.name == limits.FRESH else []
-        assert calls == [*made, "aten::copy_"]
-
-
 def test_json_and_csv_round_trip(result, tmp_path):
-    json_path, csv_path = files.write(result, tmp_path)
+    json_path, csv_path = results.write(result, tmp_path)
     assert json_path.parent == tmp_path / folder_name(result["machine"])
-    again = files.read(json_path)
+    again = results.read(json_path)
     assert again == json.loads(json.dumps(result))
     lines = list(csv.DictReader(csv_path.read_text().splitlines()))
     assert len(lines) == len(result["rows"])
@@ -192,7 +184,7 @@ def test_json_and_csv_round_trip(result, tmp_path):
 
 
 def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatch):
-    paths = files.write(result, tmp_path)
+    paths = results.write(result, tmp_path)
     before = [path.read_text() for path in paths]
     write = Path.write_text
 
@@ -202,26 +194,20 @@ def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(OSError, match="no space"):
-        files.write(result | {"rows": result["rows"][:1]}, tmp_path)
+        results.write(result | {"rows": result["rows"][:1]}, tmp_path)
     assert [path.read_text() for path in paths] == before
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)
 
 
-def test_reading_another_json_file_says_what_was_expected(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="expected a result of python -m bench"):
-        files.read(path)
-
-
-@pytest.mark.parametrize("use_rich", [False, True])
-def test_report_shows_every_row(result, use_rich, capsys):
-    if use_rich and not report.HAVE_RICH:
-        pytest.skip("rich is not installed")
-    report.print_result(result, use_rich=use_rich)
+@pytest.mark.parametrize("wide", [False, True])
+def test_report_shows_every_row(result, wide, capsys):
+    report.print_result(result, wide)
     text = capsys.readouterr().out
+    tables = [line for line in text.splitlines() if "NOT TIMED" not in line]
+    assert (max(map(len, tables)) <= report.WIDTH) is not wide
+    assert (" GB/s  of" in text) is wide
     assert text.count("FAILED") == 2 * len(WORKS)
-    assert "NOT TIMED, for its result is wrong: wrong, float32, 16x20: grad mu" in text
+    assert "NOT TIMED, for its result is wrong: wrong, float32, 16x20: output 1" in text
     for row in result["rows"]:
         if row["status"] == "ok":
             assert report.duration(row["median_s"]) in text
@@ -237,40 +223,19 @@ def test_durations_keep_three_figures(seconds):
 def test_compare_tells_what_changed(result):
     before = json.loads(json.dumps(result))
     after = json.loads(json.dumps(result))
-    assert all(line[-1] == "" for line in compare.comparison(before, after))
+    assert all(line[5] == "" for line in compare.comparison(before, after))
     row = next(r for r in after["rows"] if r["variant"] == "reference")
     for name in ("median_s", "low_s", "high_s"):
         row[name] *= 100
     row["saved_bytes"], row["peak_bytes"] = 24, 2 * row["peak_bytes"]
     after["rows"].remove(next(r for r in after["rows"] if r["variant"] == "distributions"))
     lines = compare.comparison(before, after)
-    [slower] = [line for line in lines if line[-1] == "SLOWER MORE MEMORY"]
+    [slower] = [line for line in lines if line[5] == "SLOWER MORE MEMORY"]
     assert slower[1] == "reference"
     assert slower[4] == "0.01x"
     assert "16 -> 24" in slower
-    assert lines[-1][3] == "absent"
+    assert "absent" in [line[3] for line in lines]
     assert {len(line) for line in lines} == {1 + len(compare.COLUMNS)}
-
-
-def test_markdown_table_shows_the_medians(result):
-    lines = markdown.table(result).splitlines()
-    row = _row(result, "reference", "float32")
-    eager = _row(result, EAGER, "float32")
-    assert lines[2].startswith("| 16 x 20 | float32 |")
-    assert f" {report.duration(row['median_s'])} (reference) " in lines[2]
-    assert f"**{row['vs_eager']:.1f}x**" in lines[2]
-    assert f"{eager['saved_bytes']:,}" in lines[2]
-    assert len({line.count("|") for line in lines[:4]}) == 1
-    assert result["machine"]["commit"] in lines[-1]
-
-
-def _row(result, variant, dtype):
-    [row] = [
-        row
-        for row in result["rows"]
-        if (row["variant"], row["dtype"], row["work"]) == (variant, dtype, "forward+backward")
-    ]
-    return row
 
 
 def test_command_line_from_measuring_to_table(tmp_path, capsys):
@@ -284,38 +249,36 @@ def test_command_line_from_measuring_to_table(tmp_path, capsys):
     assert "1.00x" in capsys.readouterr().out
 
 
-def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        (measure.DeviceLost("no CUDA any more"), command_line.LOST_DEVICE, "no CUDA any more"),
+        (KeyboardInterrupt(), 130, "interrupted; kept: gaussian_kl (4 rows)"),
+    ],
+)
+def test_who_dies_keeps_the_cases_that_were_done(end, code, last, tmp_path, monkeypatch, capsys):
     checked, asked = measure._checked, []
 
     def dies_in_the_third_case(case, variant):
         asked.append((case.name, case.size))
         if len(set(asked)) == 3:
-            raise measure.DeviceLost("no CUDA any more")
+            raise end
         return checked(case, variant)
 
     monkeypatch.setattr(measure, "_checked", dies_in_the_third_case)
     words = "--quick --op gaussian_kl --sizes 16x20,8x20,4x20 --dtype float32 --work forward"
     words += f" --variants reference --out {tmp_path}"
-    assert command_line.main(words.split()) == command_line.LOST_DEVICE
+    assert command_line.main(words.split()) == code
     [path] = tmp_path.glob("*/*.json")
-    result = files.read(path)
+    result = results.read(path)
     rows = result["rows"]
     assert not result["complete"]
     assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
     assert all(row["median_s"] > 0 for row in rows)
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == "no CUDA any more"
+    assert said.splitlines()[-1] == last
     assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
     assert said.count("wrote ") == 2
-
-
-@pytest.mark.parametrize(
-    "words", [["--sizes", "big"], ["--dtype", "int8"], ["--work", "sideways"], ["--op", "none"]]
-)
-def test_command_line_refuses_what_it_does_not_know(words, capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(words)
-    assert words[1] in capsys.readouterr().err
 
 
 def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_path, capsys):
@@ -325,9 +288,9 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
         row["median_s"] = -1.0
     larger = [dict(row, size="1M", shape="1024x1024", elements=1 << 20) for row in first["rows"]]
     second["rows"] = [*larger, second["rows"][0]]
-    [one, _], [two, _] = (files.write(r, tmp_path / n) for r, n in ((first, "a"), (second, "b")))
+    [one, _], [two, _] = (results.write(r, tmp_path / n) for r, n in ((first, "a"), (second, "b")))
     assert command_line.main(["merge", str(one), str(two)]) == 0
-    merged = files.read(one)
+    merged = results.read(one)
     assert len(merged["rows"]) == 2 * len(first["rows"])
     assert sum(row.get("median_s") == -1.0 for row in merged["rows"]) == 1
     assert merged["settings"]["sizes"] == ["16x20", "1M"]
@@ -335,46 +298,33 @@ def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_pat
     assert sizes == sorted(sizes)
     second["machine"]["commit"] = "another"
     with pytest.raises(ValueError, match="one commit can be merged"):
-        files.merged(first, second)
+        results.merged(first, second)
 
 
 def test_a_result_says_that_it_is_partial_or_of_an_unsteady_machine(capsys):
     first, second = invented.result(sizes=("1M",)), invented.result(sizes=("128x20",))
-    assert files.merged(first, second)["complete"] is True
-    assert files.merged(first, second)["warnings"] == []
+    assert results.merged(first, second)["complete"] is True
+    assert results.merged(first, second)["warnings"] == []
     second["complete"] = False
     for row in second["rows"]:
         row["high_s"] = 2 * row["median_s"]
-    merged = files.merged(first, second)
+    merged = results.merged(first, second)
     assert merged["complete"] is False
     words = "the machine was not steady: 30 of 60 times have a spread of more than ±25%"
     assert merged["warnings"] == [words]
-    report.print_result(merged, use_rich=False)
+    report.print_result(merged)
     said = capsys.readouterr().out
-    assert f"WARNING: {words}\n" in said
+    assert f"WARNING: {words}" in " ".join(said.split())
     assert "NOT ALL: the run ended before it had measured all that it was to\n" in said
     flags = f", **not all that the run was to measure**, **{words}**"
-    assert flags in markdown.origin([merged])
-    assert flags in markdown.table(merged)
-    assert "**" not in markdown.origin([first])
-
-
-def test_merging_leaves_one_shape_of_a_size(result):
-    first, second = (json.loads(json.dumps(result)) for _ in range(2))
-    second["rows"] = [
-        dict(row, shape="8x40", median_s=-1.0)
-        for row in second["rows"]
-        if row["variant"] == EAGER and row["work"] == "forward"
-    ]
-    first["settings"]["works"] = ["backward"]
-    merged = files.merged(first, second)
-    assert merged["rows"] == second["rows"]
-    assert merged["settings"]["works"] == ["forward"]
+    assert flags in tables.origin([merged])
+    assert flags in tables.table(merged)
+    assert "**" not in tables.origin([first])
 
 
 def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 319)
-    [reference] = [v for v in ours(OP, CPU)[0] if v.name == "reference"]
+    reference = specification()
     another = Variant("another", OP.textbook, ours=True)
     case = OpCase(OP, "16x20", (16, 20), "float32", CPU)
     skipped = measure._too_slow(case, reference, [reference, another])
@@ -387,3 +337,13 @@ def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     assert measure._too_slow(case, compiled, [reference, compiled, another]) is not None
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
     assert measure._too_slow(case, reference, [reference, another]) is None
+
+
+def test_a_backend_that_fails_the_self_test_gets_no_time():
+    settings = measure.Settings(
+        op=OP.name, sizes=("16x20",), dtypes=("float32",), works=("forward",), effort=BRIEF
+    )
+    entries = [plain(EAGER), specification()]
+    [made] = measure.measure(settings, CpuClock(), {}, variants=entries, wrong={"reference": "bad"})
+    assert [row["status"] for row in made["rows"]] == ["ok", "failed"]
+    assert made["rows"][1]["reason"] == "bad"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command_line
-from bench import allocator, files
+from bench import allocator, results
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +50,7 @@ def test_results_with_kept_memory_are_apart(tmp_path):
     python("-m", "bench", *words.split(), "--out", str(tmp_path))
     [path] = tmp_path.glob("*/normal.json")
     assert path.parent.name.endswith("-threads-kept-memory")
-    result = files.read(path)
+    result = results.read(path)
     assert result["machine"]["keeps_freed_memory"] is True
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import invented
 import pytest
 import torch
 
 from bench import __main__ as command_line
-from bench import sizes
 
 COMMANDS = {
     "compare": ["compare", "{file}", "{good}"],
@@ -56,10 +52,6 @@ def test_a_file_that_is_no_result(command, content, complaint, tmp_path, capsys)
     assert said.startswith(f"python -m bench {words[0]}: {file}: ")
     assert complaint in said
     assert said.count("\n") == 1
-
-
-def test_a_folder_in_place_of_a_file(tmp_path, capsys):
-    assert f"{tmp_path}: Is a directory" in fails(["table", str(tmp_path)], capsys)
 
 
 def test_pages_say_which_file_is_no_result(tmp_path, capsys):
@@ -183,6 +175,8 @@ def test_what_a_gpu_adds(monkeypatch):
     options = command_line._options(words)
     assert options.variants == ("torch.compile reduce-overhead", "triton")
     assert command_line._settings(options, "normal").sizes[-3:] == ("64M", "256M", "1G")
+    # Small calls are of a CPU.
+    assert "calls" not in command_line._options(["--device", "cuda", "--op", "all"]).op
 
 
 def test_what_is_measured_without_options():
@@ -202,28 +196,3 @@ def test_a_folder_that_can_not_be_made(tmp_path, capsys):
     assert command_line.main(["--out", str(out)]) == 2
     said = capsys.readouterr()
     assert said.err == f"python -m bench: --out {out}: Not a directory\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "shape"),
-    [("1M", (1024, 1024)), ("7", (1, 7)), ("1T", None), ("1024G", (1 << 20,) * 2)],
-)
-def test_sizes(text, shape):
-    if shape is None:
-        with pytest.raises(ValueError, match="expected a shape"):
-            sizes.shape_of(text)
-    else:
-        assert sizes.shape_of(text) == shape
-
-
-def test_a_merge_adds_rows(tmp_path, capsys):
-    small, large = (invented.result(sizes=(size,)) for size in ("128x20", "1M"))
-    into, more = (tmp_path / name / "gaussian_latent.json" for name in ("into", "more"))
-    for path, result in ((into, small), (more, large)):
-        invented.write(path.parent, result)
-    assert command_line.main(["merge", str(into), str(more)]) == 0
-    [written] = [path for path in tmp_path.glob("*/*.json") if path not in (into, more)]
-    rows = json.loads(written.read_text())["rows"]
-    assert {row["size"] for row in rows} == {"128x20", "1M"}
-    assert f"wrote {written}" in capsys.readouterr().out
-    shutil.rmtree(written.parent)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bench import launches, limits, measure, trace
-from bench.case import OpCase
+from bench.cases import OpCase
 from bench.ops import OPS
-from bench.timing import Contestant, CpuClock, CudaClock, Spread
-from bench.variants import REDUCE_OVERHEAD, Variant
+from bench.timing import Contestant, CudaClock, Spread
+from bench.variants import REDUCE_OVERHEAD, Variant, variants
 
 CPU = torch.device("cpu")
 OP = OPS["gaussian_latent"]
@@ -42,24 +42,21 @@ def test_a_variant_with_graphs_of_its_own_is_not_captured_again():
 
 
 @pytest.mark.parametrize(
-    ("by", "op", "noise", "share"),
+    ("device", "op", "noise", "share"),
     [
-        ("native", "gaussian_kl", 0.0, 0.5),  # which makes none
-        ("native", "gaussian_latent", None, None),  # it was to be timed, and was not
-        ("triton", "gaussian_kl", None, None),
-        ("triton", "gaussian_latent", None, None),
+        ("cpu", "gaussian_kl", 0.0, 0.5),  # which makes none
+        ("cpu", "gaussian_latent", None, None),  # it was to be timed, and was not
+        ("cuda", "gaussian_kl", None, None),
     ],
 )
-def test_the_limit_is_told_only_where_its_noise_is_known(by, op, noise, share):
-    case = OpCase(OPS[op], "x", (16, 20), "float32", CPU)
+def test_the_limit_is_told_only_where_its_noise_is_known(device, op, noise, share):
+    case = OpCase(OPS[op], "x", (16, 20), "float32", torch.device(device))
     spreads = {name: Spread(s, s, s, 3) for name, s in (("some", 2.0), (limits.COPY, 1.0))}
-    given = {"normal_ns": {"float32": {by: 1.0}}}
-    row = measure.figures(case, "forward", spreads, "some", given)
+    row = measure.figures(case, "forward", spreads, "some")
     assert (row["noise_s"], row["of_limit"], row["of_copy"]) == (noise, share, 0.5)
-    if op == "gaussian_latent":
-        spreads[limits.NOISE] = Spread(1.5, 1.5, 1.5, 3)
-        row = measure.figures(case, "forward", spreads, "some", given)
-        assert (row["noise_s"], row["of_limit"]) == (1.5, 0.75)
+    spreads[limits.NOISE] = Spread(1.5, 1.5, 1.5, 3)
+    row = measure.figures(case, "forward", spreads, "some")
+    assert (row["noise_s"], row["of_limit"]) == (1.5, 0.75)
 
 
 @pytest.fixture
@@ -84,7 +81,7 @@ def test_host_times_come_before_anything_that_is_profiled(fake_launches, monkeyp
     case = OpCase(OP, "x", (16, 20), "float32", CPU)
     variants = [Variant("one", OP.textbook), Variant("two", OP.textbook)]
     clock = object.__new__(CudaClock)
-    rows = measure.measure_case(case, settings, variants, clock, {}, lambda *_: None)
+    rows = measure.measure_case(case, settings, variants, clock, lambda *_: None, {})
     assert fake_launches[:6] == ["host_seconds"] * 6
     assert fake_launches[6:] == ["kernels", "captured", "replay_seconds", "replay_kernels"] * 6
     names = ("host_s", "kernels", "graph_s", "graph_kernels")
@@ -130,17 +127,6 @@ def test_an_error_after_which_cuda_fails_ends_the_run(monkeypatch):
     assert measure._death(error, on_cpu, "some")["status"] == "failed"
 
 
-def test_a_cache_that_cannot_be_emptied_ends_nothing(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "empty_cache", fails)
-    monkeypatch.setattr(torch.cuda, "synchronize", works)
-    case = OpCase(OP, "x", (16, 20), "float32", torch.device("cuda"))
-    monkeypatch.setattr(measure, "_checked", lambda *_: {"status": "failed", "reason": "some"})
-    settings = measure.Settings(op=OP.name)
-    some = [Variant("some", OP.textbook)]
-    rows = measure.measure_case(case, settings, some, CpuClock(), {}, lambda *_: None)
-    assert [row["status"] for row in rows] == ["failed"] * 3
-
-
 @pytest.fixture
 def fake_cuda(monkeypatch):
     """torch.cuda as a diary of what was asked of it."""
@@ -183,29 +169,6 @@ def test_the_device_sleeps_longer_than_the_host_needs_for_each_call(fake_cuda):
     order = ["sleep" if isinstance(entry, tuple) else entry for entry in fake_cuda]
     calls = [["sleep", "event", f"call {i}", "event"] for i in range(3)]
     assert order == ["wait", *calls[0], *calls[1], *calls[2], "wait"]
-
-
-def test_the_rate_of_sleep_is_measured(fake_cuda, monkeypatch):
-    clock = object.__new__(CudaClock)
-    clock.device, clock.ramp = CPU, 0.0
-    assert clock._sleep_rate() == pytest.approx(10_000_000 / 2e-3)
-    # A device that gets from idle to its full speed, and a sample that others have disturbed.
-    milliseconds = iter([8.0, 4.0, 1.0, 3.0])
-    monkeypatch.setattr(torch.cuda.Event, "elapsed_time", lambda *_: next(milliseconds))
-    seconds = iter([0.0, 0.1, 0.15, 0.19, 0.21])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
-    clock.ramp = CudaClock.ramp
-    assert clock._sleep_rate() == pytest.approx(10_000_000 / 1e-3)
-    assert next(milliseconds, None) is None
-
-
-def test_without_a_way_to_sleep_the_clock_still_runs(fake_cuda, monkeypatch):
-    monkeypatch.delattr(torch.cuda, "_sleep")
-    clock = object.__new__(CudaClock)
-    clock.device, clock.flush = CPU, torch.ones(4)
-    clock.cycles_per_second = clock._sleep_rate()
-    assert clock.cycles_per_second == 0
-    assert clock.seconds(lambda _: None, range(2)) == pytest.approx(2 * 2e-3)
 
 
 def test_what_runs_on_the_device_is_counted(fake_cuda, monkeypatch):
@@ -263,117 +226,33 @@ def test_what_a_replay_does_before_its_graph_is_not_in_the_graph(fake_cuda, monk
         launches.replay_kernels(seen.append)
 
 
-def test_host_time_leaves_out_preparation_and_waiting(fake_cuda, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: time.sleep(0.02))
-    monkeypatch.setattr(launches, "HOST_SECONDS", 0.0)
-
-    def prepare(count):
-        time.sleep(0.02)
-        return range(count)
-
-    assert launches.host_seconds(Contestant("some", lambda _: None, prepare), CPU) < 0.01
-
-
-def test_a_call_that_waits_for_the_device_is_not_captured(fake_cuda, monkeypatch):
-    modes = [0]
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-
-    def waits(_):
-        assert modes[-1] == "error"
-        raise RuntimeError("called a synchronizing CUDA operation")
-
-    with pytest.raises(RuntimeError, match="synchronizing"):
-        launches._refuse_waiting(Contestant("some", waits))
-    assert modes == [0, "error", 0]
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("work", OP.works)
+def test_figures_of_a_call_on_a_gpu(work):
+    device = torch.device("cuda")
+    case, clock = OpCase(OP, "x", (128, 20), "float32", device), CudaClock(device)
+    [fused] = [one for one in variants(OP, device)[0] if one.name == "triton"]
+    row = measure._host_time(case, work, fused, clock)
+    row |= measure._single_calls(case, work, fused, clock)
+    assert not [name for name in row if name.endswith("_reason")], row
+    assert 0 < row["host_s"] < 0.01
+    assert 0 < row["graph_s"] < 0.01
+    assert 1 <= row["graph_kernels"] <= 3
+    assert row["kernels"] >= 1
+    assert row["peak_bytes"] >= case.made(work)
 
 
-@pytest.fixture
-def fake_graphs(fake_cuda, monkeypatch):
-    """Streams and CUDA graphs whose capture is a call like any other."""
-
-    class Stream:
-        def wait_stream(self, other):
-            pass
-
-    class Graph:
-        def replay(self):
-            fake_cuda.append("replay")
-
-        def reset(self):
-            fake_cuda.append("reset")
-
-    @contextlib.contextmanager
-    def capture(graph, stream):
-        fake_cuda.append("capture")
-        yield
-
-    for name in ("current_stream", "Stream"):
-        monkeypatch.setattr(torch.cuda, name, Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "set_stream", works)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", works)
-    return fake_cuda
-
-
-def test_each_call_on_the_way_to_a_graph_has_an_item_of_its_own(fake_graphs):
-    """A compiled backward pass can't be called twice on one graph, nor asked to retain it."""
-    items = iter(range(100))
-    contestant = Contestant(
-        "some",
-        lambda item: fake_graphs.append(f"call {item}"),
-        lambda count: [next(items) for _ in range(count)],
-    )
-    with launches.captured(contestant, CPU):
-        fake_graphs.append("used")
-    calls = [entry for entry in fake_graphs if entry != "wait"]
-    before = [f"call {i}" for i in range(launches.WARM_UPS + 1)]
-    last = f"call {launches.WARM_UPS + 1}"
-    assert calls == [*before, "capture", last, "replay", "used", "reset"]
-
-
-def test_a_backward_pass_can_be_captured_without_retaining_its_graph(fake_graphs, monkeypatch):
-    asked = []
-    grad = torch.autograd.grad
-
-    def noted(*arguments, **options):
-        asked.append(options)
-        return grad(*arguments, **options)
-
-    monkeypatch.setattr(torch.autograd, "grad", noted)
-    case = OpCase(OP, "x", (16, 20), "float32", CPU)
-    with launches.captured(case.contestant("backward", Variant("some", OP.textbook)), CPU):
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_call_that_waits_for_the_device_is_not_captured_and_leaves_no_trace():
+    device = torch.device("cuda")
+    before = torch.cuda.current_stream(device)
+    waits = Contestant("some", lambda _: torch.ones((), device=device).item())
+    with pytest.raises(RuntimeError, match="synchroniz"), launches.captured(waits, device):
         pass
-    assert len(asked) == launches.WARM_UPS + 2
-    assert not any(options.get("retain_graph") for options in asked)
-
-
-def test_a_graph_is_reset_when_what_is_asked_of_it_fails(fake_graphs):
-    def ask():
-        with launches.captured(Contestant("some", works), CPU):
-            raise RuntimeError("no profiler")
-
-    with pytest.raises(RuntimeError, match="no profiler"):
-        ask()
-    assert fake_graphs[-1] == "reset"
-
-
-def test_a_failed_capture_leaves_the_stream_as_it_was(fake_cuda, monkeypatch):
-    streams = ["first"]
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
-    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-
-    def fails(_):
-        streams.append("capture")
-        raise RuntimeError("capture failed")
-
-    monkeypatch.setattr(launches, "_captured", fails)
-    with (
-        pytest.raises(RuntimeError, match="capture failed"),
-        launches.captured(Contestant("some", print), CPU),
-    ):
-        pass
-    assert streams == ["first", "capture", "first"]
+    assert torch.cuda.current_stream(device) == before
+    assert torch.cuda.get_sync_debug_mode() == 0
+    fine = Contestant("some", lambda _: torch.ones(8, device=device).exp())
+    with launches.captured(fine, device) as replay:
+        assert launches.replay_kernels(replay) >= 1

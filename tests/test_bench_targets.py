@@ -8,8 +8,8 @@ import invented
 import pytest
 from checkouts import OTHER
 
-from bench import markdown, outcomes, pages, report, rows, targets
-from bench.ops import OPS
+from bench import outcomes, pages, report, tables, targets
+from bench.ops import BOTH, OPS
 
 
 def verdict(results, device, dtype, work, measure, op="gaussian_latent", size=None):
@@ -33,34 +33,34 @@ def change(result, changes, **which):
 
 def test_cpu_targets():
     result = invented.result()
-    eager = verdict([result], "cpu", "float32", rows.BOTH, "vs_eager")
+    eager = verdict([result], "cpu", "float32", BOTH, "vs_eager")
     # The time of a call adds a little to both.
     assert (eager.size, eager.value, eager.met) == ("16M", pytest.approx(8, rel=1e-3), False)
-    compiled = verdict([result], "cpu", "float32", rows.BOTH, "vs_compile")
+    compiled = verdict([result], "cpu", "float32", BOTH, "vs_compile")
     assert (compiled.value, compiled.met) == (pytest.approx(4, rel=1e-3), False)
-    half = verdict([result], "cpu", "bfloat16", rows.BOTH, "against_float32")
+    half = verdict([result], "cpu", "bfloat16", BOTH, "against_float32")
     assert (half.value, half.met) == (1.0, True)
-    own = {"size": "16M", "variant": "native", "work": rows.BOTH}
+    own = {"size": "16M", "variant": "native", "work": BOTH}
     change(result, {"median_s": 0.02, "of_limit": 0.7}, **own)
     change(result, {"median_s": 0.021}, dtype="bfloat16", **own)
-    assert verdict([result], "cpu", "float32", rows.BOTH, "vs_eager").met
-    assert verdict([result], "cpu", "float32", rows.BOTH, "vs_compile").met
-    limits = [verdict([result], "cpu", "float32", w, "of_limit") for w in ("forward", rows.BOTH)]
+    assert verdict([result], "cpu", "float32", BOTH, "vs_eager").met
+    assert verdict([result], "cpu", "float32", BOTH, "vs_compile").met
+    limits = [verdict([result], "cpu", "float32", w, "of_limit") for w in ("forward", BOTH)]
     assert [limit.met for limit in limits] == [True, True]
-    assert not verdict([result], "cpu", "bfloat16", rows.BOTH, "against_float32").met
+    assert not verdict([result], "cpu", "bfloat16", BOTH, "against_float32").met
     change(result, {"of_limit": 0.69}, **own)
-    assert not verdict([result], "cpu", "float32", rows.BOTH, "of_limit").met
+    assert not verdict([result], "cpu", "float32", BOTH, "of_limit").met
 
 
 def test_a_target_is_met_within_the_spread_or_beyond_it():
     result = invented.result()
-    own = {"size": "16M", "variant": "native", "work": rows.BOTH, "dtype": "float32"}
+    own = {"size": "16M", "variant": "native", "work": BOTH, "dtype": "float32"}
 
     def word(seconds, eager):
         names = ("median_s", "low_s", "high_s")
         change(result, dict(zip(names, seconds, strict=True)), **own)
         change(result, dict(zip(names, eager, strict=True)), **own | {"variant": "eager"})
-        cells = markdown.verdict_cells(verdict([result], "cpu", "float32", rows.BOTH, "vs_eager"))
+        cells = tables.verdict_cells(verdict([result], "cpu", "float32", BOTH, "vs_eager"))
         return cells[-2:]
 
     # At least 8 times.
@@ -71,42 +71,22 @@ def test_a_target_is_met_within_the_spread_or_beyond_it():
     assert word((1, 1, 1), (7, 6, 8)) == ["7x (6-8)", "**no** (within spread)"]
     # What is counted has no spread; a share of the limit has that of our time.
     change(result, {"of_limit": 0.71, "low_s": 0.5, "high_s": 1.0}, **own)
-    limit = verdict([result], "cpu", "float32", rows.BOTH, "of_limit")
-    assert markdown.verdict_cells(limit)[-2:] == ["71% (71-142)", "yes"]
+    limit = verdict([result], "cpu", "float32", BOTH, "of_limit")
+    assert tables.verdict_cells(limit)[-2:] == ["71% (71-142)", "yes"]
     change(result, {"high_s": 1.1}, **own)
-    limit = verdict([result], "cpu", "float32", rows.BOTH, "of_limit")
-    assert markdown.verdict_cells(limit)[-2:] == ["71% (64.5-142)", "yes (within spread)"]
-
-
-def test_of_several_sizes_each_has_its_spread():
-    result = invented.result(device_type="cuda")
-    big = [row | {"size": "256M", "elements": 1 << 28} for row in result["rows"]
-           if row["size"] == "64M"]  # fmt: skip
-    result["rows"] += big
-
-    def judged(*sizes):
-        for size, (share, low, high) in zip(("64M", "256M"), sizes, strict=True):
-            copy = {"of_copy": share, "median_s": 1.0, "low_s": share / high, "high_s": share / low}
-            change(result, copy, size=size, dtype="float32", work="forward", variant="triton")
-        found = verdict([result], "cuda", "float32", "forward", "of_copy")
-        return found.size, found.met, found.within_spread
-
-    # At least 90%.
-    assert judged((0.92, 0.91, 0.93), (0.94, 0.93, 0.95)) == ("64M", True, False)
-    assert judged((0.92, 0.91, 0.93), (0.94, 0.88, 0.95)) == ("64M", True, True)
-    assert judged((0.92, 0.85, 0.93), (0.8, 0.75, 0.95)) == ("256M", False, True)
-    assert judged((0.89, 0.88, 0.895), (0.8, 0.75, 0.95)) == ("256M", False, False)
+    limit = verdict([result], "cpu", "float32", BOTH, "of_limit")
+    assert tables.verdict_cells(limit)[-2:] == ["71% (64.5-142)", "yes (within spread)"]
 
 
 def test_the_specification_never_stands_for_a_backend_that_was_to_run():
     result = invented.result()
-    here = {"size": "16M", "dtype": "float32", "work": rows.BOTH}
+    here = {"size": "16M", "dtype": "float32", "work": BOTH}
     own = {"variant": "native"} | here
     own_row = next(r for r in result["rows"] if all(r[k] == v for k, v in own.items()))
 
     def shown(variants):
         return next(
-            line for line in markdown.table(variants).splitlines() if "4096 x 4096 | fl" in line
+            line for line in tables.table(variants).splitlines() if "4096 x 4096 | fl" in line
         )
 
     assert "41.9 ms (native)" in shown(result)
@@ -115,51 +95,26 @@ def test_the_specification_never_stands_for_a_backend_that_was_to_run():
     for status in ("skipped", "failed"):
         change(result, {"status": status, "reason": "no memory"}, **own)
         assert "reference" not in shown(result)
-        assert verdict([result], "cpu", "float32", rows.BOTH, "vs_eager").met is None
+        assert verdict([result], "cpu", "float32", BOTH, "vs_eager").met is None
     result["rows"].remove(own_row)
     assert "1.00 us (reference)" in shown(result)  # nothing else is there, and it says so
-
-
-def test_a_compiled_model_with_the_specification_stands_for_none():
-    result = invented.steps()
-    change(result, {"status": "failed", "reason": "wrong"}, variant="native, compiled model")
-    [step] = [r for r in result["rows"] if (r["size"], r["variant"]) == ("mlp-vae", "native")]
-    for name in ("reference", "reference, compiled model"):
-        result["rows"].append(step | {"variant": name, "median_s": 1e-6})
-    line = next(line for line in markdown.steps(result).splitlines() if "mlp-vae" in line)
-    assert "| 1.40 ms (native) | - | **1.4x** (1.1-1.9) | - |" in line
-
-
-def test_torch_distributions_are_shown_with_and_without_checks():
-    latent, steps = invented.result(), invented.steps()
-    for result, seconds in ((latent, 1.0), (steps, 3.0)):
-        rows_of_eager = [row for row in result["rows"] if row["variant"] == "eager"]
-        for row in rows_of_eager:
-            changed = {"variant": "distributions unchecked", "median_s": seconds}
-            result["rows"] += [row | changed]
-    result["rows"] += [row | {"variant": "distributions", "median_s": 2.0} for row in rows_of_eager]
-    made = markdown.table(latent).splitlines()
-    assert made[0].startswith("| latent | dtype | eager | torch.compile | torch.distributions | un")
-    assert made[2].startswith("| 128 x 20 | float32 | 53.7 us | 28.1 us | 66.5 us | 1.00 s |")
-    made = markdown.steps(steps).splitlines()[2]
-    assert made.startswith("| mlp-vae | 128 x 20 | float32 | 2.00 ms | 1.60 ms | 2.00 s | 3.00 s |")
 
 
 def test_where_results_come_from():
     one, two = invented.result(), invented.result(OTHER)
     words = "commit 0123456789ab, 2000-01-01, a rough run (`--quick`)"
-    assert markdown.origin([one, two]) == f"Measured at {words}."
+    assert tables.origin([one, two]) == f"Measured at {words}."
     two["machine"]["commit"] = "ba9876543210+"
     two["settings"]["quick"] = False
     assert (
-        markdown.ops([one, two], short=True)
+        tables.ops([one, two], short=True)
         .splitlines()[-1]
         .endswith(
             f"`gaussian_latent` at {words}; `gaussian_kl` at commit ba9876543210+, 2000-01-01."
         )
     )
-    assert f" {words}." in markdown.table(one)
-    assert markdown.steps(invented.steps()).endswith(f"Measured at {words}.")
+    assert f" {words}." in tables.table(one)
+    assert tables.steps(invented.steps()).endswith(f"Measured at {words}.")
 
 
 def test_limits_of_each_op_and_dtype():
@@ -167,20 +122,18 @@ def test_limits_of_each_op_and_dtype():
     change(kl, {"noise_s": 0.0}, op=OTHER)
     latent = invented.result()
     change(latent, {"noise_s": 0.25 * 8192**2 * 1e-9, "of_limit": 0.5}, size="64M")
-    made = markdown.limits([latent, kl, invented.steps()]).splitlines()[2:]
+    made = tables.limits([latent, kl, invented.steps()]).splitlines()[2:]
     # At 64M; 1 ns is what a copy takes for an element, ours 2.5.
     line = "64M | float32 | forward+backward | 32 | 1 | 0.25 | 2.5 | 50% |"
     assert made[0] == f"| `gaussian_latent` | {line}"
     assert [row.split(" | ")[2] for row in made] == ["float32", "bfloat16"] * 2
     assert made[2].split(" | ")[5:7] == ["1", "0"]
-    # On a GPU the noise is not timed by itself, whatever the rows hold.
     gpu = invented.result(device_type="cuda")
-    change(gpu, {"noise_s": 1.0}, size="64M")
-    assert markdown.limits([gpu]).splitlines()[2].endswith("| 32 | 1 | - | 2.5 | - |")
+    assert tables.limits([gpu]).splitlines()[2].endswith("| 32 | 1 | - | 2.5 | - |")
 
 
 def test_bytes_and_noise_of_each_op():
-    made = markdown.bytes_and_noise(OPS.values()).splitlines()[2:]
+    made = tables.bytes_and_noise(OPS.values()).splitlines()[2:]
     assert len(made) == len(OPS)
     assert "| `gaussian_latent` | normal | 12 | 6 | 20 | 10 | 1 | 1 |" in made
     assert "| `gaussian_kl` |  | 8 | 4 | 16 | 8 | 0 | 0 |" in made
@@ -191,11 +144,13 @@ def test_bytes_and_noise_of_each_op():
 @pytest.mark.parametrize(("device_type", "share"), [("cpu", True), ("cuda", False)])
 def test_the_share_of_the_limit_is_shown_where_both_limits_are_known(device_type, share, capsys):
     result = invented.result(device_type=device_type, sizes=("1M",))
-    report.print_result(result, use_rich=False)
-    table, legend = capsys.readouterr().out.split("\ntime ", 1)
-    assert ("of limit" in table) == share
-    assert "of limit     against the larger of" in legend
-    assert "blank where that is not timed: on a GPU" in legend
+    report.print_result(result, wide=True)
+    assert ("of limit" in capsys.readouterr().out) == share
+    report.print_legend([result])
+    said = capsys.readouterr().out
+    assert "of limit     against the larger of" in said
+    assert ("host         time of the host" in said) == (device_type == "cuda")
+    assert max(map(len, said.splitlines())) <= report.WIDTH
 
 
 def test_all_named_tests_must_have_passed(tmp_path):
@@ -233,10 +188,10 @@ def families():
 
 def test_targets_of_the_families(families):
     weight, softmax = families
-    asked = {"device": "cpu", "dtype": "float32", "work": rows.BOTH}
+    asked = {"device": "cpu", "dtype": "float32", "work": BOTH}
     eager = verdict(families, **asked, measure="vs_eager", op="sample_weight")
     assert (eager.size, eager.value, eager.met) == ("1e7", pytest.approx(8, rel=1e-3), False)
-    change(weight, {"median_s": 1e-3}, variant="native", work=rows.BOTH)
+    change(weight, {"median_s": 1e-3}, variant="native", work=BOTH)
     assert verdict(families, **asked, measure="vs_eager", op="sample_weight").met
     assert verdict(families, **asked, measure="saved_bytes", op="sample_weight").met
     change(weight, {"saved_bytes": 17}, variant="native")
@@ -253,7 +208,7 @@ def test_targets_of_the_families(families):
 
 
 def test_tables_of_the_families(families):
-    made = markdown.ops(families, short=True).splitlines()
+    made = tables.ops(families, short=True).splitlines()
     ratios = "**8.0x** (6.0-10.7) | **4.0x** (3.0-5.3)"
     weight = "| `sample_weight` | 1e7 | float32 | forward+backward | 200 ms | 100 ms |"
     weight += f" 25.0 ms (native) | {ratios} | 10x / 8x | **no** (within spread) / **no** |"
@@ -263,7 +218,7 @@ def test_tables_of_the_families(families):
     softmax += " 50,331,648 | 16 |"
     assert softmax in made
     assert not any("128x20" in line for line in made)
-    assert len(markdown.ops(families, short=False).splitlines()) == len(made) + 2
+    assert len(tables.ops(families, short=False).splitlines()) == len(made) + 2
     table = pages.target_table(families, {})
     left = "Not measured on this machine: `gaussian_latent`, `tanh_normal_rsample`,"
     assert left + " `gaussian_latent_samples`," in table
@@ -294,42 +249,30 @@ def test_gpu_targets_take_the_worst_size_and_the_fastest_rival():
 
 def test_gpu_targets_of_host_time_graphs_and_memory():
     result = invented.result(device_type="cuda")
-    assert verdict([result], "cuda", "float32", rows.BOTH, "host_vs_eager").met is None
-    small = {"size": "128x20", "dtype": "float32", "work": rows.BOTH}
+    assert verdict([result], "cuda", "float32", BOTH, "host_vs_eager").met is None
+    small = {"size": "128x20", "dtype": "float32", "work": BOTH}
     change(result, {"host_s": 50e-6, "graph_kernels": 2}, variant="triton", **small)
     change(result, {"host_s": 100e-6}, variant="eager", **small)
     change(result, {"host_s": 40e-6}, variant="torch.compile", **small)
-    host = verdict([result], "cuda", "float32", rows.BOTH, "host_vs_eager")
+    host = verdict([result], "cuda", "float32", BOTH, "host_vs_eager")
     assert (host.value, host.met) == (0.5, True)
-    host = verdict([result], "cuda", "float32", rows.BOTH, "host_vs_compile")
+    host = verdict([result], "cuda", "float32", BOTH, "host_vs_compile")
     assert (host.value, host.met) == (1.25, False)
-    assert verdict([result], "cuda", "float32", rows.BOTH, "graph_kernels").met
+    assert verdict([result], "cuda", "float32", BOTH, "graph_kernels").met
     change(result, {"graph_kernels": 3}, variant="triton", **small)
-    assert not verdict([result], "cuda", "float32", rows.BOTH, "graph_kernels").met
-    memory = verdict([result], "cuda", "float32", rows.BOTH, "peak_tensors")
+    assert not verdict([result], "cuda", "float32", BOTH, "graph_kernels").met
+    memory = verdict([result], "cuda", "float32", BOTH, "peak_tensors")
     assert (memory.size, memory.value, memory.met) == ("64M", 3.0, True)
     # The same bytes are six tensors of bfloat16.
-    memory = verdict([result], "cuda", "bfloat16", rows.BOTH, "peak_tensors")
+    memory = verdict([result], "cuda", "bfloat16", BOTH, "peak_tensors")
     assert (memory.value, memory.met) == (6.0, False)
-
-
-def test_every_target_of_a_gpu_has_a_line():
-    made = markdown.verdicts(targets.judge([], "cuda")).splitlines()[2:]
-    assert len(made) == 18
-    assert all(line.endswith("| - | not measured |") for line in made)
-    latent = "| `gaussian_latent` |"
-    first = f"{latent} forward: share of copy bandwidth | 64M and more | float32 | at least 90% |"
-    assert made[0] == f"{first} - | not measured |"
-    last = f"{latent} forward+backward: kernels in a CUDA graph (3 before PyTorch 2.13) |"
-    last += " 128x20 | bfloat16 |"
-    assert made[-1].startswith(last)
 
 
 def test_share_of_copy_speed_is_shown_where_bytes_decide_and_a_copy_was_timed():
     result = invented.result()
 
     def shares():
-        lines = [line.split(" | ") for line in markdown.table(result).splitlines()[2:10]]
+        lines = [line.split(" | ") for line in tables.table(result).splitlines()[2:10]]
         return {(line[0], line[1]): line[9] for line in lines}
 
     assert shares()["| 1024 x 1024", "float32"] == "40%"
@@ -346,7 +289,7 @@ def test_failed_and_skipped_rows_are_shown_as_not_measured():
             for name in ("median_s", "low_s", "high_s", "of_copy", "saved_bytes", "peak_bytes"):
                 del row[name]
             row |= {"status": "skipped", "reason": "needs 9 bytes, 8 are free"}
-    line = markdown.table(result).splitlines()[2]
+    line = tables.table(result).splitlines()[2]
     times = "| 128 x 20 | float32 | - | 28.1 us | 66.5 us | - |"
     assert line.startswith(f"{times} - | - | - | - | - | - |")
-    assert verdict([result], "cpu", "float32", rows.BOTH, "vs_eager").met is None
+    assert verdict([result], "cpu", "float32", BOTH, "vs_eager").met is None

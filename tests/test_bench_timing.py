@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from bench import steadiness
+from bench import results
 from bench.timing import QUICK, THOROUGH, Contestant, CpuClock, Effort, Spread, interleave
 
 
@@ -95,8 +95,8 @@ def test_a_machine_that_was_not_steady(far, warned):
         return {"status": "ok", "median_s": 4.0, "low_s": 4.0 - half, "high_s": 4.0 + half}
 
     rows = [row(1.01)] * far + [row(1.0)] * (7 - far) + [{"status": "failed"}] * 9
-    said = steadiness.warnings(rows)
+    said = results.warnings(rows)
     assert [line.startswith(f"the machine was not steady: {far} of 7 ") for line in said] == (
         [True] if warned else []
     )
-    assert steadiness.warnings([{"status": "failed"}]) == []
+    assert results.warnings([{"status": "failed"}]) == []

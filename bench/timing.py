@@ -137,8 +137,7 @@ class CudaClock:
 
         The highest of several: its clock takes a while to get from idle to full speed.
         """
-        cycles = 10_000_000
-        rates: list[float] = []
+        cycles, rates = 10_000_000, []
         try:
             with torch.cuda.device(self.device):
                 torch.cuda._sleep(1000)

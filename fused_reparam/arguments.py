@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
+from .core.dtypes import DTYPES
+from .core.reductions import REDUCTIONS
 from .mistakes import described, not_a_tensor, suggestion
 from .noise import check_generator
-from .ops.gaussian_call import REDUCTIONS
 from .scalars import integer, is_number, real
-from .storage import check_given
+from .storage import check_given, held
 
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _RNGS = ("philox", "torch")
 
 
@@ -120,28 +120,52 @@ def one_scale(
     )
 
 
-def pair(mu: Tensor, scale: Tensor | float, kind: int) -> list[Tensor]:
-    """Location and scale parameter, checked, of one dtype."""
-    return parameters(("mu", mu), (SCALE_KINDS[kind], scale))
-
-
-def parameters(first: tuple[str, Tensor], *others: tuple[str, Tensor | float]) -> list[Tensor]:
+def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
     """Named parameters, checked, of one dtype. The first is a tensor; a number becomes 0-d."""
-    name, loc = first
-    check_tensor(name, loc)
+    usual = _usual(named)
+    if usual is not None:
+        return usual
+    name, loc = named[0]
+    check_tensor(name, loc)  # type: ignore[arg-type]
+    assert isinstance(loc, Tensor)
     check_given(name, loc)
     found = [loc]
-    names = [name]
-    for name, value in others:
+    for i, (name, value) in enumerate(named[1:], 1):
         t = _as_tensor(name, value, loc)
-        for before, other in zip(names, found, strict=True):
+        for (before, _), other in zip(named[:i], found, strict=True):
             _check_together(before, other, name, t)
         found.append(t)
-        names.append(name)
     if any(t.dtype != loc.dtype for t in found):
         dtype = _promoted(found)
         return [t.to(dtype) for t in found]
     return found
+
+
+def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None:
+    """The parameters where they are right as they are: of a small call, the checks cost most."""
+    loc = named[0][1]
+    # What is on the CPU the op itself refuses where memory was freed behind its back.
+    if not isinstance(loc, Tensor) or not _served(loc) or not (loc.is_cpu or held(loc)):
+        return None
+    dtype, device, shape = loc.dtype, loc.device, loc.shape
+    found = [loc]
+    for name, t in named[1:]:
+        if not isinstance(t, Tensor):
+            t = _as_tensor(name, t, loc)
+        elif (
+            t.dtype is not dtype
+            or t.device != device
+            or not _served(t)
+            or (t.shape != shape and (len(named) > 2 or not _broadcastable(shape, t.shape)))
+        ):
+            return None
+        found.append(t)
+    return found
+
+
+def _served(t: Tensor) -> bool:
+    """What ``check_tensor`` requires."""
+    return t.dtype in DTYPES and t.layout is torch.strided and not t.is_nested
 
 
 def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
@@ -187,7 +211,7 @@ def check_tensor(name: str, t: Tensor) -> None:
             f"{name} must be a dense (strided) tensor, got {described(t)}: pad it, or call "
             "once for each part"
         )
-    if t.dtype not in _DTYPES:
+    if t.dtype not in DTYPES:
         raise TypeError(
             f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype} of shape "
             f"{tuple(t.shape)}"

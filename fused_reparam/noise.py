@@ -201,15 +201,6 @@ def check_key(key: Tensor) -> None:
         )
 
 
-def readable(key: Tensor) -> Tensor:
-    """A key as backends take it; ValueError where its storage was shrunk and holds no two words."""
-    if type(key) is Tensor and key.is_cpu:
-        size = key.untyped_storage().nbytes()
-        if size < 8 * (key.storage_offset() + key.stride(0) + 1):
-            raise ValueError(f"the storage of key has {size} bytes, too few for two words of 8")
-    return key.contiguous()
-
-
 def check_generator(generator: torch.Generator | None) -> None:
     """Raise TypeError unless it is one generator or None."""
     # By what is asked of one: other libraries wrap generators.
@@ -305,7 +296,7 @@ def _stream(key: Tensor, sizes: list[int], dtype: torch.dtype) -> Tensor:
     # Straight to a backend, which takes a third off 128x20.
     out = torch.empty(sizes, dtype=dtype, device=key.device)
     if out.numel():
-        select.pick(key.device).normal(key, out)
+        select.pick(key.device).normal(key.contiguous(), out)
     return out
 
 

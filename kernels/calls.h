@@ -9,17 +9,6 @@ struct fused_reparam_strides {
   int64_t row, column;
 };
 
-struct fused_reparam_call {
-  void *loc, *scale;
-  const uint64_t* key;
-  void *eps, *z_or_grad_z, *kl_or_grad_kl, *grad_loc, *grad_scale;
-  int64_t n, segments, dtype, kind;
-  double low, high, weight;
-  int64_t columns;
-  fused_reparam_strides loc_strides, scale_strides, eps_strides, z_strides, kl_strides,
-      grad_loc_strides, grad_scale_strides;
-};
-
 struct fused_reparam_draw {
   void* params[4];
   const uint64_t* key;

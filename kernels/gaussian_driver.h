@@ -1,6 +1,9 @@
 // The Gaussian latent over whole tensors: tiles, threads, staging and sums around the kernels.
 #pragma once
 
+#include "cpu.h"
+#include "pages.h"
+#include "parallel.h"
 #include "rows.h"
 #include "segments.h"
 
@@ -142,6 +145,24 @@ inline void backward_tile(const Kernels& kernels, const GaussianBackward& c, int
   if (t.grad_loc) tile_written(c.grad_loc, c.item(), c.columns, begin, count, t.grad_loc, out[0]);
   if (t.grad_scale)
     tile_written(c.grad_scale, c.item(), c.columns, begin, count, t.grad_scale, out[1]);
+}
+
+inline void run(const GaussianForward& c) {
+  const Kernels& kernels = FR_CURRENT(kernels);
+  const int64_t tiles = c.tiles();
+  if (c.z.linear) prefer_huge_pages(c.z.data, c.n * c.item());
+  PartialSums partial(c.kl && c.segments != c.n ? tiles : 0);
+  for_tiles(tiles, kTileGrain, [&](int64_t t) { forward_tile(kernels, c, t, partial); });
+  if (c.kl && c.segments != c.n)
+    join_partial_sums({c.n, c.n / c.segments}, tiles, partial.pairs,
+                      [&](int64_t segment, double total) { put_kl(c, segment, total); });
+}
+
+inline void run(const GaussianBackward& c) {
+  const Kernels& kernels = FR_CURRENT(kernels);
+  if (c.grad_loc.linear) prefer_huge_pages(c.grad_loc.data, c.n * c.item());
+  if (c.grad_scale.linear) prefer_huge_pages(c.grad_scale.data, c.n * c.item());
+  for_tiles(c.tiles(), kTileGrain, [&](int64_t t) { backward_tile(kernels, c, t); });
 }
 
 }  // namespace fr

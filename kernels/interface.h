@@ -16,6 +16,8 @@ constexpr int kKinds = 5;
 
 // The unit of work, in elements of the linear index. Fixed, so that sums never depend on threads.
 constexpr int64_t kTile = 2048;
+// Fewer tiles are not worth waking another thread.
+constexpr int64_t kTileGrain = 8;
 
 // Bytes of an operand from which on it is fetched ahead: half of a usual second-level cache.
 constexpr int64_t kLarge = 1 << 19;

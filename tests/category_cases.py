@@ -9,7 +9,8 @@ from formulas import within_twice_the_error
 
 from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
 from fused_reparam.ops.layout import memory_order
-from fused_reparam.ops.rows import relaxed_categories
+from fused_reparam.ops.softmax import gumbel_softmax
+from fused_reparam.ops.softmax_call import Spec
 
 
 class Case(NamedTuple):
@@ -49,8 +50,13 @@ def own_noise(key, logits):
 
 
 def run(case, logits, key=None, noise=None, dim=-1, want_y=True, want_kl=True):
-    """The outputs that are wanted: y, KL."""
-    y, kl = relaxed_categories(logits, key, noise, *case, dim, want_y, want_kl)
+    """The outputs that are wanted: y, the KL of each variable."""
+    reduction = "none" if want_kl else None
+    if want_y:
+        y, kl = gumbel_softmax(logits, key, noise, *case, dim, reduction)
+    else:
+        spec = Spec(None, *case, dim % logits.dim(), want_y, False, reduction)
+        y, _, kl = torch.ops.fused_reparam.gumbel_softmax(logits, key, noise, *spec)
     return (*(y,) * want_y, *(kl,) * want_kl)
 
 

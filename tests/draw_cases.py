@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from fused_reparam.backends.reference.families import FAMILIES, base_number
-from fused_reparam.ops.draw import DrawSpec, draw
-from fused_reparam.ops.draw_formula import evaluate
-from fused_reparam.ops.draw_spec import shape_of, stacked, stacked_order
+from fused_reparam.core import reductions
+from fused_reparam.ops.elementwise import Spec, elementwise
+from fused_reparam.ops.elementwise_formula import evaluate
+from fused_reparam.ops.elementwise_spec import (
+    kept,
+    parameters,
+    settled,
+    shape_of,
+    stacked,
+    stacked_order,
+    value_samples,
+)
 
 # Without the interpreter, for what the ops do around a backend's call.
 QUICK = pytest.mark.parametrize(
@@ -35,11 +44,11 @@ _POSITIVE = dict.fromkeys(_LOC_SCALE, (1,)) | {"kumaraswamy": (0, 1)}
 SCALED = [name for name in FAMILIES if name not in (*_POSITIVE, "relaxed_bernoulli")]
 
 
-def spec(family, samples=0, keep=1, weight=0.5, order=(), kind=None, sample=True):
+def spec(family, samples=0, reduction="sample", order=(), kind=None, sample=True):
     """A call of a family; the scale's kind is log_std where the family has one."""
     kind = (1 if family in SCALED else 0) if kind is None else kind
     numbers = list(_NUMBERS.get(family, ()))
-    return DrawSpec(list(order), family, kind, 4, numbers, samples, sample, keep, weight)
+    return Spec(list(order), family, kind, 4, numbers, samples, sample, reduction)
 
 
 def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
@@ -58,6 +67,8 @@ def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
 def noise_for(key, params, s, dtype=None):
     """The base noise of a call, shaped and laid out as its z."""
     compute = torch.float64 if params[0].dtype == torch.float64 else torch.float32
+    s = settled(params, s)
+    params = parameters(params, s)
     return torch.ops.fused_reparam.base_noise(
         key, stacked(s.samples, shape_of(params)), stacked_order(s.samples, s.order),
         dtype or compute, FAMILIES[s.family].base, base_number(s.family, s.numbers),
@@ -66,7 +77,7 @@ def noise_for(key, params, s, dtype=None):
 
 def results(params, s, key=None, eps=None):
     """z, if wanted, and the values in one tuple."""
-    z, values = draw(params, key, eps, s)
+    z, values = elementwise(params, key, eps, s)
     return (z, *values) if s.sample else values
 
 
@@ -80,11 +91,13 @@ def evaluate_in(params, eps, s, dtype):
     if dtype.itemsize > 2:
         return evaluate([p.to(dtype) for p in params], None if eps is None else eps.to(dtype), s)
     # As plain PyTorch would compute it: every step rounded to 16 bits.
+    params = parameters(params, s)
     shape = shape_of(params)
     p = [t.to(dtype).expand(shape) for t in params]
     z, values = FAMILIES[s.family].formula(p, eps.to(dtype), s.kind, s.prior_kind, s.numbers)
-    first = s.keep + (1 if FAMILIES[s.family].sampled and s.samples else 0)
-    return z, *(s.weight * v.flatten(first).sum(-1) if v.dim() > first else v for v in values)
+    first = kept(shape, s) + (1 if value_samples(s) else 0)
+    weight = reductions.weight(shape, s.reduction)
+    return z, *(weight * v.flatten(first).sum(-1) if v.dim() > first else v for v in values)
 
 
 def cotangents(outputs, seed=3):

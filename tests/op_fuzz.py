@@ -16,6 +16,7 @@ import torch
 from fused_reparam import noise
 from fused_reparam.backends import native
 from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.core import reductions
 
 ALLOWED = (TypeError, ValueError, RuntimeError, NotImplementedError)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -67,65 +68,55 @@ def key(rng):
     return made if rng.random() < 0.5 else made.view(torch.int64)
 
 
-def gaussian(rng, backward):
-    dtype, shape = rng.choice(DTYPES), rng.choice(([3, 4], [7], [2, 3, 6], [], [64, 33]))
-    moments = bool(shape) and shape[-1] % 2 == 0 and rng.random() < 0.3
-    loc = tensor(rng, shape, dtype)
-    if moments:
-        shape = [*shape[:-1], shape[-1] // 2]
-    scale = None if moments else tensor(rng, shape, dtype)
-    given = rng.random() < 0.3
-    reduction = rng.choice((None, "none", "sample", "sum", "mean", "batchmean"))
-    kl = {"none": shape, "sample": shape[:1]}.get(reduction, [])
-    args = [
-        loc, scale, None if given else key(rng), tensor(rng, shape, dtype) if given else None,
-        [], rng.randrange(5), -1.0, 1.0, reduction, True, len(shape) - 1 if moments else -1,
-    ]  # fmt: skip
-    if not backward:
-        return "gaussian_latent", args
-    grad_kl = None if reduction is None else tensor(rng, kl, value_of(dtype))
-    needs = [True, not moments, given and rng.random() < 0.5]
-    return "gaussian_latent_backward", [tensor(rng, shape, dtype), grad_kl, *args, needs]
+def values_shape(shape, reduction):
+    """The shape of a reduced value."""
+    return shape[: reductions.kept_dims(len(shape), reduction or "sum")]
 
 
-def draw(rng, backward):
-    name, dtype = rng.choice(list(FAMILIES)), rng.choice(DTYPES)
-    family, shape = FAMILIES[name], rng.choice(([3, 4], [7], [2, 3, 5], [], [64, 33]))
+def elementwise(rng, backward, name=None):
+    name, dtype = name or rng.choice(list(FAMILIES)), rng.choice(DTYPES)
+    family, shape = FAMILIES[name], rng.choice(([3, 4], [7], [2, 3, 6], [], [64, 33]))
     params = [tensor(rng, shape, dtype).abs() + 0.5 for _ in range(family.parameters)]
+    split = -1
+    if len(params) > 1 and shape and rng.random() < 0.3:
+        split = rng.randrange(len(shape))
+        params[:2] = [torch.cat(params[:2], split), None]
     samples, given = rng.choice((0, 0, 1, 3)), rng.random() < 0.3
     of_z = [samples, *shape] if samples else shape
-    keep = rng.randrange(-1, len(shape) + 1)
+    reduction = rng.choice((None, *reductions.OF_OPS))
     args = [
         *params, *[None] * (4 - len(params)), None if given else key(rng),
-        tensor(rng, of_z, dtype) if given else None, [], name,
-        rng.randrange(2), rng.randrange(2), [rng.uniform(0.2, 2.0) for _ in range(family.numbers)],
-        samples, True, keep, 1.0,
+        tensor(rng, of_z, dtype) if given else None, rng.choice((None, [])), name,
+        rng.randrange(5), rng.randrange(5), [rng.uniform(0.2, 2.0) for _ in range(family.numbers)],
+        samples, True, reduction, split,
     ]  # fmt: skip
     if not backward:
-        return "draw", args
-    of_value = (
-        [samples, *shape[: max(keep, 0)]] if family.sampled and samples else shape[: max(keep, 0)]
-    )
-    count = family.values if keep >= 0 else 0
-    grads = [tensor(rng, of_value, value_of(dtype)) for _ in range(count)]
-    needs = [*[True] * len(params), *[False] * (4 - len(params)), given and rng.random() < 0.5]
-    return "draw_backward", [tensor(rng, of_z, dtype), *grads, *[None] * (2 - count), *args, needs]
+        return "elementwise", args
+    value = values_shape(shape, reduction)
+    value = [samples, *value] if family.sampled and samples else value
+    count = family.values if reduction else 0
+    grads = [tensor(rng, value, value_of(dtype)) for _ in range(count)]
+    needs = [p is not None for p in args[:4]] + [given and rng.random() < 0.5]
+    return "elementwise_backward", [
+        tensor(rng, of_z, dtype), *grads, *[None] * (2 - count), *args, needs
+    ]  # fmt: skip
 
 
-def categories(rng, backward):
+def gumbel_softmax(rng, backward):
     dtype, shape = rng.choice(DTYPES), rng.choice(([3, 4], [7], [2, 3, 5], [64, 33], [1, 6, 4]))
-    mode, dim, want_kl = rng.randrange(3), rng.randrange(len(shape)), rng.random() < 0.5
-    logits = tensor(rng, shape, dtype)
-    spec = [[], mode, 0.7, rng.choice((0.0, 0.01)), dim, True, mode == 1, want_kl]
+    mode, dim = rng.randrange(3), rng.randrange(len(shape))
+    reduction = rng.choice((None, None, *reductions.REDUCTIONS))
+    logits, order = tensor(rng, shape, dtype), rng.choice((None, []))
+    spec = [order, mode, 0.7, rng.choice((0.0, 0.01)), dim, True, mode == 1, reduction]
     if not backward:
         given = rng.random() < 0.3
         noises = (None, tensor(rng, shape, dtype)) if given else (key(rng), None)
-        return "relaxed_categories", [logits, *noises, *spec]
-    kl = shape[:dim] + shape[dim + 1 :]
-    grad_kl = tensor(rng, kl, value_of(dtype)) if want_kl else None
-    return "relaxed_categories_backward", [
-        tensor(rng, shape, dtype), grad_kl, logits, tensor(rng, shape, dtype), *spec,
-    ]  # fmt: skip
+        return "gumbel_softmax", [logits, *noises, *spec]
+    kl = values_shape(shape[:dim] + shape[dim + 1 :], reduction)
+    grad_kl = tensor(rng, kl, value_of(dtype)) if reduction else None
+    grad_y, soft = tensor(rng, shape, dtype), tensor(rng, shape, dtype)
+    grads = [grad_y, tensor(rng, shape, dtype) if mode == 1 and rng.random() < 0.5 else None]
+    return "gumbel_softmax_backward", [*grads, grad_kl, logits, soft, *spec, [True]]
 
 
 def of_noise(rng, which):
@@ -143,6 +134,8 @@ def of_noise(rng, which):
 def mutated_tensor(rng, t):
     which = rng.randrange(21)
     shape = list(t.shape)
+    if t.is_quantized:  # PyTorch itself dies of some that are made of one
+        return t
     if which == 0:
         return None
     if which == 1:
@@ -220,9 +213,9 @@ def mutated(rng, value):
 
 
 MAKERS = (
-    *[lambda rng, b=b: gaussian(rng, b) for b in (False, True)],
-    *[lambda rng, b=b: draw(rng, b) for b in (False, True) * 2],
-    *[lambda rng, b=b: categories(rng, b) for b in (False, True)],
+    *[lambda rng, b=b: elementwise(rng, b, "gaussian") for b in (False, True)],
+    *[lambda rng, b=b: elementwise(rng, b) for b in (False, True) * 2],
+    *[lambda rng, b=b: gumbel_softmax(rng, b) for b in (False, True)],
     lambda rng: of_noise(rng, rng.randrange(4)),
 )
 

@@ -53,6 +53,7 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
 
     Of the Gaussian latent: logvar, with the KL summed. Of Gumbel-softmax: one relaxed row.
     """
+    import gaussian_calls as gaussian
     import torch
 
     from fused_reparam.backends import native
@@ -70,11 +71,11 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
         z, grad_mu, grad_logvar = (torch.empty_like(mu) for _ in range(3))
         yield {
             "normal": lambda z=z: native.normal(key.view(torch.uint64), z),
-            "forward": lambda a=(mu, logvar, key, None), z=z: native.gaussian_forward(
-                *a, *rest, z, kl
+            "forward": lambda a=(mu, logvar, key, None), z=z: gaussian.forward(
+                native, *a, *rest, z, kl
             ),
             "backward": lambda a=(grad, kl, mu, logvar, key, None), g=(grad_mu, grad_logvar): (
-                native.gaussian_backward(*a, *rest, *g)
+                gaussian.backward(native, *a, *rest, *g)
             ),
             "softmax": lambda x=mu, y=z: native.softmax_forward(
                 *tempered, row(x), key, None, row(y), None, None

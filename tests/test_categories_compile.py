@@ -12,15 +12,16 @@ from torch.library import opcheck
 
 from fused_reparam import categorical_latent, gumbel_softmax, noise
 from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
-from fused_reparam.ops.rows_call import Spec
+from fused_reparam.core.reductions import REDUCTIONS
+from fused_reparam.ops.softmax_call import Spec
 
 OPS = torch.ops.fused_reparam
 CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 SPECS = {
-    "soft": Spec([], SOFT, 0.7, 0.0, 1, True, False, True),
-    "hard": Spec([1, 0, 2], HARD, 0.7, 0.0, 1, True, True, False),
-    "unimix": Spec([], ONE_HOT, 1.0, 0.05, 0, True, False, False),
-    "KL alone": Spec([2, 1, 0], SOFT, 1.0, 0.0, 2, False, False, True),
+    "soft": Spec([], SOFT, 0.7, 0.0, 1, True, False, "none"),
+    "hard": Spec([1, 0, 2], HARD, 0.7, 0.0, 1, True, True, None),
+    "unimix": Spec(None, ONE_HOT, 1.0, 0.05, 0, True, False, None),
+    "KL alone": Spec([2, 1, 0], SOFT, 1.0, 0.0, 2, False, False, "mean"),
 }
 
 
@@ -29,13 +30,13 @@ SPECS = {
 def test_opcheck(name, dtype):
     spec, key = SPECS[name], noise.key(1)
     logits = logits_of((3, 5, 2), dtype)
-    opcheck(OPS.relaxed_categories.default, (logits, key, None, *spec))
+    opcheck(OPS.gumbel_softmax.default, (logits, key, None, *spec))
     given = noise_of((3, 5, 2), dtype)
-    opcheck(OPS.relaxed_categories.default, (logits, None, given, *spec))
-    y, soft, kl = (t.detach() for t in OPS.relaxed_categories(logits, key, None, *spec))
-    grads = [g if g.numel() else None for g in cotangents((y, kl))]
+    opcheck(OPS.gumbel_softmax.default, (logits, None, given, *spec))
+    y, soft, kl = (t.detach() for t in OPS.gumbel_softmax(logits, key, None, *spec))
+    grads = [g if g.numel() else None for g in cotangents((y, soft, kl))]
     soft = (y if spec.mode == SOFT else soft) if spec.want_y and spec.mode != ONE_HOT else None
-    opcheck(OPS.relaxed_categories_backward.default, (*grads, logits.detach(), soft, *spec))
+    opcheck(OPS.gumbel_softmax_backward.default, (*grads, logits.detach(), soft, *spec, [True]))
 
 
 def latent(logits, key=None):
@@ -198,6 +199,24 @@ def test_nested_transforms(case):
     torch.testing.assert_close(jacrev(grad(loss))(x), rows)
     both = torch.stack((x, 1.1 * x))
     torch.testing.assert_close(vmap(jacrev(jacrev(loss)))(both)[0], rows)
+    of_all = grad(lambda x: vmap(loss)(x).sum())(both)
+    torch.testing.assert_close(of_all[0], first.detach())
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_vmap_reduces_each_example_alone(reduction):
+    key = noise.key(2)
+    logits = logits_of((5, 4, 6, 3)).detach()
+
+    def kl(x):
+        return categorical_latent(x, dim=1, key=key, reduction=reduction)[1]
+
+    def loss(x):
+        return kl(x).square().sum()
+
+    for transform in (kl, grad(loss)):
+        want = torch.stack([transform(x) for x in logits])
+        torch.testing.assert_close(vmap(transform)(logits), want)
 
 
 def test_fake_and_meta_tensors_go_through_the_op():
@@ -223,35 +242,37 @@ def test_fake_and_meta_tensors_go_through_the_op():
         ({"dim": 2}, r"dim must be one of the 2 dims .*, got dim 2 of shape \(2, 3\)"),
         ({"dim": -1}, "got dim -1"),
         ({"order": [0]}, r"order must be a permutation of the dims, got \[0\]"),
+        ({"reduction": "most"}, "unknown reduction 'most'"),
+        ({"reduction": "last"}, "unknown reduction 'last'"),
     ],
 )
 def test_wrong_numbers_of_the_ops(change, says):
-    spec = Spec([], SOFT, 1.0, 0.0, 1, True, False, True)._replace(**change)
+    spec = Spec([], SOFT, 1.0, 0.0, 1, True, False, "none")._replace(**change)
     a = torch.ones(2, 3)
     with pytest.raises(ValueError, match=says):
-        OPS.relaxed_categories(a, noise.key(0), None, *spec)
+        OPS.gumbel_softmax(a, noise.key(0), None, *spec)
     with pytest.raises(ValueError, match=says):
-        OPS.relaxed_categories_backward(a, None, None, a, *spec)
+        OPS.gumbel_softmax_backward(a, None, None, None, a, *spec, [True])
 
 
 def test_the_most_classes_of_the_ops():
-    spec = Spec([], SOFT, 1.0, 0.0, 1, True, False, True)
+    spec = Spec([], SOFT, 1.0, 0.0, 1, True, False, "none")
     most, key = torch.empty(1, 2**31 - 1, device="meta"), noise.key(0, device="meta")
-    y, _, kl = OPS.relaxed_categories(most, key, None, *spec)
+    y, _, kl = OPS.gumbel_softmax(most, key, None, *spec)
     assert (y.shape, kl.shape) == (most.shape, (1,))
-    assert OPS.relaxed_categories_backward(y, None, None, y, *spec).shape == most.shape
+    assert OPS.gumbel_softmax_backward(y, None, None, None, y, *spec, [True]).shape == most.shape
     for more, its_key in (
         (torch.empty(1, 2**31, device="meta"), key),
         (torch.ones(1, 1).expand(1, 2**31), noise.key(0)),
     ):
         with pytest.raises(ValueError, match=r"the limit is 2147483647 classes, got .*2147483648"):
-            OPS.relaxed_categories(more, its_key, None, *spec)
+            OPS.gumbel_softmax(more, its_key, None, *spec)
         with pytest.raises(ValueError, match="the limit is 2147483647 classes"):
-            OPS.relaxed_categories_backward(more, None, None, more, *spec)
+            OPS.gumbel_softmax_backward(more, None, None, None, more, *spec, [True])
 
 
 def test_wrong_tensors_of_the_ops():
-    a, spec = torch.ones(2, 3), Spec([], SOFT, 1.0, 0.0, 1, True, False, True)
+    a, spec = torch.ones(2, 3), Spec([], SOFT, 1.0, 0.0, 1, True, False, "none")
     one_hot = spec._replace(mode=ONE_HOT)
     for key, given, error, says in (
         (None, None, ValueError, "a sample takes a key or noise, got neither"),
@@ -261,8 +282,8 @@ def test_wrong_tensors_of_the_ops():
         (noise.key(0)[:1], None, ValueError, r"shape \(2,\)"),
     ):
         with pytest.raises(error, match=says):
-            OPS.relaxed_categories(a, key, given, *spec)
-    for tensors, s, says in (
+            OPS.gumbel_softmax(a, key, given, *spec)
+    for (grad_y, grad_kl, *kept), s, says in (
         ((a, None, None, None), spec, "takes logits or soft, got neither"),
         ((a, None, a, None), spec, "SOFT's and HARD's grad_y takes soft"),
         ((a, None, None, a), one_hot, "ONE_HOT's grad_y take logits"),
@@ -273,8 +294,8 @@ def test_wrong_tensors_of_the_ops():
         ((a, None, a, a.half()), spec, "soft must have"),
     ):
         with pytest.raises(ValueError, match=says):
-            OPS.relaxed_categories_backward(*tensors, *s)
+            OPS.gumbel_softmax_backward(grad_y, None, grad_kl, *kept, *s, [True])
     for mode in (torch.enable_grad(), torch.inference_mode()):  # above and below autograd
         with mode:
-            nothing = OPS.relaxed_categories_backward(None, None, a, None, *spec)
+            nothing = OPS.gumbel_softmax_backward(None, None, None, a, None, *spec, [True])
         assert nothing.tolist() == [[0.0] * 3] * 2

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 from triton_truth import DEVICE, make_key, needs_backend, scale_values, signed, values
@@ -19,6 +20,9 @@ from triton_truth import DEVICE, make_key, needs_backend, scale_values, signed, 
 import fused_reparam
 from fused_reparam import cuda_keys, gaussian_latent, gaussian_rsample, noise
 from fused_reparam.backends import triton as backend
+from fused_reparam.functional import sources
+from fused_reparam.ops import elementwise
+from fused_reparam.ops.differentiable import DifferentiableOp
 
 INF = float("inf")
 TWO64 = 1 << 64
@@ -200,8 +204,9 @@ def run(key, n=1283, backward_key=None):
     scale = scale_values("logvar", n, torch.float32).to(DEVICE)
     z, to_loc, to_scale = (torch.full_like(loc, INF) for _ in range(3))
     kl = torch.full((1,), INF, device=DEVICE)
-    backend.gaussian_forward(loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
-    backend.gaussian_backward(
+    gaussian.forward(backend, loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
+    gaussian.backward(
+        backend,
         z, kl, loc, scale, key if backward_key is None else backward_key, None,
         0, -INF, INF, 1.0, True, to_loc, to_scale,
     )  # fmt: skip
@@ -275,9 +280,16 @@ def test_each_replay_reads_the_state_anew():
 
 @pytest.fixture
 def forced(capturing, monkeypatch):
-    """Draw keys of any device from a stand-in generator, which is returned."""
+    """Draw keys of any device from a stand-in generator, which is returned.
+
+    A call of tensors on the CPU takes the way of those that are not.
+    """
     generator = NewGenerator(2**63 + 3)
     monkeypatch.setattr(cuda_keys, "_cuda_generator", lambda device, own: own or generator)
+    monkeypatch.setattr(
+        sources, "_drawn_key", lambda like, own: noise.draw_for(backend, like.device, own)
+    )
+    monkeypatch.setattr(DifferentiableOp, "__call__", DifferentiableOp._directly)
     with fused_reparam.backend("triton"):
         yield generator
 
@@ -292,7 +304,7 @@ def step(**options):
 
 
 @needs_backend
-@pytest.mark.parametrize("reduction", ["batchmean", "sample"])  # the short way, the general way
+@pytest.mark.parametrize("reduction", ["batchmean", "sample"])
 def test_latent_with_a_key_on_the_host(forced, reduction):
     for at in (0, 4, 8):
         got = step(reduction=reduction)
@@ -337,10 +349,10 @@ def test_public_draw_is_on_the_device(forced):
 
 
 def test_ops_take_a_key_on_the_cpu_and_no_other_device():
-    op = torch.ops.fused_reparam.gaussian_latent
-    mu = torch.zeros(3)
+    mu, key = torch.zeros(3), make_key(1).cpu().to("meta")
+    spec = elementwise.Spec(None, "laplace", 0, 0, [], 0, True, None)
     with pytest.raises(ValueError, match="key must be on cpu or the CPU, got meta"):
-        op(mu, mu, make_key(1).cpu().to("meta"), None, [], 0, -INF, INF, "sum", True, -1)
+        torch.ops.fused_reparam.elementwise(mu, mu, None, None, key, None, *spec)
 
 
 def test_reference_moves_a_key_to_the_operands():
@@ -349,7 +361,7 @@ def test_reference_moves_a_key_to_the_operands():
 
     mu = torch.empty(8, device="meta")
     reference.normal(noise.key(1), mu)
-    reference.gaussian_forward(mu, mu, noise.key(1), None, 0, -INF, INF, 1.0, True, mu, None)
+    gaussian.forward(reference, mu, mu, noise.key(1), None, 0, -INF, INF, 1.0, True, mu, None)
 
 
 def test_every_kind_of_key_compiles():

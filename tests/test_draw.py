@@ -16,14 +16,13 @@ from draw_cases import (
 from formulas import within_twice_the_error
 
 from fused_reparam import noise
-from fused_reparam.backends import select
-from fused_reparam.ops import draw_short
-from fused_reparam.ops.draw import DrawSpec, draw
-from fused_reparam.ops.draw_spec import kept
+from fused_reparam.core import reductions
+from fused_reparam.ops.elementwise import Spec, elementwise
 from fused_reparam.streams import BASES
 
-OP = torch.ops.fused_reparam.draw
-
+OPS = torch.ops.fused_reparam
+# Of values with a batch dim, of one number each, of each element, and none at all.
+EVERY_REDUCTION = (*reductions.OF_OPS, None)
 
 # Families that between them have every base.
 OF_BASES = list({family.base: name for name, family in FAMILIES.items()}.values())
@@ -58,7 +57,8 @@ def test_numbers(device, key, family, dtype):
         bound = 2 if family == "log_normal" else 20
         eps = noise_for(key, p, s).clamp(-bound, bound).to(dtype)
         got, want, plain = results(p, s, eps=eps), formula(exact, eps, s), formula(p, eps, s, dtype)
-        grads = [g.to(dtype) for g in cotangents(want)]  # what every dtype holds
+        of_z, *of_values = cotangents(want)
+        grads = [g.to(dtype) for g in (of_z, *(0.5 * g for g in of_values))]  # in every dtype
         outcomes = [
             (*outputs, *gradients(outputs, of, [g.to(o.dtype) for g, o in zip(grads, outputs)]))  # noqa: B905
             for outputs, of in ((got, p), (want, exact), (plain, p))
@@ -72,13 +72,18 @@ def test_every_backend_has_every_family(device, key, family):
     compare(params(family, (3, 5), device=device), spec(family, 2), key)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "log_prob", "laplace", "relaxed_bernoulli"])
+@pytest.mark.parametrize("reduction", EVERY_REDUCTION)
+@pytest.mark.parametrize(
+    "family", ["gaussian", "log_prob", "laplace", "tanh_normal", "relaxed_bernoulli"]
+)
 @QUICK
-def test_reductions(device, key, family):
-    p = params(family, (3, 4, 5), device=device)
-    for keep in (0, 1, 2, 3, -1):
-        for samples in (0, 2):
-            compare(p, spec(family, samples, keep), key)
+def test_reductions(device, key, family, reduction):
+    for shape in ((3, 4, 5), (6,), ()):
+        p = params(family, shape, device=device)
+        for samples in (0, 1, 2):
+            s = spec(family, samples, reduction)
+            compare(p, s, key)
+            compare(p, s, key, grads=expanded)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "tanh_normal"])
@@ -121,6 +126,11 @@ def test_base_noise_rejects_what_it_does_not_know():
     )
 
 
+def expanded(outputs):
+    """Gradients whose last dim is one number, as those of a sum are."""
+    return [g[..., :1].expand_as(g) if g.dim() else g for g in cotangents(outputs)]
+
+
 VIEWS = {
     "halves": lambda t: torch.cat((t, t), 1).chunk(2, 1)[0],
     "transposed": lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
@@ -138,28 +148,28 @@ def test_views(device, key, view, samples):
         leaves = params(family, (3, 4, 5), device=device)
         views = [VIEWS[view](leaves[0]), *leaves[1:]]
         for p in (views, [*views[1:], views[0]]):
-            for keep in (1, 3):
-                compare(p, spec(family, samples, keep), key)
+            for reduction in ("sample", "none"):
+                compare(p, spec(family, samples, reduction), key)
 
 
 @pytest.mark.parametrize("samples", [0, 2])
 @pytest.mark.parametrize("family", ["gaussian", "tanh_normal"])
 @QUICK
 def test_memory_orders(device, key, family, samples):
-    """channels_last and its like: kept dims outermost in memory, or not."""
+    """channels_last and its like: the dims that a value keeps outermost in memory, or not."""
     for order in ([0, 2, 3, 1], [3, 2, 1, 0]):
         back = [order.index(d) for d in range(4)]
         shape = (2, 3, 4, 5)
         p = params(family, [shape[d] for d in order], device=device)
         p = [t.permute(back) for t in p]
-        for keep in (1, 2, 4):
-            z, value = compare(p, spec(family, samples, keep, order=order), key)
+        for reduction in reductions.OF_OPS:
+            z, value = compare(p, spec(family, samples, reduction, order=order), key)
             assert z[0].stride() == p[0].stride() if samples else z.stride() == p[0].stride()
-            if keep == 4:
+            if reduction == "none":
                 last = value[0] if value.dim() == 5 else value
                 assert last.stride() == p[0].stride()
         # Given noise in its own order, and gradients in theirs.
-        s = spec(family, samples, 1, order=order)
+        s = spec(family, samples, order=order)
         eps = noise_for(key, p, s).contiguous()
         torch.testing.assert_close(results(p, s, eps=eps), results(p, s, key))
 
@@ -169,8 +179,8 @@ def test_broadcasting(device, key):
     for shapes in (((4, 3), (3,), (), (4, 1)), ((), (2, 3), (2, 1), (3,)), ((), (), (), ())):
         for samples in (0, 3):
             p = [params("gaussian_prior", s, device=device)[i] for i, s in enumerate(shapes)]
-            for keep in {0, min(1, len(torch.broadcast_shapes(*shapes)))}:
-                compare(p, spec("gaussian_prior", samples, keep), key)
+            for reduction in ("sum", "sample"):
+                compare(p, spec("gaussian_prior", samples, reduction), key)
     p = [params("log_prob", s, torch.bfloat16, device)[i] for i, s in enumerate(((64, 3), (3,)))]
     compare(p, spec("log_prob", 2), key, rtol=2e-2, atol=0.2)
 
@@ -182,6 +192,23 @@ def test_scale_kinds(device, key, kind):
         p = params(family, (3, 5), device=device)
         p = [t.detach().abs().add(0.2).requires_grad_() if i % 2 else t for i, t in enumerate(p)]
         compare(p, spec(family, kind=kind), key)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+@pytest.mark.parametrize("family", ["gaussian", "gaussian_prior", "tanh_normal", "student_t"])
+@QUICK
+def test_two_parameters_in_one_tensor(device, key, family, samples):
+    for dim in range(3):
+        for reduction in ("none", "sample"):
+            first, second, *rest = p = params(family, (4, 2, 6), device=device)
+            joined = torch.cat((first, second), dim).detach().requires_grad_()
+            s = spec(family, samples, reduction)
+            want, got = results(p, s, key), results((joined, *rest), s._replace(split=dim), key)
+            grads = cotangents(want)
+            of_first, of_second, *others = gradients(want, p, grads)
+            wants = *want, torch.cat((of_first, of_second), dim), *others
+            for g, w in zip((*got, *gradients(got, (joined, *rest), grads)), wants, strict=True):
+                torch.testing.assert_close(g, w)
 
 
 @QUICK
@@ -200,42 +227,36 @@ def test_gradients_that_are_expanded_or_missing(device, key):
                     torch.testing.assert_close(g, w, rtol=2e-5, atol=2e-5)
 
 
-def test_only_what_is_needed_is_written(device, key, monkeypatch, no_host_path):
-    module = select.pick(device)
-    asked = []
-    original = module.draw_backward
-    monkeypatch.setattr(
-        module,
-        "draw_backward",
-        lambda *a: asked.append([g is not None for g in a[-1]]) or original(*a),
-    )
-    for needs in ((True, False), (False, True)):
-        p = [t.detach().requires_grad_(n) for t, n in zip(params("log_normal"), needs, strict=True)]
-        p = [t.to(device) for t in p]
-        (draw(p, key, None, spec("log_normal"))[0]).sum().backward()
-        assert asked.pop() == list(needs)
-    # The gradient of a loc that is added to the rest is the sample's.
+@pytest.mark.parametrize("family", ["log_normal", "gaussian", "log_prob"])
+def test_only_what_is_needed_is_computed(device, key, family):
+    p, s = params(family, device=device), spec(family, 2)
+    grads = cotangents(results(p, s, key))
+    padded = *grads, *(None,) * (3 - len(grads)), *(t.detach() for t in p), None, None
+    both = OPS.elementwise_backward(*padded, key, None, *s, [True, True, False, False, False])
+    for i in (0, 1):
+        needs = [i == j for j in range(5)]
+        found = OPS.elementwise_backward(*padded, key, None, *s, needs)
+        assert [g.numel() > 0 for g in found] == needs
+        torch.testing.assert_close(found[i], both[i])
+
+
+def test_the_gradient_of_loc_is_the_samples(device, key):
+    """Where z is loc and something that does not depend on it, it is the very tensor."""
     p = params("laplace", device=device)
     for given in ((key, None), (None, torch.ones_like(p[0]))):
-        z = draw(p, *given, spec("laplace"))[0]
-        (grad,) = cotangents([z])
-        to_loc, to_scale = torch.autograd.grad(z, p, grad)
-        assert asked.pop() == [False, True]
-        assert to_loc.data_ptr() == grad.data_ptr()
-        assert to_loc.shape == to_scale.shape == p[0].shape
-    for both, written in ((True, [[False, True]]), (False, [])):
-        p[1].requires_grad_(both)
-        (z,) = draw_short.draw(p, "laplace", 0, 0, (), None, 0, key, None)
-        (to_loc,) = torch.autograd.grad(z, p[0], grad)
-        assert asked == written
-        assert to_loc.data_ptr() == grad.data_ptr()
-        asked.clear()
+        for both in (True, False):
+            p[1].requires_grad_(both)
+            z = elementwise(p, *given, spec("laplace"))[0]
+            (grad,) = cotangents([z])
+            to_loc, *to_scale = torch.autograd.grad(z, [t for t in p if t.requires_grad], grad)
+            assert to_loc.data_ptr() == grad.data_ptr()
+            assert all(g.shape == p[1].shape for g in (to_loc, *to_scale))
 
 
 def test_values_alone(device, key):
     p = params("gaussian", device=device)
     compare(p, spec("gaussian", sample=False), key)
-    z, (kl,) = draw(p, None, None, spec("gaussian", sample=False))
+    z, (kl,) = elementwise(p, None, None, spec("gaussian", sample=False))
     assert z.numel() == 0
     assert torch.equal(kl, results(p, spec("gaussian"), key)[1])
     compare(params("mixture", device=device), spec("mixture", 2, sample=False), key)
@@ -246,84 +267,60 @@ def test_values_alone(device, key):
 def test_nothing_to_draw(device, key, samples):
     p = [torch.zeros(n, 0, 3, device=device, requires_grad=True) for n in (1, 4)]
     for family in ("tanh_normal", "gaussian"):
-        for keep, shape in ((0, ()), (1, (4,)), (3, (4, 0, 3))):
-            z, (value,) = draw(p, key, None, spec(family, samples, keep))
+        for reduction, shape in (("sum", ()), ("sample", (4,)), ("none", (4, 0, 3))):
+            z, (value,) = elementwise(p, key, None, spec(family, samples, reduction))
             leading = (samples,) if samples else ()
             assert z.shape == (*leading, 4, 0, 3)
             assert value.shape == (*(leading if family == "tanh_normal" else ()), *shape)
             assert value.eq(0).all()
             for t, grad in zip(p, gradients((z, value), p, cotangents((z, value))), strict=True):
                 assert grad.shape == t.shape
-    assert draw(p, key, None, spec("gaussian", 0, 0, float("nan")))[1][0].isnan()
+    assert elementwise(p, key, None, spec("gaussian", 0, "mean"))[1][0].isnan()
 
 
-@pytest.mark.parametrize("reduction", [None, "none", "sample", "sum", "mean", "batchmean", "last"])
-@pytest.mark.parametrize("family", ["tanh_normal", "gaussian"])
-@QUICK
-def test_the_short_way_agrees(device, key, family, reduction):
-    p = params(family, (4, 6), device=device)
-    for samples in (0, 1, 3):
-        s = spec(family, samples)
-        keep, weight = kept((4, 6), reduction)
-        s = s._replace(keep=keep, weight=weight)
-        short = draw_short.draw(
-            p, family, s.kind, s.prior_kind, tuple(s.numbers), reduction, samples, key, None
-        )
-        assert short is not None
-        got, want = short, results(p, s, key)
-        for a, b in zip(got, want, strict=True):
-            torch.testing.assert_close(a, b)
-        for grads in (cotangents(got), [torch.ones_like(o[..., :1]).expand_as(o) for o in got]
-                      if reduction != "sum" and got[-1].dim() else cotangents(got)):  # fmt: skip
-            for a, b in zip(
-                torch.autograd.grad(got, p, grads, retain_graph=True),
-                torch.autograd.grad(want, p, grads, retain_graph=True),
-                strict=True,
-            ):
-                torch.testing.assert_close(a, b)
-
-
-def test_the_short_way_declines(device, key):
-    a, b = (t.detach() for t in params("laplace", (4, 6), device=device))
-    call = ("laplace", 0, 0, (), "sum", 0, key, None)
-    assert draw_short.draw((a, b), *call) is not None
-    declined = (
-        (a, b.double()), (a, b[:2]), (a.t(), b.t()), (a, 1.0), (1.0, b), (a[:0], b[:0]),
-        (a.int(), b), (a.to_sparse(), b), (a, torch.zeros_like(b, device="meta")),
-    )  # fmt: skip
-    for p in declined:
-        assert draw_short.draw(p, *call) is None
-
-
-def test_reductions_by_name():
-    assert kept((4, 5), None) == (-1, 1.0)
-    assert kept((4, 5), "none") == (2, 1.0)
-    assert kept((4, 5), "sample") == (1, 1.0)
-    assert kept((4, 5), "last") == (1, 1.0)
-    assert kept((4, 5), "sum") == (0, 1.0)
-    assert kept((4, 5), "mean") == (0, 0.05)
-    assert kept((4, 5), "batchmean") == (0, 0.25)
-    assert kept((), "sample") == kept((), "last") == (0, 1.0)
+@pytest.mark.parametrize(
+    ("reduction", "dims", "weight"),
+    [
+        ("none", 2, 1.0), ("sample", 1, 1.0), ("last", 1, 1.0), ("sum", 0, 1.0), ("mean", 0, 0.05),
+        ("batchmean", 0, 0.25),
+    ],
+)  # fmt: skip
+def test_reductions_by_name(reduction, dims, weight):
+    assert reductions.kept_dims(2, reduction) == dims
+    assert reductions.weight((4, 5), reduction) == weight
+    assert reductions.kept_dims(0, reduction) == 0
+    assert reductions.weight((), reduction) == 1.0
 
 
 A, KEY = torch.ones(2, 3), noise.key(0)
-GOOD = ([], "laplace", 0, 0, [], 0, True, 1, 1.0)
 
 
 def changed(**fields):
-    return DrawSpec(*GOOD)._replace(**fields)
+    good = Spec([], "laplace", 0, 0, [], 0, True, "sample")
+    return good._replace(**fields)
 
 
 @pytest.mark.parametrize(
     ("inputs", "s", "error", "match"),
     [
         ((A, A), changed(family="levy"), ValueError, "family must be one of gaussian, .*'levy'"),
-        ((A,), changed(), ValueError, "laplace takes 2 parameters, got 1"),
+        ((A,), changed(), ValueError, "laplace takes 2 parameters, .*, got 1"),
+        ((A, None, A), changed(), ValueError, "the first of p0, p1, .*got 2, not the first"),
+        ((A,), changed(split=0, numbers=[1.0]), ValueError, "laplace takes 0 numbers, got 1"),
+        (
+            (A, A),
+            changed(split=1),
+            ValueError,
+            "takes 1 parameters, the first of p0, p2, p3, got 2",
+        ),
+        ((A,), changed(split=1), ValueError, r"even size .*got dim 1 of shape \(2, 3\)"),
+        ((A,), changed(split=2), ValueError, r"even size .*got dim 2 of shape \(2, 3\)"),
+        ((A,), changed(split=-2), ValueError, "split must be -1, or a dim .*got -2"),
         ((A, A.double()), changed(), TypeError, "one dtype and device, got torch.float32 on cpu "),
+        ((A, A.to("meta")), changed(), TypeError, "a parameter torch.float32 on meta"),
         ((A, A[:, :2]), changed(), RuntimeError, "match|broadcast|size"),
         ((A, A), changed(order=[0]), ValueError, "order must be a permutation"),
-        ((A, A), changed(keep=3), ValueError, "keep must be at most 2 dims, got 3"),
-        ((A, A), changed(keep=-2), ValueError, "keep must be at least -1, got -2"),
+        ((A, A), changed(reduction="avg"), ValueError, "unknown reduction 'avg'"),
         ((A, A), changed(kind=5), ValueError, r"kind must be in \[0, 5\), got 5"),
         ((A, A), changed(prior_kind=-1), ValueError, r"prior_kind must be in \[0, 5\), got -1"),
         ((A, A), changed(samples=-1), ValueError, "samples must be at least 0, got -1"),
@@ -332,7 +329,7 @@ def changed(**fields):
 def test_wrong_arguments_of_the_op(inputs, s, error, match):
     padded = (*inputs, *(None,) * (4 - len(inputs)))
     with pytest.raises(error, match=match):
-        OP(*padded, KEY, None, *s)
+        OPS.elementwise(*padded, KEY, None, *s)
 
 
 def test_wrong_tensors_of_the_op():
@@ -344,11 +341,14 @@ def test_wrong_tensors_of_the_op():
         (None, A.half(), changed(), TypeError, "eps torch.float16"),
         (KEY.view(torch.int64).float(), None, changed(), TypeError, "uint64"),
         (KEY[:1], None, changed(), ValueError, r"shape \(2,\)"),
+        (KEY[:0], None, changed(), ValueError, r"got shape \(0,\)"),
     ):
         with pytest.raises(error, match=match):
-            OP(*p, key, eps, *s)
-    back = torch.ops.fused_reparam.draw_backward
+            OPS.elementwise(*p, key, eps, *s)
+    back = OPS.elementwise_backward
     needs = [True, True, False, False, False]
+    with pytest.raises(TypeError, match=r"grad_z torch\.float64"):
+        back(A.double(), None, None, *p, KEY, None, *changed(), needs)
     for grads, match in (
         ((A[0], None, None), "grad_z must have shape"),
         ((None, A, None), "gradient of value 0 must have shape"),
@@ -357,5 +357,9 @@ def test_wrong_tensors_of_the_op():
     ):
         with pytest.raises(ValueError, match=match):
             back(*grads, *p, KEY, None, *changed(), needs)
+    with pytest.raises(ValueError, match="needs must have 5 entries, got 3"):
+        back(A, None, None, *p, KEY, None, *changed(), [True, True, False])
+    with pytest.raises(ValueError, match="gradient of eps, but eps is None"):
+        back(A, None, None, *p, KEY, None, *changed(), [True] * 5)
     empty = back(None, None, None, *p, KEY, None, *changed(), needs)
     assert [g.tolist() for g in empty] == [[[0.0] * 3] * 2] * 2 + [[]] * 3

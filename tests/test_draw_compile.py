@@ -1,6 +1,7 @@
-"""The draw ops under torch.compile, opcheck and functorch transforms.
+"""The element-wise op under torch.compile, opcheck and functorch transforms.
 
-test_public_compile.py has what holds of every family: the same numbers, keys, no recompilation.
+test_public_compile.py has what holds of every family: the same numbers, keys, memory budgets, no
+recompilation.
 """
 
 import pytest
@@ -10,7 +11,7 @@ from torch.func import grad, jacrev, vmap
 from torch.library import opcheck
 
 from fused_reparam import noise
-from fused_reparam.ops.draw import draw
+from fused_reparam.ops.elementwise import elementwise
 
 OPS = torch.ops.fused_reparam
 
@@ -20,33 +21,46 @@ def padded(p):
 
 
 SPECS = [
-    spec("gaussian_prior", 2, 2, order=[1, 0]),
-    spec("log_prob", 0, 0),
-    spec("mixture", keep=-1),
+    spec("gaussian_prior", 2, "none", order=[1, 0]),
+    spec("log_prob", 0, "mean"),
+    spec("mixture", reduction=None),
+    spec("tanh_normal", 2, "last")._replace(order=None),
 ]
 
 
 @pytest.mark.parametrize("s", SPECS, ids=lambda s: s.family)
 def test_opcheck(s):
     p, key = params(s.family, (3, 5)), noise.key(1)
-    opcheck(OPS.draw.default, (*padded(p), key, None, *s))
+    opcheck(OPS.elementwise.default, (*padded(p), key, None, *s))
     eps = noise_for(key, p, s).requires_grad_()
-    opcheck(OPS.draw.default, (*padded(p), None, eps, *s))
-    outputs = [t.detach() for t in OPS.draw(*padded(p), key, None, *s)]
+    opcheck(OPS.elementwise.default, (*padded(p), None, eps, *s))
+    outputs = [t.detach() for t in OPS.elementwise(*padded(p), key, None, *s)]
     grads = [g if g.numel() else None for g in cotangents(outputs)]
     needs = [i < len(p) for i in range(4)] + [True]
     args = (*grads, *padded([t.detach() for t in p]), None, eps.detach(), *s, needs)
-    opcheck(OPS.draw_backward.default, args)
+    opcheck(OPS.elementwise_backward.default, args)
+
+
+def test_opcheck_moments():
+    moments, other = (t.detach() for t in params("gaussian_prior", (3, 4, 2))[:2])
+    p = (moments.requires_grad_(), None, other[:, :2], other[:, 2:])
+    key, s = noise.key(1), spec("gaussian_prior", 2)._replace(split=1, order=None)
+    opcheck(OPS.elementwise.default, (*p, key, None, *s))
+    grads = [g.detach() if g.numel() else None for g in OPS.elementwise(*p, key, None, *s)]
+    saved = [t if t is None else t.detach() for t in (*p, key, None)]
+    for needs in ([True, False, True, False, False], [False, False, False, True, False]):
+        opcheck(OPS.elementwise_backward.default, (*grads, *saved, *s, needs))
 
 
 def test_opcheck_broadcast_and_bfloat16():
     p = [t[(slice(None),) if i else (slice(1),)].to(memory_format=torch.preserve_format)
          for i, t in enumerate(params("log_prob_prior", (3, 5), torch.bfloat16))]  # fmt: skip
     key, s = noise.key(1), spec("log_prob_prior", 2)
-    opcheck(OPS.draw.default, (*padded(p), key, None, *s))
-    grads = [g.detach() for g in OPS.draw(*p, key, None, *s)]
+    opcheck(OPS.elementwise.default, (*padded(p), key, None, *s))
+    grads = [g.detach() for g in OPS.elementwise(*p, key, None, *s)]
     needs = [True, False, True, True, False]
-    opcheck(OPS.draw_backward.default, (*grads, *[t.detach() for t in p], key, None, *s, needs))
+    saved = [*(t.detach() for t in p), key, None]
+    opcheck(OPS.elementwise_backward.default, (*grads, *saved, *s, needs))
     opcheck(OPS.base_noise.default, (key, [3, 4], [1, 0], torch.float16, "gumbel", 0.0))
 
 
@@ -57,7 +71,7 @@ def test_compiled_equals_eager_for_a_key():
     key, p, s = noise.key(8), params("log_prob", (6, 10)), spec("log_prob", 2)
 
     def call(*p):
-        z, values = draw(p, key, None, s)
+        z, values = elementwise(p, key, None, s)
         return z, sum(v.sum() for v in values) + (z * z).sum()
 
     want, got = call(*p), torch.compile(call, fullgraph=True)(*p)
@@ -68,29 +82,6 @@ def test_compiled_equals_eager_for_a_key():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", [1.0, 0.5, 0.0])
-def test_memory_budgets(budget):
-    """The partitioner may recompute what it likes: the gradient is that of the sample."""
-    torch._dynamo.reset()
-
-    @torch.compile(fullgraph=True, backend="aot_eager_decomp_partition")
-    def call(loc, scale):
-        p = loc.sin(), scale.cos()
-        z, (log_prob,) = draw(p, noise.draw_key("cpu"), None, spec("mixture", 2))
-        return z, (z.exp() * z.sin()).sum() + log_prob.square().sum()
-
-    p = params("mixture", (16, 24))
-    with torch._functorch.config.patch(activation_memory_budget=budget):
-        z, loss = call(*p)
-    got = torch.autograd.grad(loss, p)
-    eps = ((z - p[0].sin()) / torch.exp(p[1].cos())).detach()
-    want_z, (log_prob,) = draw((p[0].sin(), p[1].cos()), None, eps, spec("mixture", 2))
-    want_loss = (want_z.exp() * want_z.sin()).sum() + log_prob.square().sum()
-    for a, b in zip(got, torch.autograd.grad(want_loss, p), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.slow
 def test_compiled_views_and_fresh_keys():
     """An intermediate's layout is the compiler's choice; each call and each run has its key."""
     torch._dynamo.reset()
@@ -98,8 +89,8 @@ def test_compiled_views_and_fresh_keys():
     @torch.compile(fullgraph=True)
     def call(a, b):
         s = spec("laplace", order=[0, 2, 3, 1])
-        z, (kl,) = draw((2 * a, b.exp()), noise.draw_key("cpu"), None, s)
-        other, _ = draw((2 * a, b.exp()), noise.draw_key("cpu"), None, s)
+        z, (kl,) = elementwise((2 * a, b.exp()), noise.draw_key("cpu"), None, s)
+        other, _ = elementwise((2 * a, b.exp()), noise.draw_key("cpu"), None, s)
         return z, kl, other
 
     a = torch.randn(2, 4, 3, 5).to(memory_format=torch.channels_last).requires_grad_()
@@ -114,7 +105,7 @@ def test_compiled_views_and_fresh_keys():
     assert torch.equal(z, same)
     assert z.stride() == a.stride()
     eps = ((z - 2 * a) / b.exp()).detach()
-    want = draw((2 * a, b.exp()), None, eps, spec("laplace", order=[0, 2, 3, 1]))
+    want = elementwise((2 * a, b.exp()), None, eps, spec("laplace", order=[0, 2, 3, 1]))
     torch.testing.assert_close(kl, want[1][0])
     for g, w in zip(torch.autograd.grad(z.square().sum() + kl.sum(), (a, b)),
                     torch.autograd.grad(want[0].square().sum() + want[1][0].sum(), (a, b)),
@@ -136,26 +127,12 @@ def test_vmap_over_a_given_key(family, samples, dtype):
     dims[-1] = None if len(p) > 1 else 0
     if family == "gaussian_prior":
         p[1], dims[1] = p[1].movedim(0, 2), 2
-    for s in (spec(family, samples), spec(family, samples, 2), spec(family, samples, -1)):
+    for s in (spec(family, samples), spec(family, samples, "none"), spec(family, samples, None)):
         got = vmap(lambda *p, s=s: results(p, s, key), tuple(dims))(*p)
         for i in range(5):
             one = [t if d is None else t.select(d, i) for t, d in zip(p, dims, strict=True)]
             for g, w in zip(got, results(one, s, key), strict=True):
                 torch.testing.assert_close(g[i], w)
-
-
-def test_vmap_follows_randomness():
-    zeros, ones = torch.zeros(4, 6), torch.ones(6)
-
-    def call(loc):
-        return draw((loc, ones), noise.draw_key(), None, spec("gumbel", 2))[0]
-
-    same = vmap(call, randomness="same")(zeros)
-    assert torch.equal(same, same[:1].expand_as(same))
-    different = vmap(call, randomness="different")(zeros)
-    assert len({tuple(row) for row in different.flatten(1).tolist()}) == 4
-    with pytest.raises(RuntimeError, match="random"):
-        vmap(call, randomness="error")(zeros)
 
 
 @pytest.mark.parametrize(("family", "samples"), VMAPPED)
@@ -221,7 +198,7 @@ def test_fake_tensors_go_through_the_op():
     fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(torch.ones(6, 2))
     for family in FAMILIES:
         s = spec(family, 3)
-        z, values = draw((fake,) * FAMILIES[family].parameters, noise.key(0), None, s)
+        z, values = elementwise((fake,) * FAMILIES[family].parameters, noise.key(0), None, s)
         assert z.shape == (3, 6, 2)
         for value in values:
             assert value.shape == ((3, 6) if FAMILIES[family].sampled else (6,))

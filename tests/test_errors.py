@@ -125,35 +125,6 @@ def test_module():
         raises(ValueError, "broadcast", lambda layer=layer: layer(MU, torch.zeros(5)))
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "says"),
-    [
-        ({"scale": MU.double()}, TypeError, "loc torch.float32 on cpu and scale torch.float64"),
-        ({"scale": MU.to("meta")}, TypeError, "and scale torch.float32 on meta"),
-        ({"kind": 77}, ValueError, r"kind must be in \[0, 5\), got 77"),
-        ({"reduction": "avg"}, ValueError, "unknown reduction 'avg'"),
-        ({"order": [0, 0]}, ValueError, r"permutation of the dims, got \[0, 0\]"),
-        ({"key": None}, ValueError, "a sample takes a key or eps, got neither"),
-        ({"key": torch.zeros(2)}, TypeError, "key must have dtype torch.uint64, got torch.float32"),
-        ({"key": noise.key(0)[:0]}, ValueError, r"got shape \(0,\)"),
-        ({"eps": MU[:1], "key": None}, ValueError, r"eps must have shape \(4, 6\), got \(1, 6\)"),
-    ],
-)
-def test_op_called_by_hand(change, error, says):
-    arguments = {"loc": MU, "scale": MU, "key": noise.key(0), "eps": None, "order": [], "kind": 0}
-    arguments |= {"low": -1.0, "high": 1.0, "reduction": "sum", "sample": True, "dim": -1}
-    op = torch.ops.fused_reparam.gaussian_latent
-    raises(error, says, lambda: op(*(arguments | change).values()))
-
-
-def test_backward_op_called_by_hand():
-    op = torch.ops.fused_reparam.gaussian_latent_backward
-    rest = (MU, MU, noise.key(0), None, [], 0, -1.0, 1.0, "sum", True, -1, [True, True, False])
-    raises(TypeError, "grad_z torch.float64", lambda: op(MU.double(), None, *rest))
-    raises(ValueError, "grad_z must have shape", lambda: op(MU[:2], None, *rest))
-    raises(ValueError, "grad_kl must have shape", lambda: op(None, torch.ones(4), *rest))
-
-
 def test_noise_op_called_by_hand():
     op = torch.ops.fused_reparam.normal
     raises(TypeError, "uint64, got torch.float32", lambda: op(torch.zeros(2), [6], [], torch.half))

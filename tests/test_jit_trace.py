@@ -85,6 +85,21 @@ def test_a_given_key_is_a_constant_and_gradients_are_those_of_eager_calls(case):
             torch.testing.assert_close(g, w)
 
 
+def test_a_graph_serves_other_batches_than_the_one_it_was_traced_with():
+    """Means too, whose factor is 1 for a batch of one."""
+    kl = fr.FusedCategoricalLatent(reduction="batchmean").eval()
+    calls = (
+        lambda x: fr.gaussian_kl(x, x),
+        lambda x: fr.gaussian_kl(x, x, reduction="mean"),
+        lambda x: fr.gaussian_latent(x, x, free_bits=0.1, eps=torch.zeros_like(x))[1],
+        lambda x: kl(x)[1],
+    )
+    more = torch.rand(5, 1)
+    for call in calls:
+        for first in (more[:1], more[:2]):
+            torch.testing.assert_close(traced(call, (first,))(more), call(more))
+
+
 def test_a_key_can_be_an_input():
     mu, logvar = torch.randn(3, 4), torch.randn(3, 4)
     graph = traced(lambda m, v, k: fr.gaussian_latent(m, v, key=k), (mu, logvar, noise.key(1)))

@@ -139,14 +139,15 @@ def test_samples_in_ranges_of_every_backend(device, name, dtype):
     """Each backend cuts them in its own way; these numbers leave a rest."""
     numbers = [5.0] if name == "student_t" else []
     for samples, size in ((64, 1), (67, 3), (150, 5)):
-        spec = ([], name, 0, 0, numbers, samples, True, -1, 1.0)
+        spec = ([], name, 0, 0, numbers, samples, True, None, -1)
         key = noise.key(2, (1 << 32) - 7)
         found = []
         for backend, place in (("reference", "cpu"), (fr.current_backend(device), device)):
             p = [t.detach().to(place).requires_grad_() for t in parameters((size,), dtype)]
             with fr.backend(backend):
                 scale = p[1].abs() + 0.1
-                z, *_ = torch.ops.fused_reparam.draw(p[0], scale, None, None, key, None, *spec)
+                inputs = (p[0], scale, None, None, key, None)
+                z, *_ = torch.ops.fused_reparam.elementwise(*inputs, *spec)
                 found.append([z, *torch.autograd.grad(z.square().sum(), p)])
         tolerance = {torch.float32: 2e-5, torch.float64: 1e-11}.get(dtype, 0.03)
         for want, got in zip(*found, strict=True):

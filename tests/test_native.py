@@ -1,5 +1,6 @@
 """The native backend's latents in every form that this machine runs, against float64 formulas."""
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 from native_truth import (
@@ -81,12 +82,9 @@ class Latent:
         if given:
             self.eps = operand(torch.randn(shape, generator=g, dtype=torch.float64), layout)
             self.key, noise = None, self.eps.reshape(-1)
-        gk = torch.randn(segments, generator=g, dtype=torch.float64).to(real)
-        elementwise = segments == self.n and not self.dense
-        self.grad_kl = gk.view(shape) if elementwise else gk
-        self.kl_shape = shape if elementwise else (segments,)
+        self.grad_kl = torch.randn(segments, generator=g, dtype=torch.float64).to(real)
         self.noise = noise.double()
-        self._expect(gk.double())
+        self._expect(self.grad_kl.double())
 
     def _expect(self, gk):
         loc, x = self.loc.double().reshape(-1), self.scale.double().reshape(-1)
@@ -108,10 +106,12 @@ class Latent:
 
     def forward(self, want_z=True, want_kl=True):
         z = nans(*self.shape, dtype=self.dtype) if want_z else None
-        kl = nans(*self.kl_shape, dtype=compute_dtype(self.dtype)) if want_kl else None
+        kl = nans(self.segments, dtype=compute_dtype(self.dtype)) if want_kl else None
         key, eps = (self.key, self.eps) if want_z else (None, None)
-        native.gaussian_forward(self.loc, self.scale, key, eps, KINDS.index(self.kind),
-                                self.low, self.high, self.weight, self.dense, z, kl)  # fmt: skip
+        gaussian.forward(
+            native, self.loc, self.scale, key, eps, KINDS.index(self.kind), self.low, self.high,
+            self.weight, self.dense, z, kl,
+        )  # fmt: skip
         return z, kl
 
     def backward(self, has_z=True, has_kl=True, want_loc=True, want_scale=True, halves=False):
@@ -121,9 +121,11 @@ class Latent:
         out = out if halves else [out[0], out[0].clone()]
         to_loc, to_scale = (out[0] if want_loc else None), (out[1] if want_scale else None)
         key, eps = (self.key, self.eps) if has_z else (None, None)
-        native.gaussian_backward(self.grad_z if has_z else None, self.grad_kl if has_kl else None,
-                                 self.loc, self.scale, key, eps, KINDS.index(self.kind), self.low,
-                                 self.high, self.weight, self.dense, to_loc, to_scale)  # fmt: skip
+        gaussian.backward(
+            native, self.grad_z if has_z else None, self.grad_kl if has_kl else None, self.loc,
+            self.scale, key, eps, KINDS.index(self.kind), self.low, self.high, self.weight,
+            self.dense, to_loc, to_scale,
+        )  # fmt: skip
         return to_loc, to_scale
 
     def near(self, got, expected, size):
@@ -255,10 +257,12 @@ def test_misaligned_memory_and_nothing_beyond(dtype):
 
     z, kl = nans(n + 2, dtype=dtype), nans(1, dtype=compute_dtype(dtype))
     loc, scale, grad_z = map(shifted, (case.loc, case.scale, case.grad_z))
-    native.gaussian_forward(loc, scale, case.key, None, 0, -INF, INF, 0.75, True, z[1:-1], kl)
+    gaussian.forward(native, loc, scale, case.key, None, 0, -INF, INF, 0.75, True, z[1:-1], kl)
     to_loc, to_scale = nans(n + 2, dtype=dtype), nans(n + 2, dtype=dtype)
-    native.gaussian_backward(grad_z, case.grad_kl, loc, scale, case.key, None, 0, -INF, INF, 0.75,
-                             True, to_loc[1:-1], to_scale[1:-1])  # fmt: skip
+    gaussian.backward(
+        native, grad_z, case.grad_kl, loc, scale, case.key, None, 0, -INF, INF, 0.75, True,
+        to_loc[1:-1], to_scale[1:-1],
+    )  # fmt: skip
     for got, expected in zip((z, to_loc, to_scale), (case.forward()[0], *case.backward()),
                              strict=True):  # fmt: skip
         assert torch.equal(got[1:-1], expected.view(-1))

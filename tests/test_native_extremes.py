@@ -2,6 +2,7 @@
 
 import math
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 from native_truth import DTYPES, INF, KINDS, compute_dtype, formulas, nans, needs_native
@@ -18,10 +19,10 @@ def one_element(kind, x, dtype=torch.float32, loc=0.5, gz=1.0, gk=1.0, low=-INF,
     real = compute_dtype(dtype)
     z, kl, gl, gs = (nans(40, dtype=d) for d in (dtype, real, dtype, dtype))
     eps = full(0.25)
-    native.gaussian_forward(full(loc), full(x), None, eps, KINDS.index(kind), low, high, 1.0, True,
-                            z, kl)  # fmt: skip
-    native.gaussian_backward(full(gz), torch.full((40,), gk, dtype=real), full(loc), full(x), None,
-                             eps, KINDS.index(kind), low, high, 1.0, True, gl, gs)  # fmt: skip
+    options = KINDS.index(kind), low, high, 1.0, True
+    gaussian.forward(native, full(loc), full(x), None, eps, *options, z, kl)
+    to_kl = torch.full((40,), gk, dtype=real)
+    gaussian.backward(native, full(gz), to_kl, full(loc), full(x), None, eps, *options, gl, gs)
     for t in (z, kl, gl, gs):
         assert torch.equal(t.nan_to_num(nan=7e7), t[:1].nan_to_num(nan=7e7).expand(40))
     return [t[0].item() for t in (z, kl, gl, gs)]
@@ -96,13 +97,13 @@ def test_full_range_of_log_and_exp(dtype):
     denormal = torch.tensor([info.tiny * 2**-10, info.tiny * 0.5], dtype=torch.float64)
     x = torch.cat([x, denormal]).to(dtype)
     kl, zero, n = nans(x.numel(), dtype=dtype), torch.zeros_like(x), x.numel()
-    native.gaussian_forward(zero, x, None, None, 3, -INF, INF, 1.0, True, None, kl)
+    gaussian.forward(native, zero, x, None, None, 3, -INF, INF, 1.0, True, None, kl)
     expected = 0.5 * (x.double() - 1 - x.double().log())
     eps = 1e-6 if dtype == torch.float32 else 1e-15
     assert ((kl.double() - expected).abs() <= eps * (1 + x.double() + x.double().log().abs())).all()
     edge = math.log(info.max)
     y = torch.linspace(-edge, edge * 0.999, n, dtype=torch.float64).to(dtype)
     z = nans(n, dtype=dtype)
-    native.gaussian_forward(zero, y, None, torch.ones_like(y), 1, -INF, INF, 1.0, True, z, None)
+    gaussian.forward(native, zero, y, None, torch.ones_like(y), 1, -INF, INF, 1.0, True, z, None)
     relative = (z.double() / y.double().exp() - 1).abs()
     assert relative.max() <= (2.5e-7 if dtype == torch.float32 else 5e-16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 
@@ -37,9 +38,21 @@ def both_ways(mu, x, grad, grad_kl, kind, bounds):
     z, to_mu, to_x = (torch.full_like(mu, math.nan) for _ in range(3))
     kl = torch.full((), math.nan, dtype=compute)
     weight = 1 / mu.numel()
-    native.gaussian_forward(mu, x, key, None, kind, *bounds, weight, True, z, kl)
-    native.gaussian_backward(
-        grad, grad_kl.to(compute), mu, x, key, None, kind, *bounds, weight, True, to_mu, to_x
+    gaussian.forward(native, mu, x, key, None, kind, *bounds, weight, True, z, kl)
+    gaussian.backward(
+        native,
+        grad,
+        grad_kl.to(compute),
+        mu,
+        x,
+        key,
+        None,
+        kind,
+        *bounds,
+        weight,
+        True,
+        to_mu,
+        to_x,
     )
     return z, kl, to_mu, to_x
 
@@ -74,7 +87,7 @@ def test_coarse_exponential_is_as_near_as_16_bits_can_show(dtype, keyword):
     kind = SCALE_KINDS.index(keyword)
     mu, eps = torch.zeros_like(x), torch.ones_like(x)
     z, kl = torch.full_like(x, math.nan), torch.full((x.numel(),), math.nan)
-    native.gaussian_forward(mu, x, None, eps, kind, -INF, INF, 1.0, True, z, kl)
+    gaussian.forward(native, mu, x, None, eps, kind, -INF, INF, 1.0, True, z, kl)
     sigma = torch.exp(x.double() * (0.5 if keyword == "logvar" else 1.0))
     spacing = torch.finfo(dtype).eps * sigma + torch.finfo(dtype).smallest_normal * 2**-9
     fits = sigma < torch.finfo(dtype).max

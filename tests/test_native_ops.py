@@ -1,4 +1,4 @@
-"""The ops' kernels in C++ (a compiled model's calls): the same as their kernels in Python."""
+"""The ops under ``torch.ops.fused_reparam``: in C++ what they are in Python, errors included."""
 
 import math
 import sys
@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fused_reparam import categorical_latent, gaussian_latent, noise, tanh_normal_rsample
 from fused_reparam.backends import native, native_host
 from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
-from fused_reparam.ops import draw, gaussian, rows
-from fused_reparam.ops.draw_spec import count
-from fused_reparam.ops.gaussian_call import Spec
+from fused_reparam.core.reductions import REDUCTIONS
+from fused_reparam.ops import elementwise, softmax
+from fused_reparam.ops.elementwise_spec import Spec, count
+from fused_reparam.ops.softmax_call import Spec as OfSoftmax
 
 native.info()  # loads it
 pytestmark = pytest.mark.skipif(
@@ -25,6 +26,12 @@ DTYPES = pytest.mark.parametrize(
 )
 KEY = noise.key(5, 3)
 FREE = (-math.inf, math.inf)
+IN_PYTHON = {
+    OPS.elementwise: elementwise._op._autograd,
+    OPS.elementwise_backward: elementwise._op._autograd_backward,
+    OPS.gumbel_softmax: softmax._op._autograd,
+    OPS.gumbel_softmax_backward: softmax._op._autograd_backward,
+}
 
 
 def in_python(call):
@@ -43,103 +50,138 @@ def in_python(call):
     return found, seen
 
 
-def assert_same(op, kernel, args, taken=True):
-    """Called twice, so that the second call has its plan."""
+def assert_same(op, args, taken=True):
     with torch.no_grad():
-        first = op(*args)
         got, seen = in_python(lambda: op(*args))
-        want = kernel(*args)
+        want = IN_PYTHON[op](*args)
     assert (not seen) == taken, seen
-    assert len(got) == len(want)
-    for a, b, c in zip(got, first, want, strict=True):
-        assert (a.dtype, a.shape, a.stride()) == (c.dtype, c.shape, c.stride())
-        assert torch.equal(a, c)
-        assert torch.equal(b, c)
+    got, want = ((t,) if isinstance(t, torch.Tensor) else t for t in (got, want))
+    for a, b in zip(got, want, strict=True):
+        assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
+        assert torch.equal(a, b)
     given = {t.data_ptr() for t in args if isinstance(t, torch.Tensor)}
     mine = [t.data_ptr() for t in got if t.numel()]
     assert not given & set(mine)
     assert len(set(mine)) == len(mine)
+    return got
 
 
-def gaussian_operands(layout, dtype):
-    """loc, scale (None: moments), dim, and a gradient of z."""
+def gaussian(kind=0, bounds=FREE, reduction="sum", **changed):
+    """The spec of a Gaussian and its KL to N(0, 1)."""
+    numbers = [*bounds, 0.0, 1.0, -math.inf]
+    return Spec(None, "gaussian", kind, 0, numbers, 0, True, reduction)._replace(**changed)
+
+
+def args_of(loc, scale, s, key=KEY, eps=None):
+    return loc, scale, None, None, key, eps, *s
+
+
+def operands(layout="dense", dtype=torch.float32):
+    """loc, scale (None: moments), the dim of the split, and a gradient of z."""
     g = torch.Generator().manual_seed(1)
     if layout == "moments":
         moments = torch.randn(5, 6, 7, generator=g).to(dtype)
         return moments, None, 1, torch.randn(5, 3, 7, generator=g).to(dtype)
     loc, scale = torch.randn(2, 5, 14, generator=g).to(dtype).mul(0.5).unbind()
-    if layout == "rows":
+    if layout == "strided":
         loc, scale = loc[:, ::2], scale[:, 3:10]
-    return loc, scale, -1, torch.randn(loc.shape, generator=g).to(dtype)
+    elif layout == "transposed":
+        loc, scale = loc.t(), scale.t()
+    elif layout == "one row":
+        scale = scale[:1]
+    elif layout == "number":
+        scale = scale[0, 0]
+    elif layout == "column and row":
+        loc, scale = loc[:, :1], scale[:1]
+    return loc, scale, -1, torch.randn(loc.broadcast_to(5, 14).shape
+                                       if layout == "column and row" else loc.shape,
+                                       generator=g).to(dtype)  # fmt: skip
+
+
+LAYOUTS = ["dense", "strided", "transposed", "one row", "number", "column and row", "moments"]
 
 
 @DTYPES
-@pytest.mark.parametrize("layout", ["dense", "rows", "moments"])
-@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", range(5))
 def test_gaussian(layout, kind, dtype):
-    loc, scale, dim, grad_z = gaussian_operands(layout, dtype)
-    grad_kl = torch.tensor(0.7, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    if kind >= 2:  # std and var
+    loc, scale, split, grad_z = operands(layout, dtype)
+    if kind in (2, 3):  # std and var
         loc, scale = loc.abs() + 0.1, None if scale is None else scale.abs() + 0.1
-    for low, high in (FREE, (0.2, 0.9)):
-        for reduction in (None, "sum", "mean", "batchmean"):
-            rest = (loc, scale, KEY, None, *Spec([], kind, low, high, reduction, True, dim))
-            assert_same(OPS.gaussian_latent.default, gaussian._forward_autograd, rest)
-            assert_same(
-                OPS.gaussian_latent_backward.default,
-                gaussian._backward_autograd,
-                (grad_z, grad_kl if reduction else None, *rest, [True, True, False]),
-                taken=reduction is not None,
-            )
+    second = [split < 0, False, False, False]
+    for bounds in (FREE, (0.2, 0.9)):
+        for reduction in (None, "last", *REDUCTIONS):
+            args = args_of(loc, scale, gaussian(kind, bounds, reduction, split=split))
+            _, kl, _ = assert_same(OPS.elementwise, args)
+            grad_kl = torch.linspace(-1, 1, kl.numel(), dtype=kl.dtype).view(kl.shape)
+            grad_kl = grad_kl if reduction else None
+            strided = grad_z.mT.contiguous().mT, grad_kl
+            for grads in ((grad_z, grad_kl), (grad_z, None), (None, grad_kl), strided):
+                for of_scale in {False, split < 0}:
+                    needs = [True, of_scale, *second[2:], False]
+                    assert_same(OPS.elementwise_backward, (*grads, None, *args, needs))
+
+
+def test_options_of_the_gaussian():
+    loc, x, _, grad_z = operands()
+    for s in (
+        gaussian(order=[1, 0]), gaussian(sample=False), gaussian(reduction=None),
+        gaussian(samples=1), gaussian(samples=3, reduction="none"), gaussian(order=[]),
+    ):  # fmt: skip
+        assert_same(OPS.elementwise, args_of(loc, x, s))
+        eps = torch.randn(*[s.samples] * (s.samples > 0), 5, 14)
+        assert_same(OPS.elementwise, args_of(loc, x, s, None, eps))
+        assert_same(OPS.elementwise, args_of(loc, x, s, None, eps.mT.contiguous().mT))
+    needs = [False, True, False, False, False]
+    args = args_of(loc, x, gaussian(), None, grad_z)
+    assert_same(OPS.elementwise_backward, (grad_z, torch.tensor(0.7), None, *args, needs))
+    assert_same(OPS.elementwise_backward, (None, None, None, *args, needs))
 
 
 @DTYPES
 @pytest.mark.parametrize("samples", [0, 3])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_draw(family, samples, dtype):
-    s = spec(family, samples)
+def test_families(family, samples, dtype):
     p = [t.detach() for t in params(family, dtype=dtype)]
-    args = (*p, *[None] * (4 - len(p)), KEY, None, *s)
-    with torch.no_grad():
-        z, *values = OPS.draw(*args)
-    assert_same(OPS.draw.default, draw._forward_autograd, args)
-    grads = [torch.randn_like(t) for t in values[: count(s)]]
-    absent = [None] * (2 - len(grads))
-    for of_z in (torch.randn_like(z), None):
-        for of_values in (grads, [None] * len(grads)):
-            if of_z is None and not any(g is not None for g in of_values):
-                continue
-            for needs in ([True] * 4, [True, False, True, False]):
-                assert_same(
-                    OPS.draw_backward.default,
-                    draw._backward_autograd,
-                    (of_z, *of_values, *absent, *args, [*needs, False]),
-                )
+    for reduction in ("sample", "last", None):
+        s = spec(family, samples, reduction)
+        args = (*p, *[None] * (4 - len(p)), KEY, None, *s)
+        z, *values = assert_same(OPS.elementwise, args)
+        grads = [torch.randn_like(t) for t in values[: count(s)]]
+        absent = [None] * (2 - len(grads))
+        for of_z in (torch.randn_like(z), None):
+            for of_values in (grads, [None] * len(grads)):
+                for needs in ([True] * 4, [True, False, True, False]):
+                    given = [n and t is not None for n, t in zip(needs, args, strict=False)]
+                    rest = (of_z, *of_values, *absent, *args, [*given, False])
+                    assert_same(OPS.elementwise_backward, rest)
 
 
 @DTYPES
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("mode", [SOFT, HARD, ONE_HOT])
-def test_categories(mode, dim, dtype):
+def test_softmax(mode, dim, dtype):
     g = torch.Generator().manual_seed(3)
-    logits, grad_y = torch.randn(2, 3, 4, 5, generator=g).to(dtype).unbind()
-    unimix = 0.1 if mode == ONE_HOT else 0.0
-    for want_soft in {False, mode == HARD}:
-        for want_kl in (False, True):
-            s = ([], mode, 0.7, unimix, dim, True, want_soft, want_kl)
-            args = (logits, KEY, None, *s)
-            assert_same(OPS.relaxed_categories.default, rows._forward_autograd, args)
-    y, soft, kl = OPS.relaxed_categories(*args)
-    soft = {SOFT: y, HARD: soft, ONE_HOT: None}[mode]
-    op, kernel = OPS.relaxed_categories_backward.default, rows._backward_autograd
-    for of_y in (grad_y, None):
-        for of_kl in (torch.randn_like(kl), None):
-            taken = of_y is not None or of_kl is not None
-            assert_same(op, kernel, (of_y, of_kl, logits, soft, *s), taken)
-    if mode != ONE_HOT:
-        assert_same(op, kernel, (grad_y, None, None, soft, *s))
-    strided = grad_y.transpose(0, 2).contiguous().transpose(0, 2)
-    assert_same(op, kernel, (strided, None, logits, soft, *s), taken=False)
+    given = torch.randn(2, 3, 4, 5, generator=g).to(dtype)
+    transposed = given.transpose(1, 3).contiguous().transpose(1, 3)
+    for logits, grad_y in (given.unbind(), transposed.unbind(), (given[0], transposed[1])):
+        for want_soft in {False, mode == HARD}:
+            for reduction in (None, *REDUCTIONS):
+                unimix = 0.1 if mode == ONE_HOT else 0.0
+                s = OfSoftmax(None, mode, 0.7, unimix, dim, True, want_soft, reduction)
+                y, soft, kl = assert_same(OPS.gumbel_softmax, (logits, KEY, None, *s))
+                assert_same(OPS.gumbel_softmax, (logits, None, grad_y, *s))
+                if mode == HARD and not want_soft:
+                    continue
+                kept = logits, {SOFT: y, HARD: soft, ONE_HOT: None}[mode]
+                grad_kl = torch.randn_like(kl) if reduction else None
+                for of_y in (grad_y, None):
+                    for of_kl in (grad_kl, None):
+                        args = (of_y, grad_y if want_soft else None, of_kl, *kept, *s, [True])
+                        assert_same(OPS.gumbel_softmax_backward, args)
+                if mode != ONE_HOT and reduction is None:
+                    args = (grad_y, None, None, None, kept[1], *s, [True])
+                    assert_same(OPS.gumbel_softmax_backward, args)
 
 
 class Mode(TorchDispatchMode):
@@ -148,130 +190,103 @@ class Mode(TorchDispatchMode):
 
 
 def test_what_goes_through_python():
-    loc, x, _, grad_z = gaussian_operands("dense", torch.float32)
-    grad_kl = torch.tensor(1.0)
+    loc, x, _, grad_z = operands()
     negative = torch.complex(x, x).conj().imag
     assert negative.is_neg()
-    usual = Spec([], 0, *FREE, "sum", True, -1)
-
-    def latent(loc=loc, scale=x, key=KEY, eps=None, spec=usual):
-        return (loc, scale, key, eps, *spec)
-
-    for args in (
-        latent(scale=negative), latent(loc[:0], x[:0]),
-        latent(key=None, eps=x), latent(spec=usual._replace(reduction="none")),
-        latent(spec=usual._replace(sample=False)), latent(spec=usual._replace(order=[1, 0])),
-        latent(loc, None, spec=usual._replace(dim=-1)), latent(scale=x[:1]), latent(loc.mT, x.mT),
-    ):  # fmt: skip
-        assert_same(OPS.gaussian_latent.default, gaussian._forward_autograd, args, taken=False)
-    needs = [True, True, False]
-    for args in (
-        (grad_z.mT.contiguous().mT, grad_kl, *latent(), needs), (None, grad_kl, *latent(), needs),
-        (grad_z, grad_kl, *latent(), [False, True, False]), (grad_z, None, *latent(), needs),
-        (grad_z, grad_kl, *latent(key=None, eps=x), [True, True, True]),
-    ):  # fmt: skip
-        op, kernel = OPS.gaussian_latent_backward.default, gaussian._backward_autograd
-        assert_same(op, kernel, args, taken=False)
+    for args in (args_of(loc, negative, gaussian()), args_of(loc[:0], x[:0], gaussian())):
+        assert_same(OPS.elementwise, args, taken=False)
+    usual = args_of(loc, x, gaussian())
+    grads, needs = (grad_z, torch.tensor(1.0), None), [True, True, False, False, False]
+    args = (*grads, *args_of(loc, x, gaussian(), None, x), [*needs[:4], True])
+    assert_same(OPS.elementwise_backward, args, taken=False)  # the gradient of eps
+    assert_same(OPS.gumbel_softmax, (negative, KEY, None, *OF_SOFTMAX), taken=False)
     for mode in (Mode(), torch.inference_mode()):
         with mode:
-            got = OPS.gaussian_latent(*latent())
-        assert all(torch.equal(a, b) for a, b in zip(got, OPS.gaussian_latent(*latent())))  # noqa: B905
-    leaf = loc.clone().requires_grad_()
-    z, kl = OPS.gaussian_latent(*latent(leaf))
+            got = OPS.elementwise(*usual)
+        for a, b in zip(got, OPS.elementwise(*usual), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_ops_have_gradients_themselves():
+    loc, x, _, grad_z = operands()
+    leaf, grad_kl = loc.clone().requires_grad_(), torch.tensor(0.7)
+    z, kl, _ = OPS.elementwise(*args_of(leaf, x, gaussian()))
     (got,) = torch.autograd.grad([z, kl], leaf, [grad_z, grad_kl])
-    assert torch.equal(got, OPS.gaussian_latent_backward(grad_z, grad_kl, *latent(), needs)[0])
+    needs = [True, True, False, False, False]
+    args = args_of(loc, x, gaussian())
+    assert torch.equal(got, OPS.elementwise_backward(grad_z, grad_kl, None, *args, needs)[0])
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(loc, torch.ones_like(loc))
         with pytest.raises((RuntimeError, NotImplementedError), match="forward"):
-            OPS.gaussian_latent(*latent(dual))
+            OPS.elementwise(*args_of(dual, x, gaussian()))
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_errors_are_those_of_python(again):
-    loc, x, _, grad_z = gaussian_operands("dense", torch.float32)
-    usual = Spec([], 0, *FREE, "sum", True, -1)
-    rest = (x, KEY, None, *usual)
-    if again:  # with plans of what is right at hand
-        for reduction in ("sum", None):
-            OPS.gaussian_latent(loc, *rest[:3], *usual._replace(reduction=reduction))
-    kernels = {
-        OPS.gaussian_latent: gaussian._forward_autograd,
-        OPS.gaussian_latent_backward: gaussian._backward_autograd,
-        OPS.draw: draw._forward_autograd,
-        OPS.relaxed_categories: rows._forward_autograd,
-        OPS.relaxed_categories_backward: rows._backward_autograd,
-    }
-    soft = ([], SOFT, 1.0, 0.0, 1, True, False, True)
-    good = (loc, x, None, None, KEY, None)
-    laplace = spec("laplace", kind=0)
-    needs = [True, True, False]
+OF_SOFTMAX = OfSoftmax([], SOFT, 1.0, 0.0, 1, True, False, "none")
+
+
+def test_errors_are_those_of_python():
+    loc, x, _, grad_z = operands()
+    usual, laplace = gaussian(), spec("laplace", kind=0)
+    needs, one = [True, True, False, False, False], torch.ones(())
+    good = args_of(loc, x, usual)
+
+    def softmax_backward(*tensors, **changed):
+        s = OF_SOFTMAX._replace(**changed)
+        return OPS.gumbel_softmax_backward, (*tensors, *s, [True])
+
     for op, args in (
-        (OPS.gaussian_latent, (loc, x.double(), *rest[1:])),
-        (OPS.gaussian_latent, (loc, x, KEY[:1], None, *usual)),
-        (OPS.gaussian_latent, (loc, x, KEY.int(), None, *usual)),
-        (OPS.gaussian_latent, (loc, x, None, None, *usual)),
-        (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(kind=9))),
-        (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(reduction="most"))),
-        (OPS.gaussian_latent, (loc, *rest[:3], *usual._replace(reduction=""))),
-        (OPS.gaussian_latent, (loc[:, :7], None, KEY, None, *usual._replace(dim=1))),
-        (OPS.gaussian_latent, (loc[:3].clone(), None, KEY, None, *usual._replace(dim=0))),
-        (OPS.gaussian_latent_backward, (grad_z[:2], torch.ones(()), loc, *rest, needs)),
-        (OPS.gaussian_latent_backward, (grad_z.double(), torch.ones(()), loc, *rest, needs)),
-        (OPS.gaussian_latent_backward, (grad_z, torch.ones(1), loc, *rest, needs)),
-        (OPS.draw, (*good, *laplace._replace(family="none such"))),
-        (OPS.draw, (loc, None, None, None, KEY, None, *laplace)),
-        (OPS.draw, (*good, *laplace._replace(family="laplace\0x"))),
-        (OPS.draw, (*good, *spec("student_t", kind=0)._replace(numbers=[]))),
-        (OPS.draw, (loc, x.double(), None, None, KEY, None, *laplace)),
-        (OPS.relaxed_categories, (loc, KEY, None, [], 3, 1.0, 0.0, 1, True, False, False)),
-        (OPS.relaxed_categories, (loc, KEY, None, [], 0, 0.0, 0.0, 1, True, False, False)),
-        (OPS.relaxed_categories, (loc, KEY, None, [], 0, math.nan, 0.0, 1, True, False, False)),
-        (OPS.relaxed_categories, (loc, KEY, None, [], 0, 1.0, 1.0, 1, True, False, False)),
-        (OPS.relaxed_categories, (loc, KEY, None, [], 0, 1.0, 0.0, -1, True, False, False)),
-        (OPS.relaxed_categories, (loc, None, None, [], 0, 1.0, 0.0, 1, True, False, False)),
-        (OPS.relaxed_categories, (loc, KEY, None, [], 0, 1.0, 0.0, 1, True, True, False)),
-        (OPS.relaxed_categories_backward, (grad_z, None, loc, None, *soft)),
-        (OPS.relaxed_categories_backward, (grad_z[:3], None, loc, loc, *soft)),
-        (OPS.relaxed_categories_backward, (None, grad_z, loc, loc, *soft)),
-    ):
+        (OPS.elementwise, args_of(loc, x.double(), usual)),
+        (OPS.elementwise, args_of(loc, x[:, :5], usual)),
+        (OPS.elementwise, args_of(loc, x, usual, KEY[:1])),
+        (OPS.elementwise, args_of(loc, x, usual, KEY.int())),
+        (OPS.elementwise, args_of(loc, x, usual, None)),
+        (OPS.elementwise, args_of(loc, x, usual, None, x[:2])),
+        (OPS.elementwise, args_of(loc, x, usual, None, x.double())),
+        (OPS.elementwise, args_of(loc, None, usual)),
+        (OPS.elementwise, args_of(loc, x, usual._replace(kind=9))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(prior_kind=-1))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(reduction="most"))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(reduction=""))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(samples=-1))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(order=[0]))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(order=[0, 0]))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(split=1))),
+        (OPS.elementwise, args_of(loc, None, usual._replace(split=-2))),
+        (OPS.elementwise, args_of(loc, None, usual._replace(split=2))),
+        (OPS.elementwise, args_of(loc[:, :7], None, usual._replace(split=1))),
+        (OPS.elementwise, args_of(loc[:3], None, usual._replace(split=0))),
+        (OPS.elementwise, args_of(loc, x, laplace._replace(family="none such"))),
+        (OPS.elementwise, args_of(loc, x, laplace._replace(family="laplace\0x"))),
+        (OPS.elementwise, args_of(loc, x, spec("student_t", kind=0)._replace(numbers=[]))),
+        (OPS.elementwise_backward, (grad_z[:2], one, None, *good, needs)),
+        (OPS.elementwise_backward, (grad_z.double(), one, None, *good, needs)),
+        (OPS.elementwise_backward, (grad_z, torch.ones(1), None, *good, needs)),
+        (OPS.elementwise_backward, (grad_z, one, one, *good, needs)),
+        (OPS.elementwise_backward, (grad_z, one.double(), None, *good, needs)),
+        (OPS.elementwise_backward, (grad_z, one, None, *good, needs[:4])),
+        (OPS.elementwise_backward, (grad_z, one, None, *good, [True] * 5)),
+        *(
+            (OPS.gumbel_softmax, (loc, KEY, None, *OF_SOFTMAX._replace(**changed)))
+            for changed in (
+                {"mode": 3}, {"tau": 0.0}, {"tau": math.nan}, {"unimix": 1.0}, {"dim": -1},
+                {"dim": 2}, {"want_soft": True}, {"reduction": "last"}, {"order": [1]},
+            )
+        ),
+        (OPS.gumbel_softmax, (loc, None, None, *OF_SOFTMAX)),
+        (OPS.gumbel_softmax, (loc, None, loc[:2], *OF_SOFTMAX)),
+        softmax_backward(grad_z, None, None, loc, None),
+        softmax_backward(grad_z[:3], None, None, loc, loc),
+        softmax_backward(None, None, grad_z, loc, loc),
+        softmax_backward(None, None, grad_z[:, 0], None, loc),
+        softmax_backward(None, None, grad_z[:, 0], loc, None, reduction=None),
+        softmax_backward(None, None, None, None, None),
+    ):  # fmt: skip
         said = []
-        for call in (op, kernels[op]):
+        for call in (op, IN_PYTHON[op]):
             with pytest.raises((TypeError, ValueError, RuntimeError)) as error:
                 call(*args)
             said.append((error.type, str(error.value)))
         assert said[0] == said[1]
-
-
-class Own(torch.Tensor):
-    pass
-
-
-def test_a_plan_is_not_of_the_tensors_that_it_was_made_for():
-    loc, x, _, _ = gaussian_operands("dense", torch.float32)
-    s = spec("laplace", kind=0)._replace(weight=0.123)  # of no other test
-    given = (x.abs(), None, None, KEY, None, *s)
-    OPS.draw(loc.as_subclass(Own), *given)
-    assert_same(OPS.draw.default, draw._forward_autograd, (loc, *given))
-
-
-def test_a_plan_is_of_its_shape_and_options():
-    """Calls that differ in one thing only, in turn."""
-    loc, x, _, _ = gaussian_operands("dense", torch.float32)
-    usual = Spec([], 0, *FREE, "mean", True, -1)
-    calls = [
-        (a, b, KEY, None, *s)
-        for a, b in ((loc, x), (loc[:3], x[:3]), (loc[:, ::2], x[:, ::2]), (loc[:, :7], x[:, ::2]))
-        for s in (
-            usual,
-            usual._replace(kind=1),
-            usual._replace(high=0.1),
-            usual._replace(reduction="batchmean"),
-        )
-    ]
-    for _ in range(2):
-        for args in calls:
-            got, want = OPS.gaussian_latent(*args), gaussian._forward_autograd(*args)
-            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 def test_keys_are_those_of_the_generator():

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("op_fuzz.py")
 CALLS = int(os.environ.get("FUZZ_CALLS", "1500"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 WAYS = {
-    "host": {},
+    "extension": {},
     "python": {"FUSED_REPARAM_NO_HOST": "1"},
     "reference": {"FUSED_REPARAM_BACKEND": "reference"},
 }

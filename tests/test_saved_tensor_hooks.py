@@ -1,23 +1,25 @@
 """Hooks on saved tensors that return another tensor: an error, as PyTorch's own ops give one."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from python_kernels import python_kernels
 
 import fused_reparam
 from fused_reparam import functional as F
-from fused_reparam.backends import native_host
+from fused_reparam.ops import elementwise
+from fused_reparam.ops.softmax_call import Spec as OfSoftmax
 
 SHAPE = (8, 128)
 
 
 @pytest.fixture(params=["host", "python", "reference"])
-def way(request, monkeypatch):
+def way(request):
     """The native backend by its extension and without it, and the reference."""
     name = "reference" if request.param == "reference" else "native"
-    with fused_reparam.backend(name):
-        F.gaussian_latent(torch.zeros(1), torch.zeros(1))  # loads the library
-        if request.param == "python":
-            monkeypatch.setattr(native_host, "module", None)
+    without = python_kernels() if request.param == "python" else nullcontext()
+    with fused_reparam.backend(name), without:
         yield request.param
 
 
@@ -35,29 +37,28 @@ def op(name, *args):
 
 
 KEY = fused_reparam.noise.key(3)
+FREE = float("inf")
+LATENT = elementwise.Spec(None, "gaussian", 0, 0, [-1.0, 1.0, 0.0, 1.0, -FREE], 0, True, "sum")
+LAPLACE = elementwise.Spec([], "laplace", 0, 0, [], 0, True, "none")
+SOFT = OfSoftmax([], 0, 0.7, 0.0, 1, True, False, "none")
 CALLS = {
     "latent": lambda: F.gaussian_latent(leaf(), leaf()),
     "latent of moments": lambda: F.gaussian_latent_from_moments(leaf()),
     "latent in another order": lambda: F.gaussian_latent(ordered(leaf()), ordered(leaf())),
     "latent with eps": lambda: F.gaussian_latent(leaf(), leaf(), eps=leaf()),
-    "latent op": lambda: op(
-        "gaussian_latent", leaf(), leaf(), KEY, None, [], 0, -1.0, 1.0, "sum", True, -1
-    ),
+    "latent of a row": lambda: F.gaussian_latent(leaf(), std=leaf()[:1]),
+    "latent op": lambda: op("elementwise", leaf(), leaf(), None, None, KEY, None, *LATENT),
     "draw": lambda: [F.log_normal_rsample(leaf(), std=leaf())],
     "draw in another order": lambda: [F.log_normal_rsample(ordered(leaf()), std=ordered(leaf()))],
     "draws": lambda: F.gaussian_latent(leaf(), leaf(), num_samples=3),
     "log_prob": lambda: F.gaussian_rsample_log_prob(leaf(), leaf()),
-    "draw op": lambda: op(
-        "draw", leaf(), leaf(), None, None, KEY, None, [], "laplace", 0, 0, [], 0, True, 2, 1.0
-    ),
+    "draw op": lambda: op("elementwise", leaf(), leaf(), None, None, KEY, None, *LAPLACE),
     "soft categories": lambda: [F.gumbel_softmax(leaf())],
     "hard categories": lambda: [F.gumbel_softmax(leaf(), hard=True)],
     "categories with a KL": lambda: F.categorical_latent(leaf()),
     "categories in another order": lambda: F.categorical_latent(ordered(leaf())),
     "one-hot": lambda: [F.one_hot_categorical(leaf())],
-    "categories op": lambda: op(
-        "relaxed_categories", leaf(), KEY, None, [], 0, 0.7, 0.0, 1, True, False, True
-    ),
+    "categories op": lambda: op("gumbel_softmax", leaf(), KEY, None, *SOFT),
 }
 
 

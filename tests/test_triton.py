@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 from triton_truth import (
@@ -31,6 +32,8 @@ from triton_truth import (
     values,
 )
 
+from fused_reparam import gaussian_kl
+from fused_reparam.backends import select
 from fused_reparam.backends import triton as backend
 
 ROOT = Path(__file__).parent.parent
@@ -182,14 +185,12 @@ def test_rows_of_float64_and_given_eps():
 def test_kl_gradient_with_strides():
     """An element-wise KL whose gradient is expanded, as `.sum().backward()` makes it."""
     rows, columns = 6, 20
-    loc = values(rows * columns, torch.float32, 1).view(rows, columns).to(DEVICE)
+    loc = values(rows * columns, torch.float32, 1).view(rows, columns).to(DEVICE).requires_grad_()
     for strides in ("scalar", "one_column", "transposed"):
         grad_kl = rows_of(values(rows * columns, torch.float32, 4), rows, strides)
-        out = torch.full((rows, columns), math.nan, device=DEVICE)
-        backend.gaussian_backward(
-            None, grad_kl, loc, loc, None, None, 0, -INF, INF, 0.5, False, out, None
-        )
-        assert torch.equal(out, 0.5 * grad_kl * loc)
+        with select.backend("triton"):
+            kl = gaussian_kl(loc, logvar=loc.detach(), reduction="none")
+        assert torch.equal(*torch.autograd.grad(kl, loc, grad_kl), grad_kl * loc)
 
 
 @needs_backend
@@ -236,8 +237,8 @@ def test_given_eps_is_as_good_as_plain_pytorch(kind, dtype):
     scale = scale_values(kind, n, dtype).to(DEVICE)
     run_and_check(kind, dtype, loc, scale, 10, with_eps=eps, grad_z=gz)
     z = torch.full_like(loc, math.nan)
-    backend.gaussian_forward(
-        loc, scale, None, eps, KINDS.index(kind), -INF, INF, 1.0, True, z, None
+    gaussian.forward(
+        backend, loc, scale, None, eps, KINDS.index(kind), -INF, INF, 1.0, True, z, None
     )
     plain = {
         "logvar": lambda x: torch.exp(0.5 * x),
@@ -288,9 +289,9 @@ def test_rho_of_minus_110():
     """sigma underflows; log sigma^2 is -220 and the KL's gradient is -1 all the same."""
     x = torch.tensor([-110.0], device=DEVICE)
     loc, kl, grad = torch.zeros_like(x), torch.full_like(x, math.nan), torch.full_like(x, math.nan)
-    backend.gaussian_forward(loc, x, None, None, 4, -INF, INF, 1.0, True, None, kl)
-    backend.gaussian_backward(
-        None, torch.ones_like(x), loc, x, None, None, 4, -INF, INF, 1.0, True, None, grad
+    gaussian.forward(backend, loc, x, None, None, 4, -INF, INF, 1.0, True, None, kl)
+    gaussian.backward(
+        backend, None, torch.ones_like(x), loc, x, None, None, 4, -INF, INF, 1.0, True, None, grad
     )
     assert kl.item() == pytest.approx(109.5, rel=1e-6)
     assert grad.item() == pytest.approx(-1.0, abs=1e-6)
@@ -308,7 +309,7 @@ def test_large_exponents(kind):
 def test_half_precision_logvar_of_12_has_a_finite_kl():
     x = torch.tensor([12.0], dtype=torch.float16, device=DEVICE)
     kl = torch.full((1,), math.nan, device=DEVICE)
-    backend.gaussian_forward(torch.zeros_like(x), x, None, None, 0, -INF, INF, 1.0, True, None, kl)
+    gaussian.forward(backend, torch.zeros_like(x), x, None, None, 0, -INF, INF, 1.0, True, None, kl)
     assert kl.item() == pytest.approx(0.5 * (math.exp(12) - 13), rel=1e-6)
 
 
@@ -320,7 +321,7 @@ def test_zero_and_negative_std_and_var():
     eps = torch.tensor([2.0, 2.0], device=DEVICE)
     for kind, below in (("std", -1.5), ("var", math.nan)):
         z, kl = torch.full_like(x, 7.0), torch.full_like(x, 7.0)
-        backend.gaussian_forward(loc, x, None, eps, KINDS.index(kind), -INF, INF, 1.0, True, z, kl)
+        gaussian.forward(backend, loc, x, None, eps, KINDS.index(kind), -INF, INF, 1.0, True, z, kl)
         assert z[0].item() == 0.5
         assert kl[0].item() == INF
         assert z[1].item() == pytest.approx(below, nan_ok=True)
@@ -335,14 +336,15 @@ def test_nan_and_infinity_flow_through(kind):
     eps = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, INF, 0.5], device=DEVICE)
     n = loc.numel()
     z, kl = torch.full((n,), 7.0, device=DEVICE), torch.full((n,), 7.0, device=DEVICE)
-    backend.gaussian_forward(loc, scale, None, eps, KINDS.index(kind), -INF, INF, 1.0, True, z, kl)
+    gaussian.forward(backend, loc, scale, None, eps, KINDS.index(kind), -INF, INF, 1.0, True, z, kl)
     sigma, log_square, _, _ = (t.float() for t in latent64(kind, scale.cpu()))
     want = loc.cpu() + sigma * eps.cpu()
     want_kl = 0.5 * (loc.cpu() ** 2 + sigma**2 - 1 - log_square)
     for name, got, right in (("z", z, want), ("kl", kl, want_kl)):
         check(name, got, right.double(), 1e-5 * right.double().abs().nan_to_num(posinf=0.0))
     out = torch.full((n,), 7.0, device=DEVICE)
-    backend.gaussian_backward(
+    gaussian.backward(
+        backend,
         torch.ones_like(loc),
         None,
         loc,
@@ -371,7 +373,7 @@ def test_repeatable_bit_for_bit():
     runs = []
     for _ in range(2):
         z, kl = torch.full((n,), math.nan, device=DEVICE), torch.full((3,), math.nan, device=DEVICE)
-        backend.gaussian_forward(loc, scale, make_key(9), None, 0, -INF, INF, 1.0, True, z, kl)
+        gaussian.forward(backend, loc, scale, make_key(9), None, 0, -INF, INF, 1.0, True, z, kl)
         runs.append((z, kl))
     assert torch.equal(runs[0][0], runs[1][0])
     assert torch.equal(runs[0][1], runs[1][1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 from triton_truth import (
@@ -38,7 +39,7 @@ class TestGpu:
         )
         other_z, other_kl = torch.full_like(z, math.nan), torch.full_like(kl, math.nan)
         for module, a, b in ((backend, z, kl), (reference, other_z, other_kl)):
-            module.gaussian_forward(loc, scale, make_key(7), None, 0, -INF, INF, 1 / n, True, a, b)
+            gaussian.forward(module, loc, scale, make_key(7), None, 0, -INF, INF, 1 / n, True, a, b)
         sigma = torch.exp(0.5 * scale.double())
         tolerance = 8e-6 * sigma + 2 * torch.finfo(dtype).eps * z.double().abs()
         assert ((z.double() - other_z.double()).abs() <= tolerance).all()
@@ -60,7 +61,7 @@ class TestGpu:
         )
         results = []
         for _ in range(3):
-            backend.gaussian_forward(loc, scale, make_key(1), None, 0, -INF, INF, 1.0, True, z, kl)
+            gaussian.forward(backend, loc, scale, make_key(1), None, 0, -INF, INF, 1.0, True, z, kl)
             results.append((z.clone(), kl.clone()))
         assert len(slow) <= 1  # an earlier test may have compiled it
         assert all(
@@ -71,10 +72,10 @@ class TestGpu:
         loc, scale, z, kl = self.arguments(300_000)
         key = make_key(1)
         call = (loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
-        backend.gaussian_forward(*call)
+        gaussian.forward(backend, *call)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            backend.gaussian_forward(*call)
+            gaussian.forward(backend, *call)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert not z.isnan().any()
@@ -84,13 +85,13 @@ class TestGpu:
         key = make_key(1)
         stream = torch.cuda.Stream()
         call = (loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
-        backend.gaussian_forward(*call)  # compiled, which may take longer than the sleep
+        gaussian.forward(backend, *call)  # compiled, which may take longer than the sleep
         for _ in range(2):
             z.fill_(math.nan)
             torch.cuda.synchronize()
             with torch.cuda.stream(stream):
                 torch.cuda._sleep(10_000_000)
-                backend.gaussian_forward(*call)
+                gaussian.forward(backend, *call)
             assert not stream.query()  # the launch waits behind the sleep
             stream.synchronize()
             assert not z.isnan().any()
@@ -99,11 +100,11 @@ class TestGpu:
         loc, scale, z, kl = self.arguments(1 << 20)
         key = make_key(1)
         call = (loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
-        backend.gaussian_forward(*call)
+        gaussian.forward(backend, *call)
         first = z.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            backend.gaussian_forward(*call)
+            gaussian.forward(backend, *call)
         graph.replay()
         assert torch.equal(z, first)
         key.view(torch.int64)[1] += 1 << 20  # the key is read from memory at each replay
@@ -116,7 +117,7 @@ class TestGpu:
             loc, scale, z, kl = self.arguments(5000, device="cuda:1")
             key = make_key(1).to("cuda:1")
             with torch.cuda.device(0):
-                backend.gaussian_forward(loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
+                gaussian.forward(backend, loc, scale, key, None, 0, -INF, INF, 1.0, True, z, kl)
                 assert torch.cuda.current_device() == 0
             assert not z.isnan().any()
 
@@ -129,7 +130,7 @@ class TestGpu:
             torch.empty(n, dtype=torch.float16, device="cuda"),
         )
         z.fill_(math.nan)
-        backend.gaussian_forward(loc, loc, make_key(5), None, 0, -INF, INF, 1.0, True, z, None)
+        gaussian.forward(backend, loc, loc, make_key(5), None, 0, -INF, INF, 1.0, True, z, None)
         for begin in (2**31 - 2048, 2**31, n - 2048):
             begin -= begin % 4
             want = noise64(5, begin // 4, min(2048, n - begin), torch.float16)

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import gaussian_calls as gaussian
 import pytest
 import torch
 
@@ -193,10 +194,10 @@ def run_and_check(
     kl, kl_buffer = guarded(segments, kl_dtype)
     index = KINDS.index(kind)
     view = (lambda t: t) if dense else (lambda t: t.view(loc.shape))
-    kl_view = view if segments == n else (lambda t: t)
-    backend.gaussian_forward(
+    gaussian.forward(
+        backend,
         loc, scale, key, with_eps, index, *clamp, weight, dense,
-        view(z) if with_z else None, kl_view(kl) if with_kl else None,
+        z if with_z else None, kl if with_kl else None,
     )  # fmt: skip
 
     mean, x = gathered(loc), gathered(scale)
@@ -245,8 +246,9 @@ def run_and_check(
     else:
         outputs = [view(guarded(n, dtype, shift)[0]) for _ in range(2)]
     outputs = [o if wanted else None for o, wanted in zip(outputs, grads, strict=True)]
-    backend.gaussian_backward(
-        gz, kl_view(gkl) if gkl is not None else None, loc, scale,
+    gaussian.backward(
+        backend,
+        gz, gkl, loc, scale,
         key if gz is not None else None, with_eps if gz is not None else None,
         index, *clamp, weight, dense, outputs[0], outputs[1],
     )  # fmt: skip

@@ -3,7 +3,7 @@
 It imports nothing of the package, and PyTorch only to find its headers, so that ``setup.py`` can
 load it by path. The library links against LibTorch's stable ABI only: one file serves every PyTorch
 from 2.11 on, and its name in the cache doesn't depend on PyTorch's version. The host extension
-(``kernels/host.cpp``) is for one PyTorch and one Python, which its name tells.
+(``kernels/torch_extension.cpp``) is for one PyTorch and one Python, which its name tells.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def build_host(output: Path, progress: Progress = no_progress) -> None:
         _run([
             *cxx, *COMMON, "-shared",
             *(word for folder in folders for word in ("-isystem", str(folder))),
-            str(source_dir() / "host.cpp"), "-o", str(made),
+            str(source_dir() / "torch_extension.cpp"), "-o", str(made),
             f"-L{torch / 'lib'}", "-ltorch_python", "-ltorch_cpu", "-lc10",
         ])  # fmt: skip
     progress(1, 1)

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import _build, _cache, native_host
-from .native_draws import base_noise, draw_backward, draw_forward, host_plan  # noqa: F401
+from .native_draws import base_noise, draw_backward, draw_forward  # noqa: F401
 from .native_rows import softmax_backward, softmax_forward  # noqa: F401
 from .reference.memory import flat
 
@@ -29,10 +28,6 @@ from .reference.memory import flat
 DERIVES_KEYS = False
 ISA_NAMES = ("portable", "avx2", "avx512")
 _DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-
-# The fields of fused_reparam_call in kernels/calls.h: dense operands need no strides.
-_pack_dense = struct.Struct("=12q3dq").pack
-_pack_rows = struct.Struct("=12q3dq14q").pack
 
 # key, base, number, dtype, n, out
 _NOISE_ARGUMENTS = (
@@ -53,8 +48,6 @@ class _Library:
         handle = ctypes.CDLL(str(path))
         self.path, self.handle = path, handle
         self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
-        self.forward: _Entry = handle.fused_reparam_gaussian_forward
-        self.backward: _Entry = handle.fused_reparam_gaussian_backward
         self.draw_forward: _Entry = handle.fused_reparam_draw_forward
         self.draw_backward: _Entry = handle.fused_reparam_draw_backward
         self.softmax_forward: _Entry = handle.fused_reparam_softmax_forward
@@ -62,9 +55,8 @@ class _Library:
         self.base_noise = handle.fused_reparam_base_noise
         self.base_noise.argtypes = _NOISE_ARGUMENTS
         for entry in (
-            *(self.forward, self.backward, self.draw_forward, self.draw_backward),
-            *(self.softmax_forward, self.softmax_backward),
-        ):
+            self.draw_forward, self.draw_backward, self.softmax_forward, self.softmax_backward,
+        ):  # fmt: skip
             entry.argtypes = (ctypes.c_char_p,)  # type: ignore[attr-defined]
         self.normal_op = torch.ops.fused_reparam_native.normal.default
 
@@ -128,89 +120,8 @@ def normal(key: Tensor, out: Tensor) -> None:
     _loaded().normal_op(key, out if out.is_contiguous() else flat(out))
 
 
-def gaussian_forward(
-    loc: Tensor,
-    scale: Tensor,
-    key: Tensor | None,
-    eps: Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-    z: Tensor | None,
-    kl: Tensor | None,
-) -> None:
-    """See ``reference.gaussian_forward``."""
-    _call(
-        (_library or _loaded()).forward, (loc, scale, eps, z, kl, None, None), key,
-        kind, low, high, weight, dense,
-    )  # fmt: skip
-
-
-def gaussian_backward(
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-    loc: Tensor,
-    scale: Tensor,
-    key: Tensor | None,
-    eps: Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-    grad_loc: Tensor | None,
-    grad_scale: Tensor | None,
-) -> None:
-    """See ``reference.gaussian_backward``."""
-    _call(
-        (_library or _loaded()).backward,
-        (loc, scale, eps, grad_z, grad_kl, grad_loc, grad_scale), key,
-        kind, low, high, weight, dense,
-    )  # fmt: skip
-
-
-def _call(
-    entry: _Entry,
-    operands: tuple[Any, ...],
-    key: Tensor | None,
-    kind: int,
-    low: float,
-    high: float,
-    weight: float,
-    dense: bool,
-) -> None:
-    """Pack and make a call; operands are loc, scale, eps, (grad of) z and kl, gradients."""
-    loc, scale, eps, z, kl, grad_loc, grad_scale = operands
-    fields = (
-        loc.data_ptr(),
-        scale.data_ptr(),
-        0 if key is None else key.data_ptr(),
-        0 if eps is None else eps.data_ptr(),
-        0 if z is None else z.data_ptr(),
-        0 if kl is None else kl.data_ptr(),
-        0 if grad_loc is None else grad_loc.data_ptr(),
-        0 if grad_scale is None else grad_scale.data_ptr(),
-        loc.numel(),
-        1 if kl is None else kl.numel(),
-        _DTYPE_CODES[loc.dtype],
-        kind,
-        low,
-        high,
-        weight,
-    )
-    if dense:
-        packed = _pack_dense(*fields, 0)
-    else:
-        strides = [s for t in operands for s in _row_strides(t)]
-        packed = _pack_rows(*fields, loc.shape[1], *strides)
-    if entry(packed):
-        raise RuntimeError("the native library failed")
-
-
 def _row_strides(t: Tensor | None) -> tuple[int, ...]:
-    # A KL that is not element-wise is no matrix, and its strides are not read.
+    # What is consecutive whatever the others are is no matrix, and its strides are not read.
     return t.stride() if t is not None and t.dim() == 2 else (0, 0)
 
 

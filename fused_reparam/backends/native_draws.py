@@ -23,7 +23,6 @@ _BASE_CODES = {name: code for code, name in enumerate(streams.BASES)}
 _pack_operands = struct.Struct("=13q").pack
 _pack_options = struct.Struct("=7q7d").pack
 _pack_rows = struct.Struct("=21q").pack
-_pack_plan = struct.Struct("=5q").pack
 _DENSE = bytes(8)
 _NO_NUMBERS = (0.0,) * 6
 # What a family has fewer operands of than the struct has room for.
@@ -123,27 +122,6 @@ def _call(
         packed += _pack_rows(loc.shape[1], *[s for t in strided for s in native._row_strides(t)])
     if entry(packed):
         raise RuntimeError("the native library failed")
-
-
-def host_plan(
-    n: int,
-    samples: int,
-    keep: int,
-    values: int,
-    segments: int,
-    sampled: bool,
-    linear: bool,
-    family: str,
-    kind: int,
-    prior_kind: int,
-    numbers: Sequence[float],
-    weight: float,
-) -> bytes:
-    """A DrawPlan of kernels/host_draw.h; the dtype is the tensors'."""
-    return _pack_plan(samples, keep, values, sampled, linear) + _options(
-        n, max(samples, 1), segments, 0, _FAMILY_CODES[family], kind, prior_kind, tuple(numbers),
-        weight,
-    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)

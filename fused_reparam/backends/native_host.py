@@ -1,8 +1,7 @@
-"""The native backend's short ways in C++ (``kernels/host.cpp``): an extension, optional.
+"""The ops' CPU kernels and autograd nodes in C++, an optional extension.
 
-``module.draw``, ``latent`` and ``rows`` do what ``draw_short.py``, ``gaussian_short.py`` and
-``rows_short.py`` of ``ops`` do in Python, with the same results bit for bit and in half the time.
-They decline with None. ``serve`` has the ops' own calls, a compiled model's, come that way too.
+Once it is loaded (``kernels/torch_extension.cpp``) the dispatcher finds them in the place of the
+ops' kernels in Python, with the same results bit for bit and in half the time.
 ``FUSED_REPARAM_NO_HOST=1`` in the environment turns them off.
 """
 
@@ -19,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..storage import check_gradients, check_saved
+from .. import streams
 from . import select
+from .reference.families import FAMILIES
 
 module: Any = None
-_CPU = torch.device("cpu")
+# Whether a call has asked for the library, which loads this.
+asked = False
 origin, reason = "", "the native library is not loaded"
-_served: dict[str, tuple[Callable[..., Any], Callable[..., bytes | None] | None]] = {}
-_FUNCTIONS = [
-    f"{name}_{way}" for name in ("gaussian", "draw", "softmax") for way in ("forward", "backward")
-]
+_served: dict[str, Any] = {}
+_FUNCTIONS = ("draw_forward", "draw_backward", "softmax_forward", "softmax_backward", "base_noise")
 
 
 def turned_off() -> bool:
@@ -48,21 +47,23 @@ def load(library: ctypes.CDLL) -> None:
         origin = f"C++, built {built}"
         entries = (getattr(library, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
-        found.start(select.asked_for, _general_backward, _recorded_backward, *addresses)
-        found.serve(_served)
+        facts = {
+            name: (code, f.parameters, f.numbers, f.values, f.sampled, f.linear)
+            for code, (name, f) in enumerate(FAMILIES.items())
+        }
+        bases = {name: code for code, name in enumerate(streams.BASES)}
+        found.start(select.asked_for, _recorded_backward, facts, bases, _served, *addresses)
         module = found
     except Exception as error:  # whatever went wrong, Python can do it
         reason = str(error) or type(error).__name__
 
 
-def serve(
-    name: str, kernel: Callable[..., Any], plan: Callable[..., bytes | None] | None = None
-) -> None:
-    """Say who computes the calls of an op that the host path declines, and who plans the others.
+def serve(name: str, op: Any) -> None:
+    """Have the extension compute an op's calls on the CPU, once it is loaded.
 
-    ``kernel`` is the op's Autograd kernel; ``plan`` takes the forward op's arguments.
+    ``op`` is what computes those that it hands back: a ``DifferentiableOp``, or a function.
     """
-    _served[name] = kernel, plan
+    _served[name] = op
 
 
 def spent(result: Tensor) -> bool | None:
@@ -81,48 +82,24 @@ def _imported(path: Path) -> Any:
     return found
 
 
-def _general_backward(
-    spec: Any,
-    needs: tuple[bool, ...],
-    grads: tuple[Tensor | None, ...],
-    saved: tuple[Tensor | None, ...],
-    dtype: torch.dtype,
-    shapes: tuple[tuple[int, ...], ...] | None,
-) -> tuple[Tensor | None, ...]:
-    """The backward pass of a call that is unusual: ``spec`` knows how.
-
-    ``dtype`` and ``shapes`` are those that the saved tensors had, of which the first is the key;
-    None says that all tensors have been checked.
-    """
-    key, *inputs = saved
-    if shapes is not None:
-        check_gradients(grads)
-        dtypes = [torch.uint64, *[dtype] * len(inputs)]
-        check_saved(saved, [(*kept, _CPU) for kept in zip(shapes, dtypes, strict=True)])
-        inputs = [t if t is None else t.to(dtype) for t in inputs]
-    found: tuple[Tensor | None, ...] = spec.general_backward(
-        select.load("native"), needs, grads, key, inputs
-    )
-    return found
-
-
 def _recorded_backward(
-    spec: Any,
+    backend: str,
+    options: tuple[Any, ...],
     needs: tuple[bool, ...],
     grads: tuple[Tensor | None, ...],
     saved: tuple[Tensor | None, ...],
-    dtype: torch.dtype,
-    shapes: tuple[tuple[int, ...], ...],
+    kept: tuple[tuple[tuple[int, ...], torch.dtype], ...],
+    gradients: Callable[..., Any],
     compiler: Any,
 ) -> list[Tensor | None]:
-    """A call of the above in the graph that compiled autograd is making.
+    """A call of the op's ``gradients_by`` in the graph that compiled autograd is making.
 
     What is at hand now are stand-ins: the tensors themselves are checked when it runs.
     """
 
     @torch._dynamo.disable
     def fused_reparam_backward(grads: Any, saved: Any) -> tuple[Tensor | None, ...]:
-        return _general_backward(spec, needs, grads, saved, dtype, shapes)
+        return gradients(backend, options, needs, tuple(grads), tuple(saved), kept)  # type: ignore[no-any-return]
 
     found = compiler.proxy_call(fused_reparam_backward, (grads, saved), [None] * len(needs))
     return [t if needed else None for t, needed in zip(found, needs, strict=True)]

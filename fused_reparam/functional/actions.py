@@ -79,8 +79,7 @@ def tanh_normal_rsample(
     numbers = (*bounds_of(clamp, kind), *interval(low, high))
     action, (log_prob,), _ = families.sample(
         "tanh_normal",
-        ("mean", mean),
-        (SCALE_KINDS[kind], scale),
+        (("mean", mean), (SCALE_KINDS[kind], scale)),
         sources=Sources(key, generator, eps=eps),
         kind=kind,
         numbers=numbers,

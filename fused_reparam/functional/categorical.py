@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Never
+from typing import Never
 
 import torch
 from torch import Tensor
 
-from .. import noise
 from ..arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..mistakes import names_mistakes
-from ..ops import rows_short
-from ..ops.rows import relaxed_categories
-from ..ops.rows_call import reduced
-from ..ops.rows_check import MOST_CLASSES
+from ..ops import softmax
+from ..ops.softmax_check import MOST_CLASSES
 from ..scalars import flag
 from ..tracers import fx, node_of, special
-from .sources import Sources, find
+from .sources import Sources, key_of
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 
@@ -200,9 +197,7 @@ def most_likely(
             return node  # type: ignore[no-any-return]
     dim = _class_dim(logits, dim, reduction)
     silence = torch.zeros_like(logits)
-    want_kl = reduction is not None
-    y, kl = relaxed_categories(logits, None, silence, mode, tau, unimix, dim, True, want_kl)
-    return y, reduced(kl, reduction)
+    return softmax.gumbel_softmax(logits, None, silence, mode, tau, unimix, dim, reduction)
 
 
 def _draw(
@@ -214,18 +209,11 @@ def _draw(
     reduction: str | None,
     key: Tensor | None,
     generator: torch.Generator | None,
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor, Tensor]:
     dim = _class_dim(logits, dim, reduction)
     check_key_sources(key, generator)
-    if key is not None:
-        noise.check_key(key)
-    short = rows_short.draw(logits, mode, tau, unimix, dim, reduction, key, generator)
-    if short is not None:
-        return short
-    key, _ = find(Sources(key, generator), logits, logits.shape, [])
-    want_kl = reduction is not None
-    y, kl = relaxed_categories(logits, key, None, mode, tau, unimix, dim, True, want_kl)
-    return y, reduced(kl, reduction)
+    key = key_of(Sources(key, generator), logits)
+    return softmax.gumbel_softmax(logits, key, None, mode, tau, unimix, dim, reduction)
 
 
 def _class_dim(logits: Tensor, dim: int, reduction: str | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..arguments import check_choice, check_tensor, deviation, number, one_scale
 from ..backends.reference import SCALE_KINDS
-from ..backends.reference.families import floored
+from ..core import reductions
 from ..mistakes import described, suggestion
-from ..ops.gaussian_call import kl_weight
 from ..storage import check_given
 
 # What a user gives: None, (mean, std) or (mean, {"logvar": tensor}).
@@ -24,7 +23,7 @@ _PER = ("sample", "element")
 class Prior(NamedTuple):
     """N(mean, std^2) by python numbers, or by parameters of the op."""
 
-    numbers: tuple[float, ...] = (0.0, 1.0)  # mean, std; none where there are parameters
+    numbers: tuple[float, ...]  # mean, std; none where there are parameters
     parameters: tuple[tuple[str, Tensor | float], ...] = ()  # named: mean, scale
     kind: int = 0  # position of the scale parameter's keyword in SCALE_KINDS
 
@@ -36,7 +35,7 @@ class Prior(NamedTuple):
 def prior_of(prior: PriorArgument) -> Prior:
     """The prior that a user gave, checked."""
     if prior is None:
-        return Prior()
+        return Prior((0.0, 1.0))
     if not isinstance(prior, Sequence) or len(prior) != 2:
         raise TypeError(
             'prior must be None, (mean, std) of two numbers, or (mean, {"logvar": tensor}) with '
@@ -65,32 +64,52 @@ def prior_of(prior: PriorArgument) -> Prior:
     return Prior((number("prior mean", mean), std))
 
 
-class Divergence(NamedTuple):
-    """Which KL is wanted."""
+class Divergence:
+    """Which KL is wanted, and what the op has to know of it."""
 
-    reduction: str
-    prior: Prior
-    element_floor: float  # of each element's KL
-    sample_floor: float  # of each sample's KL
-    beta: Tensor | float
+    __slots__ = (
+        "beta",
+        "family",
+        "inner",
+        "numbers",
+        "prior",
+        "reduction",
+        "sample_floor",
+        "standard",
+    )
 
-    @property
-    def inner(self) -> str:
-        """The reduction that the op makes: free bits of a sample need each sample's sum."""
-        return "sample" if self.sample_floor > -math.inf else self.reduction
+    def __init__(
+        self,
+        reduction: str | None,  # None: no KL is wanted
+        prior: Prior,
+        element_floor: float = -math.inf,  # of each element's KL
+        sample_floor: float = -math.inf,  # of each sample's KL
+        beta: Tensor | float = 1.0,
+    ) -> None:
+        self.reduction, self.prior, self.sample_floor, self.beta = (
+            reduction,
+            prior,
+            sample_floor,
+            beta,
+        )
+        # Free bits of a sample need each sample's sum, whatever is made of them then.
+        self.inner = "sample" if sample_floor > -math.inf else reduction
+        self.family = prior.of("gaussian")
+        self.numbers = (*prior.numbers, element_floor)
+        factor = isinstance(beta, Tensor) or beta != 1.0
+        self.standard = self.numbers == (0.0, 1.0, -math.inf) and not (
+            factor or sample_floor > -math.inf
+        )
+        """Whether it is the KL to N(0, 1) as it is."""
 
-    @property
-    def in_op(self) -> bool:
-        """Whether the elements' KLs are not those to N(0, 1)."""
-        other = len(self.prior.parameters) > 0 or self.prior.numbers != (0.0, 1.0)
-        return other or self.element_floor > -math.inf
-
-    def finish(self, kl: Tensor, shape: torch.Size) -> Tensor:
-        """What is left to do to the op's KL of a latent of this shape: it has B numbers or one."""
+    def finish(self, kl: Tensor, shape: Callable[[], torch.Size]) -> Tensor:
+        """What is left to do to the op's KL of a latent of a shape: it has B numbers or one."""
         if self.sample_floor > -math.inf:
-            kl = floored(kl, self.sample_floor)
-            if self.reduction != "sample":
-                kl = kl_weight(shape, self.reduction) * kl.sum()
+            kl = kl.clamp_min(self.sample_floor)  # no gradient below it
+            if self.reduction == "batchmean":
+                kl = kl.mean()
+            elif self.reduction != "sample":
+                kl = reductions.weighed(kl.sum(), reductions.weight(shape(), self.reduction))
         if isinstance(self.beta, Tensor):
             if self.beta.device != kl.device and not self.beta.is_cpu:
                 raise ValueError(
@@ -100,18 +119,32 @@ class Divergence(NamedTuple):
         return kl if self.beta == 1.0 else kl * self.beta
 
 
-def standard(
+# Made once: a small call's time is spent on such things.
+_USUAL = {
+    reduction: Divergence(reduction, prior_of(None)) for reduction in (None, *reductions.REDUCTIONS)
+}
+
+
+def usual(reduction: str | None) -> Divergence:
+    """The KL to N(0, 1) as it is, or none."""
+    # To a compiler numbers that were made before are inputs: it finds out late that they are not,
+    # and compiles all again.
+    if torch.compiler.is_compiling():
+        return Divergence(reduction, prior_of(None))
+    return _USUAL[reduction]
+
+
+def _standard(
     prior: PriorArgument, free_bits: float | None, free_bits_per: str, beta: Tensor | float
 ) -> bool:
-    """Whether the KL is the plain one, to N(0, 1)."""
+    """Whether nothing but the reduction was asked for, as most often."""
     return (
         prior is None
         and free_bits is None
         and type(free_bits_per) is str
         and free_bits_per == "sample"
-        and isinstance(beta, (int, float))
-        and beta == 1.0
-        and beta is not True
+        and type(beta) is int
+        and beta == 1
     )
 
 
@@ -122,7 +155,9 @@ def divergence(
     free_bits_per: str,
     beta: Tensor | float,
 ) -> Divergence:
-    """What a user asked for, checked."""
+    """What a user asked for, checked; the reduction has been."""
+    if _standard(prior, free_bits, free_bits_per, beta):
+        return usual(reduction)
     check_choice("free_bits_per", free_bits_per, _PER)
     floor = -math.inf
     if free_bits is not None:

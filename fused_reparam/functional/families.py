@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .. import noise
 from ..arguments import parameters
-from ..ops import draw_short
-from ..ops.draw import draw as _draw_op
-from ..ops.draw_spec import DrawSpec, kept, shape_of, stacked, stacked_order
+from ..ops.elementwise import Spec, elementwise
+from ..ops.elementwise_spec import halves, settled, shape_of, stacked, stacked_order
+from ..ops.elementwise_spec import parameters as split_parameters
+from ..ops.layout import UNSETTLED
 from . import sources as noise_sources
 from .sources import Sources
 
@@ -19,57 +21,61 @@ Named = tuple[str, Tensor | float]
 
 def sample(
     family: str,
-    first: tuple[str, Tensor],
-    *others: Named,
+    named: tuple[Named, ...],
     sources: Sources,
     kind: int = 0,
     prior_kind: int = 0,
     numbers: tuple[float, ...] = (),
     reduction: str | None = None,
     samples: int = 0,
+    split: int = -1,
     return_eps: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-    """z, the family's values, and the normals that were used where they are asked for.
+    """z, the family's values, and the noise that was used where it is asked for.
 
     ``reduction`` of the values: as of a KL, or "last", over the last dim; None: none are wanted.
+    ``split``: the dim along which the first tensor holds the first two parameters; -1: it does not.
     """
-    key, generator, rng, eps = sources
-    if eps is None and rng == "philox" and not return_eps:
-        if key is not None:
-            noise.check_key(key)
-        given = (first[1], *(value for _, value in others))
-        short = draw_short.draw(
-            given, family, kind, prior_kind, numbers, reduction, samples, key, generator
-        )
-        if short is not None:
-            return short[0], short[1:], None
-    params = parameters(first, *others)
-    shape = shape_of(params)
-    order = noise_sources.order_of(params, shape)
-    keep = kept(shape, reduction)
-    spec = DrawSpec(order, family, kind, prior_kind, list(numbers), samples, True, *keep)
-    shape, order = stacked(samples, shape), stacked_order(samples, order)
-    key, eps = noise_sources.find(sources, params[0], shape, order)
-    z, values = _draw_op(params, key, eps, spec)
+    params = parameters(*named) if split < 0 else _beside_moments(named, split)
+    spec = Spec(UNSETTLED, family, kind, prior_kind, list(numbers), samples, True, reduction, split)
+    eps = None
+    if sources.rng == "philox" and sources.eps is None:
+        key = noise_sources.key_of(sources, params[0])
+    else:
+        key, eps = noise_sources.given_or_torch(sources, params[0], *_of_z(params, spec))
+    z, values = elementwise(params, key, eps, spec)
     if return_eps and eps is None:
-        assert key is not None
-        eps = noise_sources.made_of(key, params[0], shape, order)
+        eps = noise_sources.made_of(key, z)
     return z, values, eps if return_eps else None
 
 
 def values_alone(
     family: str,
-    first: tuple[str, Tensor],
-    *others: Named,
+    named: tuple[Named, ...],
     kind: int,
     prior_kind: int,
     numbers: tuple[float, ...],
     reduction: str,
-) -> tuple[torch.Size, tuple[Tensor, ...]]:
+) -> tuple[Callable[[], torch.Size], tuple[Tensor, ...]]:
     """The shape, and the values where they need no noise, without a sample."""
-    params = parameters(first, *others)
-    shape = shape_of(params)
-    order = noise_sources.order_of(params, shape)
-    keep = kept(shape, reduction)
-    spec = DrawSpec(order, family, kind, prior_kind, list(numbers), 0, False, *keep)
-    return shape, _draw_op(params, None, None, spec)[1]
+    params = parameters(*named)
+    spec = Spec(UNSETTLED, family, kind, prior_kind, list(numbers), 0, False, reduction)
+    return lambda: shape_of(params), elementwise(params, None, None, spec)[1]
+
+
+def _beside_moments(named: tuple[Named, ...], split: int) -> list[Tensor]:
+    """Moments and what comes with them, checked and of one dtype."""
+    (_, moments), *others = named
+    if not others:
+        return [moments]  # type: ignore[list-item]
+    # Beside the others, what counts is the shape of one half, and what it is.
+    half, *rest = parameters(("mu", halves(moments, split)[0]), *others)  # type: ignore[arg-type]
+    return [moments.to(half.dtype), *rest]  # type: ignore[union-attr]
+
+
+def _of_z(params: list[Tensor], spec: Spec) -> tuple[torch.Size, list[int]]:
+    """The shape and memory order of z."""
+    inputs = [params[0], None, *params[1:]] if spec.split >= 0 else params
+    spec = settled(inputs, spec)
+    shape = shape_of(split_parameters(inputs, spec))
+    return stacked(spec.samples, shape), stacked_order(spec.samples, spec.order)

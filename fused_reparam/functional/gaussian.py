@@ -7,24 +7,21 @@ from typing import Literal, Never, Unpack, overload
 import torch
 from torch import Tensor
 
-from .. import noise
 from ..arguments import (
     bounds_of,
     check_reduction,
     check_sources,
     moments_dim,
     one_scale,
-    pair,
     sample_count,
     scale_kind,
 )
-from ..backends.reference import SCALE_KINDS
 from ..mistakes import names_mistakes
-from ..ops import gaussian_host, gaussian_short, gaussian_torch
+from ..ops import gaussian_torch
 from ..scalars import flag
 from ..tracers import fx, special
 from . import latent
-from .divergence import PriorArgument, divergence, standard
+from .divergence import PriorArgument, divergence, usual
 from .options import LatentOptions, MomentsOptions, RsampleOptions
 from .sources import Sources
 
@@ -161,29 +158,13 @@ def gaussian_latent(
     check_reduction(reduction)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
-    if num_samples is not None or not standard(prior, free_bits, free_bits_per, beta):
-        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-        samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
-        if samples or wanted.in_op:
-            return latent.general(mu, scale, kind, bounds, wanted, samples, sources, return_eps)
-        z, kl, *used = gaussian_latent(
-            mu, **{SCALE_KINDS[kind]: scale}, reduction=wanted.inner, clamp=clamp, key=key,  # type: ignore[call-overload]
-            generator=generator, rng=rng, eps=eps, return_eps=return_eps,
-        )  # fmt: skip
-        return (z, wanted.finish(kl, z.shape), *used)
-    if eps is None and rng == "philox" and not return_eps:
-        if key is not None:
-            noise.check_key(key)
-        short = gaussian_short.latent(mu, scale, -1, kind, bounds, reduction, key, generator)
-        if short is not None:
-            return short  # type: ignore[return-value]  # there is a KL
-    if rng == "torch" and not return_eps:
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+    samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+    if rng == "torch" and not (return_eps or samples) and wanted.standard:
         fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
         if fused is not None:
             return fused
-    loc, x = pair(mu, scale, kind)
-    sources = Sources(key, generator, rng, eps)
-    return latent.plain(loc, x, -1, kind, bounds, reduction, sources, return_eps)
+    return latent.latent(mu, scale, kind, bounds, wanted, samples, sources, return_eps)
 
 
 @overload
@@ -253,19 +234,8 @@ def gaussian_rsample(
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
-    samples = sample_count(num_samples)
-    if eps is None and rng == "philox" and not return_eps and not samples:
-        if key is not None:
-            noise.check_key(key)
-        short = gaussian_short.latent(mu, scale, -1, kind, bounds, None, key, generator)
-        if short is not None:
-            return short[0]
-    sources = Sources(key, generator, rng, eps)
-    if samples:
-        z, _, *used = latent.general(mu, scale, kind, bounds, None, samples, sources, return_eps)
-    else:
-        loc, x = pair(mu, scale, kind)
-        z, _, *used = latent.plain(loc, x, -1, kind, bounds, None, sources, return_eps)
+    samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+    z, *used = latent.latent(mu, scale, kind, bounds, usual(None), samples, sources, return_eps)
     return (z, *used) if return_eps else z  # type: ignore[return-value]
 
 
@@ -312,18 +282,8 @@ def gaussian_kl(
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     check_reduction(reduction)
     bounds = bounds_of(clamp, kind)
-    if standard(prior, free_bits, free_bits_per, beta):
-        short = gaussian_host.kl(mu, scale, kind, bounds, reduction)
-        if short is not None:
-            return short
-        loc, x = pair(mu, scale, kind)
-        return latent.plain_kl(loc, x, kind, bounds, reduction)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    if wanted.in_op:
-        return latent.general_kl(mu, scale, kind, bounds, wanted)
-    loc, x = pair(mu, scale, kind)
-    kl = latent.plain_kl(loc, x, kind, bounds, wanted.inner)
-    return wanted.finish(kl, torch.broadcast_shapes(loc.shape, x.shape))
+    return latent.kl(mu, scale, kind, bounds, wanted)
 
 
 @overload
@@ -373,7 +333,7 @@ def gaussian_latent_from_moments(
     """:func:`gaussian_latent` of the two halves of one tensor: means first, then scales.
 
     The halves are read in place, and the backward pass writes one gradient in the layout of
-    ``moments`` (with another prior, free bits of elements or ``num_samples`` it joins two).
+    ``moments``.
 
     Args:
         moments: tensor whose size along ``dim`` is even.
@@ -409,23 +369,6 @@ def gaussian_latent_from_moments(
     check_sources(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     dim = moments_dim(moments, dim)
-    if num_samples is not None or not standard(prior, free_bits, free_bits_per, beta):
-        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-        samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
-        if samples or wanted.in_op:
-            # The backward pass of chunk is one concatenation, where two slices pad two gradients.
-            mu, x = moments.chunk(2, dim)
-            return latent.general(mu, x, kind, bounds, wanted, samples, sources, return_eps)
-        z, kl, *used = gaussian_latent_from_moments(
-            moments, dim, scale=scale, reduction=wanted.inner, clamp=clamp, key=key,
-            generator=generator, rng=rng, eps=eps, return_eps=return_eps,
-        )  # fmt: skip
-        return (z, wanted.finish(kl, z.shape), *used)
-    if eps is None and rng == "philox" and not return_eps:
-        if key is not None:
-            noise.check_key(key)
-        short = gaussian_short.latent(moments, None, dim, kind, bounds, reduction, key, generator)
-        if short is not None:
-            return short  # type: ignore[return-value]  # there is a KL
-    sources = Sources(key, generator, rng, eps)
-    return latent.plain(moments, None, dim, kind, bounds, reduction, sources, return_eps)
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+    samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+    return latent.latent(moments, None, kind, bounds, wanted, samples, sources, return_eps, dim)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from ..backends.reference.families import FAMILIES
+from ..core import reductions
+from ..core.dtypes import compute_dtype
 from ..mistakes import names_mistakes
-from ..ops.draw_spec import kept
-from ..ops.gaussian_call import compute_dtype
 from ..tracers import fx, special
 from . import families
 from .gaussian import gaussian_latent, gaussian_rsample
@@ -92,7 +92,7 @@ def loc_scale_rsample(
         loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_rsample(loc, std=scale, key=key, generator=generator)  # type: ignore[return-value]
     return families.sample(
-        base, ("loc", loc), ("scale", scale), sources=Sources(key, generator), numbers=numbers
+        base, (("loc", loc), ("scale", scale)), Sources(key, generator), numbers=numbers
     )[0]
 
 
@@ -163,8 +163,7 @@ def loc_scale_latent(
     in_op = FAMILIES[base].values > 0
     z, found, _ = families.sample(
         base,
-        ("loc", loc),
-        ("scale", scale),
+        (("loc", loc), ("scale", scale)),
         sources=Sources(key, generator),
         reduction=reduction if in_op else None,
     )
@@ -193,6 +192,6 @@ def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, reduction: str) ->
         loc - torch.log(scale) + _EULER * (scale - 1.0)
         + torch.exp(torch.lgamma(scale + 1.0) - loc) - 1.0
     )  # fmt: skip
-    keep, weight = kept(shape, reduction)
+    keep, weight = reductions.kept_dims(len(shape), reduction), reductions.weight(shape, reduction)
     kl = kl.expand(shape)
     return kl if keep == len(shape) else weight * kl.flatten(keep).sum(-1)

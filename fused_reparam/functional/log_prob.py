@@ -82,9 +82,7 @@ def gaussian_rsample_log_prob(
     against = prior_of(prior)
     z, (log_q, log_p), _ = families.sample(
         against.of("log_prob"),
-        ("mu", mu),
-        (SCALE_KINDS[kind], scale),
-        *against.parameters,
+        (("mu", mu), (SCALE_KINDS[kind], scale), *against.parameters),
         sources=Sources(key, generator, rng, eps),
         kind=kind,
         prior_kind=against.kind,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import noise
 from ..arguments import given_noise
+from ..backends import select
+from ..modes import eager
 from ..ops.layout import empty_ordered, memory_order
-from ..ops.library import plain
+from ..ops.library import all_plain, as_tensor, ordinary
 from ..storage import check_given
 
 
@@ -24,43 +25,42 @@ class Sources(NamedTuple):
     eps: Tensor | None = None
 
 
-def find(
-    sources: Sources, loc: Tensor, shape: torch.Size, order: list[int]
-) -> tuple[Tensor | None, Tensor | None]:
-    """The key, or the noise itself, of a sample of a shape and memory order."""
-    key, generator, rng, eps = sources
-    if eps is not None:
-        return None, given_noise(eps, loc, shape)
-    if rng == "torch":
-        return None, _torch_noise(loc, shape, order, generator)
+def key_of(sources: Sources, like: Tensor) -> Any:
+    """The key given, checked, or a fresh one."""
+    key = sources.key
     if key is None:
-        return _drawn_key(loc, generator), None
+        return _drawn_key(like, sources.generator)
     noise.check_key(key)
     check_given("key", key)
-    if not (key.is_cpu and plain(loc)):
-        key = noise.on_device(key, loc.device)
-    return key, None
+    if not key.is_cpu or (not like.is_cpu and not all_plain(like)):
+        key = noise.on_device(key, like.device)
+    return key
 
 
-def made_of(key: Tensor, loc: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
-    """The normals that an op made of a key."""
-    key = noise.on_device(key, loc.device)
-    return torch.ops.fused_reparam.normal(key, shape, order, loc.dtype)
+def given_or_torch(
+    sources: Sources, like: Tensor, shape: torch.Size, order: list[int]
+) -> tuple[None, Tensor]:
+    """No key: the noise itself, given or PyTorch's own, of a sample of a shape and memory order."""
+    if sources.eps is not None:
+        return None, given_noise(sources.eps, like, shape)
+    return None, _torch_noise(like, shape, order, sources.generator)
 
 
-def order_of(tensors: Sequence[Tensor], shape: torch.Size) -> list[int]:
-    """Memory order of a sample: that of the first parameter which is not broadcast."""
-    for t in tensors:
-        if t.dim() == len(shape) and t.shape == shape:
-            return memory_order(t)
-    return []
+def made_of(key: Any, z: Tensor) -> Tensor:
+    """The normals that an op made of a key for a sample."""
+    key = noise.on_device(as_tensor(key), z.device)
+    return torch.ops.fused_reparam.normal(key, z.shape, memory_order(z), z.dtype)
 
 
-def _drawn_key(loc: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A fresh key: where kernels take it by value, on the host."""
-    if plain(loc):
-        return noise.draw_bits(loc.device, generator)
-    return noise.draw_key(loc.device, generator)
+def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
+    """A fresh key as the backend takes it at least cost, where nothing but it sees the key."""
+    if not eager():
+        return noise.draw_key(like.device, generator)
+    if like.is_cpu:
+        return noise.random_bits(like.device, generator)
+    if not ordinary(like):
+        return noise.draw_key(like.device, generator)
+    return noise.draw_for(select.pick(like.device), like.device, generator)
 
 
 def _torch_noise(

@@ -133,8 +133,7 @@ def _log_normal(
     numbers = bounds_of(clamp, kind)
     return families.sample(
         "log_normal",
-        ("loc", loc),
-        (SCALE_KINDS[kind], scale),
+        (("loc", loc), (SCALE_KINDS[kind], scale)),
         sources=sources,
         kind=kind,
         numbers=numbers,
@@ -194,7 +193,7 @@ def relaxed_bernoulli(
     numbers = (temperature(tau),)
     return families.sample(
         "relaxed_bernoulli",
-        ("logits", logits),
+        (("logits", logits),),
         sources=Sources(key, generator, eps=eps),
         kind=int(flag("hard", hard)),
         numbers=numbers,
@@ -253,7 +252,6 @@ def kumaraswamy_rsample(
     check_key_sources(key, generator)
     return families.sample(
         "kumaraswamy",
-        ("concentration1", concentration1),
-        ("concentration0", concentration0),
+        (("concentration1", concentration1), ("concentration0", concentration0)),
         sources=Sources(key, generator),
     )[0]

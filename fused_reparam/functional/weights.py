@@ -89,8 +89,7 @@ def sample_weight(
     numbers = (*families.UNBOUNDED, mean, *mixture_numbers(mixture, std))
     w, (kl,), _ = families.sample(
         "mixture",
-        ("mu", mu),
-        (SCALE_KINDS[RHO], rho),
+        (("mu", mu), (SCALE_KINDS[RHO], rho)),
         sources=Sources(key, generator),
         kind=RHO,
         numbers=numbers,

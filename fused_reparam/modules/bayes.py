@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from .. import functional
 from ..backends.reference import RHO, sigma_of
+from ..core.dtypes import compute_dtype
 from ..mistakes import names_mistakes, unknown
-from ..ops.gaussian_call import compute_dtype
 from ..scalars import flag, integer
 from ..tracers import fx, node_of
 from .mean_field import MeanField, Mixture

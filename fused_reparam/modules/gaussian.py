@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import arguments, functional
 from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..mistakes import names_mistakes, not_scriptable, unknown
-from ..ops.gaussian_call import halves
+from ..ops.elementwise_spec import halves
 from ..scalars import integer
 from ..tracers import fx, node_of
 

@@ -1,8 +1,8 @@
-"""The ``torch.library`` ops, one file per family: schema, fake kernel, autograd, vmap.
+"""The ``torch.library`` ops, a file per op: what each computes; ``differentiable`` makes them ops.
 
 Importing this package registers them under ``torch.ops.fused_reparam``.
 """
 
-from . import draw, draw_vmap, gaussian, gaussian_vmap, noise, rows, rows_vmap
+from . import elementwise, elementwise_vmap, noise, softmax, softmax_vmap
 
-__all__ = ["draw", "draw_vmap", "gaussian", "gaussian_vmap", "noise", "rows", "rows_vmap"]
+__all__ = ["elementwise", "elementwise_vmap", "noise", "softmax", "softmax_vmap"]

@@ -6,7 +6,7 @@ found that its numbers are PyTorch's. Everything else draws the noise and passes
 
 from __future__ import annotations
 
-import functools
+import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -15,14 +15,16 @@ from torch import Tensor
 
 from .. import cuda_keys
 from ..backends import select
+from ..core import reductions
 from ..modes import eager
-from . import gaussian_call
-from .gaussian_call import Inputs, Spec
+from .elementwise import Spec, gradients_of
+from .elementwise_spec import inputs_of
 from .library import forward_ad_active, ordinary
 from .operands import save, saved
 
 # PyTorch draws for longer tensors in several launches.
 _MOST_BYTES = 2**31 - 1
+_SUMMED = ("sum", "mean", "batchmean")
 
 
 class Call(NamedTuple):
@@ -50,7 +52,7 @@ def latent(
         not eager()
         or not ordinary(loc)
         or not ordinary(scale)
-        or reduction not in gaussian_call.SUMMED
+        or reduction not in _SUMMED
         or forward_ad_active()
         or not _serves(loc, scale)  # type: ignore[arg-type]
     ):
@@ -62,7 +64,7 @@ def latent(
         return None
     threads, offsets = stream().threads_and_offsets(loc.numel(), stream().most_blocks(loc.device))
     draw = stream().Draw(*cuda_keys.reserve(source, offsets), threads)
-    weight = gaussian_call.kl_weight(loc.shape, reduction)
+    weight = reductions.weight(loc.shape, reduction)
     call = Call(backend, draw, kind, *bounds, weight, reduction)
     if torch.is_grad_enabled() and (loc.requires_grad or scale.requires_grad):  # type: ignore[union-attr]
         return TorchLatent.apply(loc, scale, call)  # type: ignore[no-any-return]
@@ -125,18 +127,14 @@ def _general_backward(
     ctx: Any, loc: Tensor, scale: Tensor, grad_z: Tensor | None, grad_kl: Tensor | None
 ) -> Any:
     """With the noise as a tensor."""
-    from .gaussian import latent_backward
-
     call: Call = ctx.call
     loc, scale = loc.to(ctx.dtype), scale.to(ctx.dtype)
     eps = torch.empty(loc.shape, dtype=loc.dtype, device=loc.device)
     call.backend.torch_random().normal(call.draw, eps)
-    grads = latent_backward(
-        functools.partial(gaussian_call.backward, call.backend),
-        grad_z,
-        grad_kl,
-        Inputs(loc, scale, None, eps),
-        Spec([], call.kind, call.low, call.high, call.reduction, True, -1),
-        (*ctx.needs_input_grad[:2], False),
-    )
-    return grads[0], grads[1], None
+    numbers = [call.low, call.high, 0.0, 1.0, -math.inf]
+    spec = Spec([], "gaussian", call.kind, 0, numbers, 0, True, call.reduction)
+    found = gradients_of(
+        call.backend, (grad_z, grad_kl), inputs_of((loc, scale), None, eps), spec,
+        (*ctx.needs_input_grad[:2], False, False, False),
+    )  # fmt: skip
+    return *found[:2], None

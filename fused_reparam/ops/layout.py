@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+# An order that is left to the inputs.
+UNSETTLED: Any = None
 
 
 def memory_order(t: Tensor) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..cuda_keys import GraphKey, HostKey
 from ..modes import eager
 from ..storage import held
 
@@ -25,22 +26,22 @@ def define(schema: str, *tags: torch.Tag) -> None:
 _PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
 
 
-def plain(t: object) -> bool:
-    """Whether a call on ``t`` may skip the dispatcher: a plain tensor in plain eager mode.
+def all_plain(*tensors: object) -> bool:
+    """Whether nothing but memory and a kernel is between a call and its result: plain eager mode.
 
-    Worth 3 us a call, which is a sixth of a small latent's forward and backward on the CPU. What
-    the dispatcher does for other tensors (negative bits, zero tensors, subclasses, tracers) it
+    What the dispatcher does for other tensors (negative bits, zero tensors, subclasses, tracers) it
     must go on doing.
     """
-    return eager() and ordinary(t)
+    return eager() and all(
+        t is None or ordinary(t) or isinstance(t, (HostKey, GraphKey)) for t in tensors
+    )
 
 
-def all_plain(*tensors: object) -> bool:
-    """Whether an op's Autograd kernel may compute at once, where no gradient is wanted.
-
-    A second dispatch costs a compiled model as much as a small op itself.
-    """
-    return eager() and all(t is None or ordinary(t) for t in tensors)
+def as_tensor(t: Any) -> Any:
+    """A key that only kernels know as a tensor, once a kernel has made it."""
+    if isinstance(t, HostKey):
+        return t.bits()
+    return t.bits if isinstance(t, GraphKey) else t
 
 
 def strided(t: object) -> bool:
@@ -60,15 +61,6 @@ def ordinary(t: object) -> bool:
         and not t._is_zerotensor()  # type: ignore[attr-defined]
         and held(t)  # type: ignore[arg-type]
     )
-
-
-def at_hand(key: Tensor, like: Tensor) -> bool:
-    """Whether a kernel can read a key that goes with a tensor as it is."""
-    if not (key.device == like.device or key.is_cpu) or not ordinary(key):
-        return False
-    # Its storage may have been shrunk: the general way says so.
-    whole = not key.is_cpu or key.untyped_storage().nbytes() >= 8 * (key.storage_offset() + 2)
-    return whole and key.is_contiguous()
 
 
 def functorch_active() -> bool:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import noise, streams
-from ..backends import select
+from ..backends import native_host, select
+from ..core.dtypes import DTYPES
 from .layout import empty_ordered
 from .library import LIB, define
-from .operands import DTYPES, check_key, check_order
+from .operands import check_key, check_order
 
 _OP = "torch.ops.fused_reparam.normal or base_noise"
 
@@ -22,7 +23,7 @@ def normal(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dty
     """Noise of a shape and dtype, dense in the given memory order."""
     out = fake(key, shape, order, dtype)
     if out.numel():
-        select.pick(key.device).normal(noise.readable(key), out)
+        select.pick(key.device).normal(key.contiguous(), out)
     return out
 
 
@@ -38,6 +39,7 @@ def fake(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dtype
 
 
 LIB.impl("normal", normal, "CompositeExplicitAutograd")
+native_host.serve("normal", normal)
 torch.library.register_fake("fused_reparam::normal", fake, lib=LIB)
 
 
@@ -66,7 +68,7 @@ def base_noise(
     """Noise of a name in ``streams.BASES``, dense in the given memory order."""
     out = _fake_base_noise(key, shape, order, dtype, base, number)
     if out.numel():
-        select.pick(key.device).base_noise(base, number, noise.readable(key), out)
+        select.pick(key.device).base_noise(base, number, key.contiguous(), out)
     return out
 
 
@@ -87,6 +89,7 @@ def _fake_base_noise(
 
 
 LIB.impl("base_noise", base_noise, "CompositeExplicitAutograd")
+native_host.serve("base_noise", base_noise)
 torch.library.register_fake("fused_reparam::base_noise", _fake_base_noise, lib=LIB)
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import noise
+from ..core.dtypes import DTYPES
 from ..mistakes import described
 from ..storage import check_gradients, check_held, check_saved
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Counts of bytes are 64-bit integers, and some are multiplied by a few.
 MOST_ELEMENTS = 2**58
 
@@ -56,8 +56,6 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
     check_held(f"{op}'s key", key)
     if like is not None and key.device != like.device and key.device.type != "cpu":
         raise ValueError(f"{op}: key must be on {like.device} or the CPU, got {key.device}")
-    if key.is_cpu:
-        noise.readable(key)
 
 
 def check_size(shape: torch.Size, samples: int = 0) -> None:
@@ -70,17 +68,9 @@ def check_size(shape: torch.Size, samples: int = 0) -> None:
         )
 
 
-def check_order(op: str, order: Sequence[int], dims: int) -> None:
+def check_order(op: str, order: Sequence[int] | None, dims: int) -> None:
     if order and sorted(order) != list(range(dims)):
         raise ValueError(f"{op}: order must be a permutation of the dims, got {list(order)[:9]}")
-
-
-def check_needs(op: str, needs: Sequence[bool], count: int, eps: Tensor | None) -> None:
-    """Raise ValueError unless ``needs`` has a bool for each input; the last is that of eps."""
-    if len(needs) != count:
-        raise ValueError(f"{op}: needs must have {count} entries, got {len(needs)}")
-    if needs[-1] and eps is None:
-        raise ValueError(f"{op}: needs asks for the gradient of eps, but eps is None")
 
 
 def save(ctx: Any, *tensors: Tensor | None) -> None:

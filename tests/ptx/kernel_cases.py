@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 import fused_reparam as fr
-from fused_reparam.ops import rows
+from fused_reparam.ops import softmax
 from ptx.case import CARRY32, CARRY64, Case, graph_key
 
 
@@ -214,7 +214,7 @@ def _one_hot(name, shape, options, **rest) -> Case:
 
 def _categories_of_noise(logits, noise, dim):
     """As `vmap` calls them, which draws the noise before."""
-    return rows.relaxed_categories(logits, None, noise, 0, 0.6, 0.0, dim, want_kl=True)
+    return softmax.gumbel_softmax(logits, None, noise, 0, 0.6, 0.0, dim, "none")
 
 
 def _categories():

@@ -1,7 +1,7 @@
 """The reference backend: every op in plain PyTorch, on any device. It is the specification.
 
-Every backend module has the functions of this one with the same arguments; ``gaussian``, ``draws``
-and ``rows`` state what they are promised and what they compute.
+Every backend module has the functions of this one with the same arguments; ``draws`` and
+``rows`` state what they are promised and what they compute.
 """
 
 from __future__ import annotations
@@ -18,16 +18,6 @@ from .gaussian import (
     SCALE_KINDS,
     STD,
     VAR,
-    clamp,
-    ddkl_of,
-    ddsigma_of,
-    dkl_of,
-    dsigma_of,
-    gaussian_backward,
-    gaussian_forward,
-    inside,
-    kl_element,
-    log_var_of,
     sigma_of,
 )
 from .memory import flat
@@ -45,19 +35,9 @@ __all__ = [
     "STD",
     "VAR",
     "base_noise",
-    "clamp",
-    "ddkl_of",
-    "ddsigma_of",
-    "dkl_of",
     "draw_backward",
     "draw_forward",
-    "dsigma_of",
-    "gaussian_backward",
-    "gaussian_forward",
     "info",
-    "inside",
-    "kl_element",
-    "log_var_of",
     "normal",
     "sigma_of",
     "softmax_backward",

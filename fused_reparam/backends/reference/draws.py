@@ -35,7 +35,8 @@ import torch
 from torch import Tensor
 
 from ... import noise, streams
-from .families import FAMILIES, base_number
+from . import gaussian
+from .families import FAMILIES, base_number, is_standard
 from .memory import elements, flat, store
 from .recording import recording
 
@@ -62,6 +63,11 @@ def draw_forward(
     values: Sequence[Tensor],
 ) -> None:
     """The family's formula, its values summed and weighed. ``z`` may be None."""
+    if is_standard(family, numbers, samples):
+        (loc, scale), (low, high) = params, numbers[:2]
+        kl = values[0] if values else None
+        gaussian.forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+        return
     p = [elements(t, dense) for t in params]
     noise_used = _noise(family, numbers, key, eps, samples, p[0], dense)
     drawn, found = FAMILIES[family].formula(p, noise_used, kind, prior_kind, numbers)
@@ -90,6 +96,14 @@ def draw_backward(
 
     ``grad_z`` and any of ``grad_values`` may be None: no gradient came.
     """
+    if is_standard(family, numbers, samples):
+        (loc, scale), (low, high), (grad_loc, grad_scale) = params, numbers[:2], grads
+        grad_kl = grad_values[0] if grad_values else None
+        gaussian.backward(
+            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc,
+            grad_scale,
+        )  # fmt: skip
+        return
     about = FAMILIES[family]
     noise_used = _noise(family, numbers, key, eps, samples, elements(params[0], dense), dense)
     weighed = [

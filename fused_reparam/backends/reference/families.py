@@ -340,6 +340,13 @@ FAMILIES: dict[str, Family] = {
 """By name, which backends receive; the order is the native library's numbering."""
 
 
+def is_standard(family: str, numbers: Sequence[float], samples: int) -> bool:
+    """Whether a call is a sample of a Gaussian and its KL to N(0, 1), for which a backend may have
+    kernels of its own.
+    """
+    return family == "gaussian" and samples == 1 and tuple(numbers[2:]) == (0.0, 1.0, -math.inf)
+
+
 def base_number(family: str, numbers: Sequence[float]) -> float:
     """The number that the family's base noise takes: Student's degrees of freedom, else unused."""
     return numbers[0] if family == "student_t" else 0.0

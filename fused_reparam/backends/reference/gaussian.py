@@ -1,22 +1,8 @@
-"""The Gaussian latent in plain PyTorch: its formulas, and what every backend is promised.
+"""The Gaussian latent in plain PyTorch, with its gradients written out.
 
-The op layer allocates all outputs, arranges memory and guarantees:
-
-* There is at least one element. ``loc, scale, eps, z, grad_z, grad_loc, grad_scale`` share one
-  dtype (float32, float16, bfloat16 or float64) and one device; those that are not wanted are None.
-* ``dense=True``: each of them is n consecutive elements in one common memory order; shapes and
-  strides say nothing more. ``dense=False``: each is a 2-D tensor of one shape (R, C) with any
-  non-negative strides; element ``i`` is ``[i // C, i % C]``; ``z`` is contiguous, outputs never
-  overlap.
-* ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU; ``eps``,
-  if given, replaces it. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
-  ``gaussian_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to ``bits``.
-* ``kl`` and ``grad_kl`` are float32 (float64 for float64) and hold S values, where S divides n:
-  ``kl[s] = weight * sum of the element KLs s*n/S .. (s+1)*n/S - 1``. They are contiguous, except
-  that for S = n they are laid out as the operands are.
-* ``low, high`` bound the scale parameter; infinite for none.
-
-Arithmetic is float32 (float64 for float64) and is rounded once, when a result is stored.
+``draws`` says what a backend is promised, and takes this way for a sample of a Gaussian and its KL
+to N(0, 1): written-out gradients take a third of the time of those that autograd makes of the
+family's formula.
 """
 
 from __future__ import annotations
@@ -26,14 +12,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ... import noise
-from .memory import elements, store
+from .memory import elements, flat, store
 
 # The scale keywords; a backend receives the position in this tuple.
 SCALE_KINDS = ("logvar", "log_std", "std", "var", "rho")
 LOGVAR, LOG_STD, STD, VAR, RHO = range(5)
 
 
-def gaussian_forward(
+def forward(
     loc: Tensor,
     scale: Tensor,
     key: Tensor | None,
@@ -53,16 +39,13 @@ def gaussian_forward(
     mu, x = elements(loc, dense), clamp(elements(scale, dense), low, high)
     sigma = sigma_of(x, kind)
     if z is not None:
-        store(z, mu + sigma * _noise(key, eps, mu, dense), dense)
+        store(z, mu + sigma * _noise(key, eps, mu, dense), dense=True)
     if kl is not None:
         element = kl_element(mu, x, sigma, kind)
-        if kl.numel() == element.numel():
-            store(kl, weight * element, dense)
-        else:
-            kl.view(-1).copy_(weight * element.view(kl.numel(), -1).sum(1))
+        flat(kl).copy_(weight * element.view(kl.numel(), -1).sum(1))
 
 
-def gaussian_backward(
+def backward(
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
     loc: Tensor,
@@ -77,7 +60,7 @@ def gaussian_backward(
     grad_loc: Tensor | None,
     grad_scale: Tensor | None,
 ) -> None:
-    """Gradients of ``gaussian_forward``, with ``gk = weight * grad_kl`` of the element's sum::
+    """Gradients of ``forward``, with ``gk = weight * grad_kl`` of the element's sum::
 
         grad_loc   = grad_z + gk * loc
         grad_scale = inside(scale) * (grad_z * eps * dsigma + gk * dKL)
@@ -94,11 +77,8 @@ def gaussian_backward(
         if grad_scale is not None:
             to_scale = gz * _noise(key, eps, mu, dense) * dsigma_of(x, sigma, kind)
     if grad_kl is not None:
-        if grad_kl.numel() == mu.numel():
-            gk = weight * elements(grad_kl, dense)
-        else:
-            segment = mu.numel() // grad_kl.numel()
-            gk = (weight * grad_kl.reshape(-1, 1)).expand(-1, segment).reshape(-1)
+        segment = mu.numel() // grad_kl.numel()
+        gk = (weight * flat(grad_kl).view(-1, 1)).expand(-1, segment).reshape(-1)
         to_loc = to_loc + gk * mu
         # A gradient of 0 stays 0 where the derivative overflows.
         to_scale = to_scale + torch.where(gk == 0.0, 0.0, gk * dkl_of(x, sigma, kind))
@@ -111,7 +91,7 @@ def gaussian_backward(
 
 
 # Formulas, element by element. x is the scale parameter after clamping. They are differentiable
-# PyTorch code: the double backward is built from them.
+# PyTorch code: gradients of the families' formulas are built from them.
 
 
 def clamp(x: Tensor, low: float, high: float) -> Tensor:
@@ -183,33 +163,6 @@ def dkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
     if kind == VAR:
         return 0.5 * (1.0 - 1.0 / x)
     return sigma * torch.sigmoid(x) - _dlog_softplus(x, sigma)
-
-
-def ddsigma_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
-    """``d^2 sigma / d x^2``."""
-    if kind == LOGVAR:
-        return 0.25 * sigma
-    if kind == LOG_STD:
-        return sigma
-    if kind == STD:
-        return torch.zeros_like(x)
-    if kind == VAR:
-        return -0.25 / (sigma * x)
-    return torch.sigmoid(x) * torch.sigmoid(-x)
-
-
-def ddkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
-    """``d^2 KL / d x^2``."""
-    if kind == LOGVAR:
-        return 0.5 * sigma * sigma
-    if kind == LOG_STD:
-        return 2.0 * sigma * sigma
-    if kind == STD:
-        return 1.0 + 1.0 / (sigma * sigma)
-    if kind == VAR:
-        return 0.5 / (x * x)
-    up, down, ratio = torch.sigmoid(x), torch.sigmoid(-x), _dlog_softplus(x, sigma)
-    return up * up + sigma * up * down - ratio * down + ratio * ratio
 
 
 def _softplus(x: Tensor) -> Tensor:

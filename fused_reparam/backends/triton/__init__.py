@@ -116,16 +116,6 @@ def normal(*arguments: Any) -> None:
     _calls().normal(*arguments)
 
 
-def gaussian_forward(*arguments: Any) -> None:
-    """Write z = loc + sigma * noise and the weighted KL into the outputs: see `reference`."""
-    _calls().gaussian_forward(*arguments)
-
-
-def gaussian_backward(*arguments: Any) -> None:
-    """Write the gradients that are not None; the noise is made again from the key."""
-    _calls().gaussian_backward(*arguments)
-
-
 @cache
 def _draws() -> Any:
     from . import draw_calls

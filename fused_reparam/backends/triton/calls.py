@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ... import noise
+from ..reference.memory import flat
 from . import backward, bases, fill, finish, forward, keys
 from .launch import Layout, Plan, Variant, layout_of, math_form, plan
 from .shapes import MANY_GROUPS
@@ -171,7 +172,8 @@ def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl
     call = _forward(
         loc.device, loc.dtype, n, 0 if kl is None else kl.numel(), kind,
         low != -_INF or high != _INF, mode, (eps is not None, z is not None),
-        _rows(dense, (loc, scale, eps, z)), _tried(n),
+        _rows(dense, (loc, scale, eps, None if dense or z is None else flat(z).view(loc.shape))),
+        _tried(n),
     )  # fmt: skip
     target, factor = kl, weight
     if call.finish is not None:
@@ -217,7 +219,10 @@ def gaussian_backward(
     n = loc.numel()
     segments = 0 if grad_kl is None else grad_kl.numel()
     mode, bits, _, seed, offset = _key(key)
+    # z and what is element-wise of the KL are consecutive whatever the others are.
     each = grad_kl if segments == n else None
+    if each is not None and not dense:
+        each = flat(each).view(loc.shape)
     variant, numbers = _backward(
         loc.device, loc.dtype, n, segments, kind, low != -_INF or high != _INF, mode,
         (grad_z is not None, eps is not None, grad_loc is not None, grad_scale is not None),

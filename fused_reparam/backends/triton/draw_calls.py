@@ -10,10 +10,28 @@ from typing import Any
 import torch
 
 from ... import noise
-from ..reference.families import FAMILIES, HALF_LOG_2PI, base_number, wider_and_narrower
+from ..reference.families import (
+    FAMILIES,
+    HALF_LOG_2PI,
+    base_number,
+    is_standard,
+    wider_and_narrower,
+)
 from ..reference.memory import elements, flat, store
 from . import bases, scale
-from .calls import Forward, Rows, _key, _layout, _rows, _tried, finish_of, gkl_mode, kl_mode
+from .calls import (
+    Forward,
+    Rows,
+    _key,
+    _layout,
+    _rows,
+    _tried,
+    finish_of,
+    gaussian_backward,
+    gaussian_forward,
+    gkl_mode,
+    kl_mode,
+)
 from .draws_backward import draw_backward_kernel
 from .draws_forward import draw_forward_kernel
 from .launch import Plan, Variant, math_form, plan
@@ -127,6 +145,11 @@ def _forward(
 def draw_forward(
     family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
 ) -> None:
+    if is_standard(family, numbers, samples):
+        (loc, scale), (low, high) = params, numbers[:2]
+        kl = values[0] if values else None
+        gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+        return
     p0, p1, p2, p3 = _four(params)
     value0, value1 = (*values, None, None)[:2]
     n = p0.numel()
@@ -190,6 +213,13 @@ def draw_backward(
     family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
     dense, grads,
 ) -> None:  # fmt: skip
+    if is_standard(family, numbers, samples):
+        (loc, scale), (low, high) = params, numbers[:2]
+        grad_kl = grad_values[0] if grad_values else None
+        gaussian_backward(
+            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, *grads
+        )
+        return
     p0, p1, p2, p3 = _four(params)
     grad0, grad1 = (*grad_values, None, None)[:2]
     n = p0.numel()

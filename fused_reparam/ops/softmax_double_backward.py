@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..backends.reference.rows import ONE_HOT
-from .gaussian_call import compute_dtype
-from .rows_call import Spec
+from ..core.dtypes import compute_dtype
+from .softmax_call import Spec, reduced, spread
 
 Found = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -58,9 +58,11 @@ def double_backward(
     if grad_kl is not None:
         assert p is not None
         assert q is not None
-        to_gk = (a * _centred(p, q, dim)).sum(dim)
+        assert spec.reduction is not None
+        assert logits is not None
+        to_gk = reduced((a * _centred(p, q, dim)).sum(dim), spec.reduction)
         h = a * (1.0 + q) - (p * a).sum(dim, keepdim=True) * q - a * (p * q).sum(dim, keepdim=True)
-        from_kl = grad_kl.unsqueeze(dim) * _centred(p, h, dim)
+        from_kl = spread(grad_kl, logits.shape, spec).unsqueeze(dim) * _centred(p, h, dim)
         to_logits = from_kl if to_logits is None else to_logits + from_kl
     if logits is not None:
         to_logits = torch.zeros_like(logits) if to_logits is None else to_logits.to(logits.dtype)

@@ -1,7 +1,7 @@
 """``torch.vmap`` over the relaxed categories: one call of the op for the whole batch.
 
-As in ``gaussian_vmap.py``, each example gets the noise that it would get alone, so it is drawn by
-example and handed to the op; 16-bit logits become float32, so that it is not rounded on its way.
+As in ``elementwise_vmap.py``, each example gets the noise that it would get alone, so it is drawn
+by example and handed to the op; 16-bit logits become float32, so that it is not rounded on its way.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.dtypes import compute_dtype
 from ..noise import on_device
-from .gaussian_call import compute_dtype
+from .layout import UNSETTLED, memory_order
 from .library import LIB, front
-from .rows_call import Spec
+from .softmax_call import Spec, reduced, spread
 
 
 def _shifted(spec: Spec) -> Spec:
-    """The spec for a batch in front."""
+    """The spec for a batch in front; what is to be reduced is so by example, here."""
     order = [0, *(d + 1 for d in spec.order)] if spec.order else []
-    return spec._replace(order=order, dim=spec.dim + 1)
+    reduction = None if spec.reduction is None else "none"
+    return spec._replace(order=order, dim=spec.dim + 1, reduction=reduction)
 
 
 def _noise(key: Tensor, dim: int | None, logits: Tensor, spec: Spec) -> Tensor:
@@ -42,17 +44,21 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     spec, dtype = Spec(*args[3:]), logits.dtype
     batch = front(logits, in_dims[0], info.batch_size)
     assert batch is not None
+    if spec.order is UNSETTLED:
+        spec = spec._replace(order=memory_order(batch[0]))
     batch = batch.to(compute_dtype(dtype))
     noise = front(noise, in_dims[2], info.batch_size)
     if noise is not None:
         noise = noise.to(batch.dtype)
     elif key is not None and spec.want_y:
         noise = _noise(on_device(key, logits.device), in_dims[1], batch, spec)
-    y, soft, kl = torch.ops.fused_reparam.relaxed_categories(batch, None, noise, *_shifted(spec))
+    y, soft, kl = torch.ops.fused_reparam.gumbel_softmax(batch, None, noise, *_shifted(spec))
+    if spec.reduction is not None:
+        kl = reduced(kl, spec.reduction, 1)
     return (
         _or_empty(y.to(dtype), spec.want_y, info.batch_size),
         _or_empty(soft.to(dtype), spec.want_soft, info.batch_size),
-        _or_empty(kl, spec.want_kl, info.batch_size),
+        _or_empty(kl, spec.reduction is not None, info.batch_size),
     ), (0, 0, 0)
 
 
@@ -61,10 +67,17 @@ def _or_empty(t: Tensor, wanted: bool, size: int) -> Tensor:
 
 
 def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
-    tensors = [front(t, d, info.batch_size) for t, d in zip(args[:4], in_dims[:4], strict=True)]
-    spec = _shifted(Spec(*args[4:]))
-    return torch.ops.fused_reparam.relaxed_categories_backward(*tensors, *spec), 0
+    tensors = [front(t, d, info.batch_size) for t, d in zip(args[:5], in_dims[:5], strict=True)]
+    grad_y, grad_soft, grad_kl, logits, soft = tensors
+    spec, needs = Spec(*args[5:-1]), args[-1]
+    if grad_kl is not None:
+        like = soft if logits is None else logits
+        assert like is not None
+        grad_kl = spread(grad_kl, like.shape[1:], spec, like.shape[:1])
+    return torch.ops.fused_reparam.gumbel_softmax_backward(
+        grad_y, grad_soft, grad_kl, logits, soft, *_shifted(spec), needs
+    ), 0
 
 
-torch.library.register_vmap("fused_reparam::relaxed_categories", _forward, lib=LIB)
-torch.library.register_vmap("fused_reparam::relaxed_categories_backward", _backward, lib=LIB)
+torch.library.register_vmap("fused_reparam::gumbel_softmax", _forward, lib=LIB)
+torch.library.register_vmap("fused_reparam::gumbel_softmax_backward", _backward, lib=LIB)

@@ -1,4 +1,4 @@
-"""What the draw ops require of their arguments when they are called by hand.
+"""What the element-wise op requires of their arguments when they are called by hand.
 
 ``functional`` has checked a user's arguments by then, and says it in the user's terms.
 """
@@ -12,28 +12,27 @@ from torch import Tensor
 
 from ..backends.reference import SCALE_KINDS
 from ..backends.reference.families import FAMILIES
-from . import draw_spec
-from .draw_spec import DrawSpec, Inputs
-from .gaussian_call import compute_dtype
+from ..core.dtypes import compute_dtype
+from ..core.reductions import OF_OPS
+from . import elementwise_spec
+from .elementwise_spec import PARAMETERS, Inputs, Spec
 from .operands import check_key, check_like, check_operand, check_order, check_size
 
-_OP = "torch.ops.fused_reparam.draw"
+_OP = "torch.ops.fused_reparam.elementwise"
 
 
 def check(
     inputs: Inputs,
-    spec: DrawSpec,
+    spec: Spec,
     grad_z: Tensor | None = None,
     grad_values: Sequence[Tensor | None] = (),
 ) -> None:
     """Raise TypeError or ValueError unless the op can compute this."""
-    params, key, eps = inputs
+    key, eps = inputs[PARAMETERS:]
     _check_spec(spec)
-    want = draw_spec.member(spec).parameters
-    if len(params) != want:
-        raise ValueError(f"{_OP}: {spec.family} takes {want} parameters, got {len(params)}")
-    like = params[0]
-    for name, t in (*(("a parameter", p) for p in params), ("eps", eps), ("grad_z", grad_z)):
+    given = _given(inputs, spec)
+    like = given[0]
+    for name, t in (*(("a parameter", p) for p in given), ("eps", eps), ("grad_z", grad_z)):
         if t is None:
             continue
         check_operand(_OP, name, t)
@@ -42,23 +41,46 @@ def check(
                 f"{_OP} takes parameters and eps of one dtype and device, got {like.dtype} on "
                 f"{like.device} and {name} {t.dtype} on {t.device}"
             )
-    shape = draw_spec.shape_of(params)
+    _check_split(like, spec)
+    shape = elementwise_spec.shape_of(elementwise_spec.parameters(inputs, spec))
     check_size(shape, spec.samples)
     check_order(_OP, spec.order, len(shape))
-    if spec.keep > len(shape):
-        raise ValueError(f"{_OP}: keep must be at most {len(shape)} dims, got {spec.keep}")
-    of_z = draw_spec.stacked(spec.samples, shape)
+    of_z = elementwise_spec.stacked(spec.samples, shape)
     for name, t in (("eps", eps), ("grad_z", grad_z)):
         if t is not None and t.shape != of_z:
             raise ValueError(f"{_OP}: {name} must have shape {tuple(of_z)}, got {tuple(t.shape)}")
     _check_grads(grad_values, like, shape, spec)
     if key is not None:
         check_key(_OP, key, like)
-    elif eps is None and draw_spec.noisy(spec):
+    elif eps is None and elementwise_spec.noisy(spec):
         raise ValueError(f"{_OP}: a sample takes a key or eps, got neither")
 
 
-def _check_spec(spec: DrawSpec) -> None:
+def _given(inputs: Inputs, spec: Spec) -> list[Tensor]:
+    """The tensors of parameters; with a split p0 is two of them, and p1 None."""
+    found = [p for p in inputs[:PARAMETERS] if p is not None]
+    want = elementwise_spec.member(spec).parameters - (spec.split >= 0)
+    places = [0, 2, 3] if spec.split >= 0 else [0, 1, 2, 3]
+    if len(found) != want or any(inputs[i] is None for i in places[:want]):
+        raise ValueError(
+            f"{_OP}: {spec.family} takes {want} parameters, the first of "
+            f"{', '.join(f'p{i}' for i in places)}, got {len(found)}"
+            + (", not the first" if len(found) == want else "")
+        )
+    return found
+
+
+def _check_split(moments: Tensor, spec: Spec) -> None:
+    if spec.split < 0:
+        return
+    if spec.split >= moments.dim() or moments.shape[spec.split] % 2:
+        raise ValueError(
+            f"{_OP}: p0 must have an even size along the dim of split, got dim {spec.split} of "
+            f"shape {tuple(moments.shape)}"
+        )
+
+
+def _check_spec(spec: Spec) -> None:
     if spec.family not in FAMILIES:
         raise ValueError(f"{_OP}: family must be one of {', '.join(FAMILIES)}, got {spec.family!r}")
     for name, kind in (("kind", spec.kind), ("prior_kind", spec.prior_kind)):
@@ -67,19 +89,23 @@ def _check_spec(spec: DrawSpec) -> None:
     want = FAMILIES[spec.family].numbers
     if len(spec.numbers) != want:
         raise ValueError(f"{_OP}: {spec.family} takes {want} numbers, got {len(spec.numbers)}")
+    if spec.split < -1 or (spec.split >= 0 and FAMILIES[spec.family].parameters < 2):
+        raise ValueError(
+            f"{_OP}: split must be -1, or a dim of p0 that holds two parameters, got {spec.split}"
+        )
     if spec.samples < 0:
         raise ValueError(f"{_OP}: samples must be at least 0, got {spec.samples}")
-    if spec.keep < -1:
-        raise ValueError(f"{_OP}: keep must be at least -1, got {spec.keep}")
+    if spec.reduction is not None and spec.reduction not in OF_OPS:
+        raise ValueError(f"{_OP}: unknown reduction {spec.reduction!r}")
 
 
 def _check_grads(
-    grads: Sequence[Tensor | None], like: Tensor, shape: torch.Size, spec: DrawSpec
+    grads: Sequence[Tensor | None], like: Tensor, shape: torch.Size, spec: Spec
 ) -> None:
     for i, grad in enumerate(grads):
         if grad is None:
             continue
-        if i >= draw_spec.count(spec):
+        if i >= elementwise_spec.count(spec):
             raise ValueError(f"{_OP}: {spec.family} has no value {i}, but a gradient of it came")
-        want = draw_spec.value_shape(shape, spec), compute_dtype(like.dtype)
+        want = elementwise_spec.value_shape(shape, spec), compute_dtype(like.dtype)
         check_like(_OP, f"the gradient of value {i}", grad, like, *want)

@@ -1,4 +1,4 @@
-"""A draw in plain PyTorch, differentiable as often as wanted, from the families' formulas."""
+"""The element-wise op in plain PyTorch, differentiable as often as wanted."""
 
 from __future__ import annotations
 
@@ -10,33 +10,48 @@ from torch.func import vjp
 
 from ..backends.reference.families import base_number
 from ..backends.reference.recording import recording
+from ..core import reductions
+from ..core.dtypes import compute_dtype
 from ..noise import on_device
-from .draw_spec import DrawSpec, Inputs, member, shape_of, stacked, stacked_order, value_samples
-from .gaussian_call import compute_dtype
+from .elementwise_spec import (
+    PARAMETERS,
+    Inputs,
+    Spec,
+    kept,
+    member,
+    parameters,
+    shape_of,
+    stacked,
+    stacked_order,
+    value_samples,
+)
 
 
-def evaluate(params: Sequence[Tensor], noise: Tensor | None, spec: DrawSpec) -> tuple[Tensor, ...]:
+def evaluate(inputs: Sequence[Tensor | None], noise: Tensor | None, spec: Spec) -> list[Tensor]:
     """z and the values of parameters and base noise."""
+    params = parameters(inputs, spec)
     dtype = params[0].dtype
     shape = shape_of(params)
     p = [t.to(compute_dtype(dtype)).expand(shape) for t in params]
     noise = None if noise is None else noise.to(p[0].dtype)
     z, values = member(spec).formula(p, noise, spec.kind, spec.prior_kind, spec.numbers)
-    if spec.keep < 0:
-        values = ()
-    first = (1 if value_samples(spec) else 0) + spec.keep
-    return z.to(dtype), *(spec.weight * _sum_from(v, first) for v in values)
+    if spec.reduction is None:
+        return [z.to(dtype)]
+    first = (1 if value_samples(spec) else 0) + kept(shape, spec)
+    weight = reductions.weight(shape, spec.reduction)
+    return [z.to(dtype), *(reductions.weighed(_sum_from(v, first), weight) for v in values)]
 
 
 def _sum_from(value: Tensor, dim: int) -> Tensor:
     return value.sum(list(range(dim, value.dim()))) if dim < value.dim() else value
 
 
-def noise_of(inputs: Inputs, spec: DrawSpec) -> Tensor | None:
+def noise_of(inputs: Inputs, spec: Spec) -> Tensor | None:
     """The base noise that a call uses, shaped and laid out as z; None where it uses none."""
-    params, key, eps = inputs
+    key, eps = inputs[PARAMETERS:]
     if eps is not None or key is None:
         return eps
+    params = parameters(inputs, spec)
     return torch.ops.fused_reparam.base_noise(  # type: ignore[no-any-return]
         on_device(key, params[0].device),
         stacked(spec.samples, shape_of(params)),
@@ -47,19 +62,17 @@ def noise_of(inputs: Inputs, spec: DrawSpec) -> Tensor | None:
     )
 
 
-def eps_gradient(
-    grad_z: Tensor | None, grad_values: Sequence[Tensor | None], inputs: Inputs, spec: DrawSpec
-) -> Tensor:
+def eps_gradient(grads: Sequence[Tensor | None], inputs: Inputs, spec: Spec) -> Tensor:
     """The gradient of given base noise; inside an op's kernel."""
-    params, _, eps = inputs
-    assert eps is not None
+    assert inputs.eps is not None
     with recording():
-        noise = eps.detach().requires_grad_()
-        outputs = evaluate([p.detach() for p in params], noise, spec)
-        came = [(o, g) for o, g in zip(outputs, (grad_z, *grad_values), strict=True)
+        noise = inputs.eps.detach().requires_grad_()
+        params = [p if p is None else p.detach() for p in inputs[:PARAMETERS]]
+        outputs = evaluate(params, noise, spec)
+        came = [(o, g) for o, g in zip(outputs, grads, strict=False)
                 if g is not None and o.requires_grad]  # fmt: skip
         if not came:
-            return torch.zeros_like(eps)
+            return torch.zeros_like(inputs.eps)
         (grad,) = torch.autograd.grad([o for o, _ in came], noise, [g for _, g in came])
     return grad
 
@@ -68,34 +81,42 @@ def double_backward(
     cotangents: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
     inputs: Inputs,
-    spec: DrawSpec,
+    spec: Spec,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the backward pass for ``grads`` (of z and the values), the parameters and eps.
+    """Gradients of the backward pass for ``grads`` (of z and the values) and the inputs.
 
     ``cotangents`` are those of the gradients of the parameters and of eps.
     """
     noise = noise_of(inputs, spec)
-    tensors = inputs.params if noise is None else (*inputs.params, noise)
+    at = [i for i, p in enumerate(inputs[:PARAMETERS]) if p is not None]
+    tensors = [p for p in inputs[:PARAMETERS] if p is not None]
+    places = [*at, PARAMETERS] if noise is not None else at  # the cotangent of each
+    if noise is not None:
+        tensors.append(noise)
     came = [i for i, g in enumerate(grads) if g is not None]
-    asked = [i for i, c in enumerate(cotangents) if c is not None]
+    asked = [i for i, place in enumerate(places) if cotangents[place] is not None]
     if not came or not asked:
-        return (None,) * (len(grads) + len(inputs.params) + 1)
+        return (None,) * (len(grads) + len(inputs))
 
     def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(inputs.params)
-        found = evaluate(tensors[:count], tensors[count] if noise is not None else None, spec)
+        params: list[Tensor | None] = [None] * PARAMETERS
+        for i, t in zip(at, tensors, strict=False):
+            params[i] = t
+        found = evaluate(params, tensors[len(at)] if noise is not None else None, spec)
         return tuple(found[i] for i in came)
 
     def first(grads: tuple[Tensor, ...], tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         found = vjp(outputs, *tensors)[1](grads)
         return tuple(found[i] for i in asked)
 
-    pull = vjp(first, tuple(grads[i] for i in came), tensors)[1]
-    to_came, to_tensors = pull(tuple(cotangents[i] for i in asked))
+    pull = vjp(first, tuple(grads[i] for i in came), tuple(tensors))[1]  # type: ignore[misc]
+    to_came, to_tensors = pull(tuple(cotangents[places[i]] for i in asked))
     to_grads = dict(zip(came, to_came, strict=True))
+    to_params = dict(zip(at, to_tensors, strict=False))
     to_eps = to_tensors[-1] if inputs.eps is not None else None
     return (
         *(to_grads.get(i) for i in range(len(grads))),
-        *to_tensors[: len(inputs.params)],
+        *(to_params.get(i) for i in range(PARAMETERS)),
+        None,
         to_eps,
     )

@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
-from . import rows_call
-from .gaussian_call import compute_dtype
+from ..core.dtypes import compute_dtype
+from ..core.reductions import REDUCTIONS
+from . import softmax_call
 from .operands import check_key, check_like, check_operand, check_order
-from .rows_call import Spec
+from .softmax_call import Spec
 
-_OP = "torch.ops.fused_reparam.relaxed_categories"
+_OP = "torch.ops.fused_reparam.gumbel_softmax"
 _MODES = (SOFT, HARD, ONE_HOT)
 # Backends count classes in 32 bits.
 MOST_CLASSES = 2**31 - 1
@@ -42,8 +43,11 @@ def check_backward(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec
     _check(op, like, spec)
     for name, t in (("logits", logits), ("soft", soft), ("grad_y", grad_y)):
         check_like(op, name, t, like, like.shape, like.dtype)
-    kl_shape, _ = rows_call.without_class_dim(like.shape, spec)
-    check_like(op, "grad_kl", grad_kl, like, kl_shape, compute_dtype(like.dtype))
+    if grad_kl is not None:
+        if spec.reduction is None:
+            raise ValueError(f"{op}: without a reduction there is no KL, but a gradient of it came")
+        shape = softmax_call.kl_shape(like.shape, spec)
+        check_like(op, "grad_kl", grad_kl, like, shape, compute_dtype(like.dtype))
     missing = (grad_kl is not None or (grad_y is not None and spec.mode == ONE_HOT)) and (
         logits is None
     )
@@ -66,6 +70,8 @@ def _check(op: str, logits: Tensor, spec: Spec) -> None:
     dims = logits.dim()
     if spec.mode not in _MODES:
         raise ValueError(f"{op}: mode must be one of {_MODES}, got {spec.mode}")
+    if spec.reduction is not None and spec.reduction not in REDUCTIONS:
+        raise ValueError(f"{op}: unknown reduction {spec.reduction!r}")
     if not SMALLEST_TAU <= spec.tau <= LARGEST_TAU:
         raise ValueError(f"{op}: tau must be from 2^-126 to 2^126, got {spec.tau}")
     if not 0.0 <= spec.unimix < 1.0:

@@ -1,0 +1,1 @@
+"""Facts that every part of the package shares, each stated once. It imports torch alone."""

@@ -1,0 +1,38 @@
+"""How a value of each element, such as a divergence, is reduced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+# What a user may ask for. Ops also know "last", the sum over the last dim.
+REDUCTIONS = ("none", "sample", "sum", "mean", "batchmean")
+OF_OPS = (*REDUCTIONS, "last")
+
+
+def kept_dims(dims: int, reduction: str) -> int:
+    """How many leading dims of the elements' shape a reduced value keeps."""
+    if reduction == "none":
+        return dims
+    if reduction == "last":
+        return max(dims - 1, 0)
+    return min(dims, 1) if reduction == "sample" else 0
+
+
+def weight(shape: Sequence[int], reduction: str | None) -> float:
+    """The factor of a sum of elements; nan for a mean over nothing, as torch.mean has it."""
+    if reduction == "mean":
+        count = math.prod(shape)  # Size.numel makes constants of a compiler's symbols
+    elif reduction == "batchmean" and len(shape):
+        count = shape[0]
+    else:
+        return 1.0
+    return 1.0 / count if count else float("nan")
+
+
+def weighed(value: Tensor, weight: float) -> Tensor:
+    """A sum times its factor."""
+    # A tracer's factor is no number: it is 1 for this batch, but not for others.
+    return value if type(weight) is float and weight == 1.0 else value * weight

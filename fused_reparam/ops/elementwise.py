@@ -1,0 +1,142 @@
+"""``fused_reparam::elementwise``: sample and values of every element-wise family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..modes import exporting
+from . import elementwise_call as call
+from . import elementwise_formula as formula
+from .differentiable import DifferentiableOp, Tensors
+from .elementwise_check import check
+from .elementwise_spec import PARAMETERS, VALUES, Inputs, Spec, count, member, settled
+
+__all__ = ["Spec", "elementwise"]
+
+
+class Elementwise(DifferentiableOp):
+    """z and values of parameters and base noise: the key's, or that which is given as eps.
+
+    Parameters are of one dtype and device and broadcast against each other. z has their shape, with
+    the samples in front; eps is shaped as z. What a family does not have is None, or a tensor
+    without elements in a result. Saved are the parameters, the key and eps, nothing of z's size.
+    """
+
+    name = "elementwise"
+    inputs = "Tensor p0, Tensor? p1, Tensor? p2, Tensor? p3, Tensor? key, Tensor? eps"
+    saved = inputs
+    outputs = ("z", "value0", "value1")
+    gradients = (0, 1, 2, 3, 5)
+    options = (
+        "int[]? order, str family, int kind, int prior_kind, float[] numbers, int samples, "
+        "bool sample, str? reduction, int split"
+    )
+    Spec = Spec
+
+    def settled(self, tensors: Tensors, spec: Any) -> Any:
+        return settled(tensors, spec)
+
+    def check(self, inputs: Tensors, spec: Any) -> None:
+        check(Inputs(*inputs), spec)
+
+    def check_backward(
+        self, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
+    ) -> None:
+        inputs = Inputs(*kept)
+        check(inputs, spec, grads[0], grads[1:])
+        if needs[-1] and inputs.eps is None:
+            raise ValueError(
+                "torch.ops.fused_reparam.elementwise_backward: needs asks for the gradient of eps, "
+                "but eps is None"
+            )
+
+    def allocate(self, inputs: Tensors, spec: Any) -> Tensors:
+        return call.allocate(Inputs(*inputs), spec)
+
+    def allocate_gradients(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> Tensors:
+        inputs = Inputs(*kept)
+        found = call.placed(*call.allocate_gradients(inputs, spec, needs), inputs)
+        # Gradients that were summed are contiguous, whatever the order.
+        of_eps = torch.empty_like(inputs.eps) if needs[-1] and inputs.eps is not None else None
+        return *found, of_eps
+
+    def forward(self, backend: ModuleType, inputs: Tensors, spec: Any) -> Tensors:
+        return call.forward(backend, Inputs(*inputs), spec)
+
+    def backward(
+        self, backend: ModuleType, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
+    ) -> Tensors:
+        return call.backward(backend, grads, Inputs(*kept), spec, needs)
+
+    def double_backward(
+        self, cotangents: Tensors, grads: Tensors, kept: Tensors, spec: Any
+    ) -> Tensors:
+        grads = grads[: 1 + count(spec)]
+        found = formula.double_backward(cotangents, grads, Inputs(*kept), spec)
+        return *found[: len(grads)], *(None,) * (1 + VALUES - len(grads)), *found[len(grads) :]
+
+    def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
+        return inputs
+
+    def incoming(self, grads: Tensors, spec: Any) -> Tensors:
+        values = count(spec)
+        z = grads[0] if spec.sample else None
+        return z, *grads[1 : 1 + values], *(None,) * (VALUES - values)
+
+    def passed(self, grads: Tensors, kept: Tensors, spec: Any) -> tuple[int, Tensor] | None:
+        """Where z is p0 and something that does not depend on it, its gradient is p0's.
+
+        The very tensor: of a view autograd would not see that others hold the memory too.
+        """
+        z, *values = grads
+        if z is None or spec.samples or spec.split >= 0 or not member(spec).linear:
+            return None
+        if any(g is not None for g in values):
+            return None
+        found = call.unbroadcast(z, kept[0])
+        assert found is not None
+        return 0, found
+
+
+_op = Elementwise()
+# By the number of parameters, those that a call does not have.
+_ABSENT = [(None,) * (PARAMETERS - have) for have in range(PARAMETERS + 1)]
+
+
+def elementwise(
+    params: Sequence[Tensor], key: Tensor | None, eps: Tensor | None, spec: Spec
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """z and the values, differentiable; an unwanted z has no elements.
+
+    A value has shape ``((samples,) if sampled and samples > 0) + shape[:kept]``, as the reduction
+    keeps dims of the parameters' shape.
+    """
+    if spec.split < 0:
+        inputs = *params, *_ABSENT[len(params)], key, eps
+    else:
+        inputs = params[0], None, *params[1:], *_ABSENT[1 + len(params)], key, eps
+    if key is None and exporting():
+        # Nothing is to be drawn: an exported model needs no op of this package.
+        z, *values = formula.evaluate(inputs, eps, spec)
+        return z, tuple(values)
+    found = _op(inputs, spec)
+    return found[0], found[1 : 1 + count(spec)]  # type: ignore[return-value]
+
+
+def gradients_of(
+    backend: ModuleType,
+    grads: Sequence[Tensor | None],
+    inputs: Inputs,
+    spec: Spec,
+    needs: Sequence[bool],
+) -> Tensors:
+    """The gradients that are needed, differentiable, for a kernel that draws in another way."""
+    compute = partial(_op.backward, backend)
+    padded = *grads, *(None,) * (1 + VALUES - len(grads))
+    return _op.apply_gradients(compute, padded, tuple(inputs), spec, needs)

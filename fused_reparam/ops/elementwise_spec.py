@@ -1,0 +1,127 @@
+"""What a call of the element-wise op computes, and the shapes that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends.reference.families import FAMILIES, Family
+from ..core import reductions
+from .layout import UNSETTLED, memory_order
+
+PARAMETERS, VALUES = 4, 2  # the most that a family has
+
+
+class Spec(NamedTuple):
+    """The op's arguments that are not tensors, in the schema's order."""
+
+    order: list[int]  # memory order of one sample, see layout.py; UNSETTLED: the parameters'
+    family: str  # a name of reference.families.FAMILIES
+    kind: int
+    prior_kind: int
+    numbers: list[float]
+    samples: int  # 0: no leading sample dim; K: z is (K, *shape), sample k outermost in memory
+    sample: bool  # whether z is wanted
+    reduction: str | None  # of the values; None: they are not wanted
+    split: int = -1  # dim along which p0 holds the first two parameters; -1: each is a tensor
+
+
+class Inputs(NamedTuple):
+    """The op's tensors, all of which are saved for the backward pass."""
+
+    p0: Tensor
+    p1: Tensor | None
+    p2: Tensor | None
+    p3: Tensor | None
+    key: Tensor | None
+    eps: Tensor | None
+
+
+def inputs_of(params: Sequence[Tensor], key: Tensor | None, eps: Tensor | None) -> Inputs:
+    return Inputs(*params, *(None,) * (PARAMETERS - len(params)), key, eps)  # type: ignore[arg-type, call-arg]
+
+
+def halves(moments: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The two halves of a tensor along a dim, as views."""
+    half = moments.shape[dim] // 2
+    return moments.narrow(dim, 0, half), moments.narrow(dim, half, half)
+
+
+def parameters(inputs: Sequence[Tensor | None], spec: Spec) -> tuple[Tensor, ...]:
+    """The parameters, each as a tensor of its own."""
+    given = [p for p in inputs[:PARAMETERS] if p is not None]
+    if spec.split >= 0:
+        return *halves(given[0], spec.split), *given[1:]
+    return tuple(given)
+
+
+def settled(inputs: Sequence[Tensor | None], spec: Spec) -> Spec:
+    """The spec with its order: that of the first parameter which is not broadcast."""
+    if spec.order is not UNSETTLED:
+        return spec
+    params = parameters(inputs, spec)
+    shape = shape_of(params)
+    if spec.split < 0 and params[0].dim() == len(shape) and params[0].shape == shape:
+        return spec._replace(order=memory_order(params[0]))
+    at = next(
+        (i for i, p in enumerate(params) if p.dim() == len(shape) and p.shape == shape),
+        None,
+    )
+    if at is None:
+        return spec._replace(order=[])
+    moments = inputs[0] if spec.split >= 0 and at == 0 else None
+    return spec._replace(order=memory_order(params[at] if moments is None else moments))
+
+
+def member(spec: Spec) -> Family:
+    return FAMILIES[spec.family]
+
+
+def count(spec: Spec) -> int:
+    """The number of values that are computed."""
+    return member(spec).values if spec.reduction is not None else 0
+
+
+def value_samples(spec: Spec) -> int:
+    """The leading sample dim of a value; 0: none."""
+    return spec.samples if member(spec).sampled else 0
+
+
+def noisy(spec: Spec) -> bool:
+    """Whether anything that is computed depends on the noise."""
+    return spec.sample or (member(spec).sampled and spec.reduction is not None)
+
+
+def shape_of(params: Sequence[Tensor]) -> torch.Size:
+    """The parameters' broadcast shape: that of one sample."""
+    shape = params[0].shape
+    for p in params:
+        if p.dim() != len(shape) or p.shape != shape:
+            return torch.broadcast_shapes(*(p.shape for p in params))
+    return shape
+
+
+def stacked(samples: int, shape: Sequence[int]) -> torch.Size:
+    """A shape with the samples in front, where they have a dim."""
+    return torch.Size((samples, *shape) if samples else shape)
+
+
+def stacked_order(samples: int, order: list[int]) -> list[int]:
+    return [0, *(d + 1 for d in order)] if samples and order else order
+
+
+def kept(shape: Sequence[int], spec: Spec) -> int:
+    """How many leading dims of the parameters' shape a value keeps."""
+    return 0 if spec.reduction is None else reductions.kept_dims(len(shape), spec.reduction)
+
+
+def value_shape(shape: Sequence[int], spec: Spec) -> torch.Size:
+    return stacked(value_samples(spec), shape[: kept(shape, spec)])
+
+
+def value_order(shape: Sequence[int], spec: Spec) -> list[int]:
+    order = [d for d in spec.order if d < kept(shape, spec)]
+    return stacked_order(value_samples(spec), order)

@@ -1,0 +1,26 @@
+"""A backend's functions as the Gaussian latent calls them: one sample, its KL to N(0, 1)."""
+
+import math
+
+
+def _numbers(low, high):
+    return low, high, 0.0, 1.0, -math.inf
+
+
+def forward(backend, loc, scale, key, eps, kind, low, high, weight, dense, z, kl):
+    """``z`` or ``kl`` may be None; a KL of S elements is of S equal parts of the latent."""
+    backend.draw_forward(
+        "gaussian", kind, 0, _numbers(low, high), (loc, scale), key, eps, 1, weight, dense, z,
+        [] if kl is None else [kl],
+    )  # fmt: skip
+
+
+def backward(
+    backend, grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc,
+    grad_scale,
+):  # fmt: skip
+    """Each gradient may be None: it did not come, or is not wanted."""
+    backend.draw_backward(
+        "gaussian", kind, 0, _numbers(low, high), grad_z, [grad_kl], (loc, scale), key, eps, 1,
+        weight, dense, (grad_loc, grad_scale),
+    )  # fmt: skip

@@ -100,10 +100,10 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 
 def test_importing_loads_nothing():
     code = (
-        "import sys; from fused_reparam.backends import native; import torch;"
-        "assert native._library is None and native._reason is None;"
+        "import sys; from fused_reparam.backends import native, native_library; import torch;"
+        "assert native_library._library is None and native_library._reason is None;"
         "assert 'GPU' not in str(native.unavailable_reason(torch.device('meta')));"
-        "assert native._library is None"
+        "assert native_library._library is None"
     )
     process = run(code, "/nonexistent")
     _, err = process.communicate(timeout=100)

@@ -1,110 +1,40 @@
 """The native CPU backend: the library compiled from ``kernels/``, and the calls into it.
 
-Importing this module loads and builds nothing; the first ``unavailable_reason`` does. The library
-that the package was installed with is taken first, else one is built into a per-user cache.
-
 What the functions take and compute is stated in ``reference/``. They go straight to the library's
-C functions with all arguments packed in one struct, because on small latents the cost of a call is
-all there is: it takes a quarter of the time of PyTorch's dispatcher.
+C functions with all arguments packed in one struct.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import threading
-from pathlib import Path
-from typing import Protocol
-
-import torch
 from torch import Tensor
 
-from . import _build, _cache, native_host
-from .native_draws import base_noise, draw_backward, draw_forward  # noqa: F401
-from .native_rows import softmax_backward, softmax_forward  # noqa: F401
+from .native_draws import base_noise, draw_backward, draw_forward
+from .native_library import ISA_NAMES, info, loaded, unavailable_reason
+from .native_rows import softmax_backward, softmax_forward
 from .reference.memory import flat
 
 # Keys come as tensors; see `reference/draws.py`.
 DERIVES_KEYS = False
-ISA_NAMES = ("portable", "avx2", "avx512")
-_DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-# key, base, number, dtype, n, out
-_NOISE_ARGUMENTS = (
-    ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int64, ctypes.c_int64,
-    ctypes.c_void_p,
-)  # fmt: skip
-
-
-class _Entry(Protocol):
-    def __call__(self, packed: bytes, /) -> int: ...
-
-
-class _Library:
-    """A loaded library: its C functions and its operators."""
-
-    def __init__(self, path: Path) -> None:
-        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
-        handle = ctypes.CDLL(str(path))
-        self.path, self.handle = path, handle
-        self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
-        self.draw_forward: _Entry = handle.fused_reparam_draw_forward
-        self.draw_backward: _Entry = handle.fused_reparam_draw_backward
-        self.softmax_forward: _Entry = handle.fused_reparam_softmax_forward
-        self.softmax_backward: _Entry = handle.fused_reparam_softmax_backward
-        self.base_noise = handle.fused_reparam_base_noise
-        self.base_noise.argtypes = _NOISE_ARGUMENTS
-        for entry in (
-            self.draw_forward, self.draw_backward, self.softmax_forward, self.softmax_backward,
-        ):  # fmt: skip
-            entry.argtypes = (ctypes.c_char_p,)  # type: ignore[attr-defined]
-        self.normal_op = torch.ops.fused_reparam_native.normal.default
-
-
-_library: _Library | None = None
-_origin = ""
-_reason: str | None = None
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """In a forked child the thread that held the lock is gone, and the child loads by itself."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-def unavailable_reason(device: torch.device) -> str | None:
-    """None when this backend can serve ``device``, else what is missing and how to get it.
-
-    The first call for a CPU may build the library; it never raises.
-    """
-    if device.type != "cpu":
-        return f"the native backend serves CPU tensors, not {device.type}"
-    if _library is None and _reason is None:
-        _load()
-    return _reason
-
-
-def info() -> dict[str, str]:
-    """The library's file, how it came to be, and the instruction set in use."""
-    reason = unavailable_reason(torch.device("cpu"))
-    if _library is None:
-        return {"unavailable": reason or ""}
-    return {
-        "library": str(_library.path),
-        "built": _origin,
-        "instruction set": ISA_NAMES[_library.isa()],
-        "host path": native_host.origin if native_host.module else f"Python: {native_host.reason}",
-    }
+__all__ = [
+    "DERIVES_KEYS",
+    "ISA_NAMES",
+    "base_noise",
+    "draw_backward",
+    "draw_forward",
+    "info",
+    "isa",
+    "normal",
+    "set_isa",
+    "softmax_backward",
+    "softmax_forward",
+    "unavailable_reason",
+]
 
 
 def isa() -> str:
     """The instruction set in use: ``portable``, ``avx2`` or ``avx512``."""
-    return ISA_NAMES[_loaded().isa()]
+    return ISA_NAMES[loaded().isa()]
 
 
 def set_isa(name: str) -> str:
@@ -112,44 +42,9 @@ def set_isa(name: str) -> str:
 
     ``FUSED_REPARAM_ISA`` in the environment does the same from the start.
     """
-    return ISA_NAMES[_loaded().set_isa(ISA_NAMES.index(name))]
+    return ISA_NAMES[loaded().set_isa(ISA_NAMES.index(name))]
 
 
 def normal(key: Tensor, out: Tensor) -> None:
     """Fill ``out`` with the noise stream of ``key``, in memory order."""
-    _loaded().normal_op(key, out if out.is_contiguous() else flat(out))
-
-
-def _row_strides(t: Tensor | None) -> tuple[int, ...]:
-    # What is consecutive whatever the others are is no matrix, and its strides are not read.
-    return t.stride() if t is not None and t.dim() == 2 else (0, 0)
-
-
-def _loaded() -> _Library:
-    reason = unavailable_reason(torch.device("cpu"))
-    if _library is None:
-        raise RuntimeError(f"the native backend is not available: {reason}")
-    return _library
-
-
-def _load() -> None:
-    global _library, _origin, _reason
-    with _lock:
-        if _library is not None or _reason is not None:
-            return
-        try:
-            _check_environment()
-            library, _origin = _cache.load(_build.LIBRARY, _Library)
-            _library = library
-            native_host.load(library.handle)
-        except Exception as error:  # whatever went wrong, the reference backend can serve
-            _reason = str(error) or type(error).__name__
-
-
-def _check_environment() -> None:
-    asked = os.environ.get("FUSED_REPARAM_ISA", "")
-    if asked and asked not in ISA_NAMES:
-        raise ValueError(
-            f"the environment variable FUSED_REPARAM_ISA must be one of {', '.join(ISA_NAMES)}, "
-            f"got {asked!r}"
-        )
+    loaded().normal_op(key, out if out.is_contiguous() else flat(out))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import streams
-from . import native
+from .native_library import DTYPE_CODES, Entry, loaded, row_strides
 from .reference.families import FAMILIES
 
 _FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
@@ -31,9 +31,9 @@ _ABSENT = [(None,) * count for count in range(5)]
 
 def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
     """See ``reference.base_noise``."""
-    library = native._library or native._loaded()
+    library = loaded()
     if library.base_noise(
-        key.data_ptr(), _BASE_CODES[base], number, native._DTYPE_CODES[out.dtype], out.numel(),
+        key.data_ptr(), _BASE_CODES[base], number, DTYPE_CODES[out.dtype], out.numel(),
         out.data_ptr(),
     ):  # fmt: skip
         raise RuntimeError("the native library failed")
@@ -54,7 +54,7 @@ def draw_forward(
     values: Sequence[Tensor],
 ) -> None:
     """See ``reference.draw_forward``."""
-    entry = (native._library or native._loaded()).draw_forward
+    entry = loaded().draw_forward
     _call(
         entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
         z, values, (),
@@ -77,7 +77,7 @@ def draw_backward(
     grads: Sequence[Tensor | None],
 ) -> None:
     """See ``reference.draw_backward``."""
-    entry = (native._library or native._loaded()).draw_backward
+    entry = loaded().draw_backward
     _call(
         entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
         grad_z, grad_values, grads,
@@ -85,7 +85,7 @@ def draw_backward(
 
 
 def _call(
-    entry: native._Entry,
+    entry: Entry,
     family: str,
     kind: int,
     prior_kind: int,
@@ -112,14 +112,14 @@ def _call(
         *grads, *_ABSENT[4 - len(grads)],
     )  # fmt: skip
     packed = _pack_operands(*[0 if t is None else t.data_ptr() for t in operands]) + _options(
-        loc.numel(), samples, segments, native._DTYPE_CODES[loc.dtype], _FAMILY_CODES[family], kind,
+        loc.numel(), samples, segments, DTYPE_CODES[loc.dtype], _FAMILY_CODES[family], kind,
         prior_kind, tuple(numbers), weight,
     )  # fmt: skip
     if dense:
         packed += _DENSE
     else:
         strided = (*operands[:4], eps, z, *operands[9:])
-        packed += _pack_rows(loc.shape[1], *[s for t in strided for s in native._row_strides(t)])
+        packed += _pack_rows(loc.shape[1], *[s for t in strided for s in row_strides(t)])
     if entry(packed):
         raise RuntimeError("the native library failed")
 

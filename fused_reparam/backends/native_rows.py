@@ -9,7 +9,7 @@ import struct
 
 from torch import Tensor
 
-from . import native
+from .native_library import DTYPE_CODES, Entry, loaded
 
 # The fields of fused_reparam_softmax in kernels/calls.h.
 _pack = struct.Struct("=12q2d6q").pack
@@ -28,7 +28,7 @@ def softmax_forward(
     kl: Tensor | None,
 ) -> None:
     """See ``reference.softmax_forward``."""
-    entry = (native._library or native._loaded()).softmax_forward
+    entry = loaded().softmax_forward
     _call(entry, mode, tau, unimix, logits, noise, y, soft, kl, None, key)
 
 
@@ -43,12 +43,12 @@ def softmax_backward(
     grad_logits: Tensor,
 ) -> None:
     """See ``reference.softmax_backward``."""
-    entry = (native._library or native._loaded()).softmax_backward
+    entry = loaded().softmax_backward
     _call(entry, mode, tau, unimix, logits, None, grad_y, soft, grad_kl, grad_logits, None)
 
 
 def _call(
-    entry: native._Entry,
+    entry: Entry,
     mode: int,
     tau: float,
     unimix: float,
@@ -69,7 +69,7 @@ def _call(
         0 if kl is None else kl.data_ptr(),
         0 if grad_logits is None else grad_logits.data_ptr(),
         0 if key is None else key.data_ptr(),
-        native._DTYPE_CODES[logits.dtype],
+        DTYPE_CODES[logits.dtype],
         mode,
         *logits.shape,
         tau,

@@ -84,6 +84,7 @@ def run(words: Sequence[str]) -> int:
     finally:
         for result in found.values():
             report.print_result(result, options.wide)
+        report.print_legend(list(found.values()))
         print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
     if words_at_end:
         print(words_at_end)
@@ -100,7 +101,11 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
     dtypes, works = options.dtype or (DTYPE,), options.work
     if name == STEPS:
         sizes, dtypes, works = tuple(one.name for one in models(options.quick)), (DTYPE,), (STEP,)
-    elif name != CALLS:
+    elif name == CALLS:
+        from bench.calls import SHAPES
+
+        sizes = tuple("x".join(map(str, shape)) for shape in SHAPES)
+    else:
         sizes, dtypes = _sizes(options, OPS[name]), options.dtype or OPS[name].dtypes
     return Settings(
         op=name,
@@ -133,7 +138,8 @@ def compare(words: Sequence[str]) -> int:
     from bench.compare import print_comparison
 
     with _one_line(parser):
-        print_comparison(*_read(options.before, options.after), options.wide)
+        before, after = _read(options.before, options.after)
+        print_comparison(before, after, options.wide)
     return 0
 
 
@@ -222,7 +228,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
     )
     options = parser.parse_args(words)
-    groups = {"all": NAMES, "others": (*(name for name in OPS if name != LATENT), CALLS)}
+    every = NAMES if options.device == "cpu" else NAMES[:-1]
+    groups = {"all": every, "others": tuple(n for n in every if n not in (LATENT, STEPS))}
     options.op = ",".join(groups.get(options.op, (options.op,)))
     try:
         _check(options)

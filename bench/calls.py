@@ -1,6 +1,6 @@
 """Small calls: the processor time of ours over that of the same formula in eager PyTorch.
 
-Forward and backward at 128x20 (an action's 256x6), one thread, in interleaved rounds. What a user
+Forward and backward at 128x20 and 256x6, one thread, in interleaved rounds. What a user
 calls is seldom the fastest case: a scale of one row, a prior, `z.sum()`. A row here is one such
 call. Its formula gets the noise as its first argument, so that a call is timed only after its
 outputs and gradients were found to be the formula's with the noise of the key that it drew.
@@ -9,24 +9,24 @@ outputs and gradients were found to be the formula's with the noise of the key t
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import fused_reparam as fr
 from bench.draws import DF, DRAWS, of_key
-from bench.ops import HALF_LOG_2PI, tanh_normal
+from bench.ops import PRIOR_STD, log_prob, tanh_normal, weight
 from bench.results import CALLS
+from bench.timing import Spread
 
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
 # the compiled formula's time.
 PLAIN, MOST, COMPILED = 0.33, 0.6, 1.0
+SHAPES = ((128, 20), (256, 6))
 # Relative errors allowed in float32 beside the formula in float64; noise itself may be off by 4e-6.
 TOLERANCE = 4e-5
 BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
@@ -97,17 +97,6 @@ def sample_alone(eps: Tensor, mean: Tensor, log_std: Tensor) -> Outputs:
     return (mean + torch.exp(log_std) * eps,)
 
 
-def with_log_prob(eps: Tensor, mean: Tensor, log_std: Tensor) -> Outputs:
-    z = mean + torch.exp(log_std) * eps
-    log_q = (-0.5 * eps * eps - log_std - HALF_LOG_2PI).sum(-1)
-    return z, log_q, (-0.5 * z * z - HALF_LOG_2PI).sum(-1)
-
-
-def weight(eps: Tensor, mean: Tensor, rho: Tensor) -> Outputs:
-    std = F.softplus(rho)
-    return mean + std * eps, (0.5 * (mean * mean + std * std - 1) - torch.log(std)).sum()
-
-
 def softmax(dim: int, hard: bool = False) -> Callable[..., Outputs]:
     """As torch.nn.functional.gumbel_softmax."""
 
@@ -146,36 +135,45 @@ def moments(dim: int) -> Callable[..., Outputs]:
     return lambda both: fr.gaussian_latent_from_moments(both, dim, scale="log_std")
 
 
-def located(base: str, *number: float) -> Callable[..., Outputs]:
+def located(base: str, number: float = 0.0) -> Callable[..., Outputs]:
+    """With a scale that is a number, where one is given."""
     df = DF if base == "student_t" else None
-    return lambda *inputs: (fr.loc_scale_rsample(*inputs, *number, base, df=df),)
+    if number:
+        return lambda loc: (fr.loc_scale_rsample(loc, number, base, df=df),)
+    return lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=df),)
 
 
 def categories(dim: int = -1, hard: bool = False) -> Callable[..., Outputs]:
     return lambda logits: (fr.gumbel_softmax(logits, 0.7, hard=hard, dim=dim),)
 
 
-def calls() -> list[Call]:
-    """Every call that must not be slow, with inputs that are always the same."""
+def calls(rows: int = 128, cols: int = 20) -> list[Call]:
+    """Every call that must not be slow, with inputs that are always the same.
+
+    Args:
+        rows, cols: a batch, divisible by 16, and what one of it has.
+    """
     generator = torch.Generator().manual_seed(20)
 
     def normal(*shape: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
         return (scale * torch.randn(shape, generator=generator) + shift).requires_grad_()
 
     def channels_last(scale: float) -> Tensor:
-        made = normal(2, 8, 16, 10, scale=scale).detach()
+        made = normal(2, 8, rows // 8, cols // 2, scale=scale).detach()
         return made.to(memory_format=torch.channels_last).requires_grad_()
 
-    two = mu, log_std = normal(128, 20), normal(128, 20, scale=0.1)
-    row, one_row = normal(20, scale=0.1), normal(20, scale=0.1, shift=1.0)
-    prior = normal(20, scale=0.1), normal(20, scale=0.1)
-    turned = normal(20, 128), normal(20, 128, scale=0.1)
-    wide = normal(128, 40), normal(128, 40, scale=0.1)
-    halves, last = normal(128, 40, scale=0.5), normal(8, 16, 40, scale=0.5)
-    action = normal(256, 6), normal(6, scale=0.1, shift=-0.5)
-    weights = normal(50, 50, scale=0.1), normal(50, 50, scale=0.1, shift=-3.0)
-    logits, logits1 = normal(128, 20), normal(16, 20, 8)
-    half, given = torch.tensor(math.log(0.5)), torch.randn(128, 20, generator=generator)
+    two = mu, log_std = normal(rows, cols), normal(rows, cols, scale=0.1)
+    row, one_row = normal(cols, scale=0.1), normal(cols, scale=0.1, shift=1.0)
+    prior = normal(cols, scale=0.1), normal(cols, scale=0.1)
+    turned = normal(cols, rows), normal(cols, rows, scale=0.1)
+    wide = normal(rows, 2 * cols), normal(rows, 2 * cols, scale=0.1)
+    halves, last = (normal(rows, 2 * cols, scale=0.5),
+                    normal(8, rows // 8, 2 * cols, scale=0.5))  # fmt: skip
+    action = mu, normal(cols, scale=0.1, shift=-0.5)
+    weights = normal(rows, cols, scale=0.1), normal(rows, cols, scale=0.1, shift=-3.0)
+    logits, logits1 = normal(rows, cols), normal(16, cols, rows // 16)
+    inner = slice(3, cols + 3)
+    half, given = torch.tensor(math.log(0.5)), torch.randn(rows, cols, generator=generator)
     numbers = torch.tensor(0.5), torch.tensor(math.log(2.0))
     mu_alone, log_std_alone = mu.detach(), log_std.detach()
     return [
@@ -186,13 +184,13 @@ def calls() -> list[Call]:
         Call("moments, dim 1", (halves,), moments(1),
              lambda eps, m: gauss()(eps, *m.chunk(2, 1)), like=mu),
         Call("moments, last dim", (last,), moments(-1),
-             lambda eps, m: gauss()(eps, *m.chunk(2, -1)), like=torch.empty(8, 16, 20)),
+             lambda eps, m: gauss()(eps, *m.chunk(2, -1)), like=torch.empty(8, rows // 8, cols)),
         Call("channels_last", (channels_last(1.0), channels_last(0.1)), latent(), gauss(),
              gradient="like"),
         Call("transposed", turned, lambda m, s: fr.gaussian_latent(m.t(), log_std=s.t()),
              lambda eps, m, s: gauss()(eps, m.t(), s.t()), gradient="like", like=turned[0].t()),
-        Call("sliced", wide, lambda m, s: fr.gaussian_latent(m[:, 3:23], log_std=s[:, 3:23]),
-             lambda eps, m, s: gauss()(eps, m[:, 3:23], s[:, 3:23]), like=mu),
+        Call("sliced", wide, lambda m, s: latent()(m[:, inner], s[:, inner]),
+             lambda eps, m, s: gauss()(eps, m[:, inner], s[:, inner]), like=mu),
         *(Call(f"reduction {name}", two, latent(reduction=name), gauss(REDUCTIONS[name]))
           for name in ("sum", "mean", "sample", "none")),
         Call("free bits per sample", two, latent(free_bits=2.0),
@@ -202,7 +200,7 @@ def calls() -> list[Call]:
         Call("prior of numbers", two, latent(prior=(0.5, 2.0)), gauss(prior=numbers)),
         Call("prior of tensors", (*two, *prior), against_prior, gauss()),
         *(Call(f"num_samples {count}", two, latent(num_samples=count), gauss(),
-               like=torch.empty(count, 128, 20)) for count in (1, 4)),
+               like=torch.empty(count, rows, cols)) for count in (1, 4)),
         Call("return_eps", two,
              lambda m, s: fr.gaussian_latent(m, log_std=s, return_eps=True)[:2], gauss()),
         Call("eps given", two, latent(eps=given), lambda _, m, s: gauss()(given, m, s), None),
@@ -223,10 +221,11 @@ def calls() -> list[Call]:
         *(Call(f"kl, {name}, prior of tensors", (*two, *prior), kl_of(name), kl_alone(reduce), None)
           for name, reduce in REDUCTIONS.items()),
         Call("rsample_log_prob", two,
-             lambda m, s: fr.gaussian_rsample_log_prob(m, log_std=s), with_log_prob),
+             lambda m, s: fr.gaussian_rsample_log_prob(m, logvar=s), log_prob),
         Call("tanh_normal, log_std of one row", action,
              lambda m, s: fr.tanh_normal_rsample(m, log_std=s), tanh_normal),
-        Call("sample_weight", weights, fr.sample_weight, weight),
+        Call("sample_weight", weights,
+             lambda m, s: fr.sample_weight(m, s, prior_std=PRIOR_STD), weight),
         *(Call(f"{base}, scale a number", (mu,), located(base, 0.5),
                lambda eps, m: (m + 0.5 * eps,), base) for base in BASES),
         *(Call(f"{base}, scale of one row", (mu, one_row), located(base),
@@ -364,15 +363,17 @@ def measured(call: Call, compiled: bool, rounds: int, count: int) -> dict[str, A
         order = pair if turn % 2 else pair[::-1]
         found = [seconds(run, count) for run in order]
         samples.append(found if turn % 2 else found[::-1])
-    ratios = [own / other for own, other in samples]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    ratio = Spread.of([own / other for own, other in samples])
+    ours_s, formula_s = (Spread.of(times) for times in zip(*samples, strict=True))
     return row | {
         "status": "ok",
-        "ratio": middle,
-        "low_ratio": low,
-        "high_ratio": high,
-        "median_s": statistics.median(own for own, _ in samples),
-        "formula_s": statistics.median(other for _, other in samples),
+        "ratio": ratio.median,
+        "low_ratio": ratio.low,
+        "high_ratio": ratio.high,
+        "median_s": ours_s.median,
+        "low_s": ours_s.low,
+        "high_s": ours_s.high,
+        "formula_s": formula_s.median,
     }
 
 
@@ -385,17 +386,17 @@ def rows(
     variant = fr.current_backend("cpu") + (", compiled" if compiled else "")
     rounds, count = (5, 20) if quick else (21, 40)
     try:
-        every = calls()
-        for index, call in enumerate(every):
-            tick(call.name, index / len(every))
-            shape = call.inputs[0].shape
+        every = [(shape, call) for shape in SHAPES for call in calls(*shape)]
+        for index, (shape, call) in enumerate(every):
+            size = "x".join(map(str, shape))
+            tick(f"{size} {call.name}", index / len(every))
             yield {
                 "op": CALLS,
-                "size": call.name,
-                "shape": "x".join(map(str, shape)),
-                "elements": shape.numel(),
+                "size": size,
+                "shape": size,
+                "elements": math.prod(shape),
                 "dtype": "float32",
-                "work": "forward" if call.gradient == "none" else "forward+backward",
+                "work": call.name,
                 "variant": variant,
                 "ours": True,
                 "threads": 1,
@@ -405,13 +406,17 @@ def rows(
 
 
 def tables(found: Sequence[dict[str, Any]]) -> str:
-    """For each variant its calls, the worst first, in 80 columns; `!` flags what is too slow."""
-    variants = dict.fromkeys(row["variant"] for row in found)
-    return "\n\n".join(_table([r for r in found if r["variant"] == name]) for name in variants)
+    """For each variant and size its calls, the worst first, in 80 columns; `!` flags the slow."""
+    kinds = dict.fromkeys((row["variant"], row["size"]) for row in found)
+    return "\n\n".join(
+        _table([row for row in found if (row["variant"], row["size"]) == kind]) for kind in kinds
+    )
 
 
 def _table(found: Sequence[dict[str, Any]]) -> str:
-    head = f"ours ({found[0]['variant']}) and the formula in PyTorch, processor time of one thread"
+    head = (
+        f"{found[0]['size']}: ours ({found[0]['variant']}) and the formula in PyTorch, one thread"
+    )
     lines = [head, f"  {'call':31s} {'ours':>9s} {'formula':>9s} {'ours / formula':>17s}  at most"]
     timed = [row for row in found if row["status"] == "ok"]
     for row in sorted(timed, key=lambda row: -row["ratio"]):
@@ -419,8 +424,8 @@ def _table(found: Sequence[dict[str, Any]]) -> str:
         spread = f"{row['ratio']:.2f} ({row['low_ratio']:.2f}-{row['high_ratio']:.2f})"
         ours, theirs = (f"{1e6 * row[name]:.1f} us" for name in ("median_s", "formula_s"))
         times = f"{ours:>9s} {theirs:>9s} {spread:>17s}"
-        lines.append(f"{flag} {row['size']:31s} {times}  {row['most']:g}")
+        lines.append(f"{flag} {row['work']:31s} {times}  {row['most']:g}")
     failed = [row for row in found if row["status"] != "ok"]
-    lines += [f"NOT TIMED: {row['size']}: {row['reason']}" for row in failed]
+    lines += [f"NOT TIMED: {row['work']}: {row['reason']}" for row in failed]
     kept = sum(row["ratio"] <= row["most"] for row in timed)
     return "\n".join([*lines, f"{kept} of {len(found)} calls within their bound"])

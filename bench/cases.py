@@ -31,13 +31,12 @@ class OpCase:
     @cached_property
     def inputs(self) -> Tensors:
         generator = torch.Generator(self.device).manual_seed(20)
-        options = {"dtype": self.torch_dtype, "device": self.device}
+        one = torch.zeros((), dtype=self.torch_dtype, device=self.device)
 
         def normals(count: int) -> list[Tensor]:
             if not count:
-                return [torch.zeros((), **options).expand(self.shape)]  # type: ignore[arg-type]
-            return [torch.randn(self.shape, generator=generator, **options)  # type: ignore[arg-type]
-                    for _ in range(count)]  # fmt: skip
+                return [one.expand(self.shape)]
+            return [one.new_empty(self.shape).normal_(generator=generator) for _ in range(count)]
 
         made = self.op.inputs(normals)
         return tuple(t.requires_grad_() for t in made) if self.has_backward else made
@@ -129,8 +128,9 @@ class OpCase:
     @cached_property
     def _sample_grad(self) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(21)
-        options = {"dtype": self.torch_dtype, "device": self.device}
-        return torch.randn(self.shapes[0].shape, generator=generator, **options)  # type: ignore[arg-type]
+        shape = self.shapes[0].shape
+        made = torch.empty(shape, dtype=self.torch_dtype, device=self.device)
+        return made.normal_(generator=generator)
 
     def verdict(self, variant: Variant) -> str | None:
         """What is wrong with the variant's results; None when they are right."""

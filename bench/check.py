@@ -55,15 +55,16 @@ def verdict(case: OpCase, variant: Variant) -> str | None:
     with variant.context():
         for _ in range(variant.warm_ups):
             _run(case, variant)
+        torch.manual_seed(SEED + 1)
+        again = _run(case, variant)[0][0].flatten()[: SLICE["cpu"]].clone()
         torch.manual_seed(SEED)
         key = noise.draw_key(case.device)
         torch.manual_seed(SEED)
         outputs, gradients = _run(case, variant)
-        again = _run(case, variant)[0][0]
     problem = _form(case, outputs)
     if problem:
         return problem
-    if case.op.base is not None and torch.equal(outputs[0], again):
+    if case.op.base is not None and torch.equal(outputs[0].flatten()[: len(again)], again):
         return "two calls drew the same noise"
     if variant.ours:
         return _sums(case, outputs, ROUNDINGS) or _exact(case, outputs, gradients, key)
@@ -237,7 +238,8 @@ def pooled(case: OpCase, tensors: tuple[Tensors, Tensors] | None = None) -> dict
     from fused_reparam import noise
 
     parts = spread(slices(case, 1 << 11), MOST_SLICES // 2)
-    key, found = noise.key(SEED, device=case.device), {}
+    key = noise.key(SEED, device=case.device)
+    found: dict[str, list[Tensor]] = {}
     for rows in parts:
         if tensors is None:
             named = _named(*_truth(case, rows, key))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from bench.draws import DF
-from bench.timing import Clock, Contestant, Effort, Spread, interleave
-from bench.variants import CACHED_BY, backends, unavailable_reason, using
+from bench.timing import Clock, Contestant, Effort, interleave
+from bench.variants import CACHED_BY, unavailable_reason, using
 
 COPY, FRESH, NOISE = "copy", "fresh copy", "noise"
 # Buffers for copies are no larger: longer copies go through them several times.
@@ -83,39 +82,13 @@ def noise(
 
 
 def measure_limits(
-    device: torch.device, dtypes: Sequence[torch.dtype], clock: Clock, effort: Effort, quick: bool
+    device: torch.device, clock: Clock, effort: Effort, quick: bool
 ) -> dict[str, Any]:
-    """Copy bandwidth in GB/s, in place and into fresh memory, and ns per normal of each backend."""
+    """Copy bandwidth in GB/s, in place and into fresh memory."""
     size = 1 << (26 if quick else 28)
     spreads = interleave(clock, copies(2 * size, size, device), effort)
     rate = {name: 2 * size / spread.median / 1e9 for name, spread in spreads.items()}
-    return {
-        "copy_gb_per_s": rate[COPY],
-        "fresh_copy_gb_per_s": rate[FRESH],
-        "copy_bytes": size,
-        "normal_ns": {
-            str(d).removeprefix("torch."): _normals(device, d, clock, effort) for d in dtypes
-        },
-    }
-
-
-def _normals(
-    device: torch.device, dtype: torch.dtype, clock: Clock, effort: Effort
-) -> dict[str, float]:
-    """ns per normal, by who makes it; on a CPU in a buffer that stays in its caches."""
-    from fused_reparam import noise
-
-    out = torch.zeros(1 << 26 if device.type == "cuda" else CACHED, dtype=dtype, device=device)
-    key = noise.key(1).to(device)
-    contestants = [Contestant("torch.randn", lambda _: out.normal_())]
-    contestants += [_normal_contestant(name, _module(name, device), key, out)
-                    for name in backends(device)[0]]  # fmt: skip
-    spreads: dict[str, Spread] = interleave(clock, contestants, effort)
-    return {name: spread.median / out.numel() * 1e9 for name, spread in spreads.items()}
-
-
-def _normal_contestant(name: str, module: Any, key: torch.Tensor, out: torch.Tensor) -> Contestant:
-    return Contestant(name, lambda _: module.normal(key, out))
+    return {"copy_gb_per_s": rate[COPY], "fresh_copy_gb_per_s": rate[FRESH], "copy_bytes": size}
 
 
 def _module(name: str, device: torch.device) -> Any:

@@ -26,7 +26,7 @@ from bench.timing import (
     clock_for,
     interleave,
 )
-from bench.variants import CACHED_BY, COMPILE, EAGER, Missing, Variant
+from bench.variants import COMPILE, EAGER, Missing, Variant
 from bench.variants import variants as variants_of
 
 Case = OpCase | StepCase
@@ -76,11 +76,12 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
     machine.commit()  # before anything is measured: a commit made meanwhile changes no label
     device = torch.device(every[0].device)
     clock = clock_for(device)
-    tick("copy and noise", 0.0)
-    dtypes = tuple(dict.fromkeys(name for settings in every for name in settings.dtypes))
-    limit = machine_limits(replace(every[0], dtypes=dtypes), clock)
-    tick("self-test", 0.0)
-    wrong = {} if every[0].quick else self_test(device)
+    tick("copies", 0.0)
+    limit = machine_limits(every[0], clock)
+    wrong: dict[str, str] = {}
+    if not every[0].quick:
+        tick("self-test", 0.0)
+        wrong = self_test(device)
     for index, settings in enumerate(every):
         progress = within(tick, index, len(every), f"{settings.op} ")
         if settings.op == CALLS:
@@ -141,7 +142,7 @@ def measure(
         progress = within(tick, index, len(cases), f"{case.size} {case.dtype}: ")
         found, missing = (variants, []) if variants is not None else variants_of_case()
         asked = chosen(found, settings)
-        rows += measure_case(case, settings, asked, clock, limit, progress, wrong)
+        rows += measure_case(case, settings, asked, clock, progress, wrong)
         yield result(settings, limit, chosen(missing, settings), rows)
 
 
@@ -155,11 +156,8 @@ def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
 
 
 def machine_limits(settings: Settings, clock: Clock) -> dict[str, Any]:
-    dtypes = [getattr(torch, name) for name in settings.dtypes]
     brief = replace(settings.effort, seconds=settings.effort.seconds / 4)
-    return limits.measure_limits(
-        torch.device(settings.device), dtypes, clock, brief, settings.quick
-    )
+    return limits.measure_limits(torch.device(settings.device), clock, brief, settings.quick)
 
 
 def result(
@@ -188,7 +186,6 @@ def measure_case(
     settings: Settings,
     variants: Sequence[Variant],
     clock: Clock,
-    limit: dict[str, Any],
     tick: Tick,
     wrong: dict[str, str],
 ) -> list[Row]:
@@ -214,7 +211,7 @@ def measure_case(
             rows[work, variant.name] = _row(case, work, variant) | status
     for index, work in enumerate(works):
         progress = within(tick, index, len(works))
-        timed = _timed(case, work, passed, clock, settings.effort, limit, progress)
+        timed = _timed(case, work, passed, clock, settings.effort, progress)
         for name, figures in timed.items():
             rows[work, name] |= figures
     tick("memory and launches", 1.0)
@@ -290,7 +287,6 @@ def _timed(
     variants: Sequence[Variant],
     clock: Clock,
     effort: Effort,
-    limit: dict[str, Any],
     tick: Tick,
 ) -> dict[str, Row]:
     """What the interleaved rounds of one kind of work show, by variant."""
@@ -317,18 +313,19 @@ def _timed(
             found[contestant.name] = _death(contestant.problem, case, contestant.name)
         else:
             found[contestant.name] = {"calls": contestant.calls}
-            found[contestant.name] |= figures(case, work, spreads, contestant.name, limit)
+            found[contestant.name] |= figures(case, work, spreads, contestant.name)
     return found
 
 
-def figures(
-    case: Case, work: str, spreads: dict[str, Spread], name: str, limit: dict[str, Any]
-) -> Row:
+def figures(case: Case, work: str, spreads: dict[str, Spread], name: str) -> Row:
     """What follows from the medians: rates, and ratios to the rivals and to the machine."""
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
     copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
-    noise = None if copy is None else _noise_seconds(case, work, spreads, limit)
+    # What the noise alone took in the same rounds; not known where nobody makes it in the caches,
+    # as on a GPU.
+    none = 0.0 if case.device.type == "cpu" and not case.noise_elements(work) else None
+    noise = spreads[limits.NOISE].median if limits.NOISE in spreads else none
     bound = None if copy is None or noise is None else max(copy.median, noise)
     return {
         "median_s": spread.median,
@@ -339,24 +336,13 @@ def figures(
         "gb_per_s": None if moved is None else moved / spread.median / 1e9,
         "copy_s": None if copy is None else copy.median,
         "of_copy": ratio.get(limits.COPY),
-        "noise_s": noise,
+        "noise_s": None if copy is None else noise,
         "fresh_s": None if fresh is None else fresh.median,
         "of_fresh": ratio.get(limits.FRESH),
         "of_limit": None if bound is None else bound / spread.median,
         "vs_eager": ratio.get(EAGER),
         "vs_compile": ratio.get(COMPILE),
     }
-
-
-def _noise_seconds(
-    case: Case, work: str, spreads: dict[str, Spread], limit: dict[str, Any]
-) -> float | None:
-    """What the noise alone takes; None where nobody makes it in the caches, as on a GPU."""
-    if limits.NOISE in spreads:
-        # Of the same rounds, for machines are not equally fast always.
-        return spreads[limits.NOISE].median
-    cached = CACHED_BY in limit["normal_ns"][case.dtype]
-    return 0.0 if cached and not case.noise_elements(work) else None
 
 
 def _host_time(case: Case, work: str, variant: Variant, clock: Clock) -> Row:

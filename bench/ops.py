@@ -220,7 +220,7 @@ def kl_of(validate: bool, mu: Tensor, logvar: Tensor) -> Tensor:
     return D.kl_divergence(normal_of(validate, mu, logvar), prior).sum() / mu.shape[0]
 
 
-def latent_of(validate: bool, mu: Tensor, logvar: Tensor, *samples: int) -> Tensors:
+def latent_of(validate: bool, mu: Tensor, logvar: Tensor, samples: Shape = ()) -> Tensors:
     q = normal_of(validate, mu, logvar)
     divergence = D.kl_divergence(q, standard(validate, mu)).sum() / mu.shape[0]
     return q.rsample(samples), divergence
@@ -331,7 +331,7 @@ _ROWS = (
         lambda normals: (torch.cat(scaled(*PAIR)(normals), 1),),
         lambda eps, moments: latent(eps, *halves(moments)),
         fr.gaussian_latent_from_moments,
-        lambda validate, moments: latent_of(validate, *halves(moments)),
+        lambda validate, moments: latent_of(validate, *moments.chunk(2, 1)),
         like=lambda moments: halves(moments)[0], alive=14, sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
@@ -352,7 +352,7 @@ _ROWS = (
     Op(
         "gaussian_latent_samples", scaled(*PAIR), latent,
         lambda mu, logvar: fr.gaussian_latent(mu, logvar, num_samples=SAMPLES),
-        lambda validate, *pair: latent_of(validate, *pair, SAMPLES),
+        lambda validate, mu, logvar: latent_of(validate, mu, logvar, (SAMPLES,)),
         moves=((2, SAMPLES), (2 + SAMPLES, 2)), noise=(SAMPLES, SAMPLES),
         like=lambda mu, _: mu.expand(SAMPLES, *mu.shape), alive=6 * SAMPLES,
         sizes=("128x20", "8x128x1024"),

@@ -231,7 +231,7 @@ def _figure(title: str, words: str, bars: Sequence[Bar], log: bool) -> Any:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     note = "lines: quartiles; a thick line is what is asked for"
-    bold = {"fontsize": 12, "weight": "bold"}
+    bold: dict[str, Any] = {"fontsize": 12, "weight": "bold"}
     figure.text(0.5, 1 - 0.1 / height, title[0].upper() + title[1:], ha="center", va="top", **bold)
     figure.text(0.5, 1 - 0.37 / height, f"{words}\n{note}", ha="center", va="top", fontsize=8)
     return figure

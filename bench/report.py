@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -13,7 +14,8 @@ from bench.variants import EAGER
 
 WIDTH = 80
 LEGEND = """\
-time         median of interleaved samples; spread: half the distance of the quartiles
+time         median of interleaved samples; spread: half of what lies between
+             their quartiles
 forward      with the graph recorded, as in training
 GB/s         for the bytes that the op must read and write
 of copy      against a plain copy of as many bytes, measured in the same rounds
@@ -23,8 +25,8 @@ of limit     against the larger of that plain copy and making the noise alone,
              without the CPU's compiled library
 vs ...       times faster
 saved        kept for the backward pass beyond the inputs (MB = 1e6 bytes)
-peak         most memory in use during the call beyond what was before it, results
-             included; the compiled library's own scratch memory is not seen"""
+peak         most memory in use during the call beyond what was before it, with
+             results; the compiled library's own scratch memory is not seen"""
 DEVICE_LEGEND = """\
 time         of the device; the caches are empty and the host is ahead
 kernels      that one call launches, fills and copies of memory included
@@ -96,21 +98,24 @@ def print_result(result: Result, wide: bool = False) -> None:
                      f"{machine['time']}"]))  # fmt: skip
     print(f"copy {limits['copy_gb_per_s']:.1f} GB/s, into fresh memory "
           f"{limits['fresh_copy_gb_per_s']:.1f} GB/s")  # fmt: skip
-    for dtype, times in limits["normal_ns"].items():
-        print(f"ns per {dtype} normal: " + ", ".join(f"{k} {v:.2f}" for k, v in times.items()))
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
     if result["settings"]["op"] == CALLS:
         print(f"\n{calls.tables(found)}")
     else:
         _print_cases(result["settings"]["op"], found, wide)
-        print(f"\n{LEGEND}")
-    if machine["device_type"] == "cuda":
-        print(DEVICE_LEGEND)
     if not result.get("complete", True):
         print("NOT ALL: the run ended before it had measured all that it was to")
     for warning in result.get("warnings", ()):
-        print(f"WARNING: {warning}")
+        print(textwrap.fill(f"WARNING: {warning}", WIDTH))
+
+
+def print_legend(found: Sequence[Result]) -> None:
+    """What the columns say, once for all results."""
+    if any(result["settings"]["op"] != CALLS for result in found):
+        print(f"\n{LEGEND}")
+    if any(result["machine"]["device_type"] == "cuda" for result in found):
+        print(DEVICE_LEGEND)
 
 
 def _print_cases(op: str, found: Sequence[Row], wide: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bench.machine import folder_name
 from bench.ops import BOTH
-from bench.variants import CACHED_BY, COMPILE, REFERENCE
+from bench.variants import COMPILE, REFERENCE
 
 FORMAT = 2
 LATENT, STEPS, CALLS = "gaussian_latent", "training_step", "calls"
@@ -163,8 +163,7 @@ def spread(row: Row) -> float:
 
 def warnings(rows: Sequence[Row]) -> list[str]:
     """Whether the machine was steady: one that is busy otherwise yields absurd ratios."""
-    # Small calls have the spread of their ratios, not of their times.
-    timed = [row for row in rows if row["status"] == "ok" and "low_s" in row]
+    timed = [row for row in rows if row["status"] == "ok"]
     far = [row for row in timed if spread(row) > FAR]
     if not far or len(far) < SHARE * len(timed):
         return []
@@ -182,18 +181,7 @@ def case_of(row: Row) -> Case:
 
 
 def rows_of(results: Iterable[Result]) -> list[Row]:
-    """All rows; without the machine's limit where the noise was not timed by itself.
-
-    Only the CPU's library makes noise that stays in the caches; elsewhere it is written out, and
-    its time is another one of memory.
-    """
-    found = []
-    for result in results:
-        timed = result["limits"].get("normal_ns", {})
-        for row in result["rows"]:
-            known = CACHED_BY in timed.get(row["dtype"], {})
-            found.append(row if known else row | {"of_limit": None, "noise_s": None})
-    return found
+    return [row for result in results for row in result["rows"]]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from bench import targets
 from bench.ops import BOTH, Op
 from bench.report import duration
 from bench.results import (
+    CALLS,
     LATENT,
     STEPS,
     Band,
@@ -176,6 +177,8 @@ def only_table(result: Result, work: str | None = None) -> str:
     if not works or work not in (None, *works):
         found = f"found those of {', '.join(works)}" if works else "found none at all"
         raise ValueError(f"{op}: expected rows of {work or 'some work'}, {found}")
+    if op == CALLS:
+        return calls(result, len(result["rows"]))
     return steps(result) if op == STEPS else table(result, work)
 
 
@@ -244,14 +247,15 @@ def calls(result: Result, shown: int = 8) -> str:
     """The worst small calls, each as a part of what it may take at most, and how many keep that."""
     timed = [row for row in result["rows"] if row["status"] == "ok"]
     worst = sorted(timed, key=lambda row: row["ratio"] / row["most"], reverse=True)[:shown]
-    lines = [[row["size"], row["variant"], duration(row["median_s"]), duration(row["formula_s"]),
+    lines = [[row["work"], row["size"], row["variant"],
+              *(duration(row[name]) for name in ("median_s", "formula_s")),
               f"**{row['ratio']:.2f}** ({row['low_ratio']:.2f}-{row['high_ratio']:.2f})",
               f"{row['most']:g}"] for row in worst]  # fmt: skip
-    header = ("call", "by", "ours", "formula", "ours / formula", "at most")
+    header = ("call", "size", "by", "ours", "formula", "ours / formula", "at most")
     kept = sum(row["ratio"] <= row["most"] for row in timed)
     words = f"The {len(lines)} worst of {len(result['rows'])} small calls, forward and backward, in"
     words += f" processor time of one thread; {kept} take at most what they may."
-    return f"{grid(header, lines, texts=2)}\n\n{words} {origin([result])}"
+    return f"{grid(header, lines, texts=3)}\n\n{words} {origin([result])}"
 
 
 def bytes_and_noise(ops: Iterable[Op]) -> str:

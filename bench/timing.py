@@ -137,7 +137,8 @@ class CudaClock:
 
         The highest of several: its clock takes a while to get from idle to full speed.
         """
-        cycles, rates = 10_000_000, []
+        cycles = 10_000_000
+        rates: list[float] = []
         try:
             with torch.cuda.device(self.device):
                 torch.cuda._sleep(1000)

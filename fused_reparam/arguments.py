@@ -13,7 +13,7 @@ from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
 from .core.dtypes import DTYPES
 from .core.reductions import REDUCTIONS
 from .mistakes import described, not_a_tensor, suggestion
-from .noise import check_generator
+from .rng.keys import check_generator
 from .scalars import integer, is_number, real
 from .storage import check_given, held
 
@@ -156,7 +156,10 @@ def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None
             t.dtype is not dtype
             or t.device != device
             or not _served(t)
-            or (t.shape != shape and (len(named) > 2 or not _broadcastable(shape, t.shape)))
+            or (
+                (t.dim() != loc.dim() or t.shape != shape)
+                and (len(named) > 2 or not _broadcastable(shape, t.shape))
+            )
         ):
             return None
         found.append(t)

@@ -12,7 +12,7 @@ from . import functional, modules, noise
 from .backends import select
 from .backends.reference import SCALE_KINDS, STD, VAR
 from .functional import loc_scale
-from .streams import BASES
+from .rng.bases import BASES
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Differences allowed between two backends, relative to the number itself or to 1, whichever is

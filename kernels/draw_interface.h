@@ -19,7 +19,7 @@ enum class Family : int {
 };
 constexpr int kFamilies = 15;
 
-// In the order of fused_reparam/streams.py.
+// In the order of fused_reparam/rng/bases.py.
 enum class Base : int { normal, exponential, gumbel, laplace, logistic, uniform, cauchy, student_t };
 
 // How a parameter and noise become a sample. `linear` serves every loc + scale * noise.

@@ -1,5 +1,5 @@
 // Noise that is not normal: words of the stream as uniform numbers, and the distributions that follow
-// from them in a line each. fused_reparam/streams.py is the definition. Use with fill_blocks (noise.h).
+// from them in a line each. fused_reparam/rng/bases.py is the definition. Use with fill_blocks (noise.h).
 //
 // Errors against exact evaluation: 3e-7 (float) or 2e-15 (double) of max(1, |value|).
 #pragma once

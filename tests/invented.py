@@ -60,7 +60,9 @@ def result(op="gaussian_latent", device_type="cpu", threads=2, sizes=tuple(SIZES
     settings = {"op": op, "device": device_type, "sizes": list(sizes), "works": list(WORKS)}
     settings |= {"dtypes": ["float32", "bfloat16"], "variants": [], "quick": True}
     limits = {"copy_gb_per_s": 10.0, "fresh_copy_gb_per_s": 5.0, "copy_bytes": 1 << 26}
-    limits["normal_ns"] = {"float32": {own: 0.5}, "bfloat16": {own: 0.5}}
+    if device_type == "cuda":  # where the noise is not timed by itself
+        for one in rows:
+            one["of_limit"] = None
     return {
         "format": FORMAT, "machine": machine(device_type, threads), "settings": settings,
         "limits": limits, "missing": [], "rows": rows,

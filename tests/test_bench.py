@@ -124,9 +124,6 @@ def test_machine_and_limits_are_written_down(result):
     assert machine["time"].endswith("+00:00")
     assert result["settings"]["sizes"] == ("16x20",)
     assert result["limits"]["copy_gb_per_s"] > 0
-    for times in result["limits"]["normal_ns"].values():
-        assert {"torch.randn", "reference"} <= set(times)
-        assert min(times.values()) > 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +203,7 @@ def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatc
 def test_report_shows_every_row(result, wide, capsys):
     report.print_result(result, wide)
     text = capsys.readouterr().out
-    tables = [line for line in text.split("\ntime ")[0].splitlines() if "NOT TIMED" not in line]
+    tables = [line for line in text.splitlines() if "NOT TIMED" not in line]
     assert (max(map(len, tables)) <= report.WIDTH) is not wide
     assert (" GB/s  of" in text) is wide
     assert text.count("FAILED") == 2 * len(WORKS)
@@ -241,27 +238,6 @@ def test_compare_tells_what_changed(result):
     assert {len(line) for line in lines} == {1 + len(compare.COLUMNS)}
 
 
-def test_markdown_table_shows_the_medians(result):
-    lines = tables.table(result).splitlines()
-    row = _row(result, "reference", "float32")
-    eager = _row(result, EAGER, "float32")
-    assert lines[2].startswith("| 16 x 20 | float32 |")
-    assert f" {report.duration(row['median_s'])} (reference) " in lines[2]
-    assert f"**{row['vs_eager']:.1f}x**" in lines[2]
-    assert f"{eager['saved_bytes']:,}" in lines[2]
-    assert len({line.count("|") for line in lines[:4]}) == 1
-    assert result["machine"]["commit"] in lines[-1]
-
-
-def _row(result, variant, dtype):
-    [row] = [
-        row
-        for row in result["rows"]
-        if (row["variant"], row["dtype"], row["work"]) == (variant, dtype, "forward+backward")
-    ]
-    return row
-
-
 def test_command_line_from_measuring_to_table(tmp_path, capsys):
     words = "--quick --sizes 16x20 --dtype float32 --work forward --variants reference --out"
     assert command_line.main([*words.split(), str(tmp_path)]) == 0
@@ -273,19 +249,26 @@ def test_command_line_from_measuring_to_table(tmp_path, capsys):
     assert "1.00x" in capsys.readouterr().out
 
 
-def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        (measure.DeviceLost("no CUDA any more"), command_line.LOST_DEVICE, "no CUDA any more"),
+        (KeyboardInterrupt(), 130, "interrupted; kept: gaussian_kl (4 rows)"),
+    ],
+)
+def test_who_dies_keeps_the_cases_that_were_done(end, code, last, tmp_path, monkeypatch, capsys):
     checked, asked = measure._checked, []
 
     def dies_in_the_third_case(case, variant):
         asked.append((case.name, case.size))
         if len(set(asked)) == 3:
-            raise measure.DeviceLost("no CUDA any more")
+            raise end
         return checked(case, variant)
 
     monkeypatch.setattr(measure, "_checked", dies_in_the_third_case)
     words = "--quick --op gaussian_kl --sizes 16x20,8x20,4x20 --dtype float32 --work forward"
     words += f" --variants reference --out {tmp_path}"
-    assert command_line.main(words.split()) == command_line.LOST_DEVICE
+    assert command_line.main(words.split()) == code
     [path] = tmp_path.glob("*/*.json")
     result = results.read(path)
     rows = result["rows"]
@@ -293,7 +276,7 @@ def test_who_dies_keeps_the_cases_that_were_done(tmp_path, monkeypatch, capsys):
     assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
     assert all(row["median_s"] > 0 for row in rows)
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == "no CUDA any more"
+    assert said.splitlines()[-1] == last
     assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
     assert said.count("wrote ") == 2
 
@@ -331,25 +314,12 @@ def test_a_result_says_that_it_is_partial_or_of_an_unsteady_machine(capsys):
     assert merged["warnings"] == [words]
     report.print_result(merged)
     said = capsys.readouterr().out
-    assert f"WARNING: {words}\n" in said
+    assert f"WARNING: {words}" in " ".join(said.split())
     assert "NOT ALL: the run ended before it had measured all that it was to\n" in said
     flags = f", **not all that the run was to measure**, **{words}**"
     assert flags in tables.origin([merged])
     assert flags in tables.table(merged)
     assert "**" not in tables.origin([first])
-
-
-def test_merging_leaves_one_shape_of_a_size(result):
-    first, second = (json.loads(json.dumps(result)) for _ in range(2))
-    second["rows"] = [
-        dict(row, shape="8x40", median_s=-1.0)
-        for row in second["rows"]
-        if row["variant"] == EAGER and row["work"] == "forward"
-    ]
-    first["settings"]["works"] = ["backward"]
-    merged = results.merged(first, second)
-    assert merged["rows"] == second["rows"]
-    assert merged["settings"]["works"] == ["forward"]
 
 
 def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
@@ -367,3 +337,13 @@ def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
     assert measure._too_slow(case, compiled, [reference, compiled, another]) is not None
     monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
     assert measure._too_slow(case, reference, [reference, another]) is None
+
+
+def test_a_backend_that_fails_the_self_test_gets_no_time():
+    settings = measure.Settings(
+        op=OP.name, sizes=("16x20",), dtypes=("float32",), works=("forward",), effort=BRIEF
+    )
+    entries = [plain(EAGER), specification()]
+    [made] = measure.measure(settings, CpuClock(), {}, variants=entries, wrong={"reference": "bad"})
+    assert [row["status"] for row in made["rows"]] == ["ok", "failed"]
+    assert made["rows"][1]["reason"] == "bad"

@@ -12,13 +12,15 @@ from bench import __main__ as command_line
 from bench import calls, pages
 
 EVERY = {call.name: call for call in calls.calls()}
+SMALLER = {call.name: call for call in calls.calls(256, 6)}
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("name", EVERY)
 def test_a_call_is_the_formula_with_the_noise_of_its_key(name, backend):
     with fused_reparam.backend(backend):
-        assert calls.problem(EVERY[name], EVERY[name].ours) is None
+        for every in (EVERY, SMALLER):
+            assert calls.problem(every[name], every[name].ours) is None
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,17 @@ def test_the_table_has_the_worst_first_flags_what_is_above_its_bound_and_fits_80
     figures = {"status": "ok", "low_ratio": 0.2, "high_ratio": 3.0, "median_s": 1e-4}
     figures |= {"formula_s": 2e-4, "most": 0.6, "variant": "native"}
     named = {"fine": 0.3, "kl, batchmean, prior of tensors": 2.5}
-    rows = [figures | {"size": name, "ratio": ratio} for name, ratio in named.items()]
+    rows = [
+        figures | {"work": name, "size": "128x20", "ratio": ratio} for name, ratio in named.items()
+    ]
     rows.append(
-        {"size": "wrong", "status": "failed", "variant": "native", "reason": "output 0: off by 1"}
+        {
+            "work": "wrong",
+            "size": "128x20",
+            "status": "failed",
+            "variant": "native",
+            "reason": "output 0: off by 1",
+        }
     )
     lines = calls.tables(rows).splitlines()
     assert [line[:2] for line in lines[2:4]] == ["! ", "  "]
@@ -83,8 +93,13 @@ def test_a_run_writes_a_row_for_each_call_and_leaves_the_threads_alone(tmp_path,
     assert torch.get_num_threads() == threads
     assert "calls within their bound" in capsys.readouterr().out
     [path] = tmp_path.glob("*/calls.json")
+    capsys.readouterr()
+    assert command_line.main(["compare", str(path), str(path)]) == 0
+    assert command_line.main(["table", str(path)]) == 0
+    assert "| rsample, z.sum() | 256x6 | native |" in capsys.readouterr().out
     rows = json.loads(path.read_text())["rows"]
-    assert [row["size"] for row in rows] == list(EVERY)
+    assert [row["work"] for row in rows] == [*EVERY, *SMALLER]
+    assert json.loads(path.read_text())["complete"]
     assert all(0 < row["low_ratio"] <= row["ratio"] <= row["high_ratio"] for row in rows)
     assert pages.other_ops([json.loads(path.read_text())]) == []
 
@@ -107,8 +122,9 @@ def test_options_that_calls_do_not_have(words, capsys):
 
 def test_pages_show_the_worst_calls(tmp_path):
     rows = [
-        {"status": "ok", "size": str(i), "variant": "native", "median_s": 1e-6, "formula_s": 2e-6,
-         "ratio": i / 10, "low_ratio": 0.0, "high_ratio": 2.0, "most": 0.6}
+        {"status": "ok", "work": str(i), "size": "256x6", "variant": "native",
+         "median_s": 1e-6, "formula_s": 2e-6, "ratio": i / 10, "low_ratio": 0.0,
+         "high_ratio": 2.0, "most": 0.6}
         for i in range(1, 13)
     ]  # fmt: skip
     result = invented.result("calls", sizes=()) | {"rows": rows}
@@ -117,7 +133,7 @@ def test_pages_show_the_worst_calls(tmp_path):
     assert "### Invented CPU" in made
     lines = [line for line in made.splitlines() if "| native |" in line]
     assert len(lines) == 8
-    assert lines[0] == "| 12 | native | 1.00 us | 2.00 us | **1.20** (0.00-2.00) | 0.6 |"
+    assert lines[0] == "| 12 | 256x6 | native | 1.00 us | 2.00 us | **1.20** (0.00-2.00) | 0.6 |"
     assert "The 8 worst of 12 small calls" in made
     assert "; 6 take at most what they may." in made
     assert "python -m bench --op calls" in pages.SECTIONS["calls"]([], tmp_path)

@@ -175,6 +175,8 @@ def test_what_a_gpu_adds(monkeypatch):
     options = command_line._options(words)
     assert options.variants == ("torch.compile reduce-overhead", "triton")
     assert command_line._settings(options, "normal").sizes[-3:] == ("64M", "256M", "1G")
+    # Small calls are of a CPU.
+    assert "calls" not in command_line._options(["--device", "cuda", "--op", "all"]).op
 
 
 def test_what_is_measured_without_options():

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import invented
 
 from bench import machine, results
@@ -27,15 +24,3 @@ def test_results_of_a_gpu_are_filed_by_driver_and_versions():
     }
     expected = "nvidia-h100-80gb-hbm3-driver-550.54.15-torch-2.11.0-cu128-triton-3.6.0"
     assert machine.folder_name(described) == expected
-
-
-def test_the_driver_is_known_without_its_tool(monkeypatch):
-    def missing(*_, **__):
-        raise FileNotFoundError("nvidia-smi")
-
-    text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024"
-    monkeypatch.setattr(subprocess, "run", missing)
-    monkeypatch.setattr(Path, "read_text", lambda path: text)
-    assert machine.driver_version() == "550.54.15"
-    monkeypatch.setattr(Path, "read_text", missing)
-    assert machine.driver_version() == "unknown"

@@ -136,7 +136,7 @@ def test_rows_of_steps_and_parameters_that_stay(case):
         Variant("reference", partial(case.loss, op.ours), using("reference"), ours=True),
         Variant("wrong", partial(case.loss, changed(case, kl_weight=3.0))),
     ]
-    rows = measure.measure_case(case, settings, entries, CpuClock(), {}, lambda *_: None, {})
+    rows = measure.measure_case(case, settings, entries, CpuClock(), lambda *_: None, {})
     assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
     assert rows[2]["reason"].startswith("loss")
     for row in rows[:2]:

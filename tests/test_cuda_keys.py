@@ -18,11 +18,13 @@ import torch
 from triton_truth import DEVICE, make_key, needs_backend, scale_values, signed, values
 
 import fused_reparam
-from fused_reparam import cuda_keys, gaussian_latent, gaussian_rsample, noise
+from fused_reparam import gaussian_latent, gaussian_rsample, noise
 from fused_reparam.backends import triton as backend
 from fused_reparam.functional import sources
 from fused_reparam.ops import elementwise
 from fused_reparam.ops.differentiable import DifferentiableOp
+from fused_reparam.rng import cuda as cuda_keys
+from fused_reparam.rng import keys as rng_keys
 
 INF = float("inf")
 TWO64 = 1 << 64
@@ -122,7 +124,7 @@ def test_draws_from_the_generators_state(kind, capturing):
     generator = kind(seed, offset)
     for at in (offset, TWO64 - 4, 0, 4):
         assert generator.offset == at
-        key = noise.draw_bits(CUDA, generator)
+        key = rng_keys.draw_bits(CUDA, generator)
         assert (key.device.type, key.dtype, key.shape) == ("cpu", torch.int64, (2,))
         assert key.tolist() == [signed(noise.derived_seed(seed, at)), 0]
     assert generator.offset == 8
@@ -131,7 +133,7 @@ def test_draws_from_the_generators_state(kind, capturing):
 def test_both_ways_give_the_same_keys(capturing):
     old, new = OldGenerator(5), NewGenerator(5)
     for _ in range(3):
-        assert torch.equal(noise.draw_bits(CUDA, old), noise.draw_bits(CUDA, new))
+        assert torch.equal(rng_keys.draw_bits(CUDA, old), rng_keys.draw_bits(CUDA, new))
 
 
 def test_the_default_generator_is_the_devices(capturing, monkeypatch):
@@ -150,7 +152,7 @@ def test_the_default_generator_is_the_devices(capturing, monkeypatch):
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
     for name, which in (("cuda:0", 0), ("cuda:1", 1), ("cuda", 1)):
         before = generators[which].offset
-        key = noise.draw_bits(torch.device(name), None)
+        key = rng_keys.draw_bits(torch.device(name), None)
         assert key.tolist() == [signed(noise.derived_seed(which + 1, before)), 0]
         assert generators[which].offset == before + 4
     assert asked == [CUDA]  # whether a graph is captured: on the key's device, not the current one
@@ -169,11 +171,11 @@ def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypa
     )  # an old PyTorch
     generator = OldGenerator(1)
     capturing(True)
-    noise.draw_bits(CUDA, generator)
-    noise.draw_for_kernel(CUDA, generator)
+    rng_keys.draw_bits(CUDA, generator)
+    rng_keys.draw_for_kernel(CUDA, generator)
     capturing(False)
     with pytest.raises(ValueError, match="generator must be on cuda:1, got one on cuda:0"):
-        noise.draw_bits(torch.device("cuda", 1), generator)
+        rng_keys.draw_bits(torch.device("cuda", 1), generator)
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Mode(TorchDispatchMode):
@@ -181,16 +183,16 @@ def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypa
             return function(*args, **(kwargs or {}))
 
     with Mode():
-        noise.draw_bits(CUDA, generator)
+        rng_keys.draw_bits(CUDA, generator)
 
     def mapped(x):
-        noise.draw_bits(CUDA, generator)
+        rng_keys.draw_bits(CUDA, generator)
         return x
 
     torch.func.vmap(mapped, randomness="same")(torch.zeros(2))
     assert drawn == [CUDA, CUDA, CUDA, CUDA]
     assert generator.offset == 0
-    noise.draw_bits(CUDA, generator)
+    rng_keys.draw_bits(CUDA, generator)
     assert generator.offset == 4
     assert len(drawn) == 4
 
@@ -287,7 +289,7 @@ def forced(capturing, monkeypatch):
     generator = NewGenerator(2**63 + 3)
     monkeypatch.setattr(cuda_keys, "_cuda_generator", lambda device, own: own or generator)
     monkeypatch.setattr(
-        sources, "_drawn_key", lambda like, own: noise.draw_for(backend, like.device, own)
+        sources, "_drawn_key", lambda like, own: rng_keys.draw_for(backend, like.device, own)
     )
     monkeypatch.setattr(DifferentiableOp, "__call__", DifferentiableOp._directly)
     with fused_reparam.backend("triton"):

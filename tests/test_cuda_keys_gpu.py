@@ -8,6 +8,7 @@ from test_cuda_keys import CUDA, OldGenerator, equal, host_key
 from triton_truth import signed
 
 from fused_reparam import gaussian_latent, gaussian_rsample, noise
+from fused_reparam.rng import keys as rng_keys
 
 # As cuda_keys finds it: PyTorch 2.14's method, or its compiler's form of the same.
 HAS_GRAPH_STATE = hasattr(torch.Generator, "philox_state") or (
@@ -54,7 +55,7 @@ class TestGpu:
         torch.randn(1000, device="cuda", generator=real)
         old = OldGenerator(real.initial_seed(), real.get_offset())
         for _ in range(2):
-            assert torch.equal(noise.draw_bits(CUDA, real), noise.draw_bits(CUDA, old))
+            assert torch.equal(rng_keys.draw_bits(CUDA, real), rng_keys.draw_bits(CUDA, old))
             assert real.get_offset() == old.offset
 
     def test_rng_state_round_trip(self):

@@ -18,7 +18,7 @@ from formulas import within_twice_the_error
 from fused_reparam import noise
 from fused_reparam.core import reductions
 from fused_reparam.ops.elementwise import Spec, elementwise
-from fused_reparam.streams import BASES
+from fused_reparam.rng.bases import BASES
 
 OPS = torch.ops.fused_reparam
 # Of values with a batch dim, of one number each, of each element, and none at all.

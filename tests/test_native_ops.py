@@ -15,6 +15,7 @@ from fused_reparam.core.reductions import REDUCTIONS
 from fused_reparam.ops import elementwise, softmax
 from fused_reparam.ops.elementwise_spec import Spec, count
 from fused_reparam.ops.softmax_call import Spec as OfSoftmax
+from fused_reparam.rng import keys as rng_keys
 
 native.info()  # loads it
 pytestmark = pytest.mark.skipif(
@@ -291,7 +292,7 @@ def test_errors_are_those_of_python():
 
 def test_keys_are_those_of_the_generator():
     torch.manual_seed(4)
-    want = noise.random_bits("cpu", None).view(torch.uint64)
+    want = rng_keys.random_bits("cpu", None).view(torch.uint64)
     torch.manual_seed(4)
     got = OPS.draw_key(torch.empty(0))
     assert got.dtype == torch.uint64

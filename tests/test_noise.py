@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 
-from fused_reparam import noise, streams
+from fused_reparam import noise
+from fused_reparam.rng import bases as streams
+from fused_reparam.rng import stream as rng_stream
 
 TWO64 = 1 << 64
 
 
 def words(seed, offset, blocks):
-    return noise.words(noise.key(seed, offset), blocks).tolist()
+    return rng_stream.words(noise.key(seed, offset), blocks).tolist()
 
 
 def test_words_are_the_golden_ones(golden):
@@ -35,7 +37,7 @@ def test_words_are_the_golden_ones(golden):
 def test_random123_known_answers(counter, key, want):
     """The kat_vectors of Random123 for philox4x32, 10 rounds."""
     tensors = [tuple(torch.tensor([w]) for w in words) for words in (counter, key)]
-    got = noise.philox4x32(*tensors)
+    got = rng_stream.philox4x32(*tensors)
     assert " ".join(f"{int(w):08x}" for w in got) == want
 
 
@@ -70,7 +72,7 @@ def test_stream_of_torch_is_the_same(device):
 def test_backends_agree_on_a_long_stream(device):
     """Each element, the block edges of every kernel included, against the float64 transform."""
     key = noise.key(31337, TWO64 - 100)
-    w = noise.words(key, 25_000).double()
+    w = rng_stream.words(key, 25_000).double()
     uniform = w * 2.0**-32 + 2.0**-33
     radius = torch.sqrt(-2 * torch.log(uniform[:, 0::2]))
     angle = 2 * math.pi * uniform[:, 1::2]
@@ -102,7 +104,7 @@ def test_a_long_stream_is_made_in_parts_that_fit(base, dtype, monkeypatch):
     key = noise.key(3, (1 << 32) - 40)
     found = []
     for blocks in (7, 1 << 16):
-        monkeypatch.setattr(noise, "_PART", blocks)
+        monkeypatch.setattr(rng_stream, "_PART", blocks)
         found.append(streams.BASES[base](key, 301, dtype, 4.0))
     assert found[0].shape == (301,)
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
@@ -116,10 +118,10 @@ def test_what_serves_the_stream_agrees_with_its_definition(dtype, at):
     """On PyTorch 2.14 and later an op of PyTorch's own makes it."""
     key = noise.key(*at)
     for n in (1, 2, 3, 4, 5, 1001, 70_003):
-        got, want = noise.stream(key, n, dtype), noise.box_muller(key, n, dtype)
+        got, want = rng_stream.stream(key, n, dtype), rng_stream.box_muller(key, n, dtype)
         atol = 4e-6 if dtype == torch.float32 else 1e-13
         torch.testing.assert_close(got, want, rtol=0, atol=atol)
-        bits = noise.stream(key.view(torch.int64), n, dtype)
+        bits = rng_stream.stream(key.view(torch.int64), n, dtype)
         assert torch.equal(bits, got)
 
 
@@ -134,11 +136,11 @@ def test_an_op_of_pytorchs_that_changed_is_not_used(wrong, monkeypatch):
                 raise NotImplementedError("no such kernel for this device")
             return out.zero_()
 
-    monkeypatch.setattr(noise, "_checked", {})
+    monkeypatch.setattr(rng_stream, "_checked", {})
     monkeypatch.setattr(torch.ops, "aten", Ops)
-    got = noise.stream(noise.key(1), 9, torch.float32)
+    got = rng_stream.stream(noise.key(1), 9, torch.float32)
     monkeypatch.undo()
-    torch.testing.assert_close(got, noise.stream(noise.key(1), 9, torch.float32))
+    torch.testing.assert_close(got, rng_stream.stream(noise.key(1), 9, torch.float32))
 
 
 def test_counter_carries_into_the_high_word(device):
@@ -186,11 +188,11 @@ def test_tail_counts(ten_million, sigmas, stats):
 def test_the_tail_is_whole():
     """The smallest uniform is 2^-33: the word 0 gives 6.76 sigma."""
     w = torch.zeros(1, 4, dtype=torch.int64)
-    original, noise.words = noise.words, lambda key, blocks: w
+    original, rng_stream.words = rng_stream.words, lambda key, blocks: w
     try:
-        got = noise.box_muller(noise.key(0), 4, torch.float32)
+        got = rng_stream.box_muller(noise.key(0), 4, torch.float32)
     finally:
-        noise.words = original
+        rng_stream.words = original
     assert got[0].item() == pytest.approx(math.sqrt(-2 * math.log(2.0**-33)), rel=1e-6)
 
 

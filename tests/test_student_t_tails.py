@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import fused_reparam as fr
-from fused_reparam import noise, streams
+from fused_reparam import noise
+from fused_reparam.rng import bases as streams
 
 KEY = noise.key(77, 5)
 N = 200_000

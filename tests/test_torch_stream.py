@@ -15,8 +15,9 @@ import torch
 from triton_truth import DEVICE, latent64, needs_backend, scale_values, values
 
 import fused_reparam
-from fused_reparam import cuda_keys, gaussian_latent
+from fused_reparam import gaussian_latent
 from fused_reparam.ops import gaussian_torch
+from fused_reparam.rng import cuda as cuda_keys
 
 np = pytest.importorskip("numpy")
 

@@ -30,9 +30,10 @@ from triton_truth import (
     values,
 )
 
-from fused_reparam import noise, streams
+from fused_reparam import noise
 from fused_reparam.backends import triton as backend
 from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.rng import bases as streams
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),

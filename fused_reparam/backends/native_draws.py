@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .. import streams
+from ..rng import bases
 from .native_library import DTYPE_CODES, Entry, loaded, row_strides
 from .reference.families import FAMILIES
 
 _FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
-_BASE_CODES = {name: code for code, name in enumerate(streams.BASES)}
+_BASE_CODES = {name: code for code, name in enumerate(bases.BASES)}
 
 # The fields of fused_reparam_draw in kernels/calls.h: operands, options, columns and strides.
 # Dense operands (columns 0) need no strides.

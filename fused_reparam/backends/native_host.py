@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import streams
+from ..rng import bases
 from . import select
 from .reference.families import FAMILIES
 
@@ -51,8 +51,8 @@ def load(library: ctypes.CDLL) -> None:
             name: (code, f.parameters, f.numbers, f.values, f.sampled, f.linear)
             for code, (name, f) in enumerate(FAMILIES.items())
         }
-        bases = {name: code for code, name in enumerate(streams.BASES)}
-        found.start(select.asked_for, _recorded_backward, facts, bases, _served, *addresses)
+        codes = {name: code for code, name in enumerate(bases.BASES)}
+        found.start(select.asked_for, _recorded_backward, facts, codes, _served, *addresses)
         module = found
     except Exception as error:  # whatever went wrong, Python can do it
         reason = str(error) or type(error).__name__

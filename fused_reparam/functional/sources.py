@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import noise
 from ..arguments import given_noise
 from ..backends import select
 from ..modes import eager
 from ..ops.layout import empty_ordered, memory_order
 from ..ops.library import all_plain, as_tensor, ordinary
+from ..rng import keys
 from ..storage import check_given
 
 
@@ -30,10 +30,10 @@ def key_of(sources: Sources, like: Tensor) -> Any:
     key = sources.key
     if key is None:
         return _drawn_key(like, sources.generator)
-    noise.check_key(key)
+    keys.check_key(key)
     check_given("key", key)
     if not key.is_cpu or (not like.is_cpu and not all_plain(like)):
-        key = noise.on_device(key, like.device)
+        key = keys.on_device(key, like.device)
     return key
 
 
@@ -48,19 +48,19 @@ def given_or_torch(
 
 def made_of(key: Any, z: Tensor) -> Tensor:
     """The normals that an op made of a key for a sample."""
-    key = noise.on_device(as_tensor(key), z.device)
+    key = keys.on_device(as_tensor(key), z.device)
     return torch.ops.fused_reparam.normal(key, z.shape, memory_order(z), z.dtype)
 
 
 def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
     """A fresh key as the backend takes it at least cost, where nothing but it sees the key."""
     if not eager():
-        return noise.draw_key(like.device, generator)
+        return keys.draw_key(like.device, generator)
     if like.is_cpu:
-        return noise.random_bits(like.device, generator)
+        return keys.random_bits(like.device, generator)
     if not ordinary(like):
-        return noise.draw_key(like.device, generator)
-    return noise.draw_for(select.pick(like.device), like.device, generator)
+        return keys.draw_key(like.device, generator)
+    return keys.draw_for(select.pick(like.device), like.device, generator)
 
 
 def _torch_noise(

@@ -12,7 +12,7 @@ from ..backends.reference.families import base_number
 from ..backends.reference.recording import recording
 from ..core import reductions
 from ..core.dtypes import compute_dtype
-from ..noise import on_device
+from ..rng.keys import on_device
 from .elementwise_spec import (
     PARAMETERS,
     Inputs,

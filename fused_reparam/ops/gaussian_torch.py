@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import cuda_keys
 from ..backends import select
 from ..core import reductions
 from ..modes import eager
+from ..rng import cuda
 from .elementwise import Spec, gradients_of
 from .elementwise_spec import inputs_of
 from .library import forward_ad_active, ordinary
@@ -59,11 +59,11 @@ def latent(
         return None
     backend = select.pick(loc.device)
     stream = getattr(backend, "torch_random", None)
-    source = cuda_keys.plain_generator(loc.device, generator)
+    source = cuda.plain_generator(loc.device, generator)
     if stream is None or source is None or not stream().holds(loc.device, loc.dtype):
         return None
     threads, offsets = stream().threads_and_offsets(loc.numel(), stream().most_blocks(loc.device))
-    draw = stream().Draw(*cuda_keys.reserve(source, offsets), threads)
+    draw = stream().Draw(*cuda.reserve(source, offsets), threads)
     weight = reductions.weight(loc.shape, reduction)
     call = Call(backend, draw, kind, *bounds, weight, reduction)
     if torch.is_grad_enabled() and (loc.requires_grad or scale.requires_grad):  # type: ignore[union-attr]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..cuda_keys import GraphKey, HostKey
 from ..modes import eager
+from ..rng.cuda import GraphKey, HostKey
 from ..storage import held
 
 LIB = torch.library.Library("fused_reparam", "DEF")

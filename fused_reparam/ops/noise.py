@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import noise, streams
 from ..backends import native_host, select
 from ..core.dtypes import DTYPES
+from ..rng import bases, keys
 from .layout import empty_ordered
 from .library import LIB, define
 from .operands import check_key, check_order
@@ -65,7 +65,7 @@ def base_noise(
     base: str,
     number: float,
 ) -> Tensor:
-    """Noise of a name in ``streams.BASES``, dense in the given memory order."""
+    """Noise of a name in ``bases.BASES``, dense in the given memory order."""
     out = _fake_base_noise(key, shape, order, dtype, base, number)
     if out.numel():
         select.pick(key.device).base_noise(base, number, key.contiguous(), out)
@@ -81,8 +81,8 @@ def _fake_base_noise(
     number: float,
 ) -> Tensor:
     """What the op requires, and the tensor that it fills."""
-    if base not in streams.BASES:
-        raise ValueError(f"{_OP}: base must be one of {', '.join(streams.BASES)}, got {base!r}")
+    if base not in bases.BASES:
+        raise ValueError(f"{_OP}: base must be one of {', '.join(bases.BASES)}, got {base!r}")
     if base == "student_t" and not number > 0:
         raise ValueError(f"{_OP}: student_t takes a number of degrees above 0, got {number}")
     return fake(key, shape, order, dtype)
@@ -114,7 +114,7 @@ def _draw_key(witness: Tensor) -> Tensor:
         raise TypeError("torch.ops.fused_reparam.draw_key: witness must be a tensor, got None")
     # Never a key of the generator's state: a compiled forward may run in a CUDA graph, where that
     # can't be had, and the backward that draws it again eagerly.
-    return noise.random_bits(witness.device, None).view(torch.uint64)
+    return keys.random_bits(witness.device, None).view(torch.uint64)
 
 
 LIB.impl("draw_key", _draw_key, "CompositeExplicitAutograd")

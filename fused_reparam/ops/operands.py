@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import noise
 from ..core.dtypes import DTYPES
 from ..mistakes import described
+from ..rng import keys
 from ..storage import check_gradients, check_held, check_saved
 
 # Counts of bytes are 64-bit integers, and some are multiplied by a few.
@@ -52,7 +52,7 @@ def check_key(op: str, key: Tensor, like: Tensor | None = None) -> None:
     """Raise TypeError or ValueError unless a key can be read, and beside ``like``."""
     if not isinstance(key, Tensor) or key.is_nested or key.layout is not torch.strided:
         raise TypeError(f"{op}: key must be a dense (strided) tensor, got {described(key)}")
-    noise.check_bits(key)
+    keys.check_bits(key)
     check_held(f"{op}'s key", key)
     if like is not None and key.device != like.device and key.device.type != "cpu":
         raise ValueError(f"{op}: key must be on {like.device} or the CPU, got {key.device}")

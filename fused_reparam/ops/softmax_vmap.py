@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.dtypes import compute_dtype
-from ..noise import on_device
+from ..rng.keys import on_device
 from .layout import UNSETTLED, memory_order
 from .library import LIB, front
 from .softmax_call import Spec, reduced, spread

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 import fused_reparam as fr
-from fused_reparam import noise, streams
+from fused_reparam import noise
+from fused_reparam.rng import bases as streams
+from fused_reparam.rng import keys as rng_keys
+from fused_reparam.rng import stream as rng_stream
 
 DTYPES = {
     "float32": torch.float32,
@@ -172,7 +175,7 @@ def laid_out(flat: Tensor, layout: str) -> Tensor:
 
 def stream32(key: Tensor, n: int) -> Tensor:
     """The noise of 32-bit words, by its formulas in float64 from float32 uniform numbers."""
-    words = noise.words(key, -(-n // 4))
+    words = rng_stream.words(key, -(-n // 4))
     uniform = (words.float() * 2.0**-32 + 2.0**-33).double()
     radius, angle = torch.sqrt(-2.0 * torch.log(uniform[:, 0::2])), 2.0 * math.pi * uniform[:, 1::2]
     pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2)
@@ -192,7 +195,7 @@ def noise_of(dtype: torch.dtype) -> Iterator[None]:
         return streams.Uniform(drawn.v.double(), drawn.upper)
 
     with (
-        mock.patch.object(noise, "stream", lambda key, n, _: stream32(key, n)),
+        mock.patch.object(rng_stream, "stream", lambda key, n, _: stream32(key, n)),
         mock.patch.object(streams, "uniform", uniform32),
     ):
         yield
@@ -217,7 +220,7 @@ def keys_from(where: str) -> Iterator[None]:
         if where == "graph" and not written:
             seed, offset, place = GRAPH_STATE
             written.append(torch.zeros(2, dtype=torch.int64))
-            state = (torch.tensor([noise.as_int64(v)]) for v in (seed, offset))
+            state = (torch.tensor([rng_keys.as_int64(v)]) for v in (seed, offset))
             return real(noise.GraphKey(*state, place, written[0]))
         return calls._loaded(written[0] if written else key.contiguous())
 

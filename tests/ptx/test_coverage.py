@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from fused_reparam import streams
 from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.rng import bases as streams
 from ptx import stream_cases
 from ptx.case import DTYPES
 from ptx.coverage import chosen, features, kernels

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ... import noise
+from ...rng import stream as noise_stream
+from ...rng.keys import on_device
 from .draws import base_noise, draw_backward, draw_forward
 from .gaussian import (
     LOG_STD,
@@ -59,4 +60,4 @@ def info() -> dict[str, str]:
 def normal(key: Tensor, out: Tensor) -> None:
     """Fill ``out`` with the stream of ``key`` in memory order."""
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
-    flat(out).copy_(noise.stream(noise.on_device(key, out.device), out.numel(), compute))
+    flat(out).copy_(noise_stream.stream(on_device(key, out.device), out.numel(), compute))

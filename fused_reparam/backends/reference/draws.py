@@ -34,7 +34,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import noise, streams
+from ...rng.bases import BASES
+from ...rng.keys import on_device
 from . import gaussian
 from .families import FAMILIES, base_number, is_standard
 from .memory import elements, flat, store
@@ -42,10 +43,10 @@ from .recording import recording
 
 
 def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
-    """Fill ``out`` (dense) with base noise in memory order; see ``streams.BASES``."""
+    """Fill ``out`` (dense) with base noise in memory order; see ``BASES``."""
     compute = torch.float64 if out.dtype == torch.float64 else torch.float32
-    key = noise.on_device(key, out.device)
-    flat(out).copy_(streams.BASES[base](key, out.numel(), compute, number))
+    key = on_device(key, out.device)
+    flat(out).copy_(BASES[base](key, out.numel(), compute, number))
 
 
 def draw_forward(
@@ -161,8 +162,8 @@ def _noise(
         made = elements(eps, dense or samples > 1)
     elif key is not None:
         number = base_number(family, numbers)
-        base = streams.BASES[FAMILIES[family].base]
-        made = base(noise.on_device(key, like.device), samples * n, like.dtype, number)
+        base = BASES[FAMILIES[family].base]
+        made = base(on_device(key, like.device), samples * n, like.dtype, number)
     else:
         return None
     return made.view(samples, n) if samples > 1 else made

@@ -32,7 +32,7 @@ class Family(NamedTuple):
     parameters: int
     numbers: int
     base: str
-    """A name of ``streams.BASES``."""
+    """A name of ``rng.bases.BASES``."""
     values: int
     sampled: bool
     """Whether the values depend on the noise: then each sample has its own."""

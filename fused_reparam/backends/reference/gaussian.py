@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ... import noise
+from ...rng import stream as noise_stream
+from ...rng.keys import on_device
 from .memory import elements, flat, store
 
 # The scale keywords; a backend receives the position in this tuple.
@@ -184,4 +185,4 @@ def _noise(key: Tensor | None, eps: Tensor | None, like: Tensor, dense: bool) ->
     if eps is not None:
         return elements(eps, dense)
     assert key is not None
-    return noise.stream(noise.on_device(key, like.device), like.numel(), like.dtype)
+    return noise_stream.stream(on_device(key, like.device), like.numel(), like.dtype)

@@ -32,8 +32,8 @@ import math
 import torch
 from torch import Tensor
 
-from ... import noise as noise_module
-from ... import streams
+from ...rng.bases import BASES
+from ...rng.keys import on_device
 
 SOFT, HARD, ONE_HOT = range(3)
 
@@ -143,5 +143,5 @@ def softmax_backward(
 
 def _gumbel(key: Tensor | None, like: Tensor) -> Tensor:
     assert key is not None
-    key = noise_module.on_device(key, like.device)
-    return streams.BASES["gumbel"](key, like.numel(), like.dtype, 0.0).view(like.shape)
+    key = on_device(key, like.device)
+    return BASES["gumbel"](key, like.numel(), like.dtype, 0.0).view(like.shape)

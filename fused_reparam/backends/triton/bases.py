@@ -1,4 +1,4 @@
-"""The base noise of every family: what `streams.BASES` defines, made from the words of a tile."""
+"""The base noise of every family: what `BASES` defines, made from the words of a tile."""
 
 # A Triton function returns from every branch or from none.
 # ruff: noqa: RET505
@@ -8,7 +8,7 @@ import math
 import triton
 import triton.language as tl
 
-from ... import streams
+from ...rng.bases import BASES
 from .approx import PI, PTX, cos_sin_pi, exp, expm1, ptx, reciprocal, series, sqrt
 from .box_muller import normal_elements, normal_tile
 from .uniform import (
@@ -22,7 +22,7 @@ from .uniform import (
     uniform_tile,
 )
 
-INDEX = {name: index for index, name in enumerate(streams.BASES)}
+INDEX = {name: index for index, name in enumerate(BASES)}
 NORMAL: tl.constexpr = tl.constexpr(INDEX["normal"])
 EXPONENTIAL: tl.constexpr = tl.constexpr(INDEX["exponential"])
 GUMBEL: tl.constexpr = tl.constexpr(INDEX["gumbel"])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ... import noise
+from ...rng import keys as rng_keys
 from ..reference.memory import flat
 from . import backward, bases, fill, finish, forward, keys
 from .launch import Layout, Plan, Variant, layout_of, math_form, plan
@@ -28,12 +28,12 @@ _NO_STATE = (None, None)
 _NO_KEY: Key = (keys.GIVEN.value, None, _NO_STATE, 0, 0)
 
 
-def _key(key: torch.Tensor | noise.HostKey | noise.GraphKey | None) -> Key:
+def _key(key: torch.Tensor | rng_keys.HostKey | rng_keys.GraphKey | None) -> Key:
     if key is None:
         return _NO_KEY
-    if isinstance(key, noise.HostKey):
+    if isinstance(key, rng_keys.HostKey):
         return keys.GIVEN.value, None, _NO_STATE, *key
-    if isinstance(key, noise.GraphKey):
+    if isinstance(key, rng_keys.GraphKey):
         return keys.GRAPH.value, key.bits, (key.seed, key.offset), 0, key.intragraph
     if not key.is_cpu:
         return _loaded(key)

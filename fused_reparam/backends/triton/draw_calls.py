@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ... import noise
+from ...rng import keys as rng_keys
+from ...rng.stream import LANES
 from ..reference.families import (
     FAMILIES,
     HALF_LOG_2PI,
@@ -286,11 +287,11 @@ def _key_at(key: Any, words: int, dtype: torch.dtype) -> Any:
     """The key of a later part of the stream."""
     if key is None or words == 0:
         return key
-    if isinstance(key, noise.HostKey):
+    if isinstance(key, rng_keys.HostKey):
         key = key.bits()
-    elif isinstance(key, noise.GraphKey):
+    elif isinstance(key, rng_keys.GraphKey):
         key = key.bits  # the first part's kernel has written it
-    return noise.advance(key, words // noise.LANES.get(dtype, 4))
+    return rng_keys.advance(key, words // LANES.get(dtype, 4))
 
 
 def _forward_in_ranges(

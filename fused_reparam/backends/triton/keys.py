@@ -8,7 +8,7 @@ under graph capture, which a replay fills in: see `noise.derived_seed` and `nois
 import triton
 import triton.language as tl
 
-from ...cuda_keys import GOLDEN
+from ...rng.cuda import GOLDEN
 
 GIVEN: tl.constexpr = tl.constexpr(0)
 LOADED: tl.constexpr = tl.constexpr(1)

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ...cuda_keys import as_int64
+from ...rng.cuda import as_int64
 from . import finish, torch_stream
 from .launch import Variant, math_form
 

@@ -1,4 +1,4 @@
-"""Uniform numbers of the noise stream, and what is made of them: see `fused_reparam.streams`.
+"""Uniform numbers of the noise stream, and what is made of them: see `fused_reparam.rng.bases`.
 
 A uniform number u is kept as two tensors: v = min(u, 1 - u), and upper, whether 1 - u is the
 smaller one; so both tails are exact in float32 too. float64 takes two words for a number, and so

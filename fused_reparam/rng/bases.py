@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import noise
+from . import stream as noise_stream
 
 
 class Uniform(NamedTuple):
@@ -39,7 +39,7 @@ class Uniform(NamedTuple):
 
 def uniform(key: Tensor, blocks: int, dtype: torch.dtype) -> Uniform:
     """The uniform numbers of a key's first blocks: shape (blocks, 4), (blocks, 2) for float64."""
-    w = noise.words(key, blocks)
+    w = noise_stream.words(key, blocks)
     if dtype == torch.float64:
         high, low = w[:, 0::2], w[:, 1::2]
         upper = high >= 1 << 31
@@ -106,18 +106,20 @@ def _stream_of(member: Callable[..., Tensor], uniforms: int = 1, numbered: bool 
     """The stream of what one member is made of: so many uniform numbers, and perhaps a number."""
 
     def make(key: Tensor, n: int, dtype: torch.dtype, number: float) -> Tensor:
-        per_block = noise.LANES[dtype] // uniforms
+        per_block = noise_stream.LANES[dtype] // uniforms
         found = uniform(key, -(-n // per_block), dtype)
         return (member(found, number) if numbered else member(found)).reshape(-1)[:n]
 
     def stream(key: Tensor, n: int, dtype: torch.dtype, number: float) -> Tensor:
-        return noise.in_parts(make, key, n, dtype, noise.LANES[dtype] // uniforms, number)
+        return noise_stream.in_parts(
+            make, key, n, dtype, noise_stream.LANES[dtype] // uniforms, number
+        )
 
     return stream
 
 
 def _normal(key: Tensor, n: int, dtype: torch.dtype, _: float) -> Tensor:
-    return noise.stream(key, n, dtype)
+    return noise_stream.stream(key, n, dtype)
 
 
 # What one standard member of each family is made of: (key, n, dtype, number) -> shape (n,), dtype

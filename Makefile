@@ -2,7 +2,7 @@
 # make examples   run every example at its full settings and draw its picture in docs
 # make test    run the tests
 # make sanitize   run the tests of the native library under AddressSanitizer and UBSan
-# make lint    check format, lint and types
+# make lint    check format, lint, types and which way imports run
 # make setup   only what the others need
 # make bench   time every op and whole training steps against PyTorch on the CPU, and draw the results
 # make results   measure all that README and docs show into bench/results, and rewrite their figures
@@ -69,6 +69,7 @@ lint: $(STAMP) $(LINT)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # A variant that fails its check costs the others nothing, but is not forgotten.
 bench: $(STAMP)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from .backends import select
-from .mistakes import described
-from .modes import eager
+from .core.mistakes import described
+from .core.modes import eager
+from .core.scalars import integer
+from .core.storage import check_given
 from .rng.keys import (
     GraphKey,
     HostKey,
@@ -25,8 +27,6 @@ from .rng.keys import (
     key,
     on_device,
 )
-from .scalars import integer
-from .storage import check_given
 
 __all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key", "normal"]
 

@@ -13,7 +13,7 @@ from types import FrameType, ModuleType
 
 import torch
 
-from ..modes import recorded
+from ..core.modes import recorded
 
 # In order of preference. A backend's module is imported when it is first asked about.
 BACKENDS = ("triton", "native", "reference")

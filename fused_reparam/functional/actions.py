@@ -7,11 +7,11 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import bounds_of, check_sources, interval, one_scale, parameters
 from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes
-from ..tracers import fx, node_of, special
+from ..core.mistakes import names_mistakes
+from ..core.tracers import fx, node_of, special
 from . import families
+from .arguments import bounds_of, check_sources, interval, one_scale, parameters
 from .sources import Sources
 
 __all__ = ["tanh_normal_rsample"]

@@ -7,13 +7,13 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
-from ..mistakes import names_mistakes
+from ..core.mistakes import names_mistakes
+from ..core.scalars import flag
+from ..core.tracers import fx, node_of, special
 from ..ops import softmax
 from ..ops.softmax_check import MOST_CLASSES
-from ..scalars import flag
-from ..tracers import fx, node_of, special
+from .arguments import check_key_sources, check_reduction, class_dim, share, temperature
 from .sources import Sources, key_of
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import check_choice, check_tensor, deviation, number, one_scale
 from ..backends.reference import SCALE_KINDS
 from ..core import reductions
-from ..mistakes import described, suggestion
-from ..storage import check_given
+from ..core.mistakes import described, suggestion
+from ..core.storage import check_given
+from .arguments import check_choice, check_tensor, deviation, number, one_scale
 
 # What a user gives: None, (mean, std) or (mean, {"logvar": tensor}).
 PriorArgument = tuple[Any, Any] | None

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..arguments import parameters
 from ..ops.elementwise import Spec, elementwise
 from ..ops.elementwise_spec import halves, settled, shape_of, stacked, stacked_order
 from ..ops.elementwise_spec import parameters as split_parameters
 from ..ops.layout import UNSETTLED
 from . import sources as noise_sources
+from .arguments import parameters
 from .sources import Sources
 
 UNBOUNDED = (-torch.inf, torch.inf)

@@ -7,7 +7,12 @@ from typing import Literal, Never, Unpack, overload
 import torch
 from torch import Tensor
 
-from ..arguments import (
+from ..core.mistakes import names_mistakes
+from ..core.scalars import flag
+from ..core.tracers import fx, special
+from ..ops import gaussian_torch
+from . import latent
+from .arguments import (
     bounds_of,
     check_reduction,
     check_sources,
@@ -16,11 +21,6 @@ from ..arguments import (
     sample_count,
     scale_kind,
 )
-from ..mistakes import names_mistakes
-from ..ops import gaussian_torch
-from ..scalars import flag
-from ..tracers import fx, special
-from . import latent
 from .divergence import PriorArgument, divergence, usual
 from .options import LatentOptions, MomentsOptions, RsampleOptions
 from .sources import Sources

@@ -7,13 +7,13 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from ..backends.reference.families import FAMILIES
 from ..core import reductions
 from ..core.dtypes import compute_dtype
-from ..mistakes import names_mistakes
-from ..tracers import fx, special
+from ..core.mistakes import names_mistakes
+from ..core.tracers import fx, special
 from . import families
+from .arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from .gaussian import gaussian_latent, gaussian_rsample
 from .sources import Sources
 

@@ -7,11 +7,11 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import bounds_of, check_sources, one_scale, sample_count
 from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes
-from ..tracers import fx, special
+from ..core.mistakes import names_mistakes
+from ..core.tracers import fx, special
 from . import families
+from .arguments import bounds_of, check_sources, one_scale, sample_count
 from .divergence import PriorArgument, prior_of
 from .sources import Sources
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..arguments import given_noise
 from ..backends import select
-from ..modes import eager
+from ..core.modes import eager
+from ..core.storage import check_given
 from ..ops.layout import empty_ordered, memory_order
 from ..ops.library import all_plain, as_tensor, ordinary
 from ..rng import keys
-from ..storage import check_given
+from .arguments import given_noise
 
 
 class Sources(NamedTuple):

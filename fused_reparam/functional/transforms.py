@@ -7,7 +7,12 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import (
+from ..backends.reference import SCALE_KINDS
+from ..core.mistakes import names_mistakes
+from ..core.scalars import flag
+from ..core.tracers import fx, node_of, special
+from . import families
+from .arguments import (
     bounds_of,
     check_key_sources,
     check_reduction,
@@ -16,11 +21,6 @@ from ..arguments import (
     one_scale,
     temperature,
 )
-from ..backends.reference import SCALE_KINDS
-from ..mistakes import names_mistakes
-from ..scalars import flag
-from ..tracers import fx, node_of, special
-from . import families
 from .sources import Sources
 
 __all__ = [

@@ -7,11 +7,11 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..arguments import check_key_sources, check_reduction, deviation, number
 from ..backends.reference import RHO, SCALE_KINDS
-from ..mistakes import described, names_mistakes
-from ..tracers import fx, special
+from ..core.mistakes import described, names_mistakes
+from ..core.tracers import fx, special
 from . import families
+from .arguments import check_key_sources, check_reduction, deviation, number
 from .gaussian import gaussian_latent
 from .sources import Sources
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, Never
 import torch
 from torch import Tensor, nn
 
-from .. import arguments, functional
+from .. import functional
+from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..functional import arguments
 from ..functional.actions import without_noise
-from ..mistakes import names_mistakes, not_scriptable, unknown
 
 __all__ = ["FusedTanhNormal"]
 

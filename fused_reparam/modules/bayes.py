@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from .. import functional
 from ..backends.reference import RHO, sigma_of
 from ..core.dtypes import compute_dtype
-from ..mistakes import names_mistakes, unknown
-from ..scalars import flag, integer
-from ..tracers import fx, node_of
+from ..core.mistakes import names_mistakes, unknown
+from ..core.scalars import flag, integer
+from ..core.tracers import fx, node_of
 from .mean_field import MeanField, Mixture
 
 __all__ = ["BayesianConv2d", "BayesianLinear"]

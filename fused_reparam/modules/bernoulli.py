@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Never
 import torch
 from torch import Tensor, nn
 
-from .. import arguments, functional
+from .. import functional
+from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.scalars import flag
+from ..functional import arguments
 from ..functional.transforms import without_noise
-from ..mistakes import names_mistakes, not_scriptable, unknown
-from ..scalars import flag
 
 __all__ = ["FusedRelaxedBernoulli"]
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Never
 import torch
 from torch import Tensor, nn
 
-from .. import arguments, functional
+from .. import functional
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT
+from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.scalars import flag, integer
+from ..functional import arguments
 from ..functional.categorical import most_likely
-from ..mistakes import names_mistakes, not_scriptable, unknown
-from ..scalars import flag, integer
 
 __all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 import torch
 from torch import Tensor, nn
 
-from .. import arguments, functional
+from .. import functional
+from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.scalars import integer
+from ..core.tracers import fx, node_of
+from ..functional import arguments
 from ..functional.divergence import PriorArgument, divergence, prior_of
-from ..mistakes import names_mistakes, not_scriptable, unknown
 from ..ops.elementwise_spec import halves
-from ..scalars import integer
-from ..tracers import fx, node_of
 
 __all__ = ["FusedGaussianLatent"]
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import arguments, functional
+from .. import functional
 from ..backends import native_host
+from ..core.mistakes import described, not_scriptable
+from ..core.modes import eager
+from ..functional import arguments
 from ..functional.weights import mixture_numbers
-from ..mistakes import described, not_scriptable
-from ..modes import eager
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
 

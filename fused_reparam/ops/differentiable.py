@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..backends import native_host, select
-from ..storage import check_gradients, check_saved
+from ..core.storage import check_gradients, check_saved
 from .library import LIB, all_plain, as_tensor, below_autograd, define, functorch_active, needs_grad
 from .operands import save, saved
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modes import exporting
+from ..core.modes import exporting
 from . import elementwise_call as call
 from . import elementwise_formula as formula
 from .differentiable import DifferentiableOp, Tensors

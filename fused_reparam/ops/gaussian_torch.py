@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..backends import select
 from ..core import reductions
-from ..modes import eager
+from ..core.modes import eager
 from ..rng import cuda
 from .elementwise import Spec, gradients_of
 from .elementwise_spec import inputs_of

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..modes import eager
+from ..core.modes import eager
+from ..core.storage import held
 from ..rng.cuda import GraphKey, HostKey
-from ..storage import held
 
 LIB = torch.library.Library("fused_reparam", "DEF")
 # A backend reads the memory it is given: a compiler must keep the strides that the op was traced

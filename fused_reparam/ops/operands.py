@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..core.dtypes import DTYPES
-from ..mistakes import described
+from ..core.mistakes import described
+from ..core.storage import check_gradients, check_held, check_saved
 from ..rng import keys
-from ..storage import check_gradients, check_held, check_saved
 
 # Counts of bytes are 64-bit integers, and some are multiplied by a few.
 MOST_ELEMENTS = 2**58

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backends.reference.rows import HARD, ONE_HOT, SOFT, formula
 from ..core.dtypes import compute_dtype
-from ..modes import exporting
+from ..core.modes import exporting
 from . import softmax_call as call
 from .differentiable import DifferentiableOp, Tensors
 from .layout import UNSETTLED, memory_order

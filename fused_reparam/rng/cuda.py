@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..modes import eager
+from ..core.modes import eager
 
 _TWO64 = 1 << 64
 # An odd number, 2^64 divided by the golden ratio: its multiples pass through every 64-bit number.

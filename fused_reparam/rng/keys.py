@@ -9,8 +9,8 @@ import torch._functorch.config
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..mistakes import described
-from ..scalars import integer, is_number
+from ..core.mistakes import described
+from ..core.scalars import integer, is_number
 from . import cuda
 from .cuda import GraphKey, HostKey, as_int64, derived_seed
 

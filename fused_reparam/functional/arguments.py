@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
-from .core.dtypes import DTYPES
-from .core.reductions import REDUCTIONS
-from .mistakes import described, not_a_tensor, suggestion
-from .rng.keys import check_generator
-from .scalars import integer, is_number, real
-from .storage import check_given, held
+from ..backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
+from ..core.dtypes import DTYPES
+from ..core.mistakes import described, not_a_tensor, suggestion
+from ..core.reductions import REDUCTIONS
+from ..core.scalars import integer, is_number, real
+from ..core.storage import check_given, held
+from ..rng.keys import check_generator
 
 _RNGS = ("philox", "torch")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import functional, modules, noise
 from .backends import select
-from .backends.reference import SCALE_KINDS, STD, VAR
+from .core.scales import SCALE_KINDS, STD, VAR
 from .functional import loc_scale
 from .rng.bases import BASES
 

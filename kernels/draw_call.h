@@ -69,7 +69,7 @@ inline DrawItem item_of(const DrawCall& c, int64_t index) {
   return {index / ranges, first, first + each + (range < more)};
 }
 
-// The constants that the formulas take, from the family's numbers (reference/families.py).
+// The constants that the formulas take, from the family's numbers (fused_reparam/families).
 inline void set_constants(DrawCall& c, const double (&numbers)[6]) {
   constexpr double kLog2 = 0.69314718055994530942;
   const auto set = [&](double a, double b, double d, double e = -kInfinity, double f = 0) {

@@ -1,4 +1,4 @@
-// The element-wise families' formulas, as reference/families.py has them: what becomes of a register
+// The element-wise families' formulas, as fused_reparam/families has them: what becomes of a register
 // of parameters and noise, and its gradients. A formula reads its operands from `in` and gives its
 // results to `out`; `c` are the constants of the call (draw_call.h makes them).
 #pragma once
@@ -187,7 +187,7 @@ template <bool kFar>
 struct DrawFormula<Draw::log_prob_prior, kFar> : LogDensities<true, kFar> {};
 
 // Constants: prior_mean; of the wider member 1 / std and log(share / std) - log(2 pi) / 2; ahead and
-// fall, as wider_and_narrower of reference/families.py has them.
+// fall, as wider_and_narrower of families/mixture.py has them.
 template <>
 struct DrawFormula<Draw::mixture> {
   template <class V, class Out>

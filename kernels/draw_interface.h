@@ -12,7 +12,7 @@ namespace fr {
 
 constexpr double kHalfLogTwoPi = 0.91893853320467274178;
 
-// In the order of reference/families.py.
+// In the order of fused_reparam/families/__init__.py.
 enum class Family : int {
   gaussian, gaussian_prior, log_prob, log_prob_prior, mixture, tanh_normal, log_normal, laplace,
   logistic, gumbel, uniform, cauchy, student_t, relaxed_bernoulli, kumaraswamy

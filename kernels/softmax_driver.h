@@ -11,7 +11,7 @@
 
 namespace fr {
 
-// As reference/rows.py has them.
+// As families/categorical.py has them.
 enum class Mode : int { soft, hard, one_hot };
 
 struct SoftmaxCall {

@@ -10,7 +10,7 @@ namespace fr::ops {
 
 using DrawEntry = int (*)(const fused_reparam_draw*);
 
-// What Python says of a family (backends/reference/families.py).
+// What Python says of a family (fused_reparam/families).
 struct FamilyFacts {
   int64_t code, parameters, numbers, values;
   bool sampled;  // whether values depend on the noise

@@ -20,7 +20,7 @@ struct GumbelSoftmax {
 
   inline static SoftmaxEntry forward_entry = nullptr, backward_entry = nullptr;
 
-  // As fused_reparam/backends/reference/rows.py numbers them.
+  // As fused_reparam/families/categorical.py numbers them.
   enum Mode : int64_t { soft, hard, one_hot };
 
   struct Spec {

@@ -7,7 +7,7 @@ import torch
 from draw_cases import cotangents
 from formulas import within_twice_the_error
 
-from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
+from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 from fused_reparam.ops.layout import memory_order
 from fused_reparam.ops.softmax import gumbel_softmax
 from fused_reparam.ops.softmax_call import Spec

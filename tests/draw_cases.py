@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fused_reparam.backends.reference.families import FAMILIES, base_number
 from fused_reparam.core import reductions
+from fused_reparam.families import FAMILIES, base_number
 from fused_reparam.ops.elementwise import Spec, elementwise
 from fused_reparam.ops.elementwise_formula import evaluate
 from fused_reparam.ops.elementwise_spec import (

@@ -15,8 +15,8 @@ import torch
 
 from fused_reparam import noise
 from fused_reparam.backends import native
-from fused_reparam.backends.reference.families import FAMILIES
 from fused_reparam.core import reductions
+from fused_reparam.families import FAMILIES
 
 ALLOWED = (TypeError, ValueError, RuntimeError, NotImplementedError)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

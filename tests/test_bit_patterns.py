@@ -9,7 +9,7 @@ import torch
 from native_truth import DTYPES, needs_native
 
 import fused_reparam as fr
-from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.families import FAMILIES
 
 pytestmark = [needs_native, pytest.mark.usefixtures("isa")]
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from fused_reparam import gumbel_softmax, noise
 from fused_reparam.backends import select
-from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
+from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 
 CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)

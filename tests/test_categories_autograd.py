@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from fused_reparam import categorical_latent, gumbel_softmax, noise, one_hot_categorical
-from fused_reparam.backends.reference.rows import SOFT
+from fused_reparam.families.categorical import SOFT
 
 CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 # What a user calls, each with a call of few letters.

@@ -11,8 +11,8 @@ from torch.func import grad, jacrev, vmap
 from torch.library import opcheck
 
 from fused_reparam import categorical_latent, gumbel_softmax, noise
-from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
 from fused_reparam.core.reductions import REDUCTIONS
+from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 from fused_reparam.ops.softmax_call import Spec
 
 OPS = torch.ops.fused_reparam

@@ -8,7 +8,7 @@ import torch
 import fused_reparam as fr
 from fused_reparam import noise
 from fused_reparam.backends import native_host
-from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.families import FAMILIES
 
 OPS = torch.ops.fused_reparam
 KEY = noise.key(3)

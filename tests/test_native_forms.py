@@ -10,7 +10,7 @@ import torch
 
 from fused_reparam import noise
 from fused_reparam.backends import native
-from fused_reparam.backends.reference import SCALE_KINDS
+from fused_reparam.core.scales import SCALE_KINDS
 
 CPU = torch.device("cpu")
 INF = math.inf

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_reparam import categorical_latent, gaussian_latent, noise, tanh_normal_rsample
 from fused_reparam.backends import native, native_host
-from fused_reparam.backends.reference.rows import HARD, ONE_HOT, SOFT
 from fused_reparam.core.reductions import REDUCTIONS
+from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 from fused_reparam.ops import elementwise, softmax
 from fused_reparam.ops.elementwise_spec import Spec, count
 from fused_reparam.ops.softmax_call import Spec as OfSoftmax

@@ -32,7 +32,7 @@ from triton_truth import (
 
 from fused_reparam import noise
 from fused_reparam.backends import triton as backend
-from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.families import FAMILIES
 from fused_reparam.rng import bases as streams
 
 pytestmark = [

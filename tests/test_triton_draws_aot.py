@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 import aot
 from test_triton_aot import narrow, run, wide
 
-from fused_reparam.backends.reference.families import FAMILIES, Family
+from fused_reparam.families import FAMILIES, Family
 
 # Instructions for an element on sm_90, one sample: float32 forward and backward, bfloat16 forward
 # and backward. sm_80 and sm_100 get no more. They are made of:
@@ -102,7 +102,7 @@ CASES = [
 DRAW = """
 import aot, json
 from dataclasses import asdict
-from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.families import FAMILIES
 from fused_reparam.backends.triton import bases, scale, shapes
 
 def draw(name, dtype, target, family, one, **changes):

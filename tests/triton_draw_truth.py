@@ -23,7 +23,7 @@ from triton_truth import (
 
 from fused_reparam.backends import reference
 from fused_reparam.backends import triton as backend
-from fused_reparam.backends.reference.families import FAMILIES, base_number
+from fused_reparam.families import FAMILIES, base_number
 from fused_reparam.rng import bases as streams
 
 SEED, OFFSET = 0x123456789ABCDEF, 2**64 - 3  # a carry past 64 bits

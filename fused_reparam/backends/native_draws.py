@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..families import FAMILIES
 from ..rng import bases
 from .native_library import DTYPE_CODES, Entry, loaded, row_strides
-from .reference.families import FAMILIES
 
 _FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
 _BASE_CODES = {name: code for code, name in enumerate(bases.BASES)}

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..families import FAMILIES
 from ..rng import bases
 from . import select
-from .reference.families import FAMILIES
 
 module: Any = None
 # Whether a call has asked for the library, which loads this.

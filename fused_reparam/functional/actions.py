@@ -7,8 +7,8 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..backends.reference import SCALE_KINDS
 from ..core.mistakes import names_mistakes
+from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from . import families
 from .arguments import bounds_of, check_sources, interval, one_scale, parameters

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..backends.reference import LOG_STD, LOGVAR, SCALE_KINDS
 from ..core.dtypes import DTYPES
 from ..core.mistakes import described, not_a_tensor, suggestion
 from ..core.reductions import REDUCTIONS
 from ..core.scalars import integer, is_number, real
+from ..core.scales import LOG_STD, LOGVAR, SCALE_KINDS
 from ..core.storage import check_given, held
 from ..rng.keys import check_generator
 

@@ -7,10 +7,10 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..core.mistakes import names_mistakes
 from ..core.scalars import flag
 from ..core.tracers import fx, node_of, special
+from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..ops import softmax
 from ..ops.softmax_check import MOST_CLASSES
 from .arguments import check_key_sources, check_reduction, class_dim, share, temperature

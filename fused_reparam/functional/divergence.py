@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends.reference import SCALE_KINDS
 from ..core import reductions
 from ..core.mistakes import described, suggestion
+from ..core.scales import SCALE_KINDS
 from ..core.storage import check_given
 from .arguments import check_choice, check_tensor, deviation, number, one_scale
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends.reference import SCALE_KINDS
+from ..core.scales import SCALE_KINDS
 from . import families
 from .divergence import Divergence
 from .sources import Sources

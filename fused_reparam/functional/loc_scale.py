@@ -7,11 +7,11 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..backends.reference.families import FAMILIES
 from ..core import reductions
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import names_mistakes
 from ..core.tracers import fx, special
+from ..families import FAMILIES
 from . import families
 from .arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from .gaussian import gaussian_latent, gaussian_rsample

@@ -7,8 +7,8 @@ from typing import Never
 import torch
 from torch import Tensor
 
-from ..backends.reference import RHO, SCALE_KINDS
 from ..core.mistakes import described, names_mistakes
+from ..core.scales import RHO, SCALE_KINDS
 from ..core.tracers import fx, special
 from . import families
 from .arguments import check_key_sources, check_reduction, deviation, number

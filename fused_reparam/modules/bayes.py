@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
-from ..backends.reference import RHO, sigma_of
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import names_mistakes, unknown
 from ..core.scalars import flag, integer
+from ..core.scales import RHO, sigma_of
 from ..core.tracers import fx, node_of
 from .mean_field import MeanField, Mixture
 

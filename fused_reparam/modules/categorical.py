@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..core.mistakes import names_mistakes, not_scriptable, unknown
 from ..core.scalars import flag, integer
+from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..functional import arguments
 from ..functional.categorical import most_likely
 

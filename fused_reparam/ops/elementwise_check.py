@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..backends.reference import SCALE_KINDS
-from ..backends.reference.families import FAMILIES
 from ..core.dtypes import compute_dtype
 from ..core.reductions import OF_OPS
+from ..core.scales import SCALE_KINDS
+from ..families import FAMILIES
 from . import elementwise_spec
 from .elementwise_spec import PARAMETERS, Inputs, Spec
 from .operands import check_key, check_like, check_operand, check_order, check_size

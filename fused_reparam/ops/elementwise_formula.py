@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from ..backends.reference.families import base_number
 from ..backends.reference.recording import recording
 from ..core import reductions
 from ..core.dtypes import compute_dtype
+from ..families import base_number
 from ..rng.keys import on_device
 from .elementwise_spec import (
     PARAMETERS,

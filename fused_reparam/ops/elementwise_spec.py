@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends.reference.families import FAMILIES, Family
 from ..core import reductions
+from ..families import FAMILIES, Family
 from .layout import UNSETTLED, memory_order
 
 PARAMETERS, VALUES = 4, 2  # the most that a family has
@@ -19,7 +19,7 @@ class Spec(NamedTuple):
     """The op's arguments that are not tensors, in the schema's order."""
 
     order: list[int]  # memory order of one sample, see layout.py; UNSETTLED: the parameters'
-    family: str  # a name of reference.families.FAMILIES
+    family: str  # a name of families.FAMILIES
     kind: int
     prior_kind: int
     numbers: list[float]

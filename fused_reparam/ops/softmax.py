@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.reference.rows import HARD, ONE_HOT, SOFT, formula
 from ..core.dtypes import compute_dtype
 from ..core.modes import exporting
+from ..families.categorical import HARD, ONE_HOT, SOFT, formula
 from . import softmax_call as call
 from .differentiable import DifferentiableOp, Tensors
 from .layout import UNSETTLED, memory_order
@@ -21,7 +21,7 @@ from .softmax_double_backward import double_backward
 
 
 class GumbelSoftmax(DifferentiableOp):
-    """y, shaped and laid out as logits, and the KL of the variables, as ``reference/rows.py`` says.
+    """y, shaped and laid out as logits, and the KL of the variables, as ``families/categorical.py`` says.
 
     noise, Gumbel noise of y's shape, replaces the key; it gets no gradient. The backward pass needs
     no noise: SOFT saves y, HARD the soft values that its gradient is of, which therefore are an

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends.reference.rows import HARD, ONE_HOT, SOFT
 from ..core.dtypes import compute_dtype
 from ..core.reductions import REDUCTIONS
+from ..families.categorical import HARD, ONE_HOT, SOFT
 from . import softmax_call
 from .operands import check_key, check_like, check_operand, check_order
 from .softmax_call import Spec

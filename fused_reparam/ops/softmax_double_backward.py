@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends.reference.rows import ONE_HOT
 from ..core.dtypes import compute_dtype
+from ..families.categorical import ONE_HOT
 from .softmax_call import Spec, reduced, spread
 
 Found = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]

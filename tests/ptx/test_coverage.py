@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from fused_reparam.backends.reference.families import FAMILIES
+from fused_reparam.families import FAMILIES
 from fused_reparam.rng import bases as streams
 from ptx import stream_cases
 from ptx.case import DTYPES

@@ -12,15 +12,6 @@ from torch import Tensor
 from ...rng import stream as noise_stream
 from ...rng.keys import on_device
 from .draws import base_noise, draw_backward, draw_forward
-from .gaussian import (
-    LOG_STD,
-    LOGVAR,
-    RHO,
-    SCALE_KINDS,
-    STD,
-    VAR,
-    sigma_of,
-)
 from .memory import flat
 from .rows import softmax_backward, softmax_forward
 
@@ -29,18 +20,11 @@ DERIVES_KEYS = False
 
 __all__ = [
     "DERIVES_KEYS",
-    "LOGVAR",
-    "LOG_STD",
-    "RHO",
-    "SCALE_KINDS",
-    "STD",
-    "VAR",
     "base_noise",
     "draw_backward",
     "draw_forward",
     "info",
     "normal",
-    "sigma_of",
     "softmax_backward",
     "softmax_forward",
     "unavailable_reason",

@@ -34,10 +34,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...families import FAMILIES, base_number, is_standard
 from ...rng.bases import BASES
 from ...rng.keys import on_device
 from . import gaussian
-from .families import FAMILIES, base_number, is_standard
 from .memory import elements, flat, store
 from .recording import recording
 

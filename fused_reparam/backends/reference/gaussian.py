@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from ...core.scales import (
+    LOG_STD,
+    LOGVAR,
+    STD,
+    VAR,
+    clamp,
+    dsigma_of,
+    inside,
+    log_var_of,
+    sigma_of,
+    softplus_edge,
+)
 from ...rng import stream as noise_stream
 from ...rng.keys import on_device
 from .memory import elements, flat, store
-
-# The scale keywords; a backend receives the position in this tuple.
-SCALE_KINDS = ("logvar", "log_std", "std", "var", "rho")
-LOGVAR, LOG_STD, STD, VAR, RHO = range(5)
 
 
 def forward(
@@ -91,66 +98,9 @@ def backward(
         store(grad_scale, to_scale, dense)
 
 
-# Formulas, element by element. x is the scale parameter after clamping. They are differentiable
-# PyTorch code: gradients of the families' formulas are built from them.
-
-
-def clamp(x: Tensor, low: float, high: float) -> Tensor:
-    """Bound the scale parameter; NaN stays NaN. Its gradient is ``inside``."""
-    if low == -torch.inf and high == torch.inf:
-        return x
-    # torch.clamp's own gradient at the bounds is not the same in every release of PyTorch.
-    return torch.where(inside(x, low, high), x, x.detach().clamp(low, high))
-
-
-def inside(x: Tensor, low: float, high: float) -> Tensor:
-    """Where the gradient of the clamp is 1: at and inside the bounds, and at NaN."""
-    return ~((x < low) | (x > high))
-
-
-def sigma_of(x: Tensor, kind: int) -> Tensor:
-    """The standard deviation."""
-    if kind == LOGVAR:
-        return torch.exp(0.5 * x)
-    if kind == LOG_STD:
-        return torch.exp(x)
-    if kind == STD:
-        return x
-    if kind == VAR:
-        return torch.sqrt(x)
-    return _softplus(x)
-
-
-def log_var_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
-    """``log sigma^2``."""
-    if kind == LOGVAR:
-        return x
-    if kind == LOG_STD:
-        return 2.0 * x
-    if kind == STD:
-        return 2.0 * torch.log(sigma)
-    if kind == VAR:
-        return torch.log(x)
-    linear = x < -_softplus_edge(x)
-    return 2.0 * torch.where(linear, x, torch.log(torch.where(linear, 1.0, sigma)))
-
-
 def kl_element(mu: Tensor, x: Tensor, sigma: Tensor, kind: int) -> Tensor:
     """``KL(N(mu, sigma^2) || N(0, 1))``."""
     return 0.5 * (mu * mu + sigma * sigma - 1.0 - log_var_of(x, sigma, kind))
-
-
-def dsigma_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
-    """``d sigma / d x``."""
-    if kind == LOGVAR:
-        return 0.5 * sigma
-    if kind == LOG_STD:
-        return sigma
-    if kind == STD:
-        return torch.ones_like(x)
-    if kind == VAR:
-        return 0.5 / sigma
-    return torch.sigmoid(x)
 
 
 def dkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
@@ -166,19 +116,10 @@ def dkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
     return sigma * torch.sigmoid(x) - _dlog_softplus(x, sigma)
 
 
-def _softplus(x: Tensor) -> Tensor:
-    return softplus(x, threshold=_softplus_edge(x))
-
-
 def _dlog_softplus(x: Tensor, sigma: Tensor) -> Tensor:
     """``sigmoid(x) / softplus(x)``, which tends to 1 where both underflow."""
-    linear = x < -_softplus_edge(x)
+    linear = x < -softplus_edge(x)
     return torch.where(linear, 1.0, torch.sigmoid(x) / torch.where(linear, 1.0, sigma))
-
-
-def _softplus_edge(x: Tensor) -> float:
-    """Beyond it softplus(x) is x, and below its negative exp(x), to the dtype's last bit."""
-    return 40.0 if x.dtype == torch.float64 else 20.0
 
 
 def _noise(key: Tensor | None, eps: Tensor | None, like: Tensor, dense: bool) -> Tensor:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from ...rng import keys as rng_keys
-from ...rng.stream import LANES
-from ..reference.families import (
+from ...families import (
     FAMILIES,
     HALF_LOG_2PI,
     base_number,
     is_standard,
-    wider_and_narrower,
 )
+from ...families.mixture import wider_and_narrower
+from ...rng import keys as rng_keys
+from ...rng.stream import LANES
 from ..reference.memory import elements, flat, store
 from . import bases, scale
 from .calls import (

@@ -1,4 +1,4 @@
-"""The element-wise families of `reference.families`, each chosen by a compile-time number.
+"""The element-wise families of `fused_reparam.families`, each chosen by a compile-time number.
 
 A family is five functions of tiles: what is the same for every sample (`prepare`), a value that
 needs no noise (`divergence`), one sample (`draw`), one sample's part of the gradient (`pull`), and
@@ -14,7 +14,7 @@ Numbers, as `draw_calls.kernel_numbers` makes them: bounds of the scale, then n2
 import triton
 import triton.language as tl
 
-from ..reference import families as reference
+from ... import families
 from .approx import exp, expm1, reciprocal, sqrt
 from .scale import (
     LOG_STD,
@@ -30,7 +30,7 @@ from .scale import (
 )
 from .uniform import fast_log, log_uniform
 
-_INDEX = {name: index for index, name in enumerate(reference.FAMILIES)}
+_INDEX = {name: index for index, name in enumerate(families.FAMILIES)}
 GAUSSIAN: tl.constexpr = tl.constexpr(_INDEX["gaussian"])
 GAUSSIAN_PRIOR: tl.constexpr = tl.constexpr(_INDEX["gaussian_prior"])
 LOG_PROB: tl.constexpr = tl.constexpr(_INDEX["log_prob"])
@@ -43,7 +43,7 @@ UNIFORM: tl.constexpr = tl.constexpr(_INDEX["uniform"])
 CAUCHY: tl.constexpr = tl.constexpr(_INDEX["cauchy"])
 RELAXED_BERNOULLI: tl.constexpr = tl.constexpr(_INDEX["relaxed_bernoulli"])
 KUMARASWAMY: tl.constexpr = tl.constexpr(_INDEX["kumaraswamy"])
-HALF_LOG_2PI: tl.constexpr = tl.constexpr(reference.HALF_LOG_2PI)
+HALF_LOG_2PI: tl.constexpr = tl.constexpr(families.HALF_LOG_2PI)
 
 
 @triton.jit
@@ -148,7 +148,7 @@ def hypotenuse(x, y, MATH: tl.constexpr):
 
 @triton.jit
 def two_normals(z, mean, n3, n4, n5, n6):
-    """Both parts of a mixture, see `reference.wider_and_narrower`: of the wider one d and the
+    """Both parts of a mixture, see `families.mixture`: of the wider one d and the
     logarithm without log 2 pi, of the narrower one's logarithm how far it is ahead.
 
     n3: 1 / std; n4: constant; n5: ahead; n6: fall.

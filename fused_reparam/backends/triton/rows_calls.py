@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from ..reference.rows import ONE_HOT
+from ...families.categorical import ONE_HOT
 from . import rows_backward, rows_forward
 from .calls import _NO_KEY, _key
 from .launch import Variant, math_form

@@ -1,0 +1,134 @@
+"""The Gaussian: its KL to a Gaussian prior, or log-densities, of numbers or of tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.scales import STD, clamp, sigma_of
+from .family import HALF_LOG_2PI, Family, Values, located, log_q, sigma_and_log
+
+
+class _Prior(NamedTuple):
+    """The Gaussian that a divergence or log-density is to: its mean, and its scale parameter."""
+
+    mean: Tensor | float
+    x: Tensor
+    kind: int
+    log_var: Tensor
+
+
+def _prior_of_numbers(mean: float, std: float, like: Tensor) -> _Prior:
+    x = torch.full((), std, dtype=like.dtype, device=like.device)
+    return _Prior(mean, x, STD, torch.full_like(x, 2.0 * math.log(std)))
+
+
+def _prior_of_tensors(mean: Tensor, x: Tensor, kind: int) -> _Prior:
+    return _Prior(mean, x, kind, sigma_and_log(x, kind)[1])
+
+
+def _in_prior(
+    loc: Tensor, x: Tensor, kind: int, log_var: Tensor, prior: _Prior, eps: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(loc + sigma eps - prior mean) / prior sigma, and sigma / prior sigma.
+
+    Without eps the distance is loc's. Where a sigma, or a power of it that a gradient has, may be
+    beyond the dtype, the ratio is of the logarithms, and the distance is divided by the root of the
+    prior's sigma twice. It is NaN where two parts of it overflow with opposite signs.
+    """
+    edge, most = (230.0, 700.0) if loc.dtype == torch.float64 else (28.0, 87.0)
+    near = (log_var.abs() < edge) & (prior.log_var.abs() < edge)
+    # Elsewhere of any number, so that no infinite derivative meets a gradient that is masked.
+    sigma = sigma_of(torch.where(near, x, 1.0), kind)
+    prior_sigma = sigma_of(torch.where(near, prior.x, 1.0), prior.kind)
+    far_log_var = torch.where(near, 0.0, prior.log_var)
+    fixed = far_log_var.detach()
+    # 1, with the derivatives that the prior's scale gives the whole distance: those of its parts
+    # may be infinities that cancel.
+    shrink = torch.exp(0.5 * (fixed - far_log_var))
+    far_ratio = torch.exp(0.5 * (torch.where(near, 0.0, log_var) - fixed))
+    root = torch.exp((-0.25 * fixed).clamp(max=most))  # bounded, so that nothing times it is NaN
+    far = (loc - prior.mean) * root * root
+    if eps is not None:
+        far = far + far_ratio * eps
+    distance = (located(loc, sigma, eps) - prior.mean) / prior_sigma
+    return (
+        torch.where(near, distance, far * shrink),
+        torch.where(near, sigma / prior_sigma, far_ratio * shrink),
+    )
+
+
+def _gaussian_kl(
+    loc: Tensor, x: Tensor, kind: int, log_var: Tensor, prior: _Prior, floor: float
+) -> Tensor:
+    distance, ratio = _in_prior(loc, x, kind, log_var, prior)
+    kl = 0.5 * (distance * distance + ratio * ratio - 1.0 - (log_var - prior.log_var))
+    return floored(kl, floor)
+
+
+def floored(element: Tensor, floor: float) -> Tensor:
+    """Free bits: at least ``floor``, with no gradient below it."""
+    return torch.where(element < floor, floor, element) if floor > -math.inf else element
+
+
+def gaussian(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; value: KL to N(prior_mean, prior_std^2), at least ``floor``.
+
+    Parameters mu, x. Numbers low, high (bounds of x), prior_mean, prior_std, floor::
+
+        KL = 0.5 (((mu - prior_mean) / prior_std)^2 + (sigma / prior_std)^2 - 1
+                  - log(sigma^2 / prior_std^2))
+    """
+    low, high, prior_mean, prior_std, floor = numbers
+    x = clamp(p[1], low, high)
+    sigma, log_var = sigma_and_log(x, kind)
+    prior = _prior_of_numbers(prior_mean, prior_std, x)
+    return located(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
+
+
+def gaussian_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high, floor."""
+    low, high, floor = numbers
+    x = clamp(p[1], low, high)
+    sigma, log_var = sigma_and_log(x, kind)
+    prior = _prior_of_tensors(p[2], p[3], prior_kind)
+    return located(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
+
+
+def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; values: log q(z) and log p(z), the prior N(prior_mean, prior_std^2).
+
+    Parameters mu, x. Numbers low, high, prior_mean, prior_std::
+
+        log q = -0.5 eps^2 - log sigma - 0.5 log 2 pi
+    """
+    low, high, prior_mean, prior_std = numbers
+    x = clamp(p[1], low, high)
+    sigma, log_var = sigma_and_log(x, kind)
+    prior = _prior_of_numbers(prior_mean, prior_std, x)
+    return located(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
+
+
+def log_prob_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high."""
+    x = clamp(p[1], *numbers)
+    sigma, log_var = sigma_and_log(x, kind)
+    prior = _prior_of_tensors(p[2], p[3], prior_kind)
+    return located(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
+
+
+def _log_densities(
+    loc: Tensor, x: Tensor, kind: int, log_var: Tensor, eps: Tensor, prior: _Prior
+) -> Values:
+    """log q(z) and log p(z) of z = loc + sigma eps, in the prior's units: z may be infinite."""
+    d, _ = _in_prior(loc, x, kind, log_var, prior, eps)
+    return log_q(eps, log_var), -0.5 * d * d - 0.5 * prior.log_var - HALF_LOG_2PI
+
+
+GAUSSIAN = Family(2, 5, "normal", 1, False, gaussian)
+GAUSSIAN_PRIOR = Family(4, 3, "normal", 1, False, gaussian_prior)
+LOG_PROB = Family(2, 4, "normal", 2, True, log_prob)
+LOG_PROB_PRIOR = Family(4, 2, "normal", 2, True, log_prob_prior)

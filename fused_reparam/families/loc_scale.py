@@ -1,0 +1,55 @@
+"""Location and scale of a standard one: Laplace, logistic, Gumbel, uniform, Cauchy, Student-t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .family import Family, Formula, located
+
+
+def _loc_scale(kl: Callable[[Tensor, Tensor], Tensor] | None) -> Formula:
+    """z = loc + scale eps; value: KL to the standard member, where it is closed."""
+
+    def formula(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+        return located(p[0], p[1], eps), () if kl is None else (kl(p[0], p[1]),)
+
+    return formula
+
+
+def laplace_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """scale exp(-|loc| / scale) + |loc| - log scale - 1."""
+    size = loc.abs()
+    # Where the first term is nothing beside the others it is left out: its gradient would be 0
+    # times an infinity.
+    none = (size > 700.0 * scale) | (scale < torch.finfo(scale.dtype).tiny)
+    inside = torch.where(none, 1.0, scale)
+    # In units of the scale, a constant that changes nothing: no square of 1 / scale is met.
+    unit = 1.0 / inside.detach()
+    sized, scaled = torch.where(none, 0.0, size) * unit, inside * unit
+    near = torch.where(none, 0.0, inside.detach() * (scaled * torch.exp(-sized / scaled)))
+    return near + size - torch.log(scale) - 1.0
+
+
+def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """-log scale where [loc - scale, loc + scale] is within [-1, 1], else infinite; NaN of NaN."""
+    end = loc.abs() + scale
+    nothing = 0.0 * torch.where(end > 1.0, 0.0, loc) ** 2 * scale
+    return torch.where(end > 1.0, math.inf, nothing - torch.log(scale))
+
+
+def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """log(((1 + scale)^2 + loc^2) / (4 scale))."""
+    # Of the root, and by the difference of the logarithms: neither overflows.
+    return 2.0 * torch.log(0.5 * torch.hypot(1.0 + scale, loc)) - torch.log(scale)
+
+
+LAPLACE = Family(2, 0, "laplace", 1, False, _loc_scale(laplace_kl))
+LOGISTIC = Family(2, 0, "logistic", 0, False, _loc_scale(None))
+GUMBEL = Family(2, 0, "gumbel", 0, False, _loc_scale(None))
+UNIFORM = Family(2, 0, "uniform", 1, False, _loc_scale(uniform_kl))
+CAUCHY = Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl))
+STUDENT_T = Family(2, 1, "student_t", 0, False, _loc_scale(None))

@@ -67,7 +67,7 @@ class BuildLibrary(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         # Not beside the output: what an interrupted build leaves would be packed by the next one.
         made = Path(self.build_temp).resolve() / output.name
-        build = native.build_host if ext is host else native.build
+        build = native.build_extension if ext is host else native.build
         try:
             build(made)
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def extension(file_name):
 
 
 library = extension(native.library_name())
-host = None if missing else extension(native.host_name())
+host = None if missing else extension(native.extension_name())
 
 setup(
     packages=find_packages(include=["fused_reparam", "fused_reparam.*"]),

@@ -14,7 +14,7 @@ import torch
 
 import fused_reparam
 from fused_reparam import selftest
-from fused_reparam.backends import _cache, native, native_host, select
+from fused_reparam.backends import _cache, native, native_extension, select
 
 
 def devices() -> list[torch.device]:
@@ -76,9 +76,9 @@ def build() -> int:
     if "library" not in details:
         print(f"the native library is missing: {details['unavailable']}", file=sys.stderr)
         return 1
-    for name in ("library", "host path"):
+    for name in ("library", "extension"):
         print(f"{name}: {details[name]}")
-    return 0 if native_host.module is not None or native_host.turned_off() else 1
+    return 0 if native_extension.module is not None or native_extension.turned_off() else 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-// The calls of the library's plain C functions, as fused_reparam/backends/native*.py and host.cpp pack
+// The calls of the library's plain C functions, as fused_reparam/backends/native_*.py and torch_extension.cpp pack
 // them: only 8-byte fields. Dense operands have columns = 0, and what follows is not read; the others
 // are rows of `columns` elements, each with its two strides.
 #pragma once
@@ -9,7 +9,7 @@ struct fused_reparam_strides {
   int64_t row, column;
 };
 
-struct fused_reparam_draw {
+struct fused_reparam_elementwise {
   void* params[4];
   const uint64_t* key;
   void *eps, *z_or_grad_z, *values_or_grads[2], *grads[4];

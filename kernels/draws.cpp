@@ -1,5 +1,5 @@
 // The entry points of the element-wise draws, plain C functions as in ops.cpp; their sizes and layouts
-// are promised in fused_reparam/backends/reference/draws.py.
+// are promised in fused_reparam/backends/reference/elementwise.py.
 #include "draw_driver.h"
 #include "gaussian_driver.h"
 
@@ -84,7 +84,7 @@ void run_noise(Base base, const DrawCall& c) {
 
 namespace {
 
-fr::Operand operand(const fused_reparam_draw& p, void* data, const fused_reparam_strides* strides) {
+fr::Operand operand(const fused_reparam_elementwise& p, void* data, const fused_reparam_strides* strides) {
   fr::Operand op;
   op.data = data;
   if (p.columns > 0) {
@@ -95,7 +95,7 @@ fr::Operand operand(const fused_reparam_draw& p, void* data, const fused_reparam
   return op;
 }
 
-fr::DrawCall unpack(const fused_reparam_draw& p) {
+fr::DrawCall unpack(const fused_reparam_elementwise& p) {
   fr::DrawCall c{};
   c.dtype = static_cast<fr::Dtype>(p.dtype);
   c.family = static_cast<fr::Family>(p.family);
@@ -124,13 +124,13 @@ fr::DrawCall unpack(const fused_reparam_draw& p) {
 }
 
 // A sample of a Gaussian and its KL to N(0, 1) has kernels of its own, which take 1.6 to 1.8 times less.
-bool is_standard(const fused_reparam_draw& p) {
+bool is_standard(const fused_reparam_elementwise& p) {
   return static_cast<fr::Family>(p.family) == fr::Family::gaussian && p.samples == 1 && p.numbers[2] == 0 &&
          p.numbers[3] == 1 && p.numbers[4] == -fr::kInfinity;
 }
 
 template <class Call>
-Call standard(const fused_reparam_draw& p) {
+Call standard(const fused_reparam_elementwise& p) {
   Call c{};
   c.dtype = static_cast<fr::Dtype>(p.dtype);
   c.kind = static_cast<fr::Kind>(p.kind);
@@ -167,7 +167,7 @@ int guarded(const F& f) {
 extern "C" {
 
 // 0 is success.
-FR_API int fused_reparam_draw_forward(const fused_reparam_draw* p) {
+FR_API int fused_reparam_elementwise_forward(const fused_reparam_elementwise* p) {
   return guarded([&] {
     if (!is_standard(*p)) return fr::run_forward(unpack(*p));
     auto c = standard<fr::GaussianForward>(*p);
@@ -177,7 +177,7 @@ FR_API int fused_reparam_draw_forward(const fused_reparam_draw* p) {
   });
 }
 
-FR_API int fused_reparam_draw_backward(const fused_reparam_draw* p) {
+FR_API int fused_reparam_elementwise_backward(const fused_reparam_elementwise* p) {
   return guarded([&] {
     if (is_standard(*p)) {
       auto c = standard<fr::GaussianBackward>(*p);

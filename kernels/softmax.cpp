@@ -1,5 +1,5 @@
 // The entry points of the relaxed categories, plain C functions as in ops.cpp; sizes and layouts are
-// promised in fused_reparam/backends/reference/rows.py.
+// promised in fused_reparam/backends/reference/softmax.py.
 #include <limits>
 #include <utility>
 

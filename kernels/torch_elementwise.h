@@ -8,7 +8,7 @@
 
 namespace fr::ops {
 
-using DrawEntry = int (*)(const fused_reparam_draw*);
+using DrawEntry = int (*)(const fused_reparam_elementwise*);
 
 // What Python says of a family (fused_reparam/families).
 struct FamilyFacts {
@@ -159,8 +159,8 @@ struct Elementwise {
     return found;
   }
 
-  static fused_reparam_draw call_of(const Spec& spec, const Inputs& in, const Parameters& p) {
-    fused_reparam_draw call{};
+  static fused_reparam_elementwise call_of(const Spec& spec, const Inputs& in, const Parameters& p) {
+    fused_reparam_elementwise call{};
     if (in[key].defined()) call.key = static_cast<const uint64_t*>(in[key].data_ptr());
     call.n = p.n;
     call.samples = std::max<int64_t>(spec.samples, 1);
@@ -183,7 +183,7 @@ struct Elementwise {
   static variable_list forward(const Spec& spec, const Inputs& in, const Parameters& p) {
     at::AutoDispatchBelowADInplaceOrView no_gradients;
     variable_list found(outputs), written(values);
-    fused_reparam_draw call = call_of(spec, in, p);
+    fused_reparam_elementwise call = call_of(spec, in, p);
     if (spec.sample) {
       found[0] = empty_ordered(shape_of_z(spec, p), stacked_order(spec.samples, spec.order), in[0].options());
       call.z_or_grad_z = found[0].data_ptr();
@@ -285,7 +285,7 @@ struct Elementwise {
   static void differentiate(const Spec& spec, const Inputs& in, const Parameters& p, const Tensor& grad_z,
                             const variable_list& grads, bool valued, const Written& written) {
     const size_t params = p.each.size();
-    fused_reparam_draw call = call_of(spec, in, p);
+    fused_reparam_elementwise call = call_of(spec, in, p);
     variable_list of_values(values);
     if (valued) {
       Layout layout = layout_of_values(spec, p, *spec.reduction);

@@ -91,10 +91,10 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "fused_reparam_host", nullptr, -1, methods,
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "fused_reparam_torch", nullptr, -1, methods,
                           nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 }  // namespace fr::ops
 
-PyMODINIT_FUNC PyInit_fused_reparam_host() { return PyModule_Create(&fr::ops::definition); }
+PyMODINIT_FUNC PyInit_fused_reparam_torch() { return PyModule_Create(&fr::ops::definition); }

@@ -156,8 +156,8 @@ def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
         "forward": forward.forward_kernel,
         "backward": backward.backward_kernel,
         "normal": fill.fill_kernel,
-        "draw_forward": draws_forward.draw_forward_kernel,
-        "draw_backward": draws_backward.draw_backward_kernel,
+        "elementwise_forward": draws_forward.draw_forward_kernel,
+        "elementwise_backward": draws_backward.draw_backward_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
     shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector, target)

@@ -33,14 +33,16 @@ def kernel(case: str, dtype: str, target: str) -> aot.Kernel:
 
 def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kernel:
     """`given`: which pointers are not None; `changes`: of a contiguous call's constants."""
-    from fused_reparam.backends.triton import rows_backward, rows_calls, rows_forward
+    from fused_reparam.backends.triton import rows_backward, rows_forward, softmax_calls
 
     itemsize = aot.BYTES[dtype]
     warp = 32 if target.startswith("sm_") else 64
-    cut = rows_calls.tile_of(shape, itemsize, warp)
+    cut = softmax_calls.tile_of(shape, itemsize, warp)
     rows = {"forward": rows_forward.forward_rows, "backward": rows_backward.backward_rows}[name]
     known = dict(
-        zip(("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), rows_calls._constants(cut), strict=True),
+        zip(
+            ("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), softmax_calls._constants(cut), strict=True
+        ),
         KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
         DOUBLE=dtype == "float64", MATH=aot.math_form(dtype, target),
         key=None, state_seed=None, state_offset=None,

@@ -95,7 +95,7 @@ def isa(request):
 
 
 @pytest.fixture
-def no_host_path():
+def no_extension():
     """The native backend's calls all go through its Python functions, which a test may watch."""
     with python_kernels():
         yield

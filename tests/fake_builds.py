@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fused_reparam.backends import _build, _cache, native, native_host
+from fused_reparam.backends import _build, _cache, native, native_extension
 
 ROOT = Path(__file__).resolve().parent.parent
 # An installed library is hidden, so that there is something to build.
@@ -52,14 +52,14 @@ def script(path, text):
 def at_hand():
     """The libraries that this process runs on, or None."""
     details = native.info()
-    if "library" not in details or native_host.module is None:
+    if "library" not in details or native_extension.module is None:
         return None
-    return Path(details["library"]), Path(native_host.module.__file__)
+    return Path(details["library"]), Path(native_extension.module.__file__)
 
 
 def copying_compiler(folder, before=""):
     """A compiler that copies the libraries at hand; ``before`` is done at each of its starts."""
-    library, host = (shlex.quote(str(path)) for path in at_hand())
+    library, extension = (shlex.quote(str(path)) for path in at_hand())
     return script(
         folder / "copying-compiler",
         f"""
@@ -70,7 +70,7 @@ def copying_compiler(folder, before=""):
         done
         case $made in
             *.o) : > "$made" ;;
-            *host*) cp {host} "$made" ;;
+            *fused_reparam_torch*) cp {extension} "$made" ;;
             *) cp {library} "$made" ;;
         esac
         """,
@@ -117,7 +117,7 @@ def inside(path, folder):
 
 
 def names():
-    return _build.library_name(), _build.host_name()
+    return _build.library_name(), _build.extension_name()
 
 
 def copied(source):

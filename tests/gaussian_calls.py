@@ -9,7 +9,7 @@ def _numbers(low, high):
 
 def forward(backend, loc, scale, key, eps, kind, low, high, weight, dense, z, kl):
     """``z`` or ``kl`` may be None; a KL of S elements is of S equal parts of the latent."""
-    backend.draw_forward(
+    backend.elementwise_forward(
         "gaussian", kind, 0, _numbers(low, high), (loc, scale), key, eps, 1, weight, dense, z,
         [] if kl is None else [kl],
     )  # fmt: skip
@@ -20,7 +20,7 @@ def backward(
     grad_scale,
 ):  # fmt: skip
     """Each gradient may be None: it did not come, or is not wanted."""
-    backend.draw_backward(
+    backend.elementwise_backward(
         "gaussian", kind, 0, _numbers(low, high), grad_z, [grad_kl], (loc, scale), key, eps, 1,
         weight, dense, (grad_loc, grad_scale),
     )  # fmt: skip

@@ -89,7 +89,7 @@ def of_ops():
         "gaussian_latent": latent,
         "gaussian_latent_backward": [(4, 6), (), *latent, [True, True, False]],
         "draw": draw,
-        "draw_backward": [(4, 6), (4, 6), None, *draw, [True, True, False, False, False]],
+        "elementwise_backward": [(4, 6), (4, 6), None, *draw, [True, True, False, False, False]],
         "relaxed_categories": [(4, 6), noise.key(1), None, *rows],
         "relaxed_categories_backward": [(4, 6), (4,), (4, 6), (4, 6), *rows],
     }

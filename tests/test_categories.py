@@ -366,7 +366,7 @@ def test_temperatures(device):
         assert gradient((y,), logits, cotangents((y,))).abs().max() < 1e-29
 
 
-def test_only_what_is_wanted_is_asked_of_a_backend(device, key, monkeypatch, no_host_path):
+def test_only_what_is_wanted_is_asked_of_a_backend(device, key, monkeypatch, no_extension):
     """The soft values of a hard y where there is a gradient, the logits where they are read."""
     module = select.pick(device)
     asked = []

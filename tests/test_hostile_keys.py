@@ -7,7 +7,7 @@ import torch
 
 import fused_reparam as fr
 from fused_reparam import noise
-from fused_reparam.backends import native_host
+from fused_reparam.backends import native_extension
 
 OPS = torch.ops.fused_reparam
 X = torch.full((3, 4), 0.5)
@@ -24,7 +24,7 @@ def way(request, monkeypatch):
     with fr.backend(name):
         fr.gaussian_latent(torch.zeros(1), torch.zeros(1))  # loads the library
         if request.param == "python":
-            monkeypatch.setattr(native_host, "module", None)
+            monkeypatch.setattr(native_extension, "module", None)
         yield request.param
 
 
@@ -45,10 +45,10 @@ CALLS = {
     "draw": lambda k: OPS.draw(X, X, None, None, k, *DRAW),
     "draw with a gradient": lambda k: OPS.draw(leaf(X), X, None, None, k, *DRAW),
     "draws": lambda k: OPS.draw(X, X, None, None, k, *DRAW[:6], 3, *DRAW[7:]),
-    "draw backward": lambda k: OPS.draw_backward(
+    "draw backward": lambda k: OPS.elementwise_backward(
         X, ONE, None, X, X, None, None, k, *DRAW, [True, True, False, False, False]
     ),
-    "draw double backward": lambda k: OPS.draw_backward(
+    "draw double backward": lambda k: OPS.elementwise_backward(
         leaf(X), ONE, None, X, X, None, None, k, *DRAW, [True, True, False, False, False]
     ),
     "categories": lambda k: OPS.relaxed_categories(X, k, *ROWS),

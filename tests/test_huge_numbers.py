@@ -7,7 +7,7 @@ import torch
 
 import fused_reparam as fr
 from fused_reparam import noise
-from fused_reparam.backends import native_host
+from fused_reparam.backends import native_extension
 from fused_reparam.families import FAMILIES
 
 OPS = torch.ops.fused_reparam
@@ -29,7 +29,7 @@ def way(request, monkeypatch):
     with fr.backend(name):
         fr.gaussian_latent(torch.zeros(1), torch.zeros(1))  # loads the library
         if request.param == "python":
-            monkeypatch.setattr(native_host, "module", None)
+            monkeypatch.setattr(native_extension, "module", None)
         yield request.param
 
 
@@ -67,7 +67,7 @@ def test_samples_of_the_backward_op(family, samples):
         grads = [of_value if i < FAMILIES[family].values else None for i in range(2)]
         needs = [*[True] * len(params), *[False] * (5 - len(params))]
         with pytest.raises(ValueError, match=TOO_MANY):
-            OPS.draw_backward(None, *grads, *args, needs)
+            OPS.elementwise_backward(None, *grads, *args, needs)
 
 
 CALLS = {
@@ -208,7 +208,7 @@ def test_expanded_tensors(n, dtype):
         lambda: OPS.relaxed_categories(column, KEY, None, *spec),
         lambda: OPS.relaxed_categories_backward(column, None, column, column, *spec),
         lambda: OPS.draw(t, t, *draw),
-        lambda: OPS.draw_backward(None, one, None, t, t, *draw, [True, True, *[False] * 3]),
+        lambda: OPS.elementwise_backward(None, one, None, t, t, *draw, [True, True, *[False] * 3]),
     ]
     if n < 2**62:  # more can't be broadcast
         calls += [

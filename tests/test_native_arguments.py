@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fused_reparam
-from fused_reparam.backends import native, native_host
+from fused_reparam.backends import native, native_extension
 
 KEY = fused_reparam.noise.key(1)
 
@@ -41,9 +41,9 @@ def test_the_op_refuses_what_it_cannot_fill_or_read(key, out):
 @pytest.mark.parametrize("name", ["spent", "start"])
 def test_functions_of_the_extension_refuse_wrong_arguments(name):
     native.info()
-    if native_host.module is None:
-        pytest.skip(native_host.reason)
-    function, t = getattr(native_host.module, name), torch.zeros(2, 3)
+    if native_extension.module is None:
+        pytest.skip(native_extension.reason)
+    function, t = getattr(native_extension.module, name), torch.zeros(2, 3)
     variable, addresses = contextvars.ContextVar("backend"), [1, 2, 3, 4]
     for args in (
         *[(None,) * count for count in range(10) if (name, count) != ("spent", 1)],

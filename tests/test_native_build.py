@@ -11,7 +11,7 @@ import pytest
 from fake_builds import PROBE, ROOT, at_hand, copied, copying_compiler, script
 from fake_builds import start as run
 
-from fused_reparam.backends import _build, native, native_host
+from fused_reparam.backends import _build, native, native_extension
 
 
 def compiler_missing():
@@ -26,11 +26,13 @@ needs_compiler = pytest.mark.skipif(compiler_missing() is not None, reason=str(c
 
 
 @needs_compiler
-@pytest.mark.skipif("FUSED_REPARAM_NO_HOST" in os.environ, reason="the host path is turned off")
-def test_there_is_a_host_path():
+@pytest.mark.skipif(
+    "FUSED_REPARAM_NO_EXTENSION" in os.environ, reason="the extension is turned off"
+)
+def test_there_is_an_extension():
     """Or the tests of it are skipped, and nobody sees that it no longer compiles."""
     native.info()
-    assert native_host.module is not None, native_host.reason
+    assert native_extension.module is not None, native_extension.reason
 
 
 @pytest.mark.slow
@@ -51,7 +53,7 @@ def test_two_processes_build_once(tmp_path):
         assert str(cache) in notice
         assert "FUSED_REPARAM_NO_JIT=1" in notice
     files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    names = [_build.host_name(), _build.library_name()]
+    names = [_build.extension_name(), _build.library_name()]
     assert sorted(path.name for path in files) == names
     waited = "".join(err for _, err in outputs)
     assert "waiting for another process" in waited
@@ -153,7 +155,7 @@ def test_wheel_with_the_libraries(tmp_path):
     (path,) = tmp_path.glob("*.whl")
     assert "-py3-none-linux" in path.name or not sys.platform.startswith("linux")
     with zipfile.ZipFile(path) as packed:
-        for name in (_build.library_name(), _build.host_name()):
+        for name in (_build.library_name(), _build.extension_name()):
             data = packed.read(f"fused_reparam/backends/{name}")
             assert data.endswith(_build.seal(name, data[: -_build.SEAL_SIZE]))
         assert not [name for name in packed.namelist() if ".build-" in name]

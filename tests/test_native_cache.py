@@ -183,7 +183,7 @@ def test_building_ahead_of_time(tmp_path, compiler):
         status, out, err = finish(BUILD, cache, CXX=compiler)
         assert status == 0, err
         assert out[0].startswith(f"library: {cache}")
-        assert out[1] == "host path: C++, built at first use"
+        assert out[1] == "extension: C++, built at first use"
         assert err.count("building the native library") == building
 
 
@@ -192,10 +192,10 @@ def test_building_ahead_of_time_tries_again_what_failed(cache, tmp_path, compile
     for tries in (1, 0):  # at first use it is tried once
         status, out, err = finish(PROBE, cache, CXX="false")
         assert "Python: the native library could not be built" in out[1]
-        assert err.count("building the native library's host path") == tries
+        assert err.count("building the native extension") == tries
     assert "python -m fused_reparam build tries again" in out[1]
     status, out, err = finish(BUILD, cache, CXX="false")
     assert status == 1
     status, out, err = finish(BUILD, cache, CXX=compiler)
     assert status == 0, err
-    assert out[1] == "host path: C++, built at first use"
+    assert out[1] == "extension: C++, built at first use"

@@ -146,13 +146,13 @@ def test_what_failed_is_tried_again_the_next_day(cache, monkeypatch, tmp_path):
     good = os.environ["CXX"]
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(_build.CompilerError):
-        _cache.in_cache(_build.HOST)
+        _cache.in_cache(_build.EXTENSION)
     monkeypatch.setenv("CXX", good)
     with pytest.raises(_build.BuildError, match="build tries again"):
-        _cache.in_cache(_build.HOST)
+        _cache.in_cache(_build.EXTENSION)
     (failed,) = cache.rglob("*.failed")
     os.utime(failed, (time.time() - 90000,) * 2)
-    assert _cache.in_cache(_build.HOST).is_file()
+    assert _cache.in_cache(_build.EXTENSION).is_file()
 
 
 def test_the_first_failure_ends_a_build(cache, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from draw_cases import FAMILIES, params, spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_reparam import categorical_latent, gaussian_latent, noise, tanh_normal_rsample
-from fused_reparam.backends import native, native_host
+from fused_reparam.backends import native, native_extension
 from fused_reparam.core.reductions import REDUCTIONS
 from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 from fused_reparam.ops import elementwise, softmax
@@ -19,7 +19,8 @@ from fused_reparam.rng import keys as rng_keys
 
 native.info()  # loads it
 pytestmark = pytest.mark.skipif(
-    native_host.module is None, reason=f"the host path is in Python: {native_host.reason}"
+    native_extension.module is None,
+    reason=f"the extension is not at hand: {native_extension.reason}",
 )
 OPS = torch.ops.fused_reparam
 DTYPES = pytest.mark.parametrize(

@@ -16,7 +16,7 @@ CALLS = int(os.environ.get("FUZZ_CALLS", "1500"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 WAYS = {
     "extension": {},
-    "python": {"FUSED_REPARAM_NO_HOST": "1"},
+    "python": {"FUSED_REPARAM_NO_EXTENSION": "1"},
     "reference": {"FUSED_REPARAM_BACKEND": "reference"},
 }
 

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("shrunk_storage.py")
 WAYS = {
     "host": {},
-    "python": {"FUSED_REPARAM_NO_HOST": "1"},
+    "python": {"FUSED_REPARAM_NO_EXTENSION": "1"},
     "reference": {"FUSED_REPARAM_BACKEND": "reference"},
     "triton": {"FUSED_REPARAM_BACKEND": "triton", "TRITON_INTERPRET": "1"},
 }

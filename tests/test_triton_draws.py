@@ -132,8 +132,8 @@ def test_strided_gradients_and_noise():
     grads = [whole[:, : n // rows], whole[:, n // rows : 2 * n // rows]]
     numbers = NUMBERS["gaussian"]
     z = torch.full((rows, n // rows), float("nan"), device=DEVICE)
-    backend.draw_forward("gaussian", 0, 0, numbers, params, None, eps, 1, 1.0, False, z, [])
-    backend.draw_backward(
+    backend.elementwise_forward("gaussian", 0, 0, numbers, params, None, eps, 1, 1.0, False, z, [])
+    backend.elementwise_backward(
         "gaussian", 0, 0, numbers, grad_z, [None], params, None, eps, 1, 1.0, False, grads
     )
     sigma = torch.exp(0.5 * params[1])
@@ -192,7 +192,7 @@ def test_a_key_from_the_host_is_the_same_key():
     drawn = []
     for key in (make_key(7, 0), noise.HostKey(7, 0)):
         z = torch.full((70,), float("nan"), device=DEVICE)
-        backend.draw_forward(
+        backend.elementwise_forward(
             "tanh_normal", 0, 0, NUMBERS["tanh_normal"], [p.to(DEVICE) for p in params], key, None,
             1, 1.0, True, z, [],
         )  # fmt: skip
@@ -227,7 +227,7 @@ def test_repeatable_bit_for_bit():
     runs = []
     for _ in range(2):
         found = [torch.full((2,), float("nan"), device=DEVICE) for _ in range(2)]
-        backend.draw_forward(
+        backend.elementwise_forward(
             "log_prob", 0, 0, NUMBERS["log_prob"], params, make_key(3), None, 2, 1.0, True, None,
             found,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from triton_truth import (
 
 from fused_reparam import noise as noise_module
 from fused_reparam.backends import triton as backend
-from fused_reparam.backends.reference import rows
+from fused_reparam.backends.reference import softmax as rows
 
 np = pytest.importorskip("numpy")
 pytestmark = [
@@ -167,16 +167,16 @@ def test_dtypes(shape, dtype):
 @pytest.fixture
 def small_programs(monkeypatch):
     """Chunks for rows that are not long: a program holds 512 elements."""
-    from fused_reparam.backends.triton import rows_calls
+    from fused_reparam.backends.triton import softmax_calls
 
-    monkeypatch.setattr(rows_calls, "_MOST_WARPS", 4)
-    monkeypatch.setattr(rows_calls, "_PER_THREAD", {2: 8, 4: 4, 8: 2})
-    caches = (rows_calls._forward, rows_calls._backward)
+    monkeypatch.setattr(softmax_calls, "_MOST_WARPS", 4)
+    monkeypatch.setattr(softmax_calls, "_PER_THREAD", {2: 8, 4: 4, 8: 2})
+    caches = (softmax_calls._forward, softmax_calls._backward)
     for cache in caches:
         cache.cache_clear()
     yield
-    assert rows_calls.tile_of((2, 1301, 1), 4, 32).chunks > 1
-    assert rows_calls.tile_of((1, 150, 8), 4, 32).chunks > 1
+    assert softmax_calls.tile_of((2, 1301, 1), 4, 32).chunks > 1
+    assert softmax_calls.tile_of((1, 150, 8), 4, 32).chunks > 1
     for cache in caches:
         cache.cache_clear()
 
@@ -218,7 +218,7 @@ def test_missing_parts(small_programs, mode):
 
 def test_strides():
     """Logits and gradients that are read where they lie: every form of `rows_tiles`."""
-    from fused_reparam.backends.triton import rows_calls, rows_tiles
+    from fused_reparam.backends.triton import rows_tiles, softmax_calls
 
     half = logits_of((3, 48, 1), torch.float32)[:, 24:]
     swapped = logits_of((7, 3, 1), torch.float32).transpose(0, 1)
@@ -229,8 +229,8 @@ def test_strides():
     forms = set()
     for logits in (half, swapped, upper, channels_last, same, odd_half):
         shape = tuple(logits.shape)
-        cut = rows_calls.tile_of(shape, 4, 32)
-        forms.add((cut.inner, rows_calls._form(shape, logits.stride(), cut)))
+        cut = softmax_calls.tile_of(shape, 4, 32)
+        forms.add((cut.inner, softmax_calls._form(shape, logits.stride(), cut)))
         run_and_check(SOFT, logits)
         check_backward(SOFT, logits, grad_y=logits)
     for logits in (half, same):

@@ -118,7 +118,7 @@ class Exact:
         def call(params, eps):
             pairs = zip(params, wanted, strict=True)
             grads = [torch.empty_like(p) if asked else None for p, asked in pairs]
-            reference.draw_backward(
+            reference.elementwise_backward(
                 *self.options, grad_z, grad_values, params, None, eps, self.samples, WEIGHT, True,
                 grads,
             )  # fmt: skip
@@ -168,7 +168,7 @@ def run_and_check(
     total = segments * (samples if about.sampled else 1)
     z, z_buffer = guarded(count, dtype, shift)
     made = [guarded(total, value_dtype) for _ in range(about.values if with_values else 0)]
-    backend.draw_forward(
+    backend.elementwise_forward(
         family, kind, prior_kind, numbers, params, use, eps, samples, WEIGHT, dense,
         z if with_z else None, [v for v, _ in made],
     )  # fmt: skip
@@ -191,7 +191,7 @@ def run_and_check(
     wanted = wanted or [True] * len(params)
     outs = [guarded(n, dtype, shift) if w else (None, None) for w in wanted]
     grads = [o if o is None or dense else o.view(rows, -1) for o, _ in outs]
-    backend.draw_backward(
+    backend.elementwise_backward(
         family, kind, prior_kind, numbers, None if grad_z is None else place(grad_z.to(DEVICE)),
         grad_values, params, use, eps, samples, WEIGHT, dense, grads,
     )  # fmt: skip

@@ -167,12 +167,12 @@ def library_name() -> str:
     return f"libfused_reparam-{fingerprint()}.so"
 
 
-def host_name() -> str:
+def extension_name() -> str:
     """The host extension's file name."""
     text = (torch_root() / "version.py").read_text()
     torch = re.search(r"^__version__ = ['\"](.+?)['\"]", text, re.MULTILINE)
     versions = f"torch{torch[1] if torch else ''}-{sys.implementation.cache_tag}"
-    return f"fused_reparam_host-{fingerprint()}-{re.sub(r'[^a-z0-9-]+', '_', versions)}.so"
+    return f"fused_reparam_torch-{fingerprint()}-{re.sub(r'[^a-z0-9-]+', '_', versions)}.so"
 
 
 def installed(name: str) -> Path:
@@ -200,7 +200,7 @@ def build(output: Path, progress: Progress = no_progress) -> None:
         progress(len(commands) + 1, len(commands) + 1)
 
 
-def build_host(output: Path, progress: Progress = no_progress) -> None:
+def build_extension(output: Path, progress: Progress = no_progress) -> None:
     """Compile the host extension, likewise."""
     cxx, torch = compiler(), torch_root()
     python = Path(sysconfig.get_paths()["include"])
@@ -219,7 +219,7 @@ def build_host(output: Path, progress: Progress = no_progress) -> None:
 
 
 LIBRARY = Product("the native library", "one to two minutes", library_name, build, False)
-HOST = Product("the native library's host path", "15 seconds", host_name, build_host, True)
+EXTENSION = Product("the native extension", "15 seconds", extension_name, build_extension, True)
 
 
 def seal(name: str, library: bytes) -> bytes:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .native_draws import base_noise, draw_backward, draw_forward
+from .native_elementwise import base_noise, elementwise_backward, elementwise_forward
 from .native_library import ISA_NAMES, info, loaded, unavailable_reason
-from .native_rows import softmax_backward, softmax_forward
+from .native_softmax import softmax_backward, softmax_forward
 from .reference.memory import flat
 
-# Keys come as tensors; see `reference/draws.py`.
+# Keys come as tensors; see `reference/elementwise.py`.
 DERIVES_KEYS = False
 
 __all__ = [
     "DERIVES_KEYS",
     "ISA_NAMES",
     "base_noise",
-    "draw_backward",
-    "draw_forward",
+    "elementwise_backward",
+    "elementwise_forward",
     "info",
     "isa",
     "normal",

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import _build, _cache, native_host
+from . import _build, _cache, native_extension
 
 ISA_NAMES = ("portable", "avx2", "avx512")
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -39,14 +39,15 @@ class Library:
         handle = ctypes.CDLL(str(path))
         self.path, self.handle = path, handle
         self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
-        self.draw_forward: Entry = handle.fused_reparam_draw_forward
-        self.draw_backward: Entry = handle.fused_reparam_draw_backward
+        self.elementwise_forward: Entry = handle.fused_reparam_elementwise_forward
+        self.elementwise_backward: Entry = handle.fused_reparam_elementwise_backward
         self.softmax_forward: Entry = handle.fused_reparam_softmax_forward
         self.softmax_backward: Entry = handle.fused_reparam_softmax_backward
         self.base_noise = handle.fused_reparam_base_noise
         self.base_noise.argtypes = _NOISE_ARGUMENTS
         for entry in (
-            self.draw_forward, self.draw_backward, self.softmax_forward, self.softmax_backward,
+            self.elementwise_forward, self.elementwise_backward,
+            self.softmax_forward, self.softmax_backward,
         ):  # fmt: skip
             entry.argtypes = (ctypes.c_char_p,)  # type: ignore[attr-defined]
         self.normal_op = torch.ops.fused_reparam_native.normal.default
@@ -99,7 +100,7 @@ def _load() -> None:
             _check_environment()
             library, _origin = _cache.load(_build.LIBRARY, Library)
             _library = library
-            native_host.load(library.handle)
+            native_extension.load(library.handle)
         except Exception as error:  # whatever went wrong, the reference backend can serve
             _reason = str(error) or type(error).__name__
 
@@ -122,7 +123,9 @@ def info() -> dict[str, str]:
         "library": str(_library.path),
         "built": _origin,
         "instruction set": ISA_NAMES[_library.isa()],
-        "host path": native_host.origin if native_host.module else f"Python: {native_host.reason}",
+        "extension": native_extension.origin
+        if native_extension.module
+        else f"Python: {native_extension.reason}",
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..backends import native_host
+from ..backends import native_extension
 from ..core.mistakes import described, not_scriptable
 from ..core.modes import eager
 from ..functional import arguments
@@ -157,7 +157,7 @@ def _unspent(kl: Tensor) -> bool:
     """Whether no backward pass has freed what this KL's would need."""
     if kl.grad_fn is None:
         return True
-    spent = native_host.spent(kl)
+    spent = native_extension.spent(kl)
     if spent is not None:
         return not spent
     try:

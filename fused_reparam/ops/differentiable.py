@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..backends import native_host, select
+from ..backends import native_extension, select
 from ..core.storage import check_gradients, check_saved
 from .library import LIB, all_plain, as_tensor, below_autograd, define, functorch_active, needs_grad
 from .operands import save, saved
@@ -146,7 +146,7 @@ class DifferentiableOp(ABC):
             LIB.impl(name, compute, "CompositeExplicitAutograd")
             LIB.impl(name, autograd, "Autograd")
             torch.library.register_fake(f"fused_reparam::{name}", fake, lib=LIB)
-        native_host.serve(self.name, self)
+        native_extension.serve(self.name, self)
         # By the names that a graph shows: FusedElementwise, whose node is FusedElementwiseBackward.
         title = type(self).__name__
         self._forward, self._transformable_forward, self._backward, self._transformable_backward = (
@@ -173,8 +173,8 @@ class DifferentiableOp(ABC):
         first = inputs[0]
         if first.is_cpu:
             # The first call loads the extension, or finds none; a compiler would trace that.
-            if not torch.compiler.is_compiling() and not native_host.asked:
-                native_host.asked = True
+            if not torch.compiler.is_compiling() and not native_extension.asked:
+                native_extension.asked = True
                 select.pick(first.device)
         elif all_plain(*inputs):
             if not torch._C._autograd._profiler_enabled():

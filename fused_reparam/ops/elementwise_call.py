@@ -132,7 +132,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> Found:
     if geometry.scattered and values:
         written = _allocate_values(inputs.p0, _each(params, spec))
     layout = _Layout(params, inputs.eps, spec, geometry.shape, None, ())
-    backend.draw_forward(
+    backend.elementwise_forward(
         spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.params,
         key.contiguous() if isinstance(key, Tensor) else key, layout.eps, spec.samples or 1,
         geometry.weight, layout.dense, z, written,
@@ -180,7 +180,7 @@ def backward(
     found, joined = allocate_gradients(inputs, spec, needs)
     if geometry.n and any(g is not None for g in found):
         layout = _Layout(params, eps, spec, geometry.shape, grad_z, found)
-        backend.draw_backward(
+        backend.elementwise_backward(
             spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.grad_z,
             [g if g is None else _of_backend(g, params, spec, geometry) for g in grad_values],
             layout.params, key.contiguous() if isinstance(key, Tensor) else key, layout.eps,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..backends import native_host, select
+from ..backends import native_extension, select
 from ..core.dtypes import DTYPES
 from ..rng import bases, keys
 from .layout import empty_ordered
@@ -39,7 +39,7 @@ def fake(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dtype
 
 
 LIB.impl("normal", normal, "CompositeExplicitAutograd")
-native_host.serve("normal", normal)
+native_extension.serve("normal", normal)
 torch.library.register_fake("fused_reparam::normal", fake, lib=LIB)
 
 
@@ -89,7 +89,7 @@ def _fake_base_noise(
 
 
 LIB.impl("base_noise", base_noise, "CompositeExplicitAutograd")
-native_host.serve("base_noise", base_noise)
+native_extension.serve("base_noise", base_noise)
 torch.library.register_fake("fused_reparam::base_noise", _fake_base_noise, lib=LIB)
 
 

@@ -21,7 +21,7 @@ from .softmax_double_backward import double_backward
 
 
 class GumbelSoftmax(DifferentiableOp):
-    """y, shaped and laid out as logits, and the KL of the variables, as ``families/categorical.py`` says.
+    """y, shaped and laid out as logits, and the KL of the variables: ``families/categorical.py``.
 
     noise, Gumbel noise of y's shape, replaces the key; it gets no gradient. The backward pass needs
     no noise: SOFT saves y, HARD the soft values that its gradient is of, which therefore are an

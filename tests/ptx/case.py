@@ -210,7 +210,7 @@ def keys_from(where: str) -> Iterator[None]:
     """Keys as CUDA tensors are given ("device"), or as a captured graph derives them ("graph"):
     then the forward pass writes down what the backward pass loads.
     """
-    from fused_reparam.backends.triton import calls, draw_calls, rows_calls
+    from fused_reparam.backends.triton import calls, elementwise_calls, softmax_calls
 
     written: list[Tensor] = []
 
@@ -230,8 +230,8 @@ def keys_from(where: str) -> Iterator[None]:
         return
     with (
         mock.patch.object(calls, "_key", key_of),
-        mock.patch.object(draw_calls, "_key", key_of),
-        mock.patch.object(rows_calls, "_key", key_of),
+        mock.patch.object(elementwise_calls, "_key", key_of),
+        mock.patch.object(softmax_calls, "_key", key_of),
     ):
         yield
 
@@ -245,17 +245,17 @@ def graph_key() -> tuple[int, int]:
 @contextmanager
 def wide_indices(wanted: bool) -> Iterator[None]:
     """Tensors are cut as those are whose indices need 64 bits."""
-    from fused_reparam.backends.triton import calls, draw_calls, rows_calls
+    from fused_reparam.backends.triton import calls, elementwise_calls, softmax_calls
 
     if not wanted:
         yield
         return
     cached = [
         function
-        for module in (calls, draw_calls, rows_calls)
+        for module in (calls, elementwise_calls, softmax_calls)
         for function in (module._forward, module._backward)
     ]
-    layout_of, tile_of = calls.layout_of, rows_calls.tile_of
+    layout_of, tile_of = calls.layout_of, softmax_calls.tile_of
 
     def clear():
         for function in cached:
@@ -265,7 +265,7 @@ def wide_indices(wanted: bool) -> Iterator[None]:
     try:
         with (
             mock.patch.object(calls, "layout_of", lambda *a: layout_of(*a)._replace(big=True)),
-            mock.patch.object(rows_calls, "tile_of", lambda *a: tile_of(*a)._replace(big=True)),
+            mock.patch.object(softmax_calls, "tile_of", lambda *a: tile_of(*a)._replace(big=True)),
         ):
             yield
     finally:

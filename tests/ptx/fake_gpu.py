@@ -120,9 +120,9 @@ class Machine:
         from fused_reparam.backends.triton import (
             approx,
             calls,
-            draw_calls,
+            elementwise_calls,
             launch,
-            rows_calls,
+            softmax_calls,
             torch_calls,
         )
 
@@ -131,7 +131,7 @@ class Machine:
         def math_form(device, vector):
             return (approx.CUDA64 if vector == 2 else approx.PTX).value
 
-        for module in (launch, calls, draw_calls, rows_calls, torch_calls):
+        for module in (launch, calls, elementwise_calls, softmax_calls, torch_calls):
             module.math_form = math_form
         backend.unavailable_reason = lambda device: None
         real = launch.Variant.launch

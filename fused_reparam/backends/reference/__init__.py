@@ -1,7 +1,7 @@
 """The reference backend: every op in plain PyTorch, on any device. It is the specification.
 
-Every backend module has the functions of this one with the same arguments; ``draws`` and
-``rows`` state what they are promised and what they compute.
+Every backend module has the functions of this one with the same arguments; ``elementwise`` and
+``softmax`` state what they are promised and what they compute.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from ...rng import stream as noise_stream
 from ...rng.keys import on_device
-from .draws import base_noise, draw_backward, draw_forward
+from .elementwise import base_noise, elementwise_backward, elementwise_forward
 from .memory import flat
-from .rows import softmax_backward, softmax_forward
+from .softmax import softmax_backward, softmax_forward
 
-# Keys come as tensors; see `draws`.
+# Keys come as tensors; see `elementwise`.
 DERIVES_KEYS = False
 
 __all__ = [
     "DERIVES_KEYS",
     "base_noise",
-    "draw_backward",
-    "draw_forward",
+    "elementwise_backward",
+    "elementwise_forward",
     "info",
     "normal",
     "softmax_backward",

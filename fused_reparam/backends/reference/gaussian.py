@@ -1,8 +1,8 @@
 """The Gaussian latent in plain PyTorch, with its gradients written out.
 
-``draws`` says what a backend is promised, and takes this way for a sample of a Gaussian and its KL
-to N(0, 1): written-out gradients take a third of the time of those that autograd makes of the
-family's formula.
+``elementwise`` says what a backend is promised, and takes this way for a sample of a Gaussian and
+its KL to N(0, 1): written-out gradients take a third of the time of those that autograd makes of
+the family's formula.
 """
 
 from __future__ import annotations

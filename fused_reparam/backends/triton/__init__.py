@@ -6,11 +6,12 @@ Importing this package imports neither triton nor a GPU runtime; the first use d
   functions, each once.
 - `tiles`: which elements a program works on, and where they lie.
 - `forward`, `backward`, `fill`, `finish`, `draws_forward`, `draws_backward`: the kernels.
-- `rows_tiles`, `rows_forward`, `rows_backward`, `rows_calls`: relaxed categories, likewise.
+- `rows_tiles`, `rows_forward`, `rows_backward`, `softmax_calls`: relaxed categories, likewise.
 - `shapes`: tile shapes.
 - `launch`: cutting tensors into tiles, and the launch of a variant of a kernel.
 - `torch_stream`, `torch_calls`: the same with the numbers of ``torch.randn``, on CUDA.
-- `calls`, `draw_calls`: the backend's functions: which variant a call takes, and its arguments.
+- `calls`, `elementwise_calls`: the backend's functions: which variant a call takes, and its
+  arguments.
 """
 
 from __future__ import annotations
@@ -118,35 +119,35 @@ def normal(*arguments: Any) -> None:
 
 @cache
 def _draws() -> Any:
-    from . import draw_calls
+    from . import elementwise_calls
 
-    return draw_calls
+    return elementwise_calls
 
 
 def base_noise(*arguments: Any) -> None:
-    """Fill `out` (dense) with base noise: see `reference.draws`."""
+    """Fill `out` (dense) with base noise: see `reference.elementwise`."""
     _calls().base_noise(*arguments)
 
 
-def draw_forward(*arguments: Any) -> None:
-    """A draw of an element-wise family: see `reference.draws`."""
-    _draws().draw_forward(*arguments)
+def elementwise_forward(*arguments: Any) -> None:
+    """A draw of an element-wise family: see `reference.elementwise`."""
+    _draws().elementwise_forward(*arguments)
 
 
-def draw_backward(*arguments: Any) -> None:
+def elementwise_backward(*arguments: Any) -> None:
     """Its gradients; the noise is made again from the key."""
-    _draws().draw_backward(*arguments)
+    _draws().elementwise_backward(*arguments)
 
 
 def softmax_forward(*arguments: Any) -> None:
-    """Relaxed categories: see `reference.rows`."""
-    from .rows_calls import softmax_forward as call
+    """Relaxed categories: see `reference.softmax`."""
+    from .softmax_calls import softmax_forward as call
 
     call(*arguments)
 
 
 def softmax_backward(*arguments: Any) -> None:
-    """Their gradient: see `reference.rows`."""
-    from .rows_calls import softmax_backward as call
+    """Their gradient: see `reference.softmax`."""
+    from .softmax_calls import softmax_backward as call
 
     call(*arguments)

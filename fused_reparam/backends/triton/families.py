@@ -5,7 +5,8 @@ needs no noise (`divergence`), one sample (`draw`), one sample's part of the gra
 the gradients from the sums of those parts (`finish`). Most families draw loc + sigma eps and then
 map it; `sigma` is then the standard deviation or the scale itself.
 
-Numbers, as `draw_calls.kernel_numbers` makes them: bounds of the scale, then n2 .. n6 by family.
+Numbers, as `elementwise_calls.kernel_numbers` makes them: bounds of the scale, then n2 .. n6 by
+family.
 """
 
 # A Triton function returns from every branch or from none, and knows no `in`.

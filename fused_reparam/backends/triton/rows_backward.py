@@ -1,4 +1,4 @@
-"""The backward kernel of relaxed categories: see `backends.reference.rows`. It needs no noise.
+"""The backward kernel of relaxed categories: see `families.categorical`. It needs no noise.
 
 Rows that fit a program's registers (RESIDENT) are read once, longer ones twice, because a row's
 sums are known at its end only.

@@ -1,4 +1,4 @@
-"""The forward kernel of relaxed categories: see `backends.reference.rows`.
+"""The forward kernel of relaxed categories: see `families.categorical`.
 
 Rows that fit a program's registers (RESIDENT) are read once, their noise is made once, and y is
 written once: 8 bytes and about 42 instructions for each float32 element. Longer ones are walked

@@ -15,7 +15,8 @@ The op layer allocates all outputs, arranges memory and guarantees:
 * ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU; ``eps``,
   base noise, replaces it where given. Element ``k n + i`` of z takes element ``k n + i`` of the
   base noise's stream. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
-  ``draw_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to ``bits``.
+  ``elementwise_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to
+  ``bits``.
 * ``values`` and ``grad_values``: as many as the family has, or none where none are wanted; each
   float32 (float64 for float64), consecutive in index order, of S elements:
   ``value[s] = weight * sum of the element values s N / S .. (s + 1) N / S - 1``, where N is n, or
@@ -49,7 +50,7 @@ def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
     flat(out).copy_(BASES[base](key, out.numel(), compute, number))
 
 
-def draw_forward(
+def elementwise_forward(
     family: str,
     kind: int,
     prior_kind: int,
@@ -78,7 +79,7 @@ def draw_forward(
         flat(out).copy_(weight * value.reshape(out.numel(), -1).sum(1))
 
 
-def draw_backward(
+def elementwise_backward(
     family: str,
     kind: int,
     prior_kind: int,
@@ -93,7 +94,7 @@ def draw_backward(
     dense: bool,
     grads: Sequence[Tensor | None],
 ) -> None:
-    """Gradients of ``draw_forward`` for the parameters whose entry in ``grads`` is not None.
+    """Gradients of ``elementwise_forward`` for the parameters whose entry in ``grads`` is not None.
 
     ``grad_z`` and any of ``grad_values`` may be None: no gradient came.
     """

@@ -1,6 +1,6 @@
 """The native backend's relaxed categories: calls of the compiled library.
 
-What the functions take and compute is stated in ``reference/rows.py``.
+What the functions take and compute is stated in ``reference/softmax.py``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Once it is loaded (``kernels/torch_extension.cpp``) the dispatcher finds them in the place of the
 ops' kernels in Python, with the same results bit for bit and in half the time.
-``FUSED_REPARAM_NO_HOST=1`` in the environment turns them off.
+``FUSED_REPARAM_NO_EXTENSION=1`` in the environment turns them off.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ module: Any = None
 asked = False
 origin, reason = "", "the native library is not loaded"
 _served: dict[str, Any] = {}
-_FUNCTIONS = ("draw_forward", "draw_backward", "softmax_forward", "softmax_backward", "base_noise")
+_FUNCTIONS = (
+    "elementwise_forward",
+    "elementwise_backward",
+    "softmax_forward",
+    "softmax_backward",
+    "base_noise",
+)
 
 
 def turned_off() -> bool:
-    """Whether the environment turns the host path off."""
-    return os.environ.get("FUSED_REPARAM_NO_HOST", "0") not in ("", "0")
+    """Whether the environment turns the extension off."""
+    return os.environ.get("FUSED_REPARAM_NO_EXTENSION", "0") not in ("", "0")
 
 
 def load(library: ctypes.CDLL) -> None:
@@ -42,8 +48,8 @@ def load(library: ctypes.CDLL) -> None:
 
     try:
         if turned_off():
-            raise _build.BuildError("FUSED_REPARAM_NO_HOST is set")
-        found, built = _cache.load(_build.HOST, _imported)
+            raise _build.BuildError("FUSED_REPARAM_NO_EXTENSION is set")
+        found, built = _cache.load(_build.EXTENSION, _imported)
         origin = f"C++, built {built}"
         entries = (getattr(library, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
@@ -73,7 +79,7 @@ def spent(result: Tensor) -> bool | None:
 
 
 def _imported(path: Path) -> Any:
-    name = "fused_reparam_host"
+    name = "fused_reparam_torch"
     loader = importlib.machinery.ExtensionFileLoader(name, str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None

@@ -1,6 +1,6 @@
 """The native backend's element-wise draws: calls of the compiled library.
 
-What the functions take and compute is stated in ``reference/draws.py``.
+What the functions take and compute is stated in ``reference/elementwise.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .native_library import DTYPE_CODES, Entry, loaded, row_strides
 _FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
 _BASE_CODES = {name: code for code, name in enumerate(bases.BASES)}
 
-# The fields of fused_reparam_draw in kernels/calls.h: operands, options, columns and strides.
-# Dense operands (columns 0) need no strides.
+# The fields of fused_reparam_elementwise in kernels/calls.h: operands, options, columns and
+# strides. Dense operands (columns 0) need no strides.
 _pack_operands = struct.Struct("=13q").pack
 _pack_options = struct.Struct("=7q7d").pack
 _pack_rows = struct.Struct("=21q").pack
@@ -39,7 +39,7 @@ def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
         raise RuntimeError("the native library failed")
 
 
-def draw_forward(
+def elementwise_forward(
     family: str,
     kind: int,
     prior_kind: int,
@@ -53,15 +53,15 @@ def draw_forward(
     z: Tensor | None,
     values: Sequence[Tensor],
 ) -> None:
-    """See ``reference.draw_forward``."""
-    entry = loaded().draw_forward
+    """See ``reference.elementwise_forward``."""
+    entry = loaded().elementwise_forward
     _call(
         entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
         z, values, (),
     )  # fmt: skip
 
 
-def draw_backward(
+def elementwise_backward(
     family: str,
     kind: int,
     prior_kind: int,
@@ -76,8 +76,8 @@ def draw_backward(
     dense: bool,
     grads: Sequence[Tensor | None],
 ) -> None:
-    """See ``reference.draw_backward``."""
-    entry = loaded().draw_backward
+    """See ``reference.elementwise_backward``."""
+    entry = loaded().elementwise_backward
     _call(
         entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
         grad_z, grad_values, grads,

@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_reparam as fr
 from fused_reparam import noise
-from fused_reparam.backends import _build, native, native_host, select
+from fused_reparam.backends import _build, native, native_extension, select
 
 native.info()  # loads it
 pytestmark = pytest.mark.skipif(
-    native_host.module is None, reason=f"the host path is in Python: {native_host.reason}"
+    native_extension.module is None,
+    reason=f"the extension is not at hand: {native_extension.reason}",
 )
 KEY = noise.key(5)
 # The results of two parameters, or of the first one as logits.
@@ -44,7 +45,7 @@ NODES = {"FusedElementwiseBackward", "FusedGumbelSoftmaxBackward"}
 
 
 def in_cpp(t):
-    return native_host.spent(t) is not None
+    return native_extension.spent(t) is not None
 
 
 def parameters(*shape):
@@ -136,13 +137,13 @@ def test_a_graph_can_be_used_again_unless_it_was_freed(call):
     inputs = parameters()
     outputs = call(*inputs)
     first = gradients(outputs, inputs, retain_graph=True)
-    assert native_host.spent(outputs[0]) is False
+    assert native_extension.spent(outputs[0]) is False
     for got, want in zip(gradients(outputs, inputs), first, strict=True):
         assert torch.equal(got, want)
-    assert native_host.spent(outputs[0]) is True
+    assert native_extension.spent(outputs[0]) is True
     with pytest.raises(RuntimeError, match="second time"):
         gradients(outputs, inputs)
-    assert native_host.spent(inputs[0] + 1) is None
+    assert native_extension.spent(inputs[0] + 1) is None
 
 
 @pytest.mark.parametrize("name", ["latent", "samples", "log_prob", "soft", "one-hot"])
@@ -303,9 +304,9 @@ def test_nothing_holds_itself(call):
 
 @pytest.mark.slow  # where the library is not part of the installation, it is built
 def test_it_can_be_turned_off(tmp_path):
-    code = "from fused_reparam.backends import native; print(native.info()['host path'])"
-    out, _ = run(code, tmp_path, FUSED_REPARAM_NO_HOST="1").communicate(timeout=100)
-    assert out.strip() == "Python: FUSED_REPARAM_NO_HOST is set"
+    code = "from fused_reparam.backends import native; print(native.info()['extension'])"
+    out, _ = run(code, tmp_path, FUSED_REPARAM_NO_EXTENSION="1").communicate(timeout=100)
+    assert out.strip() == "Python: FUSED_REPARAM_NO_EXTENSION is set"
 
 
 @pytest.mark.slow
@@ -313,7 +314,7 @@ def test_it_can_be_turned_off(tmp_path):
 def test_what_can_not_be_compiled_is_tried_once(tmp_path):
     """The library without its extension: it computes, says why, and does not try at each start."""
     run(PROBE, tmp_path, CXX=copying_compiler(tmp_path)).communicate(timeout=100)
-    next(tmp_path.rglob(_build.host_name())).unlink()
+    next(tmp_path.rglob(_build.extension_name())).unlink()
     code = (
         PROBE + "; import fused_reparam; m = torch.zeros(2, 3); l = torch.zeros(2, 3);"
         "print(fused_reparam.gaussian_latent(m, l)[1].item())"
@@ -323,4 +324,4 @@ def test_what_can_not_be_compiled_is_tried_once(tmp_path):
         assert out.splitlines()[0] == "None", err
         assert "Python: the native library could not be built: false said" in out
         assert out.splitlines()[-1] == "0.0"
-        assert err.count("building the native library's host path") == building
+        assert err.count("building the native extension") == building

@@ -143,7 +143,7 @@ def _forward(
     )
 
 
-def draw_forward(
+def elementwise_forward(
     family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
 ) -> None:
     if is_standard(family, numbers, samples):
@@ -210,7 +210,7 @@ def _backward(
     return variant, (n, n // (segments or n), place.columns, samples, segments, *place.strides)
 
 
-def draw_backward(
+def elementwise_backward(
     family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
     dense, grads,
 ) -> None:  # fmt: skip
@@ -300,7 +300,7 @@ def _forward_in_ranges(
     n = params[0].numel()
     sampled = FAMILIES[family].sampled
     if values and not sampled:
-        draw_forward(
+        elementwise_forward(
             family, kind, prior_kind, numbers, params, None, None, 1, weight, dense, None, values
         )
     if z is None and not (sampled and values):
@@ -308,7 +308,7 @@ def _forward_in_ranges(
     columns = [_columns(p, dense) for p in params]
     for ranges, count, first, words in _parts(family, samples, n):
         all_of = (first, ranges * count, samples, ranges)
-        draw_forward(
+        elementwise_forward(
             family, kind, prior_kind, numbers, [c.expand(ranges, n) for c in columns],
             _key_at(key, words, params[0].dtype), _part_of(eps, *all_of), count, weight, False,
             _part_of(z, *all_of),
@@ -331,7 +331,7 @@ def _backward_in_ranges(
     if valued and not sampled:
         found.append([None if g is None else g.new_empty(n) for g in grads])
         rows = [_columns(p, dense) for p in params]
-        draw_backward(
+        elementwise_backward(
             family, kind, prior_kind, numbers, None, grad_values, rows, None, None, 1, weight,
             False, [g if g is None else g.view(1, n) for g in found[-1]],
         )  # fmt: skip
@@ -340,7 +340,7 @@ def _backward_in_ranges(
         for ranges, count, first, words in _parts(family, samples, n):
             all_of = (first, ranges * count, samples, ranges)
             found.append([None if g is None else g.new_empty(ranges, n) for g in grads])
-            draw_backward(
+            elementwise_backward(
                 family, kind, prior_kind, numbers, _part_of(grad_z, *all_of),
                 [_part_of(g, *all_of) if sampled else None for g in grad_values],
                 [c.expand(ranges, n) for c in columns], _key_at(key, words, params[0].dtype),

@@ -115,7 +115,7 @@ inline void add_samples(const DrawKernels& kernels, const DrawCall& c, const Dra
     p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
     for (int j = 0; traits.sampled() && j < traits.values; ++j)
       p.grad_value[j] = gradient_of_value(c, j, k, item.tile, t);
-    kernels.elementwise_backward[c.wide()][static_cast<int>(c.draw())](p);
+    kernels.draw_backward[c.wide()][static_cast<int>(c.draw())](p);
     t.release(used);
   }
 }

@@ -89,6 +89,7 @@ FR_INLINE Prior<V> prior_of(const Operands<V>& in) {
 template <class V>
 struct InPrior {
   V d, ratio, first, second;
+  decltype(V{} < V{}) near;  // set in a tile that has far ones
   __attribute__((always_inline)) V over_sigma(V x) const { return x * first * second; }
 };
 
@@ -98,10 +99,11 @@ template <bool kLearned, bool kFar, class V>
 FR_INLINE InPrior<V> in_prior(const Operands<V>& in, const Prior<V>& prior) {
   const V one = num<V>(1.0), distance = in.loc() - prior.mean;
   V ratio = in.sigma() * prior.inverse, first = prior.inverse, second = one;
+  decltype(V{} < V{}) near{};
   if constexpr (kFar) {
     constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
     const V log_sigma = in.log_sigma(), edge = num<V>(single ? 20.0 * 20.0 : 160.0 * 160.0);
-    const auto near = fma(log_sigma, log_sigma, prior.log_sigma * prior.log_sigma) < edge;
+    near = fma(log_sigma, log_sigma, prior.log_sigma * prior.log_sigma) < edge;
     ratio = near ? ratio : exp(log_sigma - prior.log_sigma);
     if constexpr (kLearned) {
       // Bounded, so that nothing times it is NaN.
@@ -111,7 +113,7 @@ FR_INLINE InPrior<V> in_prior(const Operands<V>& in, const Prior<V>& prior) {
       second = near ? second : root;
     }
   }
-  return {distance * first * second, ratio, first, second};
+  return {distance * first * second, ratio, first, second, near};
 }
 
 // ---- draws ---------------------------------------------------------------------------------------
@@ -135,19 +137,17 @@ struct DrawFormula<Draw::linear> {
 };
 
 // log q and log p of z. Far out, d of it is d of loc and ratio * eps: z itself may be beyond the dtype
-// where d is not.
+// where d is not. An element that is near has the same bits whether its tile has far ones or not.
 template <bool kLearned, bool kFar>
 struct LogDensities {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
     const Prior<V> prior = prior_of<kLearned>(in);
-    V d;
+    V d = (z - prior.mean) * prior.inverse;
     if constexpr (kFar) {
       const InPrior<V> p = in_prior<kLearned, true>(in, prior);
-      d = fma(p.ratio, eps, p.d);
-    } else {
-      d = (z - prior.mean) * prior.inverse;
+      d = p.near ? d : fma(p.ratio, eps, p.d);
     }
     out.z(z);
     out.value(0, log_q(eps, in.log_sigma()));
@@ -157,17 +157,20 @@ struct LogDensities {
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_value(1);
     const Prior<V> prior = prior_of<kLearned>(in);
+    V d = (fma(in.sigma(), eps, in.loc()) - prior.mean) * prior.inverse;
     V to_prior, to_prior_log;
     if constexpr (kFar) {
       const InPrior<V> p = in_prior<kLearned, true>(in, prior);
-      const V d = fma(p.ratio, eps, p.d), slope = times(gp, d);
+      d = p.near ? d : fma(p.ratio, eps, p.d);
+      const V slope = times(gp, d);
       to_prior = p.over_sigma(slope);
-      to_prior_log = times(slope, d) - gp;
-      out.loc(gz - to_prior);
-      out.sigma(gz * eps);
-      out.log_sigma(-in.grad_value(0) - times(slope, p.ratio * eps));
+      to_prior_log = slope == V{} ? -gp : fma(slope, d, -gp);
+      const V to_z = gz - to_prior;
+      out.loc(to_z);
+      out.sigma((p.near ? to_z : gz) * eps);
+      out.log_sigma(-in.grad_value(0) - (p.near ? V{} : times(slope, p.ratio * eps)));
     } else {
-      const V d = (fma(in.sigma(), eps, in.loc()) - prior.mean) * prior.inverse, slope = gp * d;
+      const V slope = gp * d;
       to_prior = slope * prior.inverse;
       to_prior_log = fma(slope, d, -gp);
       const V to_z = gz - to_prior;

@@ -115,7 +115,7 @@ struct DrawKernels {
   // prior has to be formed of logarithms.
   bool (*far[2])(const DrawPass&, int64_t count);
   void (*draw[2][kDraws])(const DrawPass&);
-  void (*elementwise_backward[2][kDraws])(const DrawPass&);
+  void (*draw_backward[2][kDraws])(const DrawPass&);
   void (*value[2][kValues])(const DrawPass&);
   void (*value_backward[2][kValues])(const DrawPass&);
 };

@@ -32,6 +32,9 @@ using c10::IValue;
 using torch::autograd::variable_list;
 using Dims = c10::SmallVector<int64_t, 6>;
 
+// As fused_reparam/ops/operands.py has it: of more, Python says that they are too many.
+constexpr int64_t most_elements = int64_t{1} << 58;
+
 // The context variable that holds the backend asked for, and the name of this one.
 inline PyObject *asked = nullptr, *native = nullptr;
 

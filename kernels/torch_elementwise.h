@@ -104,15 +104,16 @@ struct Elementwise {
           (given.each[i].split < 0 && !broadcast(given.shape, p.sizes())))
         return false;
     }
-    given.n = c10::multiply_integers(given.shape);
+    given.n = 1;
+    for (int64_t size : given.shape)
+      if (__builtin_mul_overflow(given.n, size, &given.n)) return false;
     for (size_t i = 0; !spec.ordered && i < given.each.size(); ++i)
       if (given.each[i].sizes() == given.shape) {
         spec.order = memory_order(given.each[i].tensor);
         spec.ordered = true;
       }
     spec.ordered = true;
-    const int64_t most = int64_t{1} << 58;
-    if (given.n < 1 || given.n > most || spec.samples > most / given.n ||
+    if (given.n < 1 || given.n > most_elements || spec.samples > most_elements / given.n ||
         !is_permutation(spec.order, static_cast<int64_t>(given.shape.size())))
       return false;
     if (in[key].defined() && !is_key(in[key])) return false;

@@ -77,8 +77,9 @@ class OpNode final : public Node {
       any = true;
       // The engine has seen to it; a call of grad_fn by hand has not.
       const auto& expected = input_metadata(static_cast<uint32_t>(i));
-      TORCH_CHECK(expected.is_same_shape(grads[i]) && grads[i].dtype() == expected.dtype(), name(),
-                  ": gradient ", i, " does not have its output's shape and dtype");
+      TORCH_CHECK(expected.is_same_shape(grads[i]) && grads[i].dtype() == expected.dtype() &&
+                      grads[i].device() == expected.device(),
+                  name(), ": gradient ", i, " does not have its output's shape, dtype and device");
     }
     if (!any) return variable_list(num_outputs());
     typename Op::Inputs saved = unpacked();

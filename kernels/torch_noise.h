@@ -39,7 +39,7 @@ inline bool noise_here(torch::jit::Stack* stack, bool any_base) {
   }
   for (const IValue& d : args[2].toListRef()) order.push_back(d.toInt());
   const auto dtype = args[3].toScalarType();
-  if (n > int64_t{1} << 58 || !is_permutation(order, static_cast<int64_t>(shape.size())) ||
+  if (n > most_elements || !is_permutation(order, static_cast<int64_t>(shape.size())) ||
       (dtype != at::kFloat && dtype != at::kDouble && dtype != at::kHalf && dtype != at::kBFloat16))
     return false;
   {

@@ -59,8 +59,8 @@ struct GumbelSoftmax {
   }
 
   static bool shape_fits(Spec& spec, const Tensor& like, Parameters& p) {
-    if (!like.defined() || dtype_code(like) < 0 || like.numel() == 0 || spec.dim < 0 || spec.dim >= like.dim() ||
-        like.size(spec.dim) > INT32_MAX)
+    if (!like.defined() || dtype_code(like) < 0 || like.numel() == 0 || like.numel() > most_elements ||
+        spec.dim < 0 || spec.dim >= like.dim() || like.size(spec.dim) > INT32_MAX)
       return false;
     if (!spec.ordered) spec.order = memory_order(like);
     spec.ordered = true;

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 # Workers share the cores; threads that wait for a busy one take most of the time. Tests of several
@@ -99,6 +100,15 @@ def no_extension():
     """The native backend's calls all go through its Python functions, which a test may watch."""
     with python_kernels():
         yield
+
+
+@pytest.fixture(params=["extension", "python", "reference"])
+def way(request):
+    """The native backend by its extension and, for public functions, without it; the reference."""
+    with fused_reparam.backend("reference" if request.param == "reference" else "native"):
+        fused_reparam.gaussian_latent(torch.zeros(1), torch.zeros(1))  # loads the library
+        with python_kernels() if request.param == "python" else nullcontext():
+            yield request.param
 
 
 @pytest.fixture

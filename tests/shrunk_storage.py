@@ -4,6 +4,7 @@ Each line is the name of a call, then what came of it. A process of its own, for
 storage may end it; ``test_shrunk_storage.py`` reads the lines.
 """
 
+import op_calls
 import torch
 from public_cases import CASES, given_noise, given_noise_params, leaves
 
@@ -65,46 +66,41 @@ def of_noise():
 
 
 def of_ops():
-    """Calls of the ops by hand, as a compiled model makes them."""
-    latent = [(4, 6), (4, 6), noise.key(1), None, [], 0, -1.0, 1.0, "sum", True, -1]
-    draw = [
-        (4, 6),
-        (4, 6),
-        None,
-        None,
-        noise.key(1),
-        None,
-        [],
-        "laplace",
-        0,
-        0,
-        [],
-        0,
-        True,
-        2,
-        1.0,
-    ]
-    rows = [[], 1, 0.7, 0.0, 1, True, True, True]
-    calls = {
-        "gaussian_latent": latent,
-        "gaussian_latent_backward": [(4, 6), (), *latent, [True, True, False]],
-        "draw": draw,
-        "elementwise_backward": [(4, 6), (4, 6), None, *draw, [True, True, False, False, False]],
-        "relaxed_categories": [(4, 6), noise.key(1), None, *rows],
-        "relaxed_categories_backward": [(4, 6), (4,), (4, 6), (4, 6), *rows],
-    }
-    for name, args in calls.items():
+    """Calls of the ops by hand, as a compiled model makes them; a tuple is a tensor's shape."""
+    key, shape = noise.key(1), (4, 6)
+    dense = op_calls.elementwise("gaussian", [shape, shape], key, reduction="sum")
+    apart = op_calls.elementwise(
+        "log_prob", [shape, (6,)], None, (3, *shape), samples=3, reduction="sample", order=[1, 0]
+    )
+    halves = op_calls.elementwise("gaussian", [(4, 12), None], key, split=1)
+    rows = op_calls.softmax(mode=1, want_soft=True, reduction="none")
+    needs = op_calls.needs
+    calls = (
+        ("elementwise", dense),
+        ("elementwise", apart),
+        ("elementwise", halves),
+        ("elementwise_backward", [shape, (), None, *dense, needs(0, 1)]),
+        ("elementwise_backward", [(3, *shape), (3, 4), (3, 4), *apart, needs(0, 1, 4)]),
+        ("elementwise_backward", [shape, None, None, *halves, needs(0)]),
+        ("gumbel_softmax", [shape, key, None, *rows]),
+        ("gumbel_softmax", [shape, None, shape, *rows]),
+        ("gumbel_softmax_backward", [shape, shape, (4,), shape, shape, *rows, [True]]),
+        ("normal", [key, [3, 4], [], torch.float32]),
+        ("base_noise", [key, [3, 4], [], torch.float32, "gumbel", 0.0]),
+    )
+    for name, args in calls:
         op = getattr(torch.ops.fused_reparam, name)
         for at, arg in enumerate(args):
             if isinstance(arg, (tuple, torch.Tensor)):
                 given = [torch.ones(a) if isinstance(a, tuple) else a for a in args]
+                op(*given)  # with its memory it is right
                 given[at] = shrunk(given[at].clone())
                 attempt(f"op {name}: argument {at}", lambda: op(*given))  # noqa: B023
 
 
 def ours(t):
     """Whether a gradient comes to this package's code at once."""
-    return any(word in t.grad_fn.name() for word in ("Fused", "Latent", "Draw", "Categories"))
+    return "Fused" in t.grad_fn.name()
 
 
 def of_gradients():

@@ -4,6 +4,7 @@ Under the sanitizers (`make sanitize`) this is also where an exponent or a sign 
 thought of would overflow an integer.
 """
 
+import op_calls
 import pytest
 import torch
 from native_truth import DTYPES, needs_native
@@ -52,10 +53,11 @@ def test_draws(family, dtype):
     for kind in range(5 if member.parameters > 1 else 1):
 
         def call(eps, *params, kind=kind):
-            absent = [None] * (4 - len(params))
-            return torch.ops.fused_reparam.draw(
-                *params, *absent, None, eps, [], family, kind, kind, numbers, 0, True, 1, 1.0
-            )
+            args = op_calls.elementwise(
+                family, params, None, eps, kind=kind, prior_kind=kind, numbers=numbers,
+                reduction="sample",
+            )  # fmt: skip
+            return torch.ops.fused_reparam.elementwise(*args)
 
         for place in range(member.parameters):
             params = [torch.full_like(special, 0.5) for _ in range(member.parameters)]
@@ -97,9 +99,10 @@ def test_categories(dim, dtype):
     for mode in range(3):
 
         def call(logits, noise, mode=mode):
-            y, _, kl = torch.ops.fused_reparam.relaxed_categories(
-                logits, None, noise, [], mode, 0.7, 0.01 * (mode == 2), along, True, False, True
+            spec = op_calls.softmax(
+                mode=mode, unimix=0.01 * (mode == 2), dim=along, reduction="none"
             )
+            y, _, kl = torch.ops.fused_reparam.gumbel_softmax(logits, None, noise, *spec)
             return y, kl
 
         forwards = computed(lambda t, call=call: call(t, noise), [logits])

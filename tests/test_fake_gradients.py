@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import op_calls
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -20,24 +21,33 @@ def given(t):
     return ones(*t) if isinstance(t, tuple) else t
 
 
-LATENT = [SHAPE, SHAPE, noise.key(1), None, [], 0, -1.0, 1.0]
-MOMENTS = [(4, 12), None, noise.key(1), None, [], 0, -1.0, 1.0]
-DRAW = [SHAPE, SHAPE, None, None, noise.key(1), None, []]
-ROWS = [[], 0, 0.7, 0.0, 1, True, False, True]
-BOTH, TWO = [True, True, False], [True, True, False, False, False]
-# Of each backward op: its name, how many gradients come first, and its arguments.
-CALLS = {
-    "latent": ("gaussian_latent", 2, [SHAPE, (), *LATENT, "sum", True, -1, BOTH]),
-    "latent of elements": ("gaussian_latent", 2, [SHAPE, SHAPE, *LATENT, "none", True, -1, BOTH]),
-    "latent of samples": ("gaussian_latent", 2, [SHAPE, (4,), *LATENT, "sample", True, -1, BOTH]),
-    "moments": ("gaussian_latent", 2, [SHAPE, (), *MOMENTS, "sum", True, 1, [True, False, False]]),
-    "draw": ("draw", 2, [SHAPE, (4, 6), None, *DRAW, "laplace", 0, 0, [], 0, True, 2, 1.0, TWO]),
-    "draws": (
-        "draw", 3, [(3, *SHAPE), (3, 4), (3, 4), *DRAW, "log_prob", 0, 0, [-1.0, 1.0, 0.0, 1.0], 3,
-                    True, 1, 1.0, TWO],
-    ),
-    "categories": ("relaxed_categories", 4, [SHAPE, (4,), SHAPE, SHAPE, *ROWS]),
-}  # fmt: skip
+def calls():
+    """By name: a backward op, how many gradients come first, and its arguments."""
+    key, two = noise.key(1), [SHAPE, SHAPE]
+    samples = {"samples": 3, "reduction": "sample", "numbers": [-1.0, 1.0, 0.0, 1.0]}
+    of = {
+        "of a sum": ([SHAPE, (), None], "gaussian", two, {"reduction": "sum"}),
+        "of elements": ([SHAPE, SHAPE, None], "gaussian", two, {"reduction": "none"}),
+        "of rows": ([SHAPE, (4,), None], "laplace", two, {"reduction": "last"}),
+        "of samples": ([(3, *SHAPE), (3, 4), (3, 4)], "log_prob", two, samples),
+        "of moments": ([SHAPE, (), None], "gaussian", [(4, 12), None],
+                       {"reduction": "sum", "split": 1}),
+    }  # fmt: skip
+    for name, (grads, family, params, spec) in of.items():
+        args = op_calls.elementwise(family, params, key, **spec)
+        yield (
+            name,
+            "elementwise",
+            3,
+            [*grads, *args, op_calls.needs(0, *([1] if params[1] else []))],
+        )
+    rows = op_calls.softmax(mode=1, want_soft=True, reduction="none")
+    yield "of categories", "gumbel_softmax", 5, [SHAPE, SHAPE, (4,), SHAPE, SHAPE, *rows, [True]]
+    rows = op_calls.softmax(mode=2, reduction="mean")
+    yield "of one-hot ones", "gumbel_softmax", 4, [SHAPE, None, (), SHAPE, None, *rows, [True]]
+
+
+CALLS = {name: tuple(rest) for name, *rest in calls()}
 WRONG = {
     "no dim": lambda t: ones(),
     "one element": lambda t: ones(1),
@@ -99,15 +109,17 @@ def test_wrong_gradients_are_refused_both_ways(call, wrong):
         assert traced(name, args) is want, (at, wrong)
 
 
-@pytest.mark.parametrize("call", ["latent", "draw"])
-def test_a_gradient_of_a_value_that_there_is_not(call):
-    """A KL that was not asked for; a second value of a family that has one."""
+@pytest.mark.parametrize(("call", "at", "value"), [
+    ("of a sum", 2, ones()),  # a second value of a family that has one
+    ("of a sum", -3, None),  # a value where no reduction asks for one
+    ("of categories", -2, None),
+    ("of samples", -1, [True] * 5),  # eps was not given
+    ("of categories", -1, [True, True]),
+])  # fmt: skip
+def test_what_a_call_does_not_have(call, at, value):
     name, _, args = CALLS[call]
     args = [given(a) for a in args]
-    if name == "draw":
-        args[2] = ones(*SHAPE)
-    else:
-        args[2 + 8] = None  # no reduction
+    args[at] = value
     want = outcome(name, args)
     assert want is ValueError
     assert traced(name, args) is want

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import op_calls
 import pytest
 import torch
 
 import fused_reparam as fr
 from fused_reparam import noise
-from fused_reparam.backends import native_extension
 from fused_reparam.families import FAMILIES
 
 OPS = torch.ops.fused_reparam
@@ -22,26 +22,16 @@ SHAPES = [((3,), (3,)), ((1,), (3,))]
 TOO_MANY = r"at most 2\^58 elements, got"
 
 
-@pytest.fixture(params=["host", "python", "reference"], autouse=True)
-def way(request, monkeypatch):
-    """The native backend by its extension and without it, and the reference."""
-    name = "reference" if request.param == "reference" else "native"
-    with fr.backend(name):
-        fr.gaussian_latent(torch.zeros(1), torch.zeros(1))  # loads the library
-        if request.param == "python":
-            monkeypatch.setattr(native_extension, "module", None)
-        yield request.param
+pytestmark = pytest.mark.usefixtures("way")
 
 
-def draw_arguments(family, samples, shapes, sample, keep):
-    member = FAMILIES[family]
-    if member.parameters == 1:
+def arguments(family, shapes, **spec):
+    """Parameters and all arguments of a call of the op."""
+    count = FAMILIES[family].parameters
+    if count == 1:
         shapes = shapes[::-1]
-    params = [torch.full(shapes[i % 2], 0.5) for i in range(member.parameters)]
-    return params, [
-        *params, *[None] * (4 - len(params)), KEY, None, [], family, 0, 0, [0.5] * member.numbers,
-        samples, sample, keep, 1.0,
-    ]  # fmt: skip
+    params = [torch.full(shapes[i % 2], 0.5) for i in range(count)]
+    return params, op_calls.elementwise(family, params, KEY, **spec)
 
 
 @pytest.mark.parametrize("samples", COUNTS)
@@ -50,10 +40,11 @@ def test_samples_of_the_op(family, samples):
     """3 of 2^58 - 1 are too many already: no memory is asked for, and nothing is multiplied."""
     for shapes in SHAPES:
         for sample in (True, False):
-            for keep in (-1, 0, 1):
-                _, args = draw_arguments(family, samples, shapes, sample, keep)
+            for reduction in (None, "sum", "sample"):
+                spec = {"samples": samples, "sample": sample, "reduction": reduction}
+                _, args = arguments(family, shapes, **spec)
                 with pytest.raises(ValueError, match=TOO_MANY) as error:
-                    OPS.draw(*args)
+                    OPS.elementwise(*args)
                 assert f"{samples} samples of shape (3,)" in str(error.value)
 
 
@@ -62,10 +53,10 @@ def test_samples_of_the_op(family, samples):
 def test_samples_of_the_backward_op(family, samples):
     """With the gradient of a value alone no tensor of the samples' size is needed."""
     for shapes in SHAPES:
-        params, args = draw_arguments(family, samples, shapes, False, 0)
+        params, args = arguments(family, shapes, samples=samples, sample=False, reduction="sum")
         of_value = torch.zeros(()).expand(samples if FAMILIES[family].sampled else ())
         grads = [of_value if i < FAMILIES[family].values else None for i in range(2)]
-        needs = [*[True] * len(params), *[False] * (5 - len(params))]
+        needs = op_calls.needs(*range(len(params)))
         with pytest.raises(ValueError, match=TOO_MANY):
             OPS.elementwise_backward(None, *grads, *args, needs)
 
@@ -101,7 +92,7 @@ def test_samples_that_no_integer_holds(call):
 def test_as_many_as_may_be_are_a_matter_of_memory():
     for call in (
         lambda: fr.gaussian_rsample(X[:1], X[:1], num_samples=2**58 - 1),
-        lambda: OPS.draw(*draw_arguments("laplace", 2**58, ((1,), (1,)), True, -1)[1]),
+        lambda: OPS.elementwise(*arguments("laplace", ((1,), (1,)), samples=2**58)[1]),
     ):
         with pytest.raises(RuntimeError, match=r"memory|overflow"):
             call()
@@ -115,18 +106,20 @@ def test_no_elements_are_no_fault_however_many_samples():
 
 @pytest.mark.parametrize("dim", DIMS)
 def test_dims(dim):
-    one = torch.zeros(())
-    latent = ([], 0, -1.0, 1.0, "sum", True, dim)
-    with pytest.raises(ValueError, match=f"got dim {dim} of shape"):
-        OPS.gaussian_latent(M, None, KEY, None, *latent)
-    with pytest.raises(ValueError, match=f"got dim {dim} of shape"):
-        OPS.gaussian_latent_backward(M, one, M, None, KEY, None, *latent, [True, False, False])
+    calls = []
+    if dim != -1:
+        args = op_calls.elementwise("gaussian", [M, None], KEY, reduction="sum", split=dim)
+        back = None, torch.zeros(()), None, *args, op_calls.needs(0)
+        calls += [(OPS.elementwise, args), (OPS.elementwise_backward, back)]
     for mode in range(3):
-        spec = ([], mode, 0.7, 0.0, dim, True, False, False)
-        with pytest.raises(ValueError, match=f"got dim {dim} of shape"):
-            OPS.relaxed_categories(M, KEY, None, *spec)
-        with pytest.raises(ValueError, match=f"got dim {dim} of shape"):
-            OPS.relaxed_categories_backward(M, None, M, M, *spec)
+        spec = op_calls.softmax(mode=mode, dim=dim)
+        calls += [
+            (OPS.gumbel_softmax, (M, KEY, None, *spec)),
+            (OPS.gumbel_softmax_backward, (M, None, None, M, M, *spec, [True])),
+        ]
+    for op, args in calls:
+        with pytest.raises(ValueError, match=f"got (dim )?{dim}( of shape|$)"):
+            op(*args)
     with pytest.raises(ValueError, match="permutation"):
         OPS.normal(KEY, [2, 2], [0, dim], torch.float32)
 
@@ -143,15 +136,12 @@ def test_dims_of_the_functions(dim):
 @pytest.mark.parametrize("number", [-(2**63), -(2**32), -2, 5, 2**31, 2**32, 2**63 - 1])
 def test_other_integers_of_the_ops(number):
     """What C++ keeps in 32 bits must not be cut off on its way."""
-    for place, value in ((8, number), (9, number), (13, number)):  # kind, prior_kind, keep
-        args = draw_arguments("gaussian", 0, ((3,), (3,)), True, -1)[1]
-        args[place] = value
-        with pytest.raises(ValueError, match=f"got {number}"):
-            OPS.draw(*args)
-    with pytest.raises(ValueError, match=f"kind must be in .* got {number}"):
-        OPS.gaussian_latent(X, X, KEY, None, [], number, -1.0, 1.0, "sum", True, -1)
+    for field in ("kind", "prior_kind", "split"):
+        _, args = arguments("gaussian", SHAPES[0], **{field: number})
+        with pytest.raises(ValueError, match=f"{field} must be .* got {number}|p0, p2, p3, got 2"):
+            OPS.elementwise(*args)
     with pytest.raises(ValueError, match=f"mode must be one of .* got {number}"):
-        OPS.relaxed_categories(X, KEY, None, [], number, 0.7, 0.0, 0, True, False, False)
+        OPS.gumbel_softmax(X, KEY, None, *op_calls.softmax(mode=number, dim=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -188,9 +178,12 @@ def test_expanded_tensors(n, dtype):
     t = torch.zeros((), dtype=dtype).expand(n)
     one = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     column, row = t[:, None], torch.zeros(1, 2, dtype=dtype)
-    latent = (KEY, None, [], 0, -1.0, 1.0, "sum", False, 0)
-    spec = ([], 0, 0.7, 0.0, 1, False, False, False)
-    draw = (None, None, KEY, None, [], "laplace", 0, 0, [], 0, False, 0, 1.0)
+    spec = op_calls.softmax(want_y=False)
+
+    def of_op(*params):
+        args = op_calls.elementwise("laplace", params, KEY, sample=False, reduction="sum")
+        return *args[:4], None, *args[5:]
+
     calls = [
         lambda: fr.gaussian_kl(t, t),
         lambda: fr.gaussian_kl(t, t, reduction="none"),
@@ -203,20 +196,29 @@ def test_expanded_tensors(n, dtype):
         lambda: fr.loc_scale_rsample(t, t, "laplace"),
         lambda: fr.gumbel_softmax(column, dim=1),
         lambda: fr.categorical_latent(column, dim=1),
-        lambda: OPS.gaussian_latent(t, t, *latent),
-        lambda: OPS.gaussian_latent_backward(None, one, t, t, *latent, [True, True, False]),
-        lambda: OPS.relaxed_categories(column, KEY, None, *spec),
-        lambda: OPS.relaxed_categories_backward(column, None, column, column, *spec),
-        lambda: OPS.draw(t, t, *draw),
-        lambda: OPS.elementwise_backward(None, one, None, t, t, *draw, [True, True, *[False] * 3]),
+        lambda: OPS.gumbel_softmax(column, KEY, None, *spec),
+        lambda: OPS.gumbel_softmax_backward(column, None, None, column, column, *spec, [True]),
+        lambda: OPS.elementwise(*of_op(t, t)),
+        lambda: OPS.elementwise_backward(None, one, None, *of_op(t, t), op_calls.needs(0, 1)),
     ]
     if n < 2**62:  # more can't be broadcast
         calls += [
             lambda: fr.gaussian_kl(column, row),
             lambda: fr.log_normal_rsample(column, std=row),
-            lambda: OPS.gaussian_latent(column, row, *latent),
-            lambda: OPS.draw(column, row, *draw),
+            lambda: OPS.elementwise(*of_op(column, row)),
         ]
     for call in calls:
         with pytest.raises(ValueError, match=TOO_MANY):
             call()
+
+
+@pytest.mark.parametrize("n", [2**59, 2**60, 2**61 + 1])
+def test_products_of_sizes_wrap_around(n):
+    """Against a row of 8 they are 2^62, 2^63 and 2^64 + 8, of which 64 bits leave 8."""
+    column, row = torch.zeros(()).expand(n, 1), torch.zeros(1, 8)
+    for params in ((column, row), (row, column)):
+        args = op_calls.elementwise("laplace", params, KEY, sample=False, reduction="sum")
+        for key in (None, KEY):
+            args[4] = key
+            with pytest.raises((ValueError, RuntimeError), match=f"{TOO_MANY}|overflow"):
+                OPS.elementwise(*args)

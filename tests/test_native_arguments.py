@@ -43,16 +43,17 @@ def test_functions_of_the_extension_refuse_wrong_arguments(name):
     native.info()
     if native_extension.module is None:
         pytest.skip(native_extension.reason)
-    function, t = getattr(native_extension.module, name), torch.zeros(2, 3)
-    variable, addresses = contextvars.ContextVar("backend"), [1, 2, 3, 4]
+    function, variable = getattr(native_extension.module, name), contextvars.ContextVar("name")
     for args in (
-        *[(None,) * count for count in range(10) if (name, count) != ("spent", 1)],
-        (variable, print, {}, {}), (variable, print, {}, {}, *addresses[:3]),
-        (variable, print, (), {}, *addresses), (variable, print, {}, {}, *map(str, addresses)),
-        (None, print, {}, {}, *addresses), (variable, None, {}, {}, *addresses),
-        (variable, print, {}, {}, *addresses),  # it is started already
-        (t, t), ({},), (5,), (None,), ("spent",),
+        *[(None,) * count for count in range(11)],
+        (variable, print, {}, {}, {}, *[0] * 5),
+        (variable, print, {}, {}, {}, *[1] * 5),  # it is started already
+        (variable, print, {}, {}, {}, *[2**64] * 5),
+        (variable, print, {}, {}, {}, *["1"] * 5),
+        ({},), (5,), (KEY, KEY),
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError)) as error:
             function(*args)
         assert str(error.value)
+    if name == "spent":
+        assert function(KEY) is None

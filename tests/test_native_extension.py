@@ -222,7 +222,7 @@ def test_gradients_given_by_hand_are_checked(name):
     others = [torch.ones_like(o) for o in others]
     if name.startswith("hard"):  # whose soft values are an output too
         others.insert(0, None)
-    for wrong in (torch.ones(1), torch.ones_like(y).half()):
+    for wrong in (torch.ones(1), torch.ones_like(y).half(), torch.ones_like(y, device="meta")):
         with pytest.raises(RuntimeError, match="gradient 0 does not have"):
             y.grad_fn(wrong, *others)
 

@@ -9,7 +9,9 @@ import torch
 from module_cases import MODULES, flat, made
 from torch import nn
 
-runtime = pytest.importorskip("onnxruntime", reason="needs onnx and onnxruntime")
+runtime = pytest.importorskip(
+    "onnxruntime", reason="needs onnx and onnxruntime", exc_type=ImportError
+)
 pytestmark = pytest.mark.filterwarnings("ignore")
 # PyTorch kills the process at the padding of a circular convolution, nn.Conv2d's too.
 ABLE = [name for name in MODULES if name != "circular conv"]

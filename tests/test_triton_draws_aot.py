@@ -121,7 +121,7 @@ def draw(name, dtype, target, family, one, **changes):
         known["KIND"] = scale.RHO.value
     sparse = not one or about.parameters > 2  # as in `elementwise_calls`
     shape = shapes.sparse_shape(16 // aot.BYTES[dtype], target) if sparse else None
-    return aot.kernel("draw_" + name, dtype, target, shape, **known | changes)
+    return aot.kernel("elementwise_" + name, dtype, target, shape, **known | changes)
 """
 
 

@@ -25,13 +25,13 @@ from triton_truth import (
 from fused_reparam import noise as noise_module
 from fused_reparam.backends import triton as backend
 from fused_reparam.backends.reference import softmax as rows
+from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT, formula
 
 np = pytest.importorskip("numpy")
 pytestmark = [
     needs_backend,
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
 ]
-SOFT, HARD, ONE_HOT = rows.SOFT, rows.HARD, rows.ONE_HOT
 SEED, OFFSET = 0x123456789ABCDEF, 2**32 - 3
 NOISE_ERROR = 4e-6
 
@@ -89,7 +89,7 @@ def truth(mode, logits, *, tau=0.7, unimix=0.0, noise=None):
     if noise is None:
         noise = gumbel64(SEED, OFFSET, logits.numel(), logits.dtype).view(logits.shape)
     noise = noise.cpu().double()
-    y, soft, kl = rows.formula(logits.cpu().double(), noise, mode, tau, unimix)
+    y, soft, kl = formula(logits.cpu().double(), noise, mode, tau, unimix)
     return y, soft, kl, noise
 
 

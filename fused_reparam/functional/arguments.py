@@ -156,6 +156,7 @@ def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None
             t.dtype is not dtype
             or t.device != device
             or not _served(t)
+            # The number of dims first, as in _check_together.
             or (
                 (t.dim() != loc.dim() or t.shape != shape)
                 and (len(named) > 2 or not _broadcastable(shape, t.shape))

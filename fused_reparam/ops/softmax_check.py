@@ -13,7 +13,7 @@ from ..core.dtypes import compute_dtype
 from ..core.reductions import REDUCTIONS
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from . import softmax_call
-from .operands import check_key, check_like, check_operand, check_order
+from .operands import check_key, check_like, check_operand, check_order, check_size
 from .softmax_call import Spec
 
 _OP = "torch.ops.fused_reparam.gumbel_softmax"
@@ -85,4 +85,5 @@ def _check(op: str, logits: Tensor, spec: Spec) -> None:
         raise ValueError(
             f"{op}: the limit is {MOST_CLASSES} classes, got shape {tuple(logits.shape)}"
         )
+    check_size(logits.shape)
     check_order(op, spec.order, dims)

@@ -98,14 +98,14 @@ def test_a_divergence_of_weight_zero(function, kind, device):
 @pytest.mark.parametrize(
     ("kind", "value"), [("logvar", 100.0), ("log_std", 60.0), ("std", 1e-40), ("var", 1e-41)]
 )
-def test_a_divergence_of_weight_zero_beside_a_sample(kind, value, reduction, backend):
+def test_a_divergence_of_weight_zero_beside_a_sample(kind, value, reduction, device):
     """A warm-up of beta from 0: the sample's gradient is what it would be alone."""
     key = noise.key(4)
     found = []
     for beta in (None, 0.0):
-        mu, x = leaf(0.5, "cpu"), leaf(value, "cpu")
+        mu, x = leaf(0.5, device), leaf(value, device)
         if beta is None:
-            z, kl = fr.gaussian_rsample(mu, **{kind: x}, key=key), torch.zeros(1)
+            z, kl = fr.gaussian_rsample(mu, **{kind: x}, key=key), torch.zeros(1, device=device)
         else:
             z, kl = fr.gaussian_latent(mu, **{kind: x}, beta=beta, reduction=reduction, key=key)
         found.append(gradients(z.sum() + kl.where(kl.isfinite(), 0.0).sum(), mu, x))

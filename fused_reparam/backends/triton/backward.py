@@ -9,7 +9,7 @@ import triton.language as tl
 from .approx import narrow, widen
 from .box_muller import normal_tile
 from .keys import read_key
-from .scale import STD, VAR, clamp, derivatives, kl_factor, times
+from .scale import clamp, derivatives, gradient
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
 
 # Where the incoming gradient of the KL lies:
@@ -104,6 +104,7 @@ def backward_tile(
             outside = (x < floor) | (x > ceiling)
             x = clamp(x, floor, ceiling)
         slope, kl_slope = derivatives(x, KIND, EXACT, MATH)
+        drawn = tl.zeros((Q, VEC), dtype)
         if grad_z is not None:
             if eps is None:
                 noise = normal_tile(seed, offset, start, group, Q, VEC, MATH)
@@ -112,14 +113,10 @@ def backward_tile(
                     eps, start, group, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 4
                 )
                 noise = widen(tl.load(at, mask=mask), MATH)
-            total = dz * noise * slope
-        else:
-            total = tl.zeros((Q, VEC), dtype)
-        if GKL != GKL_NONE:
-            if KIND == STD or KIND == VAR:  # noqa: SIM109  # 1 / x may be infinite where the KL is not
-                total += times(dkl * kl_factor(KIND), kl_slope)
-            else:
-                total += kl_slope * (dkl * kl_factor(KIND))
+            drawn = dz * noise
+        if GKL == GKL_NONE:
+            dkl = 0.0
+        total = gradient(slope, kl_slope, drawn, dkl, GKL != GKL_NONE, KIND)
         if CLAMP:
             total = tl.where(outside, 0.0, total)
         at = locate(

@@ -201,3 +201,22 @@ def kl_factor(KIND: tl.constexpr):
         return 0.5
     else:
         return 1.0
+
+
+@triton.jit
+def gradient(slope, kl_slope, drawn, dkl, VALUED: tl.constexpr, KIND: tl.constexpr):
+    """The scale's gradient, by `derivatives`: of the sample, whose gradient times the noise is
+    `drawn`, and (VALUED) of the KL, whose gradient is `dkl`.
+    """
+    if not VALUED:
+        total = drawn * slope
+    elif KIND == LOGVAR or KIND == LOG_STD:
+        # Not by the KL's slope: sigma^2 may be infinite where the gradient is 0.
+        factor = dkl * kl_factor(KIND)
+        total = slope * (drawn + factor * slope) - factor * (0.25 if KIND == LOGVAR else 1.0)
+    elif KIND == STD or KIND == VAR:
+        # 1 / x may be infinite where the KL is not.
+        total = drawn * slope + times(dkl * kl_factor(KIND), kl_slope)
+    else:
+        total = drawn * slope + kl_slope * (dkl * kl_factor(KIND))
+    return total

@@ -19,7 +19,7 @@ from triton.language import core
 
 from .approx import PTX, _library, log, narrow, ptx, widen
 from .philox import philox_of_subsequence
-from .scale import clamp, derivatives, kl_factor, sigma_squares
+from .scale import clamp, derivatives, gradient, sigma_squares
 
 # 2^-32 times 2 pi, in float32.
 _TURN: tl.constexpr = tl.constexpr(6.2831854820251465 * 2.0**-32)
@@ -230,7 +230,7 @@ def backward_slice(
         x = clamp(x, floor, ceiling)
     slope, kl_slope = derivatives(x, KIND, EXACT, MATH)
     noise = narrow(noise, loc.dtype.element_ty).to(tl.float32)
-    total = dz * noise * slope + kl_slope * (dkl * kl_factor(KIND))
+    total = gradient(slope, kl_slope, dz * noise, dkl, True, KIND)
     if CLAMP:
         total = tl.where(outside, 0.0, total)
     tl.store(grad_scale + begin + lane, narrow(total, grad_scale.dtype.element_ty), mask=mask)

@@ -46,8 +46,8 @@ SANITIZERS := -O1 -g1 -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanit
 # What runs with each instruction set, and what chooses among them itself or never enters a kernel.
 SANITIZED := $(addprefix tests/test_,op_fuzz.py draw.py draw_extremes.py categories.py)
 SANITIZED_ONCE := $(addprefix tests/test_,sanitizers.py native.py native_extremes.py native_forms.py \
-	native_noise.py bit_patterns.py many_samples.py categories_short.py native_ops.py \
-	native_arguments.py native_extension.py native_host_rows.py saved_tensor_hooks.py hostile_keys.py \
+	native_noise.py bit_patterns.py many_samples.py native_ops.py \
+	native_arguments.py native_extension.py saved_tensor_hooks.py hostile_keys.py \
 	huge_numbers.py)
 SANITIZED_TESTS = $(BIN)/python -m pytest -q -n 2 -m "not slow" -k "not triton and not reference"
 LIBASAN = $(shell $(CXX) -print-file-name=libasan.so)

@@ -47,7 +47,7 @@ inline bool is_backend() {
   return ok;
 }
 
-// Whether no transform, dispatch mode or tracer looks on; fused_reparam/modes.py has it in Python.
+// Whether no transform, dispatch mode or tracer looks on; fused_reparam/core/modes.py has it in Python.
 inline bool undisturbed() {
   return !c10::impl::TorchDispatchModeTLS::any_modes_set() &&
          !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) &&

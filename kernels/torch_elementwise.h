@@ -104,6 +104,8 @@ struct Elementwise {
           (given.each[i].split < 0 && !broadcast(given.shape, p.sizes())))
         return false;
     }
+    // The gradient of both halves is one tensor of their own shape.
+    if (spec.split >= 0 && given.shape != given.each[0].sizes()) return false;
     given.n = 1;
     for (int64_t size : given.shape)
       if (__builtin_mul_overflow(given.n, size, &given.n)) return false;

@@ -101,6 +101,9 @@ class OpNode final : public Node {
       for (int64_t size : kept_[i].shape) args.collect(size);
     }
     for (const IValue& option : options_) args.collect(option, true);  // constants
+    // An order that was left to the inputs is no option, and follows from strides, which are no part of this.
+    args.collect(static_cast<int64_t>(spec_.order.size()));
+    for (int64_t d : spec_.order) args.collect(d);
   }
 
   variable_list apply_with_saved(const variable_list& grads,

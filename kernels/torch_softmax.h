@@ -55,7 +55,7 @@ struct GumbelSoftmax {
       if (!spec.reduction || *spec.reduction == Reduction::last) return false;
     }
     return spec.mode >= soft && spec.mode <= one_hot && spec.tau >= 0x1p-126 && spec.tau <= 0x1p126 &&
-           spec.unimix >= 0 && spec.unimix < 1 && (!spec.want_soft || spec.mode == hard);
+           spec.unimix >= 0 && spec.unimix < 1 && (!spec.want_soft || (spec.mode == hard && spec.want_y));
   }
 
   static bool shape_fits(Spec& spec, const Tensor& like, Parameters& p) {

@@ -99,7 +99,7 @@ def test_one_sample_has_a_dim_where_asked(device, key, family):
 @pytest.mark.parametrize("family", OF_BASES)
 @QUICK
 def test_noise_is_the_bases_stream(device, key, family):
-    """One definition for every family: the stream in streams.py, in memory order."""
+    """One definition for every family: the stream in rng/bases.py, in memory order."""
     base = FAMILIES[family].base
     for samples in (0, 3):
         for order in ([], [1, 0]):

@@ -228,6 +228,23 @@ def test_gradients_given_by_hand_are_checked(name):
 
 
 @torch._dynamo.config.patch(compiled_autograd=True)
+def test_compiled_autograd_tells_memory_orders_apart():
+    """The noise goes by memory order, which shapes do not show."""
+
+    @torch.compile(backend="eager")
+    def backward(loss):
+        loss.backward()
+
+    for order in (torch.contiguous_format, torch.channels_last):
+        mu, x = (torch.randn(2, 3, 4, 5).to(memory_format=order).requires_grad_() for _ in range(2))
+        z, kl = fr.gaussian_latent(mu, x, key=KEY)
+        backward((z * z).sum() + kl)
+        z, kl = fr.gaussian_latent(mu, x, key=KEY)
+        want = torch.autograd.grad((z * z).sum() + kl, (mu, x))
+        torch.testing.assert_close((mu.grad, x.grad), want)
+
+
+@torch._dynamo.config.patch(compiled_autograd=True)
 @pytest.mark.parametrize("name", ["latent", "log_prob", "soft", "hard, kl"])
 def test_compiled_autograd(name):
     """Its tracer runs through the node, with tensors that are not real."""

@@ -234,3 +234,30 @@ def test_compiled_with_a_learned_prior():
     plain = latent(mu, x, m)
     torch.testing.assert_close(ours, plain)
     same_gradients(ours, plain, (mu, x, m))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("dim", "wider"), [(1, (4, 3)), (1, (2, 4, 3)), (0, (5, 1, 3))])
+def test_moments_beside_a_wider_prior(dim, wider, compiled, backend):
+    """The gradient of the moments is the sum over what the prior adds."""
+    shape = (1, 6) if dim == 1 else (2, 3)
+    moments = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    prior = torch.randn(wider, dtype=torch.float64), {"std": torch.full(wider, 2.0).double()}
+    key = noise.key(5, 6)
+
+    def joined(m):
+        return gaussian_latent_from_moments(m, dim, prior=prior, key=key)
+
+    def apart(m):
+        mu, logvar = m.chunk(2, dim)
+        return gaussian_latent(mu, logvar, prior=prior, key=key)
+
+    if compiled:
+        joined = torch.compile(joined, backend="aot_eager", fullgraph=True)
+    for got, want in zip(joined(moments), apart(moments), strict=True):
+        torch.testing.assert_close(got, want)
+        grads = [
+            torch.autograd.grad(t.square().sum(), moments, retain_graph=True)[0]
+            for t in (got, want)
+        ]
+        torch.testing.assert_close(*grads)

@@ -37,6 +37,8 @@ def sample(
     ``split``: the dim along which the first tensor holds the first two parameters; -1: it does not.
     """
     params = parameters(*named) if split < 0 else _beside_moments(named, split)
+    if split >= 0 and len(params) > 1:
+        params, split = _as_wide(params, split)
     spec = Spec(UNSETTLED, family, kind, prior_kind, list(numbers), samples, True, reduction, split)
     eps = None
     if sources.rng == "philox" and sources.eps is None:
@@ -71,6 +73,18 @@ def _beside_moments(named: tuple[Named, ...], split: int) -> list[Tensor]:
     # Beside the others, what counts is the shape of one half, and what it is.
     half, *rest = parameters(("mu", halves(moments, split)[0]), *others)  # type: ignore[arg-type]
     return [moments.to(half.dtype), *rest]  # type: ignore[union-attr]
+
+
+def _as_wide(params: list[Tensor], split: int) -> tuple[list[Tensor], int]:
+    """Moments and a prior; as two halves where the prior is wider than they are.
+
+    The gradient of both is one tensor only as long as it has their shape.
+    """
+    loc, scale = halves(params[0], split)
+    shape = shape_of([loc, *params[1:]])
+    if len(shape) == loc.dim() and shape == loc.shape:
+        return params, split
+    return [loc, scale, *params[1:]], -1
 
 
 def _of_z(params: list[Tensor], spec: Spec) -> tuple[torch.Size, list[int]]:

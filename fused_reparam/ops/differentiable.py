@@ -321,6 +321,8 @@ class DifferentiableOp(ABC):
         self.check_backward(grads, kept, spec, needs)
         spec = self.settled(kept, spec)
         found = self.apply_gradients(self._redispatch_backward, grads, kept, spec, needs)
+        # No result of an op is one of its arguments.
+        found = tuple(g.clone() if g is not None and g is grads[0] else g for g in found)
         zeros = None
         if any(n and g is None for n, g in zip(needs, found, strict=True)):
             zeros = self.allocate_gradients(kept, spec, needs)

@@ -42,7 +42,13 @@ def check(
                 f"{like.device} and {name} {t.dtype} on {t.device}"
             )
     _check_split(like, spec)
-    shape = elementwise_spec.shape_of(elementwise_spec.parameters(inputs, spec))
+    params = elementwise_spec.parameters(inputs, spec)
+    shape = elementwise_spec.shape_of(params)
+    if spec.split >= 0 and (len(shape) != params[0].dim() or shape != params[0].shape):
+        raise ValueError(
+            f"{_OP}: beside two parameters in one tensor the others must broadcast to the shape of "
+            f"its halves, {tuple(params[0].shape)}, got {[tuple(p.shape) for p in params[2:]]}"
+        )
     check_size(shape, spec.samples)
     check_order(_OP, spec.order, len(shape))
     of_z = elementwise_spec.stacked(spec.samples, shape)

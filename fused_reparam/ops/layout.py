@@ -44,11 +44,6 @@ def empty_ordered(
     return torch.empty([shape[d] for d in order], dtype=dtype, device=device).permute(inverse)
 
 
-def outermost_is_dim0(shape: Sequence[int], order: list[int]) -> bool:
-    """Whether each index of dim 0 owns one consecutive run of memory."""
-    return not order or all(shape[d] == 1 for d in order[: order.index(0)])
-
-
 def arrange(
     order: list[int], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]
 ) -> tuple[bool, list[Tensor | None], list[Tensor | None]]:

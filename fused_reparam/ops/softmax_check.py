@@ -27,8 +27,8 @@ SMALLEST_TAU, LARGEST_TAU = 2.0**-126, 2.0**126
 def check_forward(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
     """Raise TypeError or ValueError unless the op can compute this."""
     _check(_OP, logits, spec)
-    if spec.want_soft and spec.mode != HARD:
-        raise ValueError(f"{_OP}: want_soft is for mode HARD alone")
+    if spec.want_soft and (spec.mode != HARD or not spec.want_y):
+        raise ValueError(f"{_OP}: want_soft is for mode HARD alone, beside y")
     check_like(_OP, "noise", noise, logits, logits.shape, logits.dtype)
     if key is not None:
         check_key(_OP, key, logits)

@@ -251,6 +251,8 @@ def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
         return made
     # Without the ops that were not measured, which a line names.
     judged, ops = targets.judge(results, "cpu"), {result["settings"]["op"] for result in results}
+    if not any(one.target.op in ops for one in judged):
+        return ""
     made = made_of.verdicts(one for one in judged if one.target.op in ops)
     left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
     return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")

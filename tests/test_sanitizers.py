@@ -18,8 +18,9 @@ from fused_reparam.backends import native
 
 def forward(scale, kind):
     loc = torch.zeros(100)
-    native.gaussian_forward(
-        loc, scale, None, loc, kind, -math.inf, math.inf, 1.0, True, torch.zeros(100), None
+    numbers = (-math.inf, math.inf, 0.0, 1.0, -math.inf)
+    native.elementwise_forward(
+        "gaussian", kind, 0, numbers, (loc, scale), None, loc, 1, 1.0, True, torch.zeros(100), []
     )
 
 forward(torch.zeros(100), 0)

@@ -63,13 +63,13 @@ PyObject* start(PyObject*, PyObject* args) {
   set_bases(bases);
   native = PyUnicode_InternFromString("native");
   OpNode<Elementwise>::recorded = OpNode<GumbelSoftmax>::recorded = Py_NewRef(recorded);
+  asked = Py_NewRef(variable);  // before the first kernel that looks at it
   // Never removed, as the modules of Python are not.
   auto& library = *new torch::Library(torch::Library::IMPL, "fused_reparam", std::nullopt, __FILE__, __LINE__);
   library.impl("draw_key", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(draw_key)));
   serve<Elementwise>(library, by_name);
   serve<GumbelSoftmax>(library, by_name);
   serve_noise(library, by_name);
-  asked = Py_NewRef(variable);
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }

@@ -58,6 +58,7 @@ class OpNode final : public Node {
     kept.defined = true;
     kept.shape = t.sizes();
     kept.is_key = !t.is_floating_point();
+    kept.dtype = t.scalar_type();
   }
   // Which output of the op a recorded output is.
   void place(size_t output) { places_.push_back(output); }
@@ -122,6 +123,7 @@ class OpNode final : public Node {
  private:
   struct Kept {
     at::DimVector shape;
+    at::ScalarType dtype = at::kFloat;
     bool defined = false, is_key = false;
   };
 
@@ -152,7 +154,7 @@ class OpNode final : public Node {
       PyObject* item = Py_NewRef(Py_None);
       if (kept_[i].defined) {
         Py_DECREF(item);
-        auto* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(kept_[i].is_key ? at::kUInt64 : dtype_));
+        auto* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(kept_[i].dtype));
         THPObjectPtr shape(THPUtils_packInt64Array(kept_[i].shape.size(), kept_[i].shape.data()));
         item = PyTuple_Pack(2, shape.get(), dtype);
       }

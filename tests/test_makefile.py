@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench import __main__ as command_line
 from bench.ops import OPS
 
 ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -53,6 +55,14 @@ def make(target, folder, fails, *words):
     command = ["make", target, f"BIN={folder}", f"STAMP={stamp}", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done, log.read_text().splitlines()
+
+
+def test_the_tests_under_the_sanitizers_exist():
+    lists = re.findall(r"^SANITIZED\w* := \$\(addprefix (\S+),([^)]*)\)", MAKEFILE, re.MULTILINE)
+    assert len(lists) == 2
+    for prefix, names in lists:
+        for name in names.replace("\\", "").split():
+            assert (ROOT / (prefix + name)).is_file(), name
 
 
 def test_the_groups_of_ops():

@@ -282,6 +282,8 @@ def test_errors_are_those_of_python():
         softmax_backward(None, None, grad_z[:, 0], None, loc),
         softmax_backward(None, None, grad_z[:, 0], loc, None, reduction=None),
         softmax_backward(None, None, None, None, None),
+        softmax_backward(grad_z, None, None, None, loc, want_soft=True),
+        softmax_backward(grad_z, None, None, None, loc, mode=HARD, want_y=False, want_soft=True),
     ):  # fmt: skip
         said = []
         for call in (op, IN_PYTHON[op]):
@@ -289,6 +291,17 @@ def test_errors_are_those_of_python():
                 call(*args)
             said.append((error.type, str(error.value)))
         assert said[0] == said[1]
+
+
+def test_no_gradient_is_an_incoming_one():
+    # Of a normal's rsample, the gradient of loc is that of z: an op's result has its own memory.
+    loc, x, _, grad_z = operands()
+    grad_z.requires_grad_()
+    of_loc, needs = gaussian()._replace(reduction=None), [True, False, False, False, False]
+    for op in (OPS.elementwise_backward, IN_PYTHON[OPS.elementwise_backward]):
+        got = op(grad_z, None, None, *args_of(loc, x, of_loc), needs)[0]
+        assert torch.equal(got, grad_z)
+        assert got.data_ptr() != grad_z.data_ptr()
 
 
 def test_keys_are_those_of_the_generator():

@@ -11,14 +11,13 @@ below autograd where a compiler, a mode or a transform has to see it. For Autogr
 extension takes the Autograd kernel's place (``kernels/torch_*.h``), and hands over what it can't
 serve.
 
-The Functions are hand-made: those of ``torch.library.register_autograd`` fail under
-``torch.func.grad``, ``jacrev`` and ``vmap(grad)`` on PyTorch 2.13.
+The autograd Functions are in ``functions.py``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
@@ -28,15 +27,17 @@ from torch import Tensor
 
 from ..backends import native_extension, select
 from ..core.storage import check_gradients, check_saved
-from .library import LIB, all_plain, as_tensor, below_autograd, define, functorch_active, needs_grad
-from .operands import save, saved
-
-Tensors = tuple[Any, ...]  # tensors or None
-# (inputs, spec) -> outputs, and (grads, saved, spec, needs) -> gradients
-Forward = Callable[[Sequence[Tensor | None], Any], Tensors]
-Backward = Callable[
-    [Sequence[Tensor | None], Sequence[Tensor | None], Any, Sequence[bool]], Tensors
-]
+from .functions import (
+    Backward,
+    BackwardFunction,
+    Call,
+    ForwardFunction,
+    Tensors,
+    TransformableBackward,
+    TransformableForward,
+    filled,
+)
+from .library import LIB, all_plain, below_autograd, define, functorch_active, needs_grad
 
 
 class DifferentiableOp(ABC):
@@ -152,10 +153,10 @@ class DifferentiableOp(ABC):
         self._forward, self._transformable_forward, self._backward, self._transformable_backward = (
             type(f"Fused{title}{suffix}", (base,), {})
             for base, suffix in (
-                (_Forward, ""),
-                (_TransformableForward, ""),
-                (_Backward, "Backward"),
-                (_TransformableBackward, "Backward"),
+                (ForwardFunction, ""),
+                (TransformableForward, ""),
+                (BackwardFunction, "Backward"),
+                (TransformableBackward, "Backward"),
             )
         )
         # Function.apply in Python looks for functorch and for default arguments, neither of which
@@ -190,13 +191,17 @@ class DifferentiableOp(ABC):
         kept: Tensors,
         spec: Any,
         needs: Sequence[bool],
+        may_pass: bool = True,
     ) -> Tensors:
-        """The gradients that are needed; differentiable when asked to be."""
+        """The gradients that are needed; differentiable when asked to be.
+
+        ``may_pass``: one of them may be an incoming gradient as it is, which no op's result may be.
+        """
         grads = self.incoming(grads, spec)
         none: Tensors = (None,) * len(needs)
         if not any(needs) or all(g is None for g in grads):
             return none
-        found = self.passed(grads, kept, spec)
+        found = self.passed(grads, kept, spec) if may_pass else None
         if found is not None and needs[found[0]]:
             at, gradient = found
             others = [n and i != at for i, n in enumerate(needs)]
@@ -208,7 +213,7 @@ class DifferentiableOp(ABC):
         transformed = functorch_active()
         if transformed or needs_grad(*tensors):
             function = self._transformable_backward if transformed else self._backward
-            call = _Call(self, None, compute, spec, tuple(needs))
+            call = Call(self, None, compute, spec, tuple(needs))
             return function.apply(call, *tensors)  # type: ignore[no-any-return, attr-defined]
         return compute(grads, kept, spec, needs)
 
@@ -253,31 +258,36 @@ class DifferentiableOp(ABC):
         inputs, spec = self._unpack(args)
         self.check(inputs, spec)
         spec = self.settled(inputs, spec)
-        return _filled(self.forward(select.pick(_device(inputs)), inputs, spec), inputs)
+        return filled(self.forward(select.pick(_device(inputs)), inputs, spec), inputs)
 
     def _fake(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)
         self.check(inputs, spec)
-        return _filled(self.allocate(inputs, self.settled(inputs, spec)), inputs)
+        return filled(self.allocate(inputs, self.settled(inputs, spec)), inputs)
 
     def _compute_backward(self, *args: Any) -> Any:
         grads, kept, spec, needs = self._unpack_backward(args)
         self.check_backward(grads, kept, spec, needs)
         spec = self.settled(kept, spec)
+        if self._nothing(grads, spec):
+            return _result(self._zeros(kept, spec, needs))
         grads = self.incoming(grads, spec)
-        if all(g is None for g in grads):
-            found = tuple(
-                g if g is None else g.zero_() for g in self.allocate_gradients(kept, spec, needs)
-            )
-        else:
-            found = self.backward(select.pick(_device(kept)), grads, kept, spec, needs)
-        return _result(_filled(found, kept))
+        found = self.backward(select.pick(_device(kept)), grads, kept, spec, needs)
+        return _result(filled(found, kept))
+
+    def _nothing(self, grads: Tensors, spec: Any) -> bool:
+        """Whether no gradient came that counts."""
+        return all(g is None for g in self.incoming(grads, spec))
+
+    def _zeros(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> tuple[Tensor, ...]:
+        found = self.allocate_gradients(kept, spec, needs)
+        return filled([None if g is None else g.zero_() for g in found], kept)
 
     def _fake_backward(self, *args: Any) -> Any:
         grads, kept, spec, needs = self._unpack_backward(args)
         self.check_backward(grads, kept, spec, needs)
         found = self.allocate_gradients(kept, self.settled(kept, spec), needs)
-        return _result(_filled(found, kept))
+        return _result(filled(found, kept))
 
     def _redispatch(self, inputs: Sequence[Any], spec: Any) -> Tensors:
         return tuple(below_autograd(self.op, *inputs, *spec))
@@ -299,7 +309,7 @@ class DifferentiableOp(ABC):
             return self._redispatch(inputs, spec)
         self.check(inputs, spec)
         with_gradient = self.spec_with_gradient(self.settled(inputs, spec))
-        call = _Call(self, self._redispatch, self._redispatch_backward, with_gradient)
+        call = Call(self, self._redispatch, self._redispatch_backward, with_gradient)
         function = self._transformable_forward if transformed else self._forward
         return self.visible(function.apply(call, *inputs), spec)  # type: ignore[attr-defined]
 
@@ -308,9 +318,9 @@ class DifferentiableOp(ABC):
         backend = select.pick(_device(inputs))
         spec = self.settled(inputs, spec)
         if not needs_grad(*inputs):
-            return _filled(self.forward(backend, inputs, spec), inputs)
+            return filled(self.forward(backend, inputs, spec), inputs)
         ways = partial(self.forward, backend), partial(self.backward, backend)
-        call = _Call(self, *ways, self.spec_with_gradient(spec))
+        call = Call(self, *ways, self.spec_with_gradient(spec))
         return self.visible(self._apply(call, *inputs), spec)
 
     def _autograd_backward(self, *args: Any) -> Any:
@@ -320,138 +330,16 @@ class DifferentiableOp(ABC):
             return self._compute_backward(*args)
         self.check_backward(grads, kept, spec, needs)
         spec = self.settled(kept, spec)
-        found = self.apply_gradients(self._redispatch_backward, grads, kept, spec, needs)
-        # No result of an op is one of its arguments.
-        found = tuple(g.clone() if g is not None and g is grads[0] else g for g in found)
-        zeros = None
-        if any(n and g is None for n, g in zip(needs, found, strict=True)):
-            zeros = self.allocate_gradients(kept, spec, needs)
-        found = tuple(
-            g if g is not None or not n or zeros is None else zeros[i].zero_()  # type: ignore[union-attr]
-            for i, (g, n) in enumerate(zip(found, needs, strict=True))
-        )
-        return _result(_filled(found, kept))
+        if self._nothing(grads, spec):
+            return _result(self._zeros(kept, spec, needs))
+        compute = self._redispatch_backward
+        found = self.apply_gradients(compute, grads, kept, spec, needs, may_pass=False)
+        return _result(filled(found, kept))
 
 
 def _device(tensors: Sequence[Tensor | None]) -> torch.device:
     return next(t for t in tensors if t is not None).device
 
 
-def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """As many tensors as an op returns: what is absent has no elements."""
-    first = like[0] if like[0] is not None else next(t for t in like if t is not None)
-    return tuple([first.new_empty(0) if t is None else t for t in found])
-
-
 def _result(found: tuple[Tensor, ...]) -> Any:
     return found[0] if len(found) == 1 else found
-
-
-class _Call:
-    """One call of an op on its way through the Functions: a leaf, for functorch."""
-
-    __slots__ = ("backward", "forward", "needs", "op", "spec")
-
-    def __init__(
-        self,
-        op: DifferentiableOp,
-        forward: Forward | None,
-        backward: Backward,
-        spec: Any,
-        needs: tuple[bool, ...] = (),
-    ) -> None:
-        self.op, self.forward, self.backward, self.spec = op, forward, backward, spec
-        self.needs = needs
-
-
-class _Forward(torch.autograd.Function):
-    """Saves what the op says, nothing else of the outputs' size."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Any, *inputs: Any) -> Any:
-        outputs = _filled(call.forward(inputs, call.spec), inputs)
-        _Forward.setup(ctx, call, tuple([as_tensor(t) for t in inputs]), outputs)
-        return outputs
-
-    @staticmethod
-    def setup(ctx: Any, call: Any, inputs: Tensors, outputs: Any) -> None:
-        save(ctx, *call.op.keep(inputs, outputs, call.spec))
-        ctx.set_materialize_grads(False)
-        ctx.call, ctx.dtype = call, inputs[0].dtype  # type: ignore[union-attr]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        call = ctx.call
-        op: DifferentiableOp = call.op
-        dtype, needed = ctx.dtype, ctx.needs_input_grad
-        # A hook on saved tensors may have changed their dtype.
-        kept = tuple([
-            t if t is None or t.dtype is dtype or not t.is_floating_point() else t.to(dtype)
-            for t in saved(ctx, *grads)
-        ])  # fmt: skip
-        needs = [needed[1 + i] for i in op.gradients]
-        found = op.apply_gradients(call.backward, grads, kept, call.spec, needs)
-        all_inputs: list[Tensor | None] = [None] * op.inputs_count
-        for at, gradient in zip(op.gradients, found, strict=True):
-            all_inputs[at] = gradient
-        return None, *all_inputs
-
-
-class _Backward(torch.autograd.Function):
-    """The backward pass as a function of its own, so that it has a gradient too."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Any, *tensors: Any) -> Any:
-        _Backward.setup(ctx, call, tensors)
-        return _Backward.compute(call, tensors)
-
-    @staticmethod
-    def compute(call: Any, tensors: Sequence[Any]) -> Any:
-        outputs = len(call.op.outputs)
-        return call.backward(tensors[:outputs], tensors[outputs:], call.spec, call.needs)
-
-    @staticmethod
-    def setup(ctx: Any, call: Any, tensors: Sequence[Any]) -> None:
-        save(ctx, *tensors)
-        ctx.set_materialize_grads(False)
-        ctx.call = call
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        call = ctx.call
-        tensors = saved(ctx, *cotangents)
-        if all(c is None for c in cotangents):
-            return (None,) * (1 + len(tensors))
-        outputs = len(call.op.outputs)
-        wanted = tuple(c if n else None for c, n in zip(cotangents, call.needs, strict=True))
-        found = call.op.double_backward(wanted, tensors[:outputs], tensors[outputs:], call.spec)
-        needed = ctx.needs_input_grad[1:]
-        return None, *(g if n else None for g, n in zip(found, needed, strict=True))
-
-
-class _TransformableForward(_Forward):
-    """The form that functorch takes (vmap, torch.func.grad); it costs more by call."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(call: Any, *inputs: Any) -> Any:  # type: ignore[override]
-        return _filled(call.forward(inputs, call.spec), inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        call, *tensors = inputs
-        _Forward.setup(ctx, call, tuple(tensors), output)
-
-
-class _TransformableBackward(_Backward):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(call: Any, *tensors: Any) -> Any:  # type: ignore[override]
-        return _Backward.compute(call, tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        call, *tensors = inputs
-        _Backward.setup(ctx, call, tensors)

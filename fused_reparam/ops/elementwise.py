@@ -13,9 +13,10 @@ from torch import Tensor
 from ..core.modes import exporting
 from . import elementwise_call as call
 from . import elementwise_formula as formula
-from .differentiable import DifferentiableOp, Tensors
+from .differentiable import DifferentiableOp
 from .elementwise_check import check
 from .elementwise_spec import PARAMETERS, VALUES, Inputs, Spec, count, member, settled
+from .functions import Tensors
 
 __all__ = ["Spec", "elementwise"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from .elementwise_spec import (
     value_shape,
 )
 from .layout import arrange, empty_ordered
+from .library import readable
 
 Found = tuple[Tensor | None, ...]
 
@@ -82,19 +83,17 @@ def _geometry(
 _cached_geometry = functools.lru_cache(maxsize=4096)(_geometry)
 
 
-def geometry_of(params: Sequence[Tensor], spec: Spec) -> Geometry:
+def geometry_of(
+    params: Sequence[Tensor], spec: Spec, find: Callable[..., Geometry] = _cached_geometry
+) -> Geometry:
+    """The geometry of a call; by ``_geometry`` itself where sizes may be symbols."""
     shapes = tuple([p.shape for p in params])
-    return _cached_geometry(shapes, tuple(spec.order), spec.family, spec.samples, spec.reduction)
+    return find(shapes, tuple(spec.order), spec.family, spec.samples, spec.reduction)
 
 
 def allocate(inputs: Inputs, spec: Spec) -> Found:
     """Uninitialised z and values, None where not wanted, of tensors that may be fake."""
-    shapes = tuple([p.shape for p in parameters(inputs, spec)])
-    return _allocate(
-        inputs.p0,
-        spec,
-        _geometry(shapes, tuple(spec.order), spec.family, spec.samples, spec.reduction),
-    )
+    return _allocate(inputs.p0, spec, geometry_of(parameters(inputs, spec), spec, _geometry))
 
 
 def _allocate(like: Tensor, spec: Spec, geometry: Geometry) -> Found:
@@ -134,8 +133,7 @@ def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> Found:
     layout = _Layout(params, inputs.eps, spec, geometry.shape, None, ())
     backend.elementwise_forward(
         spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.params,
-        key.contiguous() if isinstance(key, Tensor) else key, layout.eps, spec.samples or 1,
-        geometry.weight, layout.dense, z, written,
+        readable(key), layout.eps, spec.samples or 1, geometry.weight, layout.dense, z, written,
     )  # fmt: skip
     if geometry.scattered:
         for value, elements in zip(values, written, strict=True):
@@ -183,8 +181,8 @@ def backward(
         backend.elementwise_backward(
             spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.grad_z,
             [g if g is None else _of_backend(g, params, spec, geometry) for g in grad_values],
-            layout.params, key.contiguous() if isinstance(key, Tensor) else key, layout.eps,
-            spec.samples or 1, geometry.weight, layout.dense, layout.grads,
+            layout.params, readable(key), layout.eps, spec.samples or 1, geometry.weight,
+            layout.dense, layout.grads,
         )  # fmt: skip
     to_eps = None
     if needs[-1] and eps is not None:
@@ -198,7 +196,7 @@ def placed(
     """The gradients of the op's four parameter tensors, each of its parameter's shape."""
     aligned = [joined, None, *found[2:]] if inputs[1] is None and len(found) > 1 else [*found]
     aligned += [None] * (PARAMETERS - len(aligned))
-    return [_fit(g, p) for g, p in zip(aligned, inputs, strict=False)]
+    return [unbroadcast(g, p) for g, p in zip(aligned, inputs, strict=False)]
 
 
 class _Layout:
@@ -241,14 +239,7 @@ def _of_backend(grad: Tensor, params: Sequence[Tensor], spec: Spec, geometry: Ge
 
 def unbroadcast(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
     """A gradient summed to the shape of what was broadcast."""
-    if grad is None or like is None or grad.shape == like.shape:
+    # The number of dims first: of symbolic sizes a comparison becomes a condition of the graph.
+    if grad is None or like is None or (grad.dim() == like.dim() and grad.shape == like.shape):
         return grad
-    return grad.sum_to_size(like.shape)
-
-
-def _fit(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
-    if grad is None or like is None or grad.shape == like.shape:
-        return grad
-    summed = unbroadcast(grad, like)
-    assert summed is not None
-    return summed.contiguous()
+    return grad.sum_to_size(like.shape).contiguous()

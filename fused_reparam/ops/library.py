@@ -37,6 +37,11 @@ def all_plain(*tensors: object) -> bool:
     )
 
 
+def readable(key: Any) -> Any:
+    """A key as backends take it."""
+    return key.contiguous() if isinstance(key, Tensor) else key
+
+
 def as_tensor(t: Any) -> Any:
     """A key that only kernels know as a tensor, once a kernel has made it."""
     if isinstance(t, HostKey):

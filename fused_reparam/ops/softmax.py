@@ -13,7 +13,8 @@ from ..core.dtypes import compute_dtype
 from ..core.modes import exporting
 from ..families.categorical import HARD, ONE_HOT, SOFT, formula
 from . import softmax_call as call
-from .differentiable import DifferentiableOp, Tensors
+from .differentiable import DifferentiableOp
+from .functions import Tensors
 from .layout import UNSETTLED, memory_order
 from .softmax_call import Spec
 from .softmax_check import LARGEST_TAU, SMALLEST_TAU, check_backward, check_forward
@@ -53,8 +54,7 @@ class GumbelSoftmax(DifferentiableOp):
         self, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
     ) -> None:
         (grad_y, grad_soft, grad_kl), (logits, soft) = grads, kept
-        for grad in (grad_y, grad_soft):
-            check_backward(grad, grad_kl, logits, soft, spec)
+        check_backward(grad_y, grad_soft, grad_kl, logits, soft, spec)
 
     def allocate(self, inputs: Tensors, spec: Any) -> Tensors:
         return call.allocate(inputs[0], spec)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core import reductions
 from ..core.dtypes import compute_dtype
 from .layout import empty_ordered, run_stride
+from .library import readable
 
 
 class Spec(NamedTuple):
@@ -125,7 +126,7 @@ def forward(
         x = rows(logits, spec)
         backend.softmax_forward(
             spec.mode, spec.tau, spec.unimix, x,
-            key.contiguous() if isinstance(key, Tensor) else key,
+            readable(key),
             None if noise is None else rows(noise, spec).contiguous(),
             None if y is None else rows(y, spec),
             None if soft is None else rows(soft, spec),

@@ -27,8 +27,6 @@ SMALLEST_TAU, LARGEST_TAU = 2.0**-126, 2.0**126
 def check_forward(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
     """Raise TypeError or ValueError unless the op can compute this."""
     _check(_OP, logits, spec)
-    if spec.want_soft and (spec.mode != HARD or not spec.want_y):
-        raise ValueError(f"{_OP}: want_soft is for mode HARD alone, beside y")
     check_like(_OP, "noise", noise, logits, logits.shape, logits.dtype)
     if key is not None:
         check_key(_OP, key, logits)
@@ -36,22 +34,25 @@ def check_forward(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
         raise ValueError(f"{_OP}: a sample takes a key or noise, got neither")
 
 
-def check_backward(grad_y: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec) -> None:
+def check_backward(
+    grad_y: Any, grad_soft: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec
+) -> None:
     """The same of the backward op."""
     op = f"{_OP}_backward"
     like = like_of(logits, soft)
     _check(op, like, spec)
-    for name, t in (("logits", logits), ("soft", soft), ("grad_y", grad_y)):
+    for name, t in (
+        ("logits", logits), ("soft", soft), ("grad_y", grad_y), ("grad_soft", grad_soft),
+    ):  # fmt: skip
         check_like(op, name, t, like, like.shape, like.dtype)
+    of_y = grad_y is not None or grad_soft is not None
     if grad_kl is not None:
         if spec.reduction is None:
             raise ValueError(f"{op}: without a reduction there is no KL, but a gradient of it came")
         shape = softmax_call.kl_shape(like.shape, spec)
         check_like(op, "grad_kl", grad_kl, like, shape, compute_dtype(like.dtype))
-    missing = (grad_kl is not None or (grad_y is not None and spec.mode == ONE_HOT)) and (
-        logits is None
-    )
-    if missing or (grad_y is not None and spec.mode != ONE_HOT and soft is None):
+    reads_logits = grad_kl is not None or (of_y and spec.mode == ONE_HOT)
+    if (reads_logits and logits is None) or (of_y and spec.mode != ONE_HOT and soft is None):
         raise ValueError(
             f"{op}: grad_kl and ONE_HOT's grad_y take logits, SOFT's and HARD's grad_y takes soft"
         )
@@ -70,6 +71,8 @@ def _check(op: str, logits: Tensor, spec: Spec) -> None:
     dims = logits.dim()
     if spec.mode not in _MODES:
         raise ValueError(f"{op}: mode must be one of {_MODES}, got {spec.mode}")
+    if spec.want_soft and (spec.mode != HARD or not spec.want_y):
+        raise ValueError(f"{op}: want_soft is for mode HARD alone, beside y")
     if spec.reduction is not None and spec.reduction not in REDUCTIONS:
         raise ValueError(f"{op}: unknown reduction {spec.reduction!r}")
     if not SMALLEST_TAU <= spec.tau <= LARGEST_TAU:

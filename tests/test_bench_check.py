@@ -66,11 +66,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [(n, w) for n in SAMPLING for w in WRONG if n != "normal" or "gradient" not in w],
+)
 def test_ours_trips_on_each_element_and_gradient(name, wrong, dtype):
-    if name == "normal" and "gradient" in wrong:
-        pytest.skip("it has none")
     problem = judge(name, with_first(name, WRONG[wrong]), dtype, ours=True)
     assert problem.startswith(("output 0", "gradient"))
 

@@ -95,7 +95,7 @@ gpu-report:
 	$(PYTHON) -m bench gpu-report
 
 # torch first, so that the native library is compiled by the install rather than at first use.
-$(STAMP): pyproject.toml setup.py fused_reparam/backends/_build.py $(wildcard kernels/*)
+$(STAMP): pyproject.toml setup.py fused_reparam/backends/cpu/build.py $(wildcard kernels/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy

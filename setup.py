@@ -1,7 +1,7 @@
 """Packages, the native sources and the native library; everything else is in pyproject.toml.
 
 With PyTorch and a C++ compiler at hand (``pip install --no-build-isolation .``) the library and its
-host extension are compiled into the package. Otherwise, or when that fails, they are built at first
+extension are compiled into the package. Otherwise, or when that fails, they are built at first
 use from the sources that the package carries; with FUSED_REPARAM_REQUIRE_NATIVE=1 a failure of the
 library is an error.
 """
@@ -21,8 +21,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def load_build_description():
-    """``_build.py`` by path: the package itself can't be imported here, PyTorch may be missing."""
-    path = HERE / "fused_reparam" / "backends" / "_build.py"
+    """``build.py`` by path: the package itself can't be imported here, PyTorch may be missing."""
+    path = HERE / "fused_reparam" / "backends" / "cpu" / "build.py"
     spec = importlib.util.spec_from_file_location("_fused_reparam_build", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -51,14 +51,14 @@ class CopySources(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib) / "fused_reparam" / "_kernels"
-        target.mkdir(parents=True, exist_ok=True)
-        for path in sorted((HERE / "kernels").iterdir()):
-            if path.suffix in (".h", ".cpp", ".inc"):
-                shutil.copy2(path, target / path.name)
+        for path in native.source_files(HERE / "kernels"):
+            copy = target / path.relative_to(HERE / "kernels")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
 
 
 class BuildLibrary(build_ext):
-    """The library is no Python extension: it's named and compiled as _build.py says."""
+    """The library is no Python extension: it's named and compiled as build.py says."""
 
     def get_ext_filename(self, fullname):
         return os.path.join(*fullname.split(".")) + ".so"
@@ -95,7 +95,7 @@ if missing:
 
 
 def extension(file_name):
-    name = "fused_reparam.backends." + file_name.removesuffix(".so")
+    name = "fused_reparam.backends.cpu." + file_name.removesuffix(".so")
     return Extension(name, sources=[], optional=True)
 
 

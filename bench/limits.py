@@ -93,7 +93,7 @@ def measure_limits(
 
 def _module(name: str, device: torch.device) -> Any:
     """The backend itself, which writes noise into memory that there is already."""
-    from fused_reparam.backends import select
+    from fused_reparam.backends import dispatch
 
     with using(name)():
-        return select.pick(device)
+        return dispatch.pick(device)

@@ -64,10 +64,10 @@ def unavailable_reason(name: str, device: torch.device) -> str | None:
     """Why one of our backends can't serve, in one sentence; None when it can."""
     if name == "triton" and device.type == "cpu":
         return "runs on the CPU only in Triton's interpreter, whose speed says nothing"
-    from fused_reparam.backends import select
+    from fused_reparam.backends import dispatch
 
     try:
-        return select.unavailable_reason(name, device)
+        return dispatch.unavailable_reason(name, device)
     except ImportError as error:
         return str(error)
 

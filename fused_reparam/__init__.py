@@ -3,8 +3,8 @@
 from . import noise
 from . import ops as _ops  # noqa: F401  (registers torch.ops.fused_reparam)
 from ._version import __version__
-from .backends.select import backend
-from .backends.select import current as current_backend
+from .backends.dispatch import backend
+from .backends.dispatch import current as current_backend
 from .functional import (
     categorical_latent,
     gaussian_kl,
@@ -23,7 +23,7 @@ from .functional import (
     sample_weight,
     tanh_normal_rsample,
 )
-from .modules import (
+from .nn import (
     BayesianConv2d,
     BayesianLinear,
     FusedCategoricalLatent,

@@ -14,7 +14,8 @@ import torch
 
 import fused_reparam
 from fused_reparam import selftest
-from fused_reparam.backends import _cache, native, native_extension, select
+from fused_reparam.backends import cpu, dispatch
+from fused_reparam.backends.cpu import cache, extension
 
 
 def devices() -> list[torch.device]:
@@ -46,20 +47,20 @@ def info_lines() -> Iterator[str]:
             if device.type == "cpu"
             else getattr(torch, device.type).get_device_name()
         )
-        yield f"\n{device.type} ({name}): uses {select.current(device)}"
-        for backend in select.BACKENDS:
-            reason = select.unavailable_reason(backend, device)
+        yield f"\n{device.type} ({name}): uses {dispatch.current(device)}"
+        for backend in dispatch.BACKENDS:
+            reason = dispatch.unavailable_reason(backend, device)
             yield f"  {backend:<10}{'available' if reason is None else 'missing: ' + reason}"
             if reason is None:
-                details = select.load(backend).info()
+                details = dispatch.load(backend).info()
                 yield from (f"  {'':<10}{name}: {value}" for name, value in details.items())
-        if device.type == "cuda" and select.current(device) == "triton":
+        if device.type == "cuda" and dispatch.current(device) == "triton":
             yield from _torch_random_lines()
 
 
 def _torch_random_lines() -> Iterator[str]:
     """For which dtypes the kernels make the numbers of rng="torch" (this runs them)."""
-    stream = select.load("triton").torch_random()
+    stream = dispatch.load("triton").torch_random()
     device = torch.device("cuda", torch.cuda.current_device())
     for dtype in stream.DTYPES:
         reason = stream.why_not(device, dtype)
@@ -69,16 +70,16 @@ def _torch_random_lines() -> Iterator[str]:
 
 def build() -> int:
     """Compile the CPU backend's libraries, unless they are there; 0 when all are."""
-    _cache.forget_failures()
+    cache.forget_failures()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reason is said below
-        details = native.info()
+        details = cpu.info()
     if "library" not in details:
         print(f"the native library is missing: {details['unavailable']}", file=sys.stderr)
         return 1
     for name in ("library", "extension"):
         print(f"{name}: {details[name]}")
-    return 0 if native_extension.module is not None or native_extension.turned_off() else 1
+    return 0 if extension.module is not None or extension.turned_off() else 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .backends import select
+from .backends import dispatch
 from .core.mistakes import described
 from .core.modes import eager
 from .core.scalars import integer
@@ -113,5 +113,5 @@ def _stream(key: Tensor, sizes: list[int], dtype: torch.dtype) -> Tensor:
     # Straight to a backend, which takes a third off 128x20.
     out = torch.empty(sizes, dtype=dtype, device=key.device)
     if out.numel():
-        select.pick(key.device).normal(key.contiguous(), out)
+        dispatch.pick(key.device).normal(key.contiguous(), out)
     return out

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import functional, modules, noise
-from .backends import select
+from . import functional, nn, noise
+from .backends import dispatch
 from .core.scales import SCALE_KINDS, STD, VAR
 from .functional import loc_scale
 from .rng.bases import BASES
@@ -136,13 +136,13 @@ _CALLS: dict[str, _Call] = {
     **{
         f"{type(layer).__name__} in eval": _call(layer.eval(), names)
         for layer, names in (
-            (modules.FusedGaussianLatent("log_std", "sample"), "mu scale"),
+            (nn.FusedGaussianLatent("log_std", "sample"), "mu scale"),
             # Bounds that keep the log-density, a sum of many terms, away from 0.
-            (modules.FusedTanhNormal("std", -4.0, 4.0), "mean scale+"),
-            (modules.FusedRelaxedBernoulli(0.7), "logits"),
-            (modules.FusedGumbelSoftmax(**_ROWS), "logits"),
-            (modules.FusedCategoricalLatent(**_ROWS, reduction="sum"), "logits"),
-            (modules.FusedOneHotCategorical(0.01), "logits"),
+            (nn.FusedTanhNormal("std", -4.0, 4.0), "mean scale+"),
+            (nn.FusedRelaxedBernoulli(0.7), "logits"),
+            (nn.FusedGumbelSoftmax(**_ROWS), "logits"),
+            (nn.FusedCategoricalLatent(**_ROWS, reduction="sum"), "logits"),
+            (nn.FusedOneHotCategorical(0.01), "logits"),
         )
     },
 }  # fmt: skip
@@ -201,10 +201,10 @@ def run(devices: Sequence[torch.device], report: Callable[[str], None] = print) 
     """Check each backend on each device; 0 when all agree, 1 when one differs."""
     failures = 0
     for device in devices:
-        for name in select.BACKENDS:
+        for name in dispatch.BACKENDS:
             if name == "reference":
                 continue
-            reason = select.unavailable_reason(name, device)
+            reason = dispatch.unavailable_reason(name, device)
             if reason is not None:
                 report(f"{name} on {device.type}: skipped, {reason}")
                 continue
@@ -220,9 +220,9 @@ def run(devices: Sequence[torch.device], report: Callable[[str], None] = print) 
 
 def _failures(name: str, device: torch.device) -> Iterator[str]:
     for case, dtype, compute in cases(device):
-        with select.backend("reference"):
+        with dispatch.backend("reference"):
             want = compute()
-        with select.backend(name):
+        with dispatch.backend(name):
             got = compute()
         difference = largest_difference(got, want)
         if not difference <= _TOLERANCE[dtype]:

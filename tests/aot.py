@@ -134,7 +134,7 @@ CONSTANTS = {
 
 
 def math_form(dtype: str, target: str) -> int:
-    from fused_reparam.backends.triton import approx
+    from fused_reparam.backends.triton.kernels import approx
 
     if target.startswith("sm_"):
         return (approx.CUDA64 if dtype == "float64" else approx.PTX).value
@@ -143,21 +143,21 @@ def math_form(dtype: str, target: str) -> int:
 
 def kernel_arguments(name: str, dtype: str, target: str, shape=None, **changes):
     """(kernel, types, constants, launch shape) of the hot path; `changes` of its constants."""
-    from fused_reparam.backends.triton import (
-        backward,
-        draws_backward,
-        draws_forward,
+    from fused_reparam.backends.triton import shapes
+    from fused_reparam.backends.triton.kernels import (
+        elementwise_backward,
+        elementwise_forward,
         fill,
-        forward,
-        shapes,
+        gaussian_backward,
+        gaussian_forward,
     )
 
     kernel = {
-        "forward": forward.forward_kernel,
-        "backward": backward.backward_kernel,
+        "forward": gaussian_forward.gaussian_forward_kernel,
+        "backward": gaussian_backward.gaussian_backward_kernel,
         "normal": fill.fill_kernel,
-        "elementwise_forward": draws_forward.draw_forward_kernel,
-        "elementwise_backward": draws_backward.draw_backward_kernel,
+        "elementwise_forward": elementwise_forward.elementwise_forward_kernel,
+        "elementwise_backward": elementwise_backward.elementwise_backward_kernel,
     }[name]
     vector = 16 // BYTES[dtype]
     shape = shapes.Shape(*shape) if shape else shapes.large_shape(vector, target)

@@ -1,4 +1,4 @@
-"""Compile the kernels of relaxed categories for GPUs that are not here: see `aot`.
+"""Compile the kernels of Gumbel-softmax for GPUs that are not here: see `aot`.
 
 `python tests/aot_rows.py` prints a JSON line for each case that is asked for.
 """
@@ -33,15 +33,19 @@ def kernel(case: str, dtype: str, target: str) -> aot.Kernel:
 
 def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kernel:
     """`given`: which pointers are not None; `changes`: of a contiguous call's constants."""
-    from fused_reparam.backends.triton import rows_backward, rows_forward, softmax_calls
+    from fused_reparam.backends.triton import softmax
+    from fused_reparam.backends.triton.kernels import softmax_backward, softmax_forward
 
     itemsize = aot.BYTES[dtype]
     warp = 32 if target.startswith("sm_") else 64
-    cut = softmax_calls.tile_of(shape, itemsize, warp)
-    rows = {"forward": rows_forward.forward_rows, "backward": rows_backward.backward_rows}[name]
+    cut = softmax.tile_of(shape, itemsize, warp)
+    rows = {
+        "forward": softmax_forward.softmax_forward_kernel,
+        "backward": softmax_backward.softmax_backward_kernel,
+    }[name]
     known = dict(
         zip(
-            ("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), softmax_calls._constants(cut), strict=True
+            ("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), softmax._constants(cut), strict=True
         ),
         KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
         DOUBLE=dtype == "float64", MATH=aot.math_form(dtype, target),

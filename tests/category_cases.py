@@ -1,4 +1,4 @@
-"""Calls of the relaxed categories, and what they should give by PyTorch's operators alone."""
+"""Calls of the Gumbel-softmax, and what they should give by PyTorch's operators alone."""
 
 import math
 from typing import NamedTuple

@@ -24,7 +24,7 @@ import interpreter
 from python_kernels import python_kernels
 
 import fused_reparam
-from fused_reparam.backends import native, select
+from fused_reparam.backends import cpu, dispatch
 
 try:
     import numpy  # noqa: F401
@@ -45,7 +45,7 @@ def missing(name, device):
     """Why a backend can't run on a device here, or None."""
     if device == "cuda" and not torch.cuda.is_available():
         return "no CUDA GPU"
-    return select.unavailable_reason(name, torch.device(device))
+    return dispatch.unavailable_reason(name, torch.device(device))
 
 
 def pytest_report_header():
@@ -84,15 +84,15 @@ def backend(request):
         yield request.param
 
 
-@pytest.fixture(params=native.ISA_NAMES)
+@pytest.fixture(params=cpu.ISA_NAMES)
 def isa(request):
     """Each instruction set of the native library that the machine has."""
-    before = native.isa()
-    if native.set_isa(request.param) != request.param:
-        native.set_isa(before)
+    before = cpu.isa()
+    if cpu.set_isa(request.param) != request.param:
+        cpu.set_isa(before)
         pytest.skip(f"this machine has no {request.param}")
     yield request.param
-    native.set_isa(before)
+    cpu.set_isa(before)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The loops of the built library, read from its machine code.
 
 `python tests/disassembly.py` prints what the tests bound: instructions for each register of results
-that a loop of the element-wise draws writes.
+that a loop of the element-wise families writes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _ARITHMETIC = r"^v(add|sub|mul|div|sqrt|max|min|rcp14|fn?m(add|sub)\d+|cvt\w+2)"
 _SCALAR = re.compile(_ARITHMETIC + r"s[sd] ")
 _PACKED = re.compile(_ARITHMETIC + r"p[sd] ")
 _PASS = re.compile(
-    r"fr::(avx512|avx2)::(draw_loop|draw_backward_loop|value_loop|value_backward_loop|scale_pass)"
-    r"<float __vector\(\d+\), \(fr::(Draw|Value|Kind)\)(\d+)(.*?)>"
+    r"fr::(avx512|avx2)::"
+    r"(transform_loop|transform_backward_loop|value_loop|value_backward_loop|scale_pass)"
+    r"<float __vector\(\d+\), \(fr::(Transform|Value|Kind)\)(\d+)(.*?)>"
 )
 _NOISE = re.compile(
     r"fr::(avx512|avx2)::fill_blocks<fr::\w+::(?:FromUniform<fr::\w+::)?(\w+)>?, .*"
@@ -41,7 +42,7 @@ class CannotRead(Exception):
 
 def names_of(enumeration: str) -> list[str]:
     """The members of an enumeration in kernels/, in order: functions are known by their numbers."""
-    for header in ("draw_interface.h", "interface.h"):
+    for header in ("elementwise/interface.h", "common/interface.h"):
         text = (ROOT / "kernels" / header).read_text()
         if found := re.search(rf"enum class {enumeration} : int {{(.*?)}};", text, re.S):
             return re.findall(r"\w+", found[1])
@@ -49,13 +50,13 @@ def names_of(enumeration: str) -> list[str]:
 
 
 def library() -> Path:
-    from fused_reparam.backends import native
+    from fused_reparam.backends import cpu
 
     if platform.machine() != "x86_64":
         raise CannotRead(f"written for x86-64, this is {platform.machine()}")
     if shutil.which("objdump") is None:
         raise CannotRead("objdump (binutils) is not installed")
-    found = native.info()
+    found = cpu.info()
     if "library" not in found:
         raise CannotRead(f"no native library: {found.get('unavailable', 'it did not load')}")
     return Path(found["library"])
@@ -94,7 +95,7 @@ def loops(code: list[tuple[int, str]]) -> list[list[str]]:
 
 
 def draw_loops() -> dict[tuple[str, str, str], list[list[str]]]:
-    """Of the element-wise draws in float32, by (instruction set, pass, what it is for)."""
+    """Of the element-wise families in float32, by (instruction set, pass, what it is for)."""
     found: dict[tuple[str, str, str], list[list[str]]] = {}
     for name, code in functions(library()).items():
         if match := _PASS.search(name):

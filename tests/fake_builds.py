@@ -8,17 +8,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fused_reparam.backends import _build, _cache, native, native_extension
+from fused_reparam.backends import cpu
+from fused_reparam.backends.cpu import build, extension
+from fused_reparam.backends.cpu import cache as cpu_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 # An installed library is hidden, so that there is something to build.
 HIDDEN = (
-    "import pathlib, torch; from fused_reparam.backends import _build, native, select;"
-    "_build.installed = lambda name: pathlib.Path('absent');"
+    "import pathlib, torch; from fused_reparam.backends import cpu, dispatch;"
+    "from fused_reparam.backends.cpu import build;"
+    "build.installed = lambda name: pathlib.Path('absent');"
 )
 PROBE = HIDDEN + (
-    "select.pick(torch.device('cpu'));"
-    "print(native.unavailable_reason(torch.device('cpu'))); print(native.info())"
+    "dispatch.pick(torch.device('cpu'));"
+    "print(cpu.unavailable_reason(torch.device('cpu'))); print(cpu.info())"
 )
 
 
@@ -51,10 +54,10 @@ def script(path, text):
 
 def at_hand():
     """The libraries that this process runs on, or None."""
-    details = native.info()
-    if "library" not in details or native_extension.module is None:
+    details = cpu.info()
+    if "library" not in details or extension.module is None:
         return None
-    return Path(details["library"]), Path(native_extension.module.__file__)
+    return Path(details["library"]), Path(extension.module.__file__)
 
 
 def copying_compiler(folder, before=""):
@@ -94,14 +97,14 @@ def use(folder, monkeypatch):
     monkeypatch.setenv("FUSED_REPARAM_CACHE", str(cache))
     monkeypatch.setenv("CXX", copying_compiler(folder, f"echo >> {folder}/log"))
     monkeypatch.delenv("FUSED_REPARAM_NO_JIT", raising=False)
-    _cache._say_once.cache_clear()
-    _cache._folder_of_this_process.cache_clear()
+    cpu_cache._say_once.cache_clear()
+    cpu_cache._folder_of_this_process.cache_clear()
     return cache
 
 
 def found():
     """The library in the cache of this process."""
-    return _cache.in_cache(_build.LIBRARY)
+    return cpu_cache.in_cache(build.LIBRARY)
 
 
 def built(cache):
@@ -117,7 +120,7 @@ def inside(path, folder):
 
 
 def names():
-    return _build.library_name(), _build.extension_name()
+    return build.library_name(), build.extension_name()
 
 
 def copied(source):

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 
 np = pytest.importorskip("numpy")
 
-REASON = native.unavailable_reason(torch.device("cpu"))
+REASON = cpu.unavailable_reason(torch.device("cpu"))
 needs_native = pytest.mark.skipif(REASON is not None, reason=f"native: {REASON}")
 
 INF = math.inf

@@ -14,7 +14,7 @@ import warnings
 import torch
 
 from fused_reparam import noise
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 from fused_reparam.core import reductions
 from fused_reparam.families import FAMILIES
 
@@ -276,7 +276,7 @@ def make(name, args, rng):
 def main(seed, first, last):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    native.info()
+    cpu.info()
     if "libasan" not in os.environ.get("LD_PRELOAD", ""):
         # A huge tensor is refused and not filled: the sanitizer has a way of its own.
         import resource

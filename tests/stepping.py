@@ -56,7 +56,7 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
     import gaussian_calls as gaussian
     import torch
 
-    from fused_reparam.backends import native
+    from fused_reparam.backends import cpu
 
     key = torch.tensor([7, 0], dtype=torch.int64)
     kl = torch.ones(1)
@@ -70,17 +70,17 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
         mu, logvar, grad = (torch.linspace(-1, 1, n).to(getattr(torch, dtype)) for _ in range(3))
         z, grad_mu, grad_logvar = (torch.empty_like(mu) for _ in range(3))
         yield {
-            "normal": lambda z=z: native.normal(key.view(torch.uint64), z),
+            "normal": lambda z=z: cpu.normal(key.view(torch.uint64), z),
             "forward": lambda a=(mu, logvar, key, None), z=z: gaussian.forward(
-                native, *a, *rest, z, kl
+                cpu, *a, *rest, z, kl
             ),
             "backward": lambda a=(grad, kl, mu, logvar, key, None), g=(grad_mu, grad_logvar): (
-                gaussian.backward(native, *a, *rest, *g)
+                gaussian.backward(cpu, *a, *rest, *g)
             ),
-            "softmax": lambda x=mu, y=z: native.softmax_forward(
+            "softmax": lambda x=mu, y=z: cpu.softmax_forward(
                 *tempered, row(x), key, None, row(y), None, None
             ),
-            "softmax backward": lambda g=grad, y=mu, out=grad_mu: native.softmax_backward(
+            "softmax backward": lambda g=grad, y=mu, out=grad_mu: cpu.softmax_backward(
                 *tempered, row(g), None, row(y), row(y), row(out)
             ),
         }[operation]
@@ -91,15 +91,15 @@ def child(cases: list[list[str]]) -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from fused_reparam.backends import native
+    from fused_reparam.backends import cpu
 
     torch.set_num_threads(1)
-    print(json.dumps(native.info() | {"best": native.set_isa(ISAS[0])}), flush=True)
+    print(json.dumps(cpu.info() | {"best": cpu.set_isa(ISAS[0])}), flush=True)
     if _libc.ptrace(TRACEME, 0, None, None) != 0:
         sys.exit(REFUSED)
     os.kill(os.getpid(), signal.SIGSTOP)  # the parent looks around
     for isa, operation, dtype in cases:
-        if native.set_isa(isa) != isa:
+        if cpu.set_isa(isa) != isa:
             continue
         for call in calls(isa, operation, dtype):
             call()  # pages are touched, caches of Python filled

@@ -9,7 +9,7 @@ import pytest
 
 from bench import machine, measure
 
-MEASURED = ("bench/timing.py", "bench/ops/one.py", "fused_reparam/noise.py", "kernels/noise.h",
+MEASURED = ("bench/timing.py", "bench/ops/one.py", "fused_reparam/noise.py", "kernels/simd/noise.h",
             "setup.py", "pyproject.toml")  # fmt: skip
 OTHERS = ("README.md", "docs/performance.md", "tests/test_one.py", "examples/vae.py",
           "bench/results/some-cpu/one.json")  # fmt: skip

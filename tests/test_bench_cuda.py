@@ -205,7 +205,7 @@ def test_what_a_replay_does_before_its_graph_is_not_in_the_graph(fake_cuda, monk
     graph = [
         *launched(3, FILL, by="cudaGraphLaunch"),  # of the call: it clears a buffer
         {"cat": "gpu_memset", "name": "Memset", "args": {"correlation": 3}},
-        {"cat": "kernel", "name": "backward_kernel", "args": {"correlation": 3}},
+        {"cat": "kernel", "name": "gaussian_backward_kernel", "args": {"correlation": 3}},
         {"cat": "gpu_user_annotation", "name": "a region"},
     ]
     events = [*prologue, *graph]

@@ -1,4 +1,4 @@
-"""The relaxed categories: numbers, noise, layouts and extremes, on every backend."""
+"""The Gumbel-softmax: numbers, noise, layouts and extremes, on every backend."""
 
 import math
 
@@ -23,7 +23,7 @@ from formulas import DTYPES
 from torch.nn import functional as F
 
 from fused_reparam import gumbel_softmax, noise
-from fused_reparam.backends import select
+from fused_reparam.backends import dispatch
 from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 
 CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -64,7 +64,7 @@ def test_numbers_of_every_shape(device, classes, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_numbers_of_every_instruction_set(isa, dtype):
-    with select.backend("native"):
+    with dispatch.backend("native"):
         for shape in ((3, 257, 1), (2, 33, 7), (1, 10, 64), (2, 3, 100), (9, 2, 1), (5, 1, 3)):
             logits, given = logits_of(shape, dtype), noise_of(shape, dtype)
             for case in CASES.values():
@@ -193,7 +193,7 @@ def test_expanded_gradients_and_parts(device, key):
 @QUICK
 def test_nothing_to_draw(device, key, monkeypatch):
     for name in ("softmax_forward", "softmax_backward"):
-        monkeypatch.delattr(select.pick(device), name)  # a backend gets at least one element
+        monkeypatch.delattr(dispatch.pick(device), name)  # a backend gets at least one element
     for shape, dim in (((0, 3), 1), ((2, 3, 0), 1), ((4, 0), 0), ((0, 0, 5), 2)):
         logits = torch.zeros(shape, device=device, requires_grad=True)
         for case in CASES.values():
@@ -368,7 +368,7 @@ def test_temperatures(device):
 
 def test_only_what_is_wanted_is_asked_of_a_backend(device, key, monkeypatch, no_extension):
     """The soft values of a hard y where there is a gradient, the logits where they are read."""
-    module = select.pick(device)
+    module = dispatch.pick(device)
     asked = []
     for name, parts in (("softmax_forward", slice(-3, None)), ("softmax_backward", slice(3, 7))):
         original = getattr(module, name)

@@ -1,4 +1,4 @@
-"""Gradients of the relaxed categories: checks, double backward, checkpoints, what is saved."""
+"""Gradients of the Gumbel-softmax: checks, double backward, checkpoints, what is saved."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The relaxed categories under torch.compile, opcheck and functorch transforms.
+"""The Gumbel-softmax under torch.compile, opcheck and functorch transforms.
 
 test_public_compile.py has what holds of every function: the same numbers, keys, no recompilation.
 """

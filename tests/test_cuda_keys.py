@@ -225,11 +225,11 @@ SEEDS = [(0, 0), (3, 2**32 - 3), (2**31 + 1, 2**32 + 9), (2**63 + 11, TWO64 - 5)
 @pytest.fixture
 def loaded(monkeypatch):
     """A function: passes a host key as if it lay on the device."""
-    from fused_reparam.backends.triton import calls
+    from fused_reparam.backends.triton import gaussian
 
     def call(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(calls, "_key", lambda key: calls._loaded(key.to(DEVICE)))
+            patch.setattr(gaussian, "_key", lambda key: gaussian._loaded(key.to(DEVICE)))
             return function(*arguments)
 
     return call

@@ -146,8 +146,8 @@ class TestGpu:
         events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         names = [e.name for e in events]
         assert len(names) == 2, names
-        assert "forward_kernel" in names[0]
-        assert "backward_kernel" in names[1]
+        assert "gaussian_forward_kernel" in names[0]
+        assert "gaussian_backward_kernel" in names[1]
 
     @pytest.mark.usefixtures("_no_fill")
     def test_a_graphs_replays_draw_new_noise(self):

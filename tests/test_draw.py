@@ -1,4 +1,4 @@
-"""The element-wise draws: numbers, noise, layouts and arguments, on every backend."""
+"""The element-wise families: numbers, noise, layouts and arguments, on every backend."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The element-wise draws of extreme numbers, on every backend."""
+"""The element-wise families of extreme numbers, on every backend."""
 
 import math
 

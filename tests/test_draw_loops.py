@@ -30,28 +30,31 @@ BOUNDS = {
     ("noise", "Gumbel"): (86.5, 98.5),  # log of either end, log
     ("noise", "Cauchy"): (60, 65.5),  # two series 15, quotient, sign
     ("noise", "StudentT"): (84.5, 122.5),  # given both numbers: log, expm1, series 7, root
-    ("draw", "linear"): (7.2, 7.2),  # two loads, multiply-add, store, index, loop
-    ("draw", "log_prob"): (5.5, 5.5),  # three results; densities 6
-    ("draw", "log_prob_prior"): (6.2, 6.5),  # the same with a quotient
-    ("draw", "log_prob far"): (13.7, 17.4),  # exp of a ratio, choice 4
-    ("draw", "log_prob_prior far"): (21.5, 29.4),  # the same with the prior's root, another exp
-    ("draw", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
-    ("draw", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
-    ("draw", "exponent"): (23, 31),  # exp
-    ("draw", "relaxed_bernoulli"): (26, 34),  # exp, quotient
-    ("draw", "hard_bernoulli"): (8.8, 8.8),  # sum, choices 3
-    ("draw", "kumaraswamy"): (119, 158),  # two quotients, exp; log(1 - e^-t): exp, expm1, log
+    ("transform", "linear"): (7.2, 7.2),  # two loads, multiply-add, store, index, loop
+    ("transform", "log_prob"): (5.5, 5.5),  # three results; densities 6
+    ("transform", "log_prob_prior"): (6.2, 6.5),  # the same with a quotient
+    ("transform", "log_prob far"): (13.7, 17.4),  # exp of a ratio, choice 4
+    ("transform", "log_prob_prior far"): (
+        21.5,
+        29.4,
+    ),  # the same with the prior's root, another exp
+    ("transform", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
+    ("transform", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
+    ("transform", "exponent"): (23, 31),  # exp
+    ("transform", "relaxed_bernoulli"): (26, 34),  # exp, quotient
+    ("transform", "hard_bernoulli"): (8.8, 8.8),  # sum, choices 3
+    ("transform", "kumaraswamy"): (119, 158),  # two quotients, exp; log(1 - e^-t): exp, expm1, log
     # Two or three results.
-    ("draw_backward", "linear"): (3.9, 3.9),
-    ("draw_backward", "log_prob"): (6.8, 6.8),
-    ("draw_backward", "log_prob_prior"): (5.8, 5.8),  # five results
-    ("draw_backward", "log_prob far"): (20, 24.4),  # as near where it is near: choice 3 more
-    ("draw_backward", "log_prob_prior far"): (19, 23.3),
-    ("draw_backward", "mixture"): (17.5, 20.5),  # exp, shares 8
-    ("draw_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
-    ("draw_backward", "exponent"): (16.5, 20.5),  # exp
-    ("draw_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
-    ("draw_backward", "kumaraswamy"): (76, 106),  # the same, expm1, a quotient; two results
+    ("transform_backward", "linear"): (3.9, 3.9),
+    ("transform_backward", "log_prob"): (6.8, 6.8),
+    ("transform_backward", "log_prob_prior"): (5.8, 5.8),  # five results
+    ("transform_backward", "log_prob far"): (20, 24.4),  # as near where it is near: choice 3 more
+    ("transform_backward", "log_prob_prior far"): (19, 23.3),
+    ("transform_backward", "mixture"): (17.5, 20.5),  # exp, shares 8
+    ("transform_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
+    ("transform_backward", "exponent"): (16.5, 20.5),  # exp
+    ("transform_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
+    ("transform_backward", "kumaraswamy"): (76, 106),  # the same, expm1, a quotient; two results
     ("value", "gaussian"): (13.4, 13.4),  # two squares, sums, bound
     ("value", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
     ("value", "gaussian far"): (34, 43),  # exp of a ratio, choice 3

@@ -14,8 +14,8 @@ START = """
 import json, sys, warnings
 sys.modules["triton"] = None
 import torch, fused_reparam as fr
-from fused_reparam.backends import native, select
-native.unavailable_reason = lambda device: "no C++ compiler was found: install g++"
+from fused_reparam.backends import cpu, dispatch
+cpu.unavailable_reason = lambda device: "no C++ compiler was found: install g++"
 mu = torch.zeros(3, 4)
 caught = []
 def show(message, category, filename, lineno, *rest):
@@ -78,7 +78,7 @@ CALLS = [
 
 def test_whatever_is_called_first():
     """One process for all calls, each of which starts as if nothing had been called before."""
-    found = warned("".join(f"select._picked.clear()\n{call}\n" for call in CALLS))
+    found = warned("".join(f"dispatch._picked.clear()\n{call}\n" for call in CALLS))
     assert [line for *_, line in found] == [2 * i for i in range(1, len(CALLS) + 1)], found
 
 
@@ -87,7 +87,7 @@ def test_other_devices_name_the_cure():
     found = warned("""
         for _ in range(2):
             for name in ("cuda", "xpu", "mps", "hpu"):
-                select.pick(torch.device(name))
+                dispatch.pick(torch.device(name))
     """)
     assert [(kind, file, line) for _, kind, file, line in found] == [
         ("RuntimeWarning", "<string>", 3)
@@ -108,7 +108,7 @@ def test_who_asks_for_the_reference_is_told_nothing():
         warned("""
         with fr.backend("reference"):
             fr.gaussian_latent(mu, mu)
-            select.pick(torch.device("mps"))
+            dispatch.pick(torch.device("mps"))
         fr.current_backend("cpu"), fr.current_backend("cuda")
         fr.gaussian_latent(mu.to("meta"), mu.to("meta"))
     """)

@@ -15,7 +15,7 @@ from native_truth import (
     needs_native,
 )
 
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 
 pytestmark = needs_native
 
@@ -77,7 +77,7 @@ class Latent:
         self.grad_z = operand(torch.randn(shape, generator=g, dtype=torch.float64), layout)
         self.key = make_key(1234 + seed, 99)
         noise = nans(self.n, dtype=real)
-        native.normal(self.key, noise)
+        cpu.normal(self.key, noise)
         self.eps = None
         if given:
             self.eps = operand(torch.randn(shape, generator=g, dtype=torch.float64), layout)
@@ -109,7 +109,7 @@ class Latent:
         kl = nans(self.segments, dtype=compute_dtype(self.dtype)) if want_kl else None
         key, eps = (self.key, self.eps) if want_z else (None, None)
         gaussian.forward(
-            native, self.loc, self.scale, key, eps, KINDS.index(self.kind), self.low, self.high,
+            cpu, self.loc, self.scale, key, eps, KINDS.index(self.kind), self.low, self.high,
             self.weight, self.dense, z, kl,
         )  # fmt: skip
         return z, kl
@@ -122,7 +122,7 @@ class Latent:
         to_loc, to_scale = (out[0] if want_loc else None), (out[1] if want_scale else None)
         key, eps = (self.key, self.eps) if has_z else (None, None)
         gaussian.backward(
-            native, self.grad_z if has_z else None, self.grad_kl if has_kl else None, self.loc,
+            cpu, self.grad_z if has_z else None, self.grad_kl if has_kl else None, self.loc,
             self.scale, key, eps, KINDS.index(self.kind), self.low, self.high, self.weight,
             self.dense, to_loc, to_scale,
         )  # fmt: skip
@@ -257,10 +257,10 @@ def test_misaligned_memory_and_nothing_beyond(dtype):
 
     z, kl = nans(n + 2, dtype=dtype), nans(1, dtype=compute_dtype(dtype))
     loc, scale, grad_z = map(shifted, (case.loc, case.scale, case.grad_z))
-    gaussian.forward(native, loc, scale, case.key, None, 0, -INF, INF, 0.75, True, z[1:-1], kl)
+    gaussian.forward(cpu, loc, scale, case.key, None, 0, -INF, INF, 0.75, True, z[1:-1], kl)
     to_loc, to_scale = nans(n + 2, dtype=dtype), nans(n + 2, dtype=dtype)
     gaussian.backward(
-        native, grad_z, case.grad_kl, loc, scale, case.key, None, 0, -INF, INF, 0.75, True,
+        cpu, grad_z, case.grad_kl, loc, scale, case.key, None, 0, -INF, INF, 0.75, True,
         to_loc[1:-1], to_scale[1:-1],
     )  # fmt: skip
     for got, expected in zip((z, to_loc, to_scale), (case.forward()[0], *case.backward()),

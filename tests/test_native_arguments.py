@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import fused_reparam
-from fused_reparam.backends import native, native_extension
+from fused_reparam.backends import cpu
+from fused_reparam.backends.cpu import extension
 
 KEY = fused_reparam.noise.key(1)
 
@@ -33,17 +34,17 @@ def emptied(n):
     ],
 )
 def test_the_op_refuses_what_it_cannot_fill_or_read(key, out):
-    native.info()
+    cpu.info()
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.ops.fused_reparam_native.normal(key, out)
 
 
 @pytest.mark.parametrize("name", ["spent", "start"])
 def test_functions_of_the_extension_refuse_wrong_arguments(name):
-    native.info()
-    if native_extension.module is None:
-        pytest.skip(native_extension.reason)
-    function, variable = getattr(native_extension.module, name), contextvars.ContextVar("name")
+    cpu.info()
+    if extension.module is None:
+        pytest.skip(extension.reason)
+    function, variable = getattr(extension.module, name), contextvars.ContextVar("name")
     for args in (
         *[(None,) * count for count in range(11)],
         (variable, print, {}, {}, {}, *[0] * 5),

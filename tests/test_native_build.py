@@ -11,13 +11,14 @@ import pytest
 from fake_builds import PROBE, ROOT, at_hand, copied, copying_compiler, script
 from fake_builds import start as run
 
-from fused_reparam.backends import _build, native, native_extension
+from fused_reparam.backends import cpu
+from fused_reparam.backends.cpu import build, extension
 
 
 def compiler_missing():
     try:
-        _build.compiler()
-    except _build.BuildError as error:
+        build.compiler()
+    except build.BuildError as error:
         return str(error)
     return None
 
@@ -31,8 +32,8 @@ needs_compiler = pytest.mark.skipif(compiler_missing() is not None, reason=str(c
 )
 def test_there_is_an_extension():
     """Or the tests of it are skipped, and nobody sees that it no longer compiles."""
-    native.info()
-    assert native_extension.module is not None, native_extension.reason
+    cpu.info()
+    assert extension.module is not None, extension.reason
 
 
 @pytest.mark.slow
@@ -40,7 +41,7 @@ def test_there_is_an_extension():
 def test_two_processes_build_once(tmp_path):
     cache = tmp_path / "cache"
     # To optimize takes most of a compiler's time, and the last of such options counts.
-    quick = script(tmp_path / "quick", f'exec {shlex.join(_build.compiler())} "$@" -O0\n')
+    quick = script(tmp_path / "quick", f'exec {shlex.join(build.compiler())} "$@" -O0\n')
     both = [run(PROBE, cache, CXX=quick) for _ in range(2)]
     outputs = [process.communicate(timeout=600) for process in both]
     for process, (out, err) in zip(both, outputs, strict=True):
@@ -48,12 +49,12 @@ def test_two_processes_build_once(tmp_path):
         assert out.splitlines()[0] == "None", out + err
     notices = "".join(err for _, err in outputs).splitlines()
     notices = [line for line in notices if "building the native" in line]
-    assert len(notices) == 2  # the library and its host extension
+    assert len(notices) == 2  # the library and its extension
     for notice in notices:
         assert str(cache) in notice
         assert "FUSED_REPARAM_NO_JIT=1" in notice
     files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    names = [_build.extension_name(), _build.library_name()]
+    names = [build.extension_name(), build.library_name()]
     assert sorted(path.name for path in files) == names
     waited = "".join(err for _, err in outputs)
     assert "waiting for another process" in waited
@@ -78,7 +79,7 @@ def test_a_wrong_variable_is_named(tmp_path, environment, says):
 
 
 def test_no_compiler_is_said_once(tmp_path):
-    code = PROBE + "; native.unavailable_reason(torch.device('cpu'))"
+    code = PROBE + "; cpu.unavailable_reason(torch.device('cpu'))"
     out, err = run(code, tmp_path, PATH="", CXX="").communicate(timeout=100)
     assert "install g++" in out.splitlines()[0]
     assert err.count("RuntimeWarning") == 1
@@ -102,10 +103,11 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 
 def test_importing_loads_nothing():
     code = (
-        "import sys; from fused_reparam.backends import native, native_library; import torch;"
-        "assert native_library._library is None and native_library._reason is None;"
-        "assert 'GPU' not in str(native.unavailable_reason(torch.device('meta')));"
-        "assert native_library._library is None"
+        "import sys; from fused_reparam.backends import cpu; import torch;"
+        "from fused_reparam.backends.cpu import library;"
+        "assert library._library is None and library._reason is None;"
+        "assert 'GPU' not in str(cpu.unavailable_reason(torch.device('meta')));"
+        "assert library._library is None"
     )
     process = run(code, "/nonexistent")
     _, err = process.communicate(timeout=100)
@@ -138,9 +140,8 @@ def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for path in (ROOT / "kernels").iterdir():
-        if path.suffix in (".h", ".cpp", ".inc"):
-            assert f"fused_reparam/_kernels/{path.name}" in names
+    for path in (ROOT / "kernels").glob("*/*.*"):
+        assert f"fused_reparam/_kernels/{path.relative_to(ROOT / 'kernels').as_posix()}" in names
     assert not [name for name in names if name.endswith(".so")]
 
 
@@ -155,7 +156,7 @@ def test_wheel_with_the_libraries(tmp_path):
     (path,) = tmp_path.glob("*.whl")
     assert "-py3-none-linux" in path.name or not sys.platform.startswith("linux")
     with zipfile.ZipFile(path) as packed:
-        for name in (_build.library_name(), _build.extension_name()):
+        for name in (build.library_name(), build.extension_name()):
             data = packed.read(f"fused_reparam/backends/{name}")
-            assert data.endswith(_build.seal(name, data[: -_build.SEAL_SIZE]))
+            assert data.endswith(build.seal(name, data[: -build.SEAL_SIZE]))
         assert not [name for name in packed.namelist() if ".build-" in name]

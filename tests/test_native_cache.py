@@ -92,7 +92,7 @@ def slow_pipe():
     return found
 
 os.pipe = slow_pipe  # a child that inherits both ends of one keeps its reader waiting
-loading = threading.Thread(target=native.info)
+loading = threading.Thread(target=cpu.info)
 loading.start()
 while not started.exists():
     time.sleep(0.01)
@@ -106,10 +106,10 @@ for _ in range(8):
     children.append(os.fork())
     if children[-1] == 0:
         signal.alarm(30)
-        os._exit(native.unavailable_reason(torch.device("cpu")) is not None)
+        os._exit(cpu.unavailable_reason(torch.device("cpu")) is not None)
 print([os.waitpid(child, 0)[1] for child in children])
 loading.join()
-print(native.unavailable_reason(torch.device("cpu")))
+print(cpu.unavailable_reason(torch.device("cpu")))
 """
 )
 

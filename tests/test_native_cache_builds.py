@@ -13,7 +13,8 @@ import fake_builds
 import pytest
 from fake_builds import built, found, inside
 
-from fused_reparam.backends import _build, _cache
+from fused_reparam.backends.cpu import build
+from fused_reparam.backends.cpu import cache as cpu_cache
 
 if fake_builds.at_hand() is None:
     pytest.skip("there is no native library to copy", allow_module_level=True)
@@ -23,7 +24,7 @@ if fake_builds.at_hand() is None:
 def cache(tmp_path, monkeypatch):
     """An empty cache, a folder for temporary files, and a compiler that only copies."""
     yield fake_builds.use(tmp_path, monkeypatch)
-    _cache._folder_of_this_process.cache_clear()
+    cpu_cache._folder_of_this_process.cache_clear()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
@@ -37,7 +38,7 @@ def test_a_full_disk(cache, tmp_path, capfd):
     if mounted.returncode:
         pytest.skip("file systems can't be mounted here")
     try:
-        with pytest.raises(_build.BuildError, match="No space left on device"):
+        with pytest.raises(build.BuildError, match="No space left on device"):
             found()
         assert [path.name for path in cache.rglob("*") if path.is_file()] == ["build.lock"]
         assert not list(cache.rglob(".build-*"))
@@ -50,7 +51,7 @@ def test_a_disk_that_fills_at_the_end(cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(_build.BuildError, match=r"can't be written: .*No space left"):
+    with pytest.raises(build.BuildError, match=r"can't be written: .*No space left"):
         found()
     assert not list(cache.rglob("*.so"))
     assert not list(cache.rglob(".build-*"))
@@ -87,11 +88,12 @@ def test_a_lock_is_not_emptied(cache):
 LIGHT = f"""
 import sys, types
 sys.path.insert(0, {str(fake_builds.ROOT)!r})
-for name in ("fused_reparam", "fused_reparam.backends"):
+for name in ("fused_reparam", "fused_reparam.backends", "fused_reparam.backends.cpu"):
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = [{str(fake_builds.ROOT)!r} + "/" + name.replace(".", "/")]
-from fused_reparam.backends import _build, _cache
-print(_cache.in_cache(_build.LIBRARY))
+from fused_reparam.backends.cpu import build
+from fused_reparam.backends.cpu import cache as cpu_cache
+print(cpu_cache.in_cache(build.LIBRARY))
 """
 
 
@@ -107,7 +109,7 @@ def test_one_of_eight_processes_builds_and_the_others_wait(cache, tmp_path):
     waiting = err.count("waiting for another process")
     assert 1 <= waiting <= 7
     assert err.count("\n") == waiting + 2  # where there is no terminal, two lines of the builder
-    assert built(cache) == len(_build.units(_build.source_dir())) + 1
+    assert built(cache) == len(build.units(build.source_dir())) + 1
 
 
 class Terminal(io.StringIO):
@@ -121,7 +123,7 @@ def test_progress_on_a_terminal(cache, monkeypatch):
     start, *steps, end = re.split(r"[\r\n]+", sys.stderr.getvalue().strip())
     assert "processor time" in start
     assert "python -m fused_reparam build" in start
-    count = len(_build.units(_build.source_dir())) + 1
+    count = len(build.units(build.source_dir())) + 1
     assert steps == [f"fused_reparam: {i} of {count} files" for i in range(1, count + 1)]
     assert "is built, after" in end
 
@@ -138,27 +140,27 @@ def test_nobody_to_tell(cache, monkeypatch, capfd, stderr):
 def test_a_compiler_that_says_no_text(cache, monkeypatch, tmp_path):
     says = fake_builds.script(tmp_path / "says", r"printf 'no \377 text\n' >&2; exit 1")
     monkeypatch.setenv("CXX", says)
-    with pytest.raises(_build.CompilerError, match=r"no \\xff text"):
+    with pytest.raises(build.CompilerError, match=r"no \\xff text"):
         found()
 
 
 def test_what_failed_is_tried_again_the_next_day(cache, monkeypatch, tmp_path):
     good = os.environ["CXX"]
     monkeypatch.setenv("CXX", "false")
-    with pytest.raises(_build.CompilerError):
-        _cache.in_cache(_build.EXTENSION)
+    with pytest.raises(build.CompilerError):
+        cpu_cache.in_cache(build.EXTENSION)
     monkeypatch.setenv("CXX", good)
-    with pytest.raises(_build.BuildError, match="build tries again"):
-        _cache.in_cache(_build.EXTENSION)
+    with pytest.raises(build.BuildError, match="build tries again"):
+        cpu_cache.in_cache(build.EXTENSION)
     (failed,) = cache.rglob("*.failed")
     os.utime(failed, (time.time() - 90000,) * 2)
-    assert _cache.in_cache(_build.EXTENSION).is_file()
+    assert cpu_cache.in_cache(build.EXTENSION).is_file()
 
 
 def test_the_first_failure_ends_a_build(cache, monkeypatch, tmp_path):
     failing = fake_builds.script(tmp_path / "failing", f"echo >> {tmp_path}/log; exit 1")
     monkeypatch.setenv("CXX", failing)
-    monkeypatch.setattr(_build, "cores", lambda: 1)
-    with pytest.raises(_build.CompilerError):
+    monkeypatch.setattr(build, "cores", lambda: 1)
+    with pytest.raises(build.CompilerError):
         found()
     assert built(cache) <= 2

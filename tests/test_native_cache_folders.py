@@ -13,7 +13,8 @@ import fake_builds
 import pytest
 from fake_builds import built, found, inside
 
-from fused_reparam.backends import _build, _cache
+from fused_reparam.backends.cpu import build
+from fused_reparam.backends.cpu import cache as cpu_cache
 
 if fake_builds.at_hand() is None:
     pytest.skip("there is no native library to copy", allow_module_level=True)
@@ -25,7 +26,7 @@ STRANGER = 54321
 def cache(tmp_path, monkeypatch):
     """An empty cache, a folder for temporary files, and a compiler that only copies."""
     yield fake_builds.use(tmp_path, monkeypatch)
-    _cache._folder_of_this_process.cache_clear()
+    cpu_cache._folder_of_this_process.cache_clear()
 
 
 def test_only_the_user_can_write_what_is_made(cache):
@@ -43,8 +44,8 @@ def test_only_the_user_can_write_what_is_made(cache):
 
 def unsealed(whole):
     """Without a seal: what was installed, and is copied here for a compiler's work, has one too."""
-    while _build.MARK in whole[-_build.SEAL_SIZE :]:
-        whole = whole[: -_build.SEAL_SIZE]
+    while build.MARK in whole[-build.SEAL_SIZE :]:
+        whole = whole[: -build.SEAL_SIZE]
     return whole
 
 
@@ -69,9 +70,9 @@ def replaced(path, kind):
             "one bit": whole[:9999] + bytes([whole[9999] ^ 4]) + whole[10000:],
             "longer": whole + b"\0",
             "without seal": unsealed(whole),
-            "another's seal": whole[: -_build.SEAL_SIZE]
-            + _build.seal("libfused_reparam-0.so", whole[: -_build.SEAL_SIZE]),
-            "seal alone": whole[-_build.SEAL_SIZE :],
+            "another's seal": whole[: -build.SEAL_SIZE]
+            + build.seal("libfused_reparam-0.so", whole[: -build.SEAL_SIZE]),
+            "seal alone": whole[-build.SEAL_SIZE :],
         }[kind])  # fmt: skip
         if kind == "writable":
             path.chmod(0o666)
@@ -105,7 +106,7 @@ def test_nothing_is_replaced_where_building_is_forbidden(cache, monkeypatch, kin
     replaced(library, kind)
     built(cache)
     monkeypatch.setenv("FUSED_REPARAM_NO_JIT", "1")
-    with pytest.raises(_build.BuildError, match=rf"{library} is .*FUSED_REPARAM_NO_JIT forbids"):
+    with pytest.raises(build.BuildError, match=rf"{library} is .*FUSED_REPARAM_NO_JIT forbids"):
         found()
     assert not built(cache)
 
@@ -219,7 +220,7 @@ def test_where_nothing_at_all_can_be_kept(cache, monkeypatch, forbidden):
     monkeypatch.setenv("FUSED_REPARAM_CACHE", "/proc/no such folder")
     monkeypatch.setenv("FUSED_REPARAM_NO_JIT", forbidden)
     monkeypatch.setattr(tempfile, "tempdir", "/proc/neither")
-    with pytest.raises(_build.BuildError, match=r"/proc/no such folder.* (can't|does not)"):
+    with pytest.raises(build.BuildError, match=r"/proc/no such folder.* (can't|does not)"):
         found()
     monkeypatch.delenv("FUSED_REPARAM_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -229,13 +230,13 @@ def test_where_nothing_at_all_can_be_kept(cache, monkeypatch, forbidden):
 
     monkeypatch.setattr(Path, "home", lambda: fail(RuntimeError))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: fail(FileNotFoundError))
-    with pytest.raises(_build.BuildError, match="there is no home"):
+    with pytest.raises(build.BuildError, match="there is no home"):
         found()
 
 
 def test_a_cache_that_can_only_be_read_serves(cache, monkeypatch):
     library = found()
-    monkeypatch.setattr(_cache, "_open_lock", lambda folder: pytest.fail("nothing to write"))
+    monkeypatch.setattr(cache, "_open_lock", lambda folder: pytest.fail("nothing to write"))
     assert found() == library
 
 
@@ -251,7 +252,7 @@ def test_a_relative_folder_is_one_of_where_the_import_happened(cache, monkeypatc
 
 
 def test_a_whole_library_for_another_system_is_built_again_once(cache, monkeypatch):
-    monkeypatch.setattr(_build, "installed", lambda name: cache / "absent")
+    monkeypatch.setattr(build, "installed", lambda name: cache / "absent")
     library = found()
     built(cache)
     times = []
@@ -264,8 +265,8 @@ def test_a_whole_library_for_another_system_is_built_again_once(cache, monkeypat
 
     def fails():
         times.clear()
-        with pytest.raises(_build.BuildError, match=r"can't be loaded \(GLIBC_9.99 not found"):
-            _cache.load(_build.LIBRARY, opened)
+        with pytest.raises(build.BuildError, match=r"can't be loaded \(GLIBC_9.99 not found"):
+            cpu_cache.load(build.LIBRARY, opened)
         assert not built(cache)
         assert library.is_file()
 
@@ -275,7 +276,7 @@ def test_a_whole_library_for_another_system_is_built_again_once(cache, monkeypat
     fails()
     monkeypatch.delenv("FUSED_REPARAM_NO_JIT")
     times.clear()
-    assert _cache.load(_build.LIBRARY, opened) == (library, "at first use")
+    assert cpu_cache.load(build.LIBRARY, opened) == (library, "at first use")
     assert built(cache)
 
 
@@ -285,14 +286,14 @@ def test_what_is_not_the_library_beside_the_package(cache, monkeypatch, capfd, k
     library = found()
     installed = shutil.copy(library, cache.parent / library.name)
     replaced(Path(installed), kind)
-    monkeypatch.setattr(_build, "installed", lambda name: Path(installed))
+    monkeypatch.setattr(build, "installed", lambda name: Path(installed))
 
     def opened(path):
         if path != library:  # a library, and not this one
             raise AttributeError("undefined symbol: fused_reparam_isa")
         return path
 
-    assert _cache.load(_build.LIBRARY, opened) == (library, "at first use")
+    assert cpu_cache.load(build.LIBRARY, opened) == (library, "at first use")
     assert os.path.lexists(installed)
     said = kind in ("folder", "one bit")  # the others are no damage that is known before loading
     assert (f"{installed} is " in capfd.readouterr().err) == said
@@ -303,8 +304,8 @@ def test_a_library_of_the_package_may_be_stripped(cache, monkeypatch):
     library = found()
     stripped = shutil.copy(library, cache.parent / library.name)
     replaced(Path(stripped), "without seal")
-    monkeypatch.setattr(_build, "installed", lambda name: Path(stripped))
-    assert _cache.load(_build.LIBRARY, lambda path: path) == (stripped, "with the package")
+    monkeypatch.setattr(build, "installed", lambda name: Path(stripped))
+    assert cpu_cache.load(build.LIBRARY, lambda path: path) == (stripped, "with the package")
 
 
 @pytest.mark.parametrize("token", ["$LIB", "${ORIGIN}", "a$PLATFORM"])

@@ -16,12 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_reparam as fr
 from fused_reparam import noise
-from fused_reparam.backends import _build, native, native_extension, select
+from fused_reparam.backends import cpu, dispatch
+from fused_reparam.backends.cpu import build, extension
 
-native.info()  # loads it
+cpu.info()  # loads it
 pytestmark = pytest.mark.skipif(
-    native_extension.module is None,
-    reason=f"the extension is not at hand: {native_extension.reason}",
+    extension.module is None,
+    reason=f"the extension is not at hand: {extension.reason}",
 )
 KEY = noise.key(5)
 # The results of two parameters, or of the first one as logits.
@@ -45,7 +46,7 @@ NODES = {"FusedElementwiseBackward", "FusedGumbelSoftmaxBackward"}
 
 
 def in_cpp(t):
-    return native_extension.spent(t) is not None
+    return extension.spent(t) is not None
 
 
 def parameters(*shape):
@@ -137,13 +138,13 @@ def test_a_graph_can_be_used_again_unless_it_was_freed(call):
     inputs = parameters()
     outputs = call(*inputs)
     first = gradients(outputs, inputs, retain_graph=True)
-    assert native_extension.spent(outputs[0]) is False
+    assert extension.spent(outputs[0]) is False
     for got, want in zip(gradients(outputs, inputs), first, strict=True):
         assert torch.equal(got, want)
-    assert native_extension.spent(outputs[0]) is True
+    assert extension.spent(outputs[0]) is True
     with pytest.raises(RuntimeError, match="second time"):
         gradients(outputs, inputs)
-    assert native_extension.spent(inputs[0] + 1) is None
+    assert extension.spent(inputs[0] + 1) is None
 
 
 @pytest.mark.parametrize("name", ["latent", "samples", "log_prob", "soft", "one-hot"])
@@ -211,7 +212,7 @@ def test_an_error_in_a_backward_pass_through_python_is_raised(monkeypatch, call)
 
     inputs = parameters()
     outputs = call(*inputs)
-    monkeypatch.setattr(select, "load", fail)
+    monkeypatch.setattr(dispatch, "load", fail)
     with pytest.raises(ValueError, match="not today"):  # itself to be differentiated
         gradients(outputs, inputs, create_graph=True)
 
@@ -321,7 +322,7 @@ def test_nothing_holds_itself(call):
 
 @pytest.mark.slow  # where the library is not part of the installation, it is built
 def test_it_can_be_turned_off(tmp_path):
-    code = "from fused_reparam.backends import native; print(native.info()['extension'])"
+    code = "from fused_reparam.backends import cpu; print(cpu.info()['extension'])"
     out, _ = run(code, tmp_path, FUSED_REPARAM_NO_EXTENSION="1").communicate(timeout=100)
     assert out.strip() == "Python: FUSED_REPARAM_NO_EXTENSION is set"
 
@@ -331,7 +332,7 @@ def test_it_can_be_turned_off(tmp_path):
 def test_what_can_not_be_compiled_is_tried_once(tmp_path):
     """The library without its extension: it computes, says why, and does not try at each start."""
     run(PROBE, tmp_path, CXX=copying_compiler(tmp_path)).communicate(timeout=100)
-    next(tmp_path.rglob(_build.extension_name())).unlink()
+    next(tmp_path.rglob(build.extension_name())).unlink()
     code = (
         PROBE + "; import fused_reparam; m = torch.zeros(2, 3); l = torch.zeros(2, 3);"
         "print(fused_reparam.gaussian_latent(m, l)[1].item())"

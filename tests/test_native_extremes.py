@@ -7,7 +7,7 @@ import pytest
 import torch
 from native_truth import DTYPES, INF, KINDS, compute_dtype, formulas, nans, needs_native
 
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 
 pytestmark = needs_native
 
@@ -20,9 +20,9 @@ def one_element(kind, x, dtype=torch.float32, loc=0.5, gz=1.0, gk=1.0, low=-INF,
     z, kl, gl, gs = (nans(40, dtype=d) for d in (dtype, real, dtype, dtype))
     eps = full(0.25)
     options = KINDS.index(kind), low, high, 1.0, True
-    gaussian.forward(native, full(loc), full(x), None, eps, *options, z, kl)
+    gaussian.forward(cpu, full(loc), full(x), None, eps, *options, z, kl)
     to_kl = torch.full((40,), gk, dtype=real)
-    gaussian.backward(native, full(gz), to_kl, full(loc), full(x), None, eps, *options, gl, gs)
+    gaussian.backward(cpu, full(gz), to_kl, full(loc), full(x), None, eps, *options, gl, gs)
     for t in (z, kl, gl, gs):
         assert torch.equal(t.nan_to_num(nan=7e7), t[:1].nan_to_num(nan=7e7).expand(40))
     return [t[0].item() for t in (z, kl, gl, gs)]
@@ -97,13 +97,13 @@ def test_full_range_of_log_and_exp(dtype):
     denormal = torch.tensor([info.tiny * 2**-10, info.tiny * 0.5], dtype=torch.float64)
     x = torch.cat([x, denormal]).to(dtype)
     kl, zero, n = nans(x.numel(), dtype=dtype), torch.zeros_like(x), x.numel()
-    gaussian.forward(native, zero, x, None, None, 3, -INF, INF, 1.0, True, None, kl)
+    gaussian.forward(cpu, zero, x, None, None, 3, -INF, INF, 1.0, True, None, kl)
     expected = 0.5 * (x.double() - 1 - x.double().log())
     eps = 1e-6 if dtype == torch.float32 else 1e-15
     assert ((kl.double() - expected).abs() <= eps * (1 + x.double() + x.double().log().abs())).all()
     edge = math.log(info.max)
     y = torch.linspace(-edge, edge * 0.999, n, dtype=torch.float64).to(dtype)
     z = nans(n, dtype=dtype)
-    gaussian.forward(native, zero, y, None, torch.ones_like(y), 1, -INF, INF, 1.0, True, z, None)
+    gaussian.forward(cpu, zero, y, None, torch.ones_like(y), 1, -INF, INF, 1.0, True, z, None)
     relative = (z.double() / y.double().exp() - 1).abs()
     assert relative.max() <= (2.5e-7 if dtype == torch.float32 else 5e-16)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fused_reparam import noise
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 from fused_reparam.core.scales import SCALE_KINDS
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ SIZES = (5, 4099, 300_007)
 pytestmark = [
     pytest.mark.usefixtures("isa"),
     pytest.mark.skipif(
-        native.unavailable_reason(CPU) is not None, reason=str(native.unavailable_reason(CPU))
+        cpu.unavailable_reason(CPU) is not None, reason=str(cpu.unavailable_reason(CPU))
     ),
 ]
 
@@ -38,9 +38,9 @@ def both_ways(mu, x, grad, grad_kl, kind, bounds):
     z, to_mu, to_x = (torch.full_like(mu, math.nan) for _ in range(3))
     kl = torch.full((), math.nan, dtype=compute)
     weight = 1 / mu.numel()
-    gaussian.forward(native, mu, x, key, None, kind, *bounds, weight, True, z, kl)
+    gaussian.forward(cpu, mu, x, key, None, kind, *bounds, weight, True, z, kl)
     gaussian.backward(
-        native,
+        cpu,
         grad,
         grad_kl.to(compute),
         mu,
@@ -87,7 +87,7 @@ def test_coarse_exponential_is_as_near_as_16_bits_can_show(dtype, keyword):
     kind = SCALE_KINDS.index(keyword)
     mu, eps = torch.zeros_like(x), torch.ones_like(x)
     z, kl = torch.full_like(x, math.nan), torch.full((x.numel(),), math.nan)
-    gaussian.forward(native, mu, x, None, eps, kind, -INF, INF, 1.0, True, z, kl)
+    gaussian.forward(cpu, mu, x, None, eps, kind, -INF, INF, 1.0, True, z, kl)
     sigma = torch.exp(x.double() * (0.5 if keyword == "logvar" else 1.0))
     spacing = torch.finfo(dtype).eps * sigma + torch.finfo(dtype).smallest_normal * 2**-9
     fits = sigma < torch.finfo(dtype).max

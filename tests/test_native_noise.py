@@ -8,7 +8,7 @@ import pytest
 import torch
 from native_truth import DTYPES, ROUNDING, make_key, nans, needs_native, np, stream
 
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 
 pytestmark = needs_native
 
@@ -24,7 +24,7 @@ def test_golden_noise(case):
         ("normal_float64", torch.float64, 1e-12),
     ):
         out = nans(len(case[name]), dtype=dtype)
-        native.normal(key, out)
+        cpu.normal(key, out)
         assert np.abs(out.double().numpy() - np.array(case[name])).max() <= tolerance
 
 
@@ -37,7 +37,7 @@ def test_noise_of_all_lengths(n, seed, offset):
     key = make_key(seed, offset)
     for dtype in DTYPES:
         memory = nans(n + 2, dtype=dtype)
-        native.normal(key, memory[1:-1])
+        cpu.normal(key, memory[1:-1])
         assert memory[0].isnan()
         assert memory[-1].isnan()
         expected = stream(seed, offset, n, dtype == torch.float64)
@@ -52,7 +52,7 @@ def test_noise_of_all_lengths(n, seed, offset):
 def test_noise_error_and_tail():
     n = 1 << 22
     out = nans(n, dtype=torch.float32)
-    native.normal(make_key(3), out)
+    cpu.normal(make_key(3), out)
     expected = stream(3, 0, n)
     assert np.abs(out.numpy() - expected).max() < 2e-6
     assert np.abs(expected).max() > 5
@@ -62,16 +62,16 @@ def test_noise_error_and_tail():
 def test_forms_agree_and_round_once():
     n = 65_536
     exact = nans(n, dtype=torch.float32)
-    native.normal(make_key(11), exact)
+    cpu.normal(make_key(11), exact)
     for dtype in (torch.bfloat16, torch.float16):
         out = nans(n, dtype=dtype)
-        native.normal(make_key(11), out)
+        cpu.normal(make_key(11), out)
         assert torch.equal(out, exact.to(dtype))
-    before = native.isa()
-    native.set_isa("portable")
+    before = cpu.isa()
+    cpu.set_isa("portable")
     plain = nans(n, dtype=torch.float32)
-    native.normal(make_key(11), plain)
-    native.set_isa(before)
+    cpu.normal(make_key(11), plain)
+    cpu.set_isa(before)
     assert (plain - exact).abs().max() < 4e-6
 
 
@@ -83,7 +83,7 @@ def test_more_than_two_to_the_31_elements():
     n = 2**31 + 4097
     out = torch.empty(n, dtype=torch.bfloat16)
     out[-5000:] = math.nan
-    native.normal(make_key(21, 2**32 - 2**29), out)
+    cpu.normal(make_key(21, 2**32 - 2**29), out)
     first = (n - 4096) // 4
     expected = stream(21, 2**32 - 2**29 + first, n - 4 * first)
     error = np.abs(out[4 * first :].double().numpy() - expected)

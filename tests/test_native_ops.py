@@ -9,7 +9,8 @@ from draw_cases import FAMILIES, params, spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_reparam import categorical_latent, gaussian_latent, noise, tanh_normal_rsample
-from fused_reparam.backends import native, native_extension
+from fused_reparam.backends import cpu
+from fused_reparam.backends.cpu import extension
 from fused_reparam.core.reductions import REDUCTIONS
 from fused_reparam.families.categorical import HARD, ONE_HOT, SOFT
 from fused_reparam.ops import elementwise, softmax
@@ -17,10 +18,10 @@ from fused_reparam.ops.elementwise_spec import Spec, count
 from fused_reparam.ops.softmax_call import Spec as OfSoftmax
 from fused_reparam.rng import keys as rng_keys
 
-native.info()  # loads it
+cpu.info()  # loads it
 pytestmark = pytest.mark.skipif(
-    native_extension.module is None,
-    reason=f"the extension is not at hand: {native_extension.reason}",
+    extension.module is None,
+    reason=f"the extension is not at hand: {extension.reason}",
 )
 OPS = torch.ops.fused_reparam
 DTYPES = pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import autograd
 from torch.utils.checkpoint import checkpoint
 
 from fused_reparam import noise
-from fused_reparam.backends import select
+from fused_reparam.backends import dispatch
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -77,7 +77,7 @@ def test_threads_get_what_one_thread_gets(case, backend):
     shape = (4, 12, 41)
 
     def one(key):
-        with select.backend(backend):  # a thread does not inherit it
+        with dispatch.backend(backend):  # a thread does not inherit it
             return run(case, case.params(shape), key=key)
 
     with ThreadPoolExecutor(4) as pool:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 
 pytestmark = pytest.mark.skipif(
     "libasan" not in os.environ.get("LD_PRELOAD", ""), reason="for `make sanitize`"
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.skipif(
 START = """
 import math
 import torch
-from fused_reparam.backends import native
+from fused_reparam.backends import cpu
 
 def forward(scale, kind):
     loc = torch.zeros(100)
     numbers = (-math.inf, math.inf, 0.0, 1.0, -math.inf)
-    native.elementwise_forward(
+    cpu.elementwise_forward(
         "gaussian", kind, 0, numbers, (loc, scale), None, loc, 1, 1.0, True, torch.zeros(100), []
     )
 
@@ -33,7 +33,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("isa", native.ISA_NAMES)
+@pytest.mark.parametrize("isa", cpu.ISA_NAMES)
 def test_a_fault_ends_the_process(fault, isa):
     found = subprocess.run(
         [sys.executable, "-c", START + fault],

@@ -19,7 +19,7 @@ def test_kernels_compile_with_wide_accesses():
     """For a large tensor: 128-bit accesses in the path without masks, and no registers spilled."""
     code = (
         "import aot\n"
-        "from fused_reparam.backends.triton import torch_stream as s\n"
+        "from fused_reparam.backends.triton.kernels import torch_stream as s\n"
         "kernels = []\n"
         f"for dtype, name, slices in {COMPILED!r}:\n"
         "    kernel, q = getattr(s, name + '_kernel'), 2048 // aot.BYTES[dtype]\n"

@@ -33,7 +33,7 @@ from triton_truth import (
 )
 
 from fused_reparam import gaussian_kl
-from fused_reparam.backends import select
+from fused_reparam.backends import dispatch
 from fused_reparam.backends import triton as backend
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +188,7 @@ def test_kl_gradient_with_strides():
     loc = values(rows * columns, torch.float32, 1).view(rows, columns).to(DEVICE).requires_grad_()
     for strides in ("scalar", "one_column", "transposed"):
         grad_kl = rows_of(values(rows * columns, torch.float32, 4), rows, strides)
-        with select.backend("triton"):
+        with dispatch.backend("triton"):
             kl = gaussian_kl(loc, logvar=loc.detach(), reduction="none")
         assert torch.equal(*torch.autograd.grad(kl, loc, grad_kl), grad_kl * loc)
 

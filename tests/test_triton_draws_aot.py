@@ -103,7 +103,8 @@ DRAW = """
 import aot, json
 from dataclasses import asdict
 from fused_reparam.families import FAMILIES
-from fused_reparam.backends.triton import bases, scale, shapes
+from fused_reparam.backends.triton import shapes
+from fused_reparam.backends.triton.kernels import bases, scale
 
 def draw(name, dtype, target, family, one, **changes):
     family, _, kind = family.partition(" from ")
@@ -119,7 +120,7 @@ def draw(name, dtype, target, family, one, **changes):
         known["KIND"] = 0
     if kind == "rho":
         known["KIND"] = scale.RHO.value
-    sparse = not one or about.parameters > 2  # as in `elementwise_calls`
+    sparse = not one or about.parameters > 2  # as in `triton.elementwise`
     shape = shapes.sparse_shape(16 // aot.BYTES[dtype], target) if sparse else None
     return aot.kernel("elementwise_" + name, dtype, target, shape, **known | changes)
 """

@@ -6,7 +6,7 @@ from test_triton_aot import run
 
 triton = pytest.importorskip("triton")
 
-from fused_reparam.backends.triton import finish  # noqa: E402
+from fused_reparam.backends.triton.kernels import finish  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -48,7 +48,7 @@ def test_segments_that_begin_inside_a_tile(length, block):
 def test_every_block_stays_in_registers(dtype):
     code = (
         "import aot\n"
-        "from fused_reparam.backends.triton import finish\n"
+        "from fused_reparam.backends.triton.kernels import finish\n"
         f"types = dict(sums='*{dtype}', kl='*{dtype}', tiles='i64', length='i64', segments='i64',\n"
         "             weight='fp64')\n"
         "for slots in (1, 2):\n"

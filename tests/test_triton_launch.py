@@ -173,7 +173,7 @@ def test_a_profiler_sees_launches(recorded, monkeypatch):
 @needs_backend
 def test_calls_that_differ_take_variants_that_differ():
     """What a variant is kept under must hold all that its constants are made from."""
-    from fused_reparam.backends.triton import calls
+    from fused_reparam.backends.triton import gaussian
 
     device, wide = torch.device("cpu"), torch.float32
     rows = ((3, 8), ((8, 1), (16, 1), None, (8, 1)))
@@ -184,10 +184,10 @@ def test_calls_that_differ_take_variants_that_differ():
     ]  # fmt: skip
     seen = set()
     for change in ({}, *changes):
-        call = calls._forward(*(change.get(i, a) for i, a in enumerate(base)))
+        call = gaussian._forward(*(change.get(i, a) for i, a in enumerate(base)))
         seen.add((call.variant.constants, call.numbers))
     assert len(seen) == 1 + len(changes)
-    assert calls._forward(*base) is calls._forward(*base)
+    assert gaussian._forward(*base) is gaussian._forward(*base)
 
 
 @needs_backend

@@ -1,4 +1,4 @@
-"""The Triton backend's relaxed categories against the formulas in float64.
+"""The Triton backend's Gumbel-softmax against the formulas in float64.
 
 Without a GPU the kernels run in Triton's interpreter on CPU tensors; with one, on the GPU.
 """
@@ -167,16 +167,16 @@ def test_dtypes(shape, dtype):
 @pytest.fixture
 def small_programs(monkeypatch):
     """Chunks for rows that are not long: a program holds 512 elements."""
-    from fused_reparam.backends.triton import softmax_calls
+    from fused_reparam.backends.triton import softmax
 
-    monkeypatch.setattr(softmax_calls, "_MOST_WARPS", 4)
-    monkeypatch.setattr(softmax_calls, "_PER_THREAD", {2: 8, 4: 4, 8: 2})
-    caches = (softmax_calls._forward, softmax_calls._backward)
+    monkeypatch.setattr(softmax, "_MOST_WARPS", 4)
+    monkeypatch.setattr(softmax, "_PER_THREAD", {2: 8, 4: 4, 8: 2})
+    caches = (softmax._forward, softmax._backward)
     for cache in caches:
         cache.cache_clear()
     yield
-    assert softmax_calls.tile_of((2, 1301, 1), 4, 32).chunks > 1
-    assert softmax_calls.tile_of((1, 150, 8), 4, 32).chunks > 1
+    assert softmax.tile_of((2, 1301, 1), 4, 32).chunks > 1
+    assert softmax.tile_of((1, 150, 8), 4, 32).chunks > 1
     for cache in caches:
         cache.cache_clear()
 
@@ -217,8 +217,9 @@ def test_missing_parts(small_programs, mode):
 
 
 def test_strides():
-    """Logits and gradients that are read where they lie: every form of `rows_tiles`."""
-    from fused_reparam.backends.triton import rows_tiles, softmax_calls
+    """Logits and gradients that are read where they lie: every form of `softmax_tiles`."""
+    from fused_reparam.backends.triton import softmax
+    from fused_reparam.backends.triton.kernels import softmax_tiles
 
     half = logits_of((3, 48, 1), torch.float32)[:, 24:]
     swapped = logits_of((7, 3, 1), torch.float32).transpose(0, 1)
@@ -229,14 +230,14 @@ def test_strides():
     forms = set()
     for logits in (half, swapped, upper, channels_last, same, odd_half):
         shape = tuple(logits.shape)
-        cut = softmax_calls.tile_of(shape, 4, 32)
-        forms.add((cut.inner, softmax_calls._form(shape, logits.stride(), cut)))
+        cut = softmax.tile_of(shape, 4, 32)
+        forms.add((cut.inner, softmax._form(shape, logits.stride(), cut)))
         run_and_check(SOFT, logits)
         check_backward(SOFT, logits, grad_y=logits)
     for logits in (half, same):
         ones = torch.ones((), device=DEVICE).expand(logits.shape)
         check_backward(SOFT, logits, grad_y=ones)
-    strided = (rows_tiles.WIDE.value, rows_tiles.STRIDED.value)
+    strided = (softmax_tiles.WIDE.value, softmax_tiles.STRIDED.value)
     assert {(inner, form) for inner in (0, 2) for form in strided} <= forms
 
 

@@ -1,4 +1,4 @@
-"""The machine code of the Triton relaxed categories, for GPUs that need not be here: see `aot.py`.
+"""The machine code of the Triton Gumbel-softmax, for GPUs that need not be here: see `aot.py`.
 
 Kernels of rows that a program holds have no loops and no calls. Where rows are longer, a loop's
 body is counted once: for NVIDIA that is one chunk of each walk.

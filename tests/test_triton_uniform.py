@@ -12,7 +12,8 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from fused_reparam.backends.triton import keys, launch, uniform
+from fused_reparam.backends.triton import launch
+from fused_reparam.backends.triton.kernels import keys, uniform
 
 pytestmark = [
     needs_backend,

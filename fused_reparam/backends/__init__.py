@@ -1,7 +1,7 @@
 """How an op is computed: one module per backend, each with the same functions.
 
-``reference/`` is the specification and states what the arguments mean; ``select.py`` decides
+``reference/`` is the specification and states what the arguments mean; ``dispatch.py`` decides
 which backend serves a device.
 """
 
-from . import _cache  # noqa: F401  (a relative cache folder is one of where the import happened)
+from .cpu import cache  # noqa: F401  (a relative cache folder is one of where the import happened)

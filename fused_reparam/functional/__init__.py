@@ -1,6 +1,5 @@
 """What a user calls: checks the arguments, finds the noise, calls an op. One file per family."""
 
-from .actions import tanh_normal_rsample
 from .categorical import categorical_latent, gumbel_softmax, one_hot_categorical
 from .gaussian import (
     gaussian_kl,
@@ -8,15 +7,16 @@ from .gaussian import (
     gaussian_latent_from_moments,
     gaussian_rsample,
 )
+from .gaussian_log_prob import gaussian_rsample_log_prob
 from .loc_scale import loc_scale_latent, loc_scale_rsample
-from .log_prob import gaussian_rsample_log_prob
+from .sample_weight import sample_weight
+from .tanh_normal import tanh_normal_rsample
 from .transforms import (
     kumaraswamy_rsample,
     log_normal_latent,
     log_normal_rsample,
     relaxed_bernoulli,
 )
-from .weights import sample_weight
 
 __all__ = [
     "categorical_latent",

@@ -30,7 +30,7 @@ def gumbel_softmax(
     generator: torch.Generator | None = None,
     **mistaken: Never,
 ) -> Tensor:
-    r"""Sample relaxed categories (Gumbel-softmax, concrete).
+    r"""Sample Gumbel-softmax (Gumbel-softmax, concrete).
 
     .. math::
         y = \mathrm{softmax}\big((\ell + g) / \tau\big), \qquad g = -\log(-\log u)
@@ -97,7 +97,7 @@ def categorical_latent(
     generator: torch.Generator | None = None,
     **mistaken: Never,
 ) -> tuple[Tensor, Tensor]:
-    r"""Sample relaxed categories and the KL divergence of softmax(logits) to equal shares.
+    r"""Sample Gumbel-softmax and the KL divergence of softmax(logits) to equal shares.
 
     .. math::
         y = \mathrm{softmax}\big((\ell + g) / \tau\big), \qquad

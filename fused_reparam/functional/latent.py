@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..core.scales import SCALE_KINDS
-from . import families
+from . import elementwise
 from .divergence import Divergence
 from .sources import Sources
 
@@ -32,7 +32,7 @@ def latent(
         named = ("moments", mu), *prior.parameters
     else:
         named = ("mu", mu), (SCALE_KINDS[kind], scale), *prior.parameters
-    z, values, eps = families.sample(
+    z, values, eps = elementwise.sample(
         wanted.family, named, sources, kind, prior.kind, (*bounds, *wanted.numbers), wanted.inner,
         samples, split, return_eps,
     )  # fmt: skip
@@ -48,7 +48,7 @@ def kl(mu: Tensor, scale: Tensor | float, kind: int, bounds: Bounds, wanted: Div
     """The KL without a sample."""
     prior = wanted.prior
     assert wanted.inner is not None
-    shape, (found,) = families.values_alone(
+    shape, (found,) = elementwise.values_alone(
         wanted.family, (("mu", mu), (SCALE_KINDS[kind], scale), *prior.parameters),
         kind, prior.kind, (*bounds, *wanted.numbers), wanted.inner,
     )  # fmt: skip

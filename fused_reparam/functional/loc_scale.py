@@ -12,7 +12,7 @@ from ..core.dtypes import compute_dtype
 from ..core.mistakes import names_mistakes
 from ..core.tracers import fx, special
 from ..families import FAMILIES
-from . import families
+from . import elementwise
 from .arguments import check_choice, check_key_sources, check_reduction, parameters, positive
 from .gaussian import gaussian_latent, gaussian_rsample
 from .sources import Sources
@@ -91,7 +91,7 @@ def loc_scale_rsample(
     if base == "normal":
         loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_rsample(loc, std=scale, key=key, generator=generator)  # type: ignore[return-value]
-    return families.sample(
+    return elementwise.sample(
         base, (("loc", loc), ("scale", scale)), Sources(key, generator), numbers=numbers
     )[0]
 
@@ -161,7 +161,7 @@ def loc_scale_latent(
         loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_latent(loc, std=scale, reduction=reduction, key=key, generator=generator)  # type: ignore[return-value]
     in_op = FAMILIES[base].values > 0
-    z, found, _ = families.sample(
+    z, found, _ = elementwise.sample(
         base,
         (("loc", loc), ("scale", scale)),
         sources=Sources(key, generator),

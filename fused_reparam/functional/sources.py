@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import select
+from ..backends import dispatch
 from ..core.modes import eager
 from ..core.storage import check_given
 from ..ops.layout import empty_ordered, memory_order
@@ -60,7 +60,7 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
         return keys.random_bits(like.device, generator)
     if not ordinary(like):
         return keys.draw_key(like.device, generator)
-    return keys.draw_for(select.pick(like.device), like.device, generator)
+    return keys.draw_for(dispatch.pick(like.device), like.device, generator)
 
 
 def _torch_noise(

@@ -11,7 +11,7 @@ from ..core.mistakes import names_mistakes
 from ..core.scalars import flag
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
-from . import families
+from . import elementwise
 from .arguments import (
     bounds_of,
     check_key_sources,
@@ -131,7 +131,7 @@ def _log_normal(
     kind, scale = one_scale("loc", loc, *scales)
     check_key_sources(sources.key, sources.generator)
     numbers = bounds_of(clamp, kind)
-    return families.sample(
+    return elementwise.sample(
         "log_normal",
         (("loc", loc), (SCALE_KINDS[kind], scale)),
         sources=sources,
@@ -191,7 +191,7 @@ def relaxed_bernoulli(
             return node  # type: ignore[no-any-return]
     check_sources(key, generator, "philox", eps)
     numbers = (temperature(tau),)
-    return families.sample(
+    return elementwise.sample(
         "relaxed_bernoulli",
         (("logits", logits),),
         sources=Sources(key, generator, eps=eps),
@@ -250,7 +250,7 @@ def kumaraswamy_rsample(
         if node is not None:
             return node  # type: ignore[no-any-return]
     check_key_sources(key, generator)
-    return families.sample(
+    return elementwise.sample(
         "kumaraswamy",
         (("concentration1", concentration1), ("concentration0", concentration0)),
         sources=Sources(key, generator),

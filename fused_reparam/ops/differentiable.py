@@ -8,7 +8,7 @@ was saved.
 Each has three kernels. CompositeExplicitAutograd computes, by the backend that serves the tensors.
 Autograd, in Python, applies an autograd Function around that, or around a second call of the op
 below autograd where a compiler, a mode or a transform has to see it. For AutogradCPU the compiled
-extension takes the Autograd kernel's place (``kernels/torch_*.h``), and hands over what it can't
+extension takes the Autograd kernel's place (``kernels/torch/``), and hands over what it can't
 serve.
 
 The autograd Functions are in ``functions.py``.
@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..backends import native_extension, select
+from ..backends import dispatch
+from ..backends.cpu import extension
 from ..core.storage import check_gradients, check_saved
 from .functions import (
     Backward,
@@ -147,7 +148,7 @@ class DifferentiableOp(ABC):
             LIB.impl(name, compute, "CompositeExplicitAutograd")
             LIB.impl(name, autograd, "Autograd")
             torch.library.register_fake(f"fused_reparam::{name}", fake, lib=LIB)
-        native_extension.serve(self.name, self)
+        extension.serve(self.name, self)
         # By the names that a graph shows: FusedElementwise, whose node is FusedElementwiseBackward.
         title = type(self).__name__
         self._forward, self._transformable_forward, self._backward, self._transformable_backward = (
@@ -174,9 +175,9 @@ class DifferentiableOp(ABC):
         first = inputs[0]
         if first.is_cpu:
             # The first call loads the extension, or finds none; a compiler would trace that.
-            if not torch.compiler.is_compiling() and not native_extension.asked:
-                native_extension.asked = True
-                select.pick(first.device)
+            if not torch.compiler.is_compiling() and not extension.asked:
+                extension.asked = True
+                dispatch.pick(first.device)
         elif all_plain(*inputs):
             if not torch._C._autograd._profiler_enabled():
                 return self._directly(inputs, spec)
@@ -238,7 +239,7 @@ class DifferentiableOp(ABC):
                 t if t is None or w is None or not t.is_floating_point() else t.to(w[1])
                 for t, w in zip(kept, was, strict=True)
             )
-        compute = partial(self.backward, select.load(backend))
+        compute = partial(self.backward, dispatch.load(backend))
         return self.apply_gradients(compute, grads, kept, self.Spec(*spec), needs)
 
     def _unpack(self, args: Sequence[Any]) -> tuple[Tensors, Any]:
@@ -258,7 +259,7 @@ class DifferentiableOp(ABC):
         inputs, spec = self._unpack(args)
         self.check(inputs, spec)
         spec = self.settled(inputs, spec)
-        return filled(self.forward(select.pick(_device(inputs)), inputs, spec), inputs)
+        return filled(self.forward(dispatch.pick(_device(inputs)), inputs, spec), inputs)
 
     def _fake(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)
@@ -272,7 +273,7 @@ class DifferentiableOp(ABC):
         if self._nothing(grads, spec):
             return _result(self._zeros(kept, spec, needs))
         grads = self.incoming(grads, spec)
-        found = self.backward(select.pick(_device(kept)), grads, kept, spec, needs)
+        found = self.backward(dispatch.pick(_device(kept)), grads, kept, spec, needs)
         return _result(filled(found, kept))
 
     def _nothing(self, grads: Tensors, spec: Any) -> bool:
@@ -315,7 +316,7 @@ class DifferentiableOp(ABC):
 
     def _directly(self, inputs: Tensors, spec: Any) -> Tensors:
         """The outputs of plain tensors in plain eager mode, by a backend."""
-        backend = select.pick(_device(inputs))
+        backend = dispatch.pick(_device(inputs))
         spec = self.settled(inputs, spec)
         if not needs_grad(*inputs):
             return filled(self.forward(backend, inputs, spec), inputs)

@@ -1,6 +1,6 @@
 """How a call of the element-wise op becomes one call of a backend: allocation and layout.
 
-What is said here in Python for every device, ``kernels/torch_elementwise.h`` says in C++ for the
+What is said here in Python for every device, ``kernels/torch/elementwise.h`` says in C++ for the
 CPU, where a small call's cost is this and not the arithmetic.
 """
 

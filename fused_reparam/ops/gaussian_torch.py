@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import select
+from ..backends import dispatch
 from ..core import reductions
 from ..core.modes import eager
 from ..rng import cuda
@@ -57,7 +57,7 @@ def latent(
         or not _serves(loc, scale)  # type: ignore[arg-type]
     ):
         return None
-    backend = select.pick(loc.device)
+    backend = dispatch.pick(loc.device)
     stream = getattr(backend, "torch_random", None)
     source = cuda.plain_generator(loc.device, generator)
     if stream is None or source is None or not stream().holds(loc.device, loc.dtype):

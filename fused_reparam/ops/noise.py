@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..backends import native_extension, select
+from ..backends import dispatch
+from ..backends.cpu import extension
 from ..core.dtypes import DTYPES
 from ..rng import bases, keys
 from .layout import empty_ordered
@@ -23,7 +24,7 @@ def normal(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dty
     """Noise of a shape and dtype, dense in the given memory order."""
     out = fake(key, shape, order, dtype)
     if out.numel():
-        select.pick(key.device).normal(key.contiguous(), out)
+        dispatch.pick(key.device).normal(key.contiguous(), out)
     return out
 
 
@@ -39,7 +40,7 @@ def fake(key: Tensor, shape: Sequence[int], order: list[int], dtype: torch.dtype
 
 
 LIB.impl("normal", normal, "CompositeExplicitAutograd")
-native_extension.serve("normal", normal)
+extension.serve("normal", normal)
 torch.library.register_fake("fused_reparam::normal", fake, lib=LIB)
 
 
@@ -68,7 +69,7 @@ def base_noise(
     """Noise of a name in ``bases.BASES``, dense in the given memory order."""
     out = _fake_base_noise(key, shape, order, dtype, base, number)
     if out.numel():
-        select.pick(key.device).base_noise(base, number, key.contiguous(), out)
+        dispatch.pick(key.device).base_noise(base, number, key.contiguous(), out)
     return out
 
 
@@ -89,7 +90,7 @@ def _fake_base_noise(
 
 
 LIB.impl("base_noise", base_noise, "CompositeExplicitAutograd")
-native_extension.serve("base_noise", base_noise)
+extension.serve("base_noise", base_noise)
 torch.library.register_fake("fused_reparam::base_noise", _fake_base_noise, lib=LIB)
 
 

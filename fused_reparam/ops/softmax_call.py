@@ -1,4 +1,4 @@
-"""How a call of the relaxed categories becomes one call of a backend: shapes, allocation, layout.
+"""How a call of the Gumbel-softmax becomes one call of a backend: shapes, allocation, layout.
 
 In memory order a tensor is (O, C, I): what lies outside the class dim, the classes, what lies
 inside. That is how backends see it, whichever dim the classes are.

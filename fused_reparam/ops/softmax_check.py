@@ -1,4 +1,4 @@
-"""What the ops of relaxed categories require of their arguments when they are called by hand.
+"""What the ops of Gumbel-softmax require of their arguments when they are called by hand.
 
 ``functional`` has checked a user's arguments by then, and says it in the user's terms.
 """

@@ -1,4 +1,4 @@
-"""The gradient of the relaxed categories' backward pass, in plain PyTorch."""
+"""The gradient of the Gumbel-softmax' backward pass, in plain PyTorch."""
 
 from __future__ import annotations
 

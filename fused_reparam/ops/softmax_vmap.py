@@ -1,4 +1,4 @@
-"""``torch.vmap`` over the relaxed categories: one call of the op for the whole batch.
+"""``torch.vmap`` over the Gumbel-softmax: one call of the op for the whole batch.
 
 As in ``elementwise_vmap.py``, each example gets the noise that it would get alone, so it is drawn
 by example and handed to the op; 16-bit logits become float32, so that it is not rounded on its way.

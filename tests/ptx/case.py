@@ -210,28 +210,28 @@ def keys_from(where: str) -> Iterator[None]:
     """Keys as CUDA tensors are given ("device"), or as a captured graph derives them ("graph"):
     then the forward pass writes down what the backward pass loads.
     """
-    from fused_reparam.backends.triton import calls, elementwise_calls, softmax_calls
+    from fused_reparam.backends.triton import elementwise, gaussian, softmax
 
     written: list[Tensor] = []
 
     def key_of(key):
         if key is None:
-            return calls._NO_KEY
+            return gaussian._NO_KEY
         if where == "graph" and not written:
             seed, offset, place = GRAPH_STATE
             written.append(torch.zeros(2, dtype=torch.int64))
             state = (torch.tensor([rng_keys.as_int64(v)]) for v in (seed, offset))
             return real(noise.GraphKey(*state, place, written[0]))
-        return calls._loaded(written[0] if written else key.contiguous())
+        return gaussian._loaded(written[0] if written else key.contiguous())
 
-    real = calls._key
+    real = gaussian._key
     if where == "host":
         yield
         return
     with (
-        mock.patch.object(calls, "_key", key_of),
-        mock.patch.object(elementwise_calls, "_key", key_of),
-        mock.patch.object(softmax_calls, "_key", key_of),
+        mock.patch.object(gaussian, "_key", key_of),
+        mock.patch.object(elementwise, "_key", key_of),
+        mock.patch.object(softmax, "_key", key_of),
     ):
         yield
 
@@ -245,17 +245,17 @@ def graph_key() -> tuple[int, int]:
 @contextmanager
 def wide_indices(wanted: bool) -> Iterator[None]:
     """Tensors are cut as those are whose indices need 64 bits."""
-    from fused_reparam.backends.triton import calls, elementwise_calls, softmax_calls
+    from fused_reparam.backends.triton import elementwise, gaussian, softmax
 
     if not wanted:
         yield
         return
     cached = [
         function
-        for module in (calls, elementwise_calls, softmax_calls)
+        for module in (gaussian, elementwise, softmax)
         for function in (module._forward, module._backward)
     ]
-    layout_of, tile_of = calls.layout_of, softmax_calls.tile_of
+    layout_of, tile_of = gaussian.layout_of, softmax.tile_of
 
     def clear():
         for function in cached:
@@ -264,8 +264,8 @@ def wide_indices(wanted: bool) -> Iterator[None]:
     clear()
     try:
         with (
-            mock.patch.object(calls, "layout_of", lambda *a: layout_of(*a)._replace(big=True)),
-            mock.patch.object(softmax_calls, "tile_of", lambda *a: tile_of(*a)._replace(big=True)),
+            mock.patch.object(gaussian, "layout_of", lambda *a: layout_of(*a)._replace(big=True)),
+            mock.patch.object(softmax, "tile_of", lambda *a: tile_of(*a)._replace(big=True)),
         ):
             yield
     finally:

@@ -34,7 +34,7 @@ class Kernel(NamedTuple):
 def kernels() -> dict[str, Kernel]:
     """By module and name."""
     found = {}
-    for path in sorted(BACKEND.glob("*.py")):
+    for path in sorted(BACKEND.glob("kernels/*.py")):
         for function in ast.parse(path.read_text()).body:
             if isinstance(function, ast.FunctionDef):
                 for decorator in function.decorator_list:

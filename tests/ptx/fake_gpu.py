@@ -117,21 +117,15 @@ class Machine:
 
     def _install_backend(self) -> None:
         import fused_reparam.backends.triton as backend
-        from fused_reparam.backends.triton import (
-            approx,
-            calls,
-            elementwise_calls,
-            launch,
-            softmax_calls,
-            torch_calls,
-        )
+        from fused_reparam.backends.triton import elementwise, gaussian, launch, rng_torch, softmax
+        from fused_reparam.backends.triton.kernels import approx
 
         assert not launch.INTERPRETED, "TRITON_INTERPRET must not be set"
 
         def math_form(device, vector):
             return (approx.CUDA64 if vector == 2 else approx.PTX).value
 
-        for module in (launch, calls, elementwise_calls, softmax_calls, torch_calls):
+        for module in (launch, gaussian, elementwise, softmax, rng_torch):
             module.math_form = math_form
         backend.unavailable_reason = lambda device: None
         real = launch.Variant.launch

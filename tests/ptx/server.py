@@ -99,7 +99,7 @@ class Server:
 def other_grid():
     from unittest import mock
 
-    from fused_reparam.backends.triton import calls, launch
+    from fused_reparam.backends.triton import gaussian, launch
 
     handle_of = launch._handle
 
@@ -107,12 +107,12 @@ def other_grid():
         run, *rest = handle_of(compiled)
         return lambda programs, *others: run(programs + 1, *others), *rest
 
-    calls._forward.cache_clear()  # variants that have not been launched yet
+    gaussian._forward.cache_clear()  # variants that have not been launched yet
     try:
         with mock.patch.object(launch, "_handle", wrong):
             yield
     finally:
-        calls._forward.cache_clear()
+        gaussian._forward.cache_clear()
 
 
 def main() -> None:

@@ -70,26 +70,26 @@ def randn(seed: int, offset: int, n: int, blocks: int, logarithm) -> torch.Tenso
 
 def stream_case(name: str, dtype_name: str, logarithm) -> str | None:
     """What is wrong with the noise of a size, or None; with forward and backward of the latent."""
-    from fused_reparam.backends.triton import torch_calls
+    from fused_reparam.backends.triton import rng_torch
 
     n, blocks = SIZES[name]
     dtype = getattr(torch, dtype_name)
     for seed, offset in _DRAWS:
         want = randn(seed, offset, n, blocks, logarithm)
-        threads, _ = torch_calls.threads_and_offsets(n, blocks)
-        draw = torch_calls.Draw(seed, offset, threads)
+        threads, _ = rng_torch.threads_and_offsets(n, blocks)
+        draw = rng_torch.Draw(seed, offset, threads)
         room = torch.full((n + 64,), float("nan"), dtype=dtype)
-        torch_calls.normal(draw, room[32 : 32 + n])
+        rng_torch.normal(draw, room[32 : 32 + n])
         bits = torch.int32 if dtype == torch.float32 else torch.int16
         differ = room[32 : 32 + n].view(bits) != want.to(dtype).view(bits)
         if differ.any():
             return f"seed {seed} offset {offset}: {differ.sum()} of {n} numbers have other bits"
         if not torch.cat([room[:32], room[32 + n :]]).isnan().all():
             return f"seed {seed} offset {offset}: elements beside the tensor are written"
-    return _latent(torch_calls, draw, want.to(dtype).double(), dtype)
+    return _latent(rng_torch, draw, want.to(dtype).double(), dtype)
 
 
-def _latent(torch_calls, draw, noise: torch.Tensor, dtype: torch.dtype) -> str | None:
+def _latent(rng_torch, draw, noise: torch.Tensor, dtype: torch.dtype) -> str | None:
     """Forward and backward with a log variance that is clamped, and a summed KL."""
     n, low, high = noise.numel(), -1.0, 1.5
     generator = torch.Generator().manual_seed(5)
@@ -98,8 +98,8 @@ def _latent(torch_calls, draw, noise: torch.Tensor, dtype: torch.dtype) -> str |
     )  # fmt: skip
     z, kl, grad_kl = torch.empty_like(loc), torch.empty(()), torch.tensor(0.25)
     grads = torch.empty_like(loc), torch.empty_like(loc)
-    torch_calls.forward(draw, loc, scale, 0, low, high, 1.0 / n, z, kl)
-    torch_calls.backward(draw, grad_z, grad_kl, loc, scale, 0, low, high, 1.0 / n, *grads)
+    rng_torch.forward(draw, loc, scale, 0, low, high, 1.0 / n, z, kl)
+    rng_torch.backward(draw, grad_z, grad_kl, loc, scale, 0, low, high, 1.0 / n, *grads)
     mean, x = (t.double().requires_grad_() for t in (loc, scale))
     bounded = x.clamp(low, high)
     exact = mean + torch.exp(0.5 * bounded) * noise

@@ -11,7 +11,9 @@ from ptx.case import DTYPES
 from ptx.coverage import chosen, features, kernels
 
 # These are executed by `stream_cases`, of which every size and dtype is.
-STREAM = {"torch_stream.fill_kernel", "torch_stream.forward_kernel", "torch_stream.backward_kernel"}
+STREAM = {
+    f"torch_stream.{name}_kernel" for name in ("fill", "gaussian_forward", "gaussian_backward")
+}
 FLAGS = {False, True}
 # Values that must be launched, by constant. A number that names a choice counts from 0; of what
 # counts elements, the classes that differ in kind.
@@ -50,8 +52,10 @@ VALUES = {
 }
 # What these kernels do not have of that.
 EXCEPTIONS = {
-    ("backward.backward_kernel", "KEY"): {2},  # the forward pass wrote a graph's key down
-    ("draws_backward.draw_backward_kernel", "KEY"): {2},
+    ("gaussian_backward.gaussian_backward_kernel", "KEY"): {
+        2
+    },  # the forward pass wrote a graph's key down
+    ("elementwise_backward.elementwise_backward_kernel", "KEY"): {2},
     ("fill.fill_kernel", "KEY"): {2},
     ("fill.fill_kernel", "Q"): {1024},  # it sums nothing
 }
@@ -80,8 +84,10 @@ def test_every_kernel_is_executed_in_every_dtype():
     assert launched == wanted
 
 
-@pytest.mark.parametrize("direction", ["draws_forward.draw_forward_kernel",
-                                       "draws_backward.draw_backward_kernel"])  # fmt: skip
+@pytest.mark.parametrize(
+    "direction",
+    [f"{name}.{name}_kernel" for name in ("elementwise_forward", "elementwise_backward")],
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_executed_in_every_dtype(family, direction):
     feature = direction, "FAMILY", list(FAMILIES).index(family)
@@ -90,12 +96,12 @@ def test_every_family_is_executed_in_every_dtype(family, direction):
 
 
 def test_the_streams_cases_have_what_they_name():
-    from fused_reparam.backends.triton import torch_calls
+    from fused_reparam.backends.triton import rng_torch
 
     plans = [
-        torch_calls._plan(n, torch_calls.threads_and_offsets(n, blocks)[0], dtype)
+        rng_torch._plan(n, rng_torch.threads_and_offsets(n, blocks)[0], dtype)
         for n, blocks in stream_cases.SIZES.values()
-        for dtype in torch_calls.DTYPES
+        for dtype in rng_torch.DTYPES
     ]
     assert {plan.slices for plan in plans} == {1, 2, 3, 4}
     assert {plan.programs > 1 for plan in plans} == FLAGS

@@ -1,4 +1,4 @@
-"""Relaxed categories along one dim in plain PyTorch, and what every backend is promised.
+"""Gumbel-softmax along one dim in plain PyTorch, and what every backend is promised.
 
 The op layer allocates all outputs, arranges memory and guarantees:
 

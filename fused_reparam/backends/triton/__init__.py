@@ -2,16 +2,21 @@
 
 Importing this package imports neither triton nor a GPU runtime; the first use does.
 
-- `philox`, `approx`, `box_muller`, `uniform`, `bases`, `keys`, `scale`, `families`: device
+In `kernels/`, what runs on the GPU:
+
+- `philox`, `approx`, `box_muller`, `uniform`, `bases`, `keys`, `scale`, `formulas`: device
   functions, each once.
-- `tiles`: which elements a program works on, and where they lie.
-- `forward`, `backward`, `fill`, `finish`, `draws_forward`, `draws_backward`: the kernels.
-- `rows_tiles`, `rows_forward`, `rows_backward`, `softmax_calls`: relaxed categories, likewise.
+- `tiles`, `softmax_tiles`: which elements a program works on, and where they lie.
+- `fill`, `finish`, and `..._forward` and `..._backward` of `gaussian`, `elementwise` and
+  `softmax`: the kernels.
+- `torch_stream`: the Gaussian's with the numbers of ``torch.randn``, on CUDA.
+
+Here, what runs on the host:
+
 - `shapes`: tile shapes.
 - `launch`: cutting tensors into tiles, and the launch of a variant of a kernel.
-- `torch_stream`, `torch_calls`: the same with the numbers of ``torch.randn``, on CUDA.
-- `calls`, `elementwise_calls`: the backend's functions: which variant a call takes, and its
-  arguments.
+- `gaussian`, `elementwise`, `softmax`, `rng_torch`: the backend's functions: which variant a call
+  takes, and its arguments.
 """
 
 from __future__ import annotations
@@ -99,17 +104,17 @@ DERIVES_KEYS = True
 
 @cache
 def _calls() -> Any:
-    from . import calls
+    from . import gaussian
 
-    return calls
+    return gaussian
 
 
 @cache
 def torch_random() -> Any:
     """The calls for ``rng="torch"`` inside the kernels."""
-    from . import torch_calls
+    from . import rng_torch
 
-    return torch_calls
+    return rng_torch
 
 
 def normal(*arguments: Any) -> None:
@@ -119,9 +124,9 @@ def normal(*arguments: Any) -> None:
 
 @cache
 def _draws() -> Any:
-    from . import elementwise_calls
+    from . import elementwise
 
-    return elementwise_calls
+    return elementwise
 
 
 def base_noise(*arguments: Any) -> None:
@@ -140,14 +145,14 @@ def elementwise_backward(*arguments: Any) -> None:
 
 
 def softmax_forward(*arguments: Any) -> None:
-    """Relaxed categories: see `reference.softmax`."""
-    from .softmax_calls import softmax_forward as call
+    """Gumbel-softmax: see `reference.softmax`."""
+    from .softmax import softmax_forward as call
 
     call(*arguments)
 
 
 def softmax_backward(*arguments: Any) -> None:
     """Their gradient: see `reference.softmax`."""
-    from .softmax_calls import softmax_backward as call
+    from .softmax import softmax_backward as call
 
     call(*arguments)

@@ -16,7 +16,7 @@ import torch
 import triton
 from triton import knobs
 
-from . import approx
+from .kernels import approx
 from .shapes import SEGMENT, SMALL, Shape, flat_shape
 
 INTERPRETED = approx.INTERPRETED.value

@@ -1,0 +1,143 @@
+"""The native backend's element-wise families: calls of the compiled library.
+
+What the functions take and compute is stated in ``reference/elementwise.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...families import FAMILIES
+from ...rng import bases
+from .library import DTYPE_CODES, Entry, loaded, row_strides
+
+_FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
+_BASE_CODES = {name: code for code, name in enumerate(bases.BASES)}
+
+# The fields of fused_reparam_elementwise in kernels/common/c_api.h: operands, options, columns and
+# strides. Dense operands (columns 0) need no strides.
+_pack_operands = struct.Struct("=13q").pack
+_pack_options = struct.Struct("=7q7d").pack
+_pack_rows = struct.Struct("=21q").pack
+_DENSE = bytes(8)
+_NO_NUMBERS = (0.0,) * 6
+# What a family has fewer operands of than the struct has room for.
+_ABSENT = [(None,) * count for count in range(5)]
+
+
+def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
+    """See ``reference.base_noise``."""
+    library = loaded()
+    if library.base_noise(
+        key.data_ptr(), _BASE_CODES[base], number, DTYPE_CODES[out.dtype], out.numel(),
+        out.data_ptr(),
+    ):  # fmt: skip
+        raise RuntimeError("the native library failed")
+
+
+def elementwise_forward(
+    family: str,
+    kind: int,
+    prior_kind: int,
+    numbers: Sequence[float],
+    params: Sequence[Tensor],
+    key: Tensor | None,
+    eps: Tensor | None,
+    samples: int,
+    weight: float,
+    dense: bool,
+    z: Tensor | None,
+    values: Sequence[Tensor],
+) -> None:
+    """See ``reference.elementwise_forward``."""
+    entry = loaded().elementwise_forward
+    _call(
+        entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
+        z, values, (),
+    )  # fmt: skip
+
+
+def elementwise_backward(
+    family: str,
+    kind: int,
+    prior_kind: int,
+    numbers: Sequence[float],
+    grad_z: Tensor | None,
+    grad_values: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    key: Tensor | None,
+    eps: Tensor | None,
+    samples: int,
+    weight: float,
+    dense: bool,
+    grads: Sequence[Tensor | None],
+) -> None:
+    """See ``reference.elementwise_backward``."""
+    entry = loaded().elementwise_backward
+    _call(
+        entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
+        grad_z, grad_values, grads,
+    )  # fmt: skip
+
+
+def _call(
+    entry: Entry,
+    family: str,
+    kind: int,
+    prior_kind: int,
+    numbers: Sequence[float],
+    params: Sequence[Tensor],
+    key: Tensor | None,
+    eps: Tensor | None,
+    samples: int,
+    weight: float,
+    dense: bool,
+    z: Tensor | None,
+    values: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+) -> None:
+    """Pack and make a call; z, values and grads are outputs, or the gradients of the first two."""
+    segments = 0
+    for value in values:
+        if value is not None:
+            segments = value.numel()
+    loc = params[0]
+    operands = (
+        *params, *_ABSENT[4 - len(params)],
+        key, eps, z, *values, *_ABSENT[2 - len(values)],
+        *grads, *_ABSENT[4 - len(grads)],
+    )  # fmt: skip
+    packed = _pack_operands(*[0 if t is None else t.data_ptr() for t in operands]) + _options(
+        loc.numel(), samples, segments, DTYPE_CODES[loc.dtype], _FAMILY_CODES[family], kind,
+        prior_kind, tuple(numbers), weight,
+    )  # fmt: skip
+    if dense:
+        packed += _DENSE
+    else:
+        strided = (*operands[:4], eps, z, *operands[9:])
+        packed += _pack_rows(loc.shape[1], *[s for t in strided for s in row_strides(t)])
+    if entry(packed):
+        raise RuntimeError("the native library failed")
+
+
+@functools.lru_cache(maxsize=4096)
+def _options(
+    n: int,
+    samples: int,
+    segments: int,
+    dtype: int,
+    family: int,
+    kind: int,
+    prior_kind: int,
+    numbers: tuple[float, ...],
+    weight: float,
+) -> bytes:
+    """The part of a call that is the same for all calls of a shape: packing it costs 1 us."""
+    return _pack_options(
+        n, samples, segments, dtype, family, kind, prior_kind,
+        *numbers, *_NO_NUMBERS[len(numbers) :], weight,
+    )  # fmt: skip

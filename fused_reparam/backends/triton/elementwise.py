@@ -1,0 +1,356 @@
+"""The backend's draws of element-wise families: from tensors to the launches of a variant."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...families import (
+    FAMILIES,
+    HALF_LOG_2PI,
+    base_number,
+    is_standard,
+)
+from ...families.mixture import wider_and_narrower
+from ...rng import keys as rng_keys
+from ...rng.stream import LANES
+from ..reference.memory import elements, flat, store
+from .gaussian import (
+    Forward,
+    Rows,
+    _key,
+    _layout,
+    _rows,
+    _tried,
+    finish_of,
+    gaussian_backward,
+    gaussian_forward,
+    gkl_mode,
+    kl_mode,
+)
+from .kernels import bases, scale
+from .kernels.elementwise_backward import elementwise_backward_kernel
+from .kernels.elementwise_forward import elementwise_forward_kernel
+from .launch import Plan, Variant, math_form, plan
+from .shapes import SINGLE, architecture, sparse_shape
+
+_INF = float("inf")
+_INDEX = {name: index for index, name in enumerate(FAMILIES)}
+Numbers = tuple[float, ...]
+_BOUNDED = ("gaussian", "gaussian_prior", "log_prob", "log_prob_prior", "mixture", "tanh_normal",
+            "log_normal")  # fmt: skip
+_ANY_KIND = (*_BOUNDED, "relaxed_bernoulli")
+
+
+@functools.lru_cache(maxsize=1024)
+def kernel_numbers(family: str, numbers: Numbers) -> tuple[Numbers, float]:
+    """(low, high, n2 .. n6 as `families` reads them), and the least value (-inf: any)."""
+    bounds, floor = (numbers[:2] if family in _BOUNDED else (-_INF, _INF)), -_INF
+    rest: Numbers = ()
+    if family in ("gaussian", "log_prob"):
+        mean, std = numbers[2:4]
+        rest = mean, 1.0 / std, 2.0 * math.log(std)
+    if family in ("gaussian", "gaussian_prior"):
+        floor = numbers[-1]
+        rest = (*(rest or (0.0, 0.0, 0.0)), floor)
+    elif family == "mixture":
+        std, *others = wider_and_narrower(*numbers[3:])
+        rest = numbers[2], 1.0 / std, *others
+    elif family == "tanh_normal":
+        lowest, highest = numbers[2:]
+        half = 0.5 * (highest - lowest)
+        constant = math.log(half) + HALF_LOG_2PI + 2.0 * math.log(2.0)
+        rest = 0.5 * (highest + lowest), half, constant, lowest, highest
+    elif family == "relaxed_bernoulli":
+        rest = (min(1.0 / numbers[0], 3e38),)
+    elif family == "student_t":
+        rest = bases.numbers(FAMILIES[family].base, base_number(family, numbers))
+    return (*bounds, *rest, *[0.0] * (5 - len(rest))), floor
+
+
+def _far_prior(family: str, scalars: Numbers) -> int:
+    """Whether a prior of numbers is so wide or so narrow that a ratio to it takes logarithms."""
+    return int(family in ("gaussian", "log_prob") and not 2.0**-20 <= scalars[3] <= 2.0**20)
+
+
+def _constants(
+    family: str, kind: int, prior_kind: int, scalars: Numbers, floor: float, values: bool
+) -> tuple[int | bool, ...]:
+    """The compile-time part of a family: FAMILY .. SAMPLED. `values`: whether there are any."""
+    about = FAMILIES[family]
+    return (
+        _INDEX[family],
+        bases.INDEX[about.base],
+        kind if family in _ANY_KIND else scale.STD.value,
+        prior_kind if about.parameters == 4 else _far_prior(family, scalars),
+        scalars[0] != -_INF or scalars[1] != _INF,
+        values and floor != -_INF,
+        values and about.sampled,
+    )
+
+
+def _plan(
+    n: int, samples: int, segments: int, parameters: int, vector: int, device: torch.device
+) -> Plan:
+    """A loop over samples and a prior's parameters take registers, and 64 elements for a thread,
+    which the one program for everything may have, are too many for any family.
+    """
+    single = segments == 1 and SINGLE[-2].groups < -(-n // vector) <= SINGLE[-1].groups
+    sparse = samples > 1 or parameters > 2 or single
+    only = sparse_shape(vector, architecture(device)) if sparse else None
+    return plan(n, segments or n, vector, device, only)
+
+
+def _cut(samples: int, n: int, cut: Plan, vector: int) -> tuple[bool, bool, int]:
+    """ONE, ALIGNED, GROUPS."""
+    return samples == 1, samples == 1 or n % vector == 0, cut.segment_groups
+
+
+@functools.lru_cache(maxsize=1024)
+def _forward(
+    device: torch.device,
+    dtype: torch.dtype,
+    n: int,
+    samples: int,
+    segments: int,
+    parameters: int,
+    constants: tuple[int | bool, ...],
+    mode: int,
+    given: tuple[bool, ...],
+    rows: Rows,
+    _: str | None,
+) -> Forward:
+    """`segments`: of one sample's values, 0 for no values; `given`: which pointers are not None."""
+    vector = 16 // dtype.itemsize
+    cut = _plan(n, samples, segments, parameters, vector, device)
+    place = _layout(rows, 5, cut, vector)
+    value, slots = kl_mode(n, segments, cut, vector)
+    partial = cut.programs * slots
+    every = (
+        *constants, value, mode, *_cut(samples, n, cut, vector), place.layout, place.unit,
+        place.long, place.big, cut.tail, cut.shape.groups, vector, math_form(device, vector),
+    )  # fmt: skip
+    copies = samples if constants[-1] else 1
+    return Forward(
+        Variant(elementwise_forward_kernel, device, cut.programs, every, cut.shape.warps),
+        (n, n // (segments or n), place.columns, samples, partial or segments, *place.strides),
+        partial * copies,
+        finish_of(device, segments, copies, slots, cut, vector),
+    )
+
+
+def elementwise_forward(
+    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
+) -> None:
+    if is_standard(family, numbers, samples):
+        (loc, scale), (low, high) = params, numbers[:2]
+        kl = values[0] if values else None
+        gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+        return
+    p0, p1, p2, p3 = _four(params)
+    value0, value1 = (*values, None, None)[:2]
+    n = p0.numel()
+    if _ranges(samples, n) > 1:
+        _forward_in_ranges(
+            family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
+        )  # fmt: skip
+        return
+    mode, bits, state, seed, offset = _key(key)
+    scalars, floor = kernel_numbers(family, tuple(numbers))
+    segments = value0.numel() if values else 0
+    if FAMILIES[family].sampled:
+        segments //= samples
+    call = _forward(
+        p0.device, p0.dtype, n, samples, segments, len(params),
+        _constants(family, kind, prior_kind, scalars, floor, bool(values)), mode,
+        (eps is not None, z is not None),
+        _rows(dense, (p0, p1, p2, p3, eps if samples == 1 else None)), _tried(n),
+    )  # fmt: skip
+    targets, factor = [value0, value1], weight
+    if call.finish is not None:
+        targets, factor = [v if v is None else v.new_empty(call.partial) for v in targets], 1.0
+    call.variant.launch(
+        (p0, p1, p2, p3, bits, *state, eps, z, *targets),
+        (*call.numbers, seed, offset, *scalars, factor),
+    )
+    if call.finish is not None:
+        tiles, length = call.variant.programs, call.numbers[1]
+        for target, value in zip(targets, values, strict=False):
+            call.finish.launch((target, value), (tiles, length, segments, weight))
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward(
+    device: torch.device,
+    dtype: torch.dtype,
+    n: int,
+    samples: int,
+    segments: int,
+    parameters: int,
+    constants: tuple[int | bool, ...],
+    mode: int,
+    given: tuple[bool, ...],
+    rows: Rows,
+    _: str | None,
+) -> tuple[Variant, tuple[int, ...]]:
+    """As `_forward`; `segments`: 0 where no value has a gradient."""
+    vector = 16 // dtype.itemsize
+    cut = _plan(n, samples, segments, parameters, vector, device)
+    place = _layout(rows, 10, cut, vector)
+    every = (
+        *constants, gkl_mode(n, segments, cut), mode, *_cut(samples, n, cut, vector),
+        place.layout, place.unit, place.long, place.big, cut.tail, cut.shape.groups, vector,
+        math_form(device, vector),
+    )  # fmt: skip
+    variant = Variant(elementwise_backward_kernel, device, cut.programs, every, cut.shape.warps)
+    return variant, (n, n // (segments or n), place.columns, samples, segments, *place.strides)
+
+
+def elementwise_backward(
+    family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
+    dense, grads,
+) -> None:  # fmt: skip
+    if is_standard(family, numbers, samples):
+        (loc, scale), (low, high) = params, numbers[:2]
+        grad_kl = grad_values[0] if grad_values else None
+        gaussian_backward(
+            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, *grads
+        )
+        return
+    p0, p1, p2, p3 = _four(params)
+    grad0, grad1 = (*grad_values, None, None)[:2]
+    n = p0.numel()
+    if _ranges(samples, n) > 1:
+        _backward_in_ranges(
+            family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples,
+            weight, dense, grads,
+        )  # fmt: skip
+        return
+    mode, bits, _, seed, offset = _key(key)
+    scalars, floor = kernel_numbers(family, tuple(numbers))
+    some = grad0 if grad0 is not None else grad1
+    segments = 0 if some is None else some.numel()
+    if FAMILIES[family].sampled:
+        segments //= samples
+    outs = _four(grads)
+    alone = samples == 1
+    variant, found = _backward(
+        p0.device, p0.dtype, n, samples, segments, len(params),
+        _constants(family, kind, prior_kind, scalars, floor, some is not None), mode,
+        tuple(t is not None for t in (grad_z, grad0, grad1, eps, *outs)),
+        _rows(dense, (p0, p1, p2, p3, *((eps, grad_z) if alone else (None, None)), *outs)),
+        _tried(n),
+    )  # fmt: skip
+    variant.launch(
+        (grad_z, grad0, grad1, p0, p1, p2, p3, bits, eps, *outs),
+        (*found, seed, offset, *scalars, weight),
+    )
+
+
+# Many samples of few elements. A program works on a tile of the elements for all samples, one after
+# the other, which leaves a GPU empty where there are few tiles. So R consecutive samples are taken
+# for one sample of R times the elements, whose parameters are rows with a stride of 0.
+
+
+def _ranges(samples: int, n: int) -> int:
+    """R, a multiple of 4 so that each part begins with a block of the stream; 1: leave it."""
+    if samples < 64 or n > 1 << 15:
+        return 1
+    each = max(samples // ((1 << 17) // n), 16)
+    return samples // each // 4 * 4
+
+
+def _parts(family: str, samples: int, n: int) -> list[tuple[int, int, int, int]]:
+    """(R, samples of R times the elements, first sample, first block) of both parts."""
+    ranges = _ranges(samples, n)
+    main = samples // ranges
+    words = 2 if FAMILIES[family].base == "student_t" else 1
+    done = ranges * main
+    rest = [(1, samples - done, done, words * done * n)] if done < samples else []
+    return [(ranges, main, 0, 0), *rest]
+
+
+def _part_of(t: Any, first: int, count: int, samples: int, rows: int) -> Any:
+    """Samples first .. first + count of consecutive ones, in rows."""
+    if t is None:
+        return None
+    each = t.numel() // samples
+    part = flat(t)[first * each : (first + count) * each]
+    return part.view(rows, -1)
+
+
+def _key_at(key: Any, words: int, dtype: torch.dtype) -> Any:
+    """The key of a later part of the stream."""
+    if key is None or words == 0:
+        return key
+    if isinstance(key, rng_keys.HostKey):
+        key = key.bits()
+    elif isinstance(key, rng_keys.GraphKey):
+        key = key.bits  # the first part's kernel has written it
+    return rng_keys.advance(key, words // LANES.get(dtype, 4))
+
+
+def _forward_in_ranges(
+    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
+) -> None:  # fmt: skip
+    n = params[0].numel()
+    sampled = FAMILIES[family].sampled
+    if values and not sampled:
+        elementwise_forward(
+            family, kind, prior_kind, numbers, params, None, None, 1, weight, dense, None, values
+        )
+    if z is None and not (sampled and values):
+        return
+    columns = [_columns(p, dense) for p in params]
+    for ranges, count, first, words in _parts(family, samples, n):
+        all_of = (first, ranges * count, samples, ranges)
+        elementwise_forward(
+            family, kind, prior_kind, numbers, [c.expand(ranges, n) for c in columns],
+            _key_at(key, words, params[0].dtype), _part_of(eps, *all_of), count, weight, False,
+            _part_of(z, *all_of),
+            [_part_of(v, *all_of) for v in values] if sampled else [],
+        )  # fmt: skip
+
+
+def _columns(p: torch.Tensor, dense: bool) -> torch.Tensor:
+    """A parameter as one row."""
+    return (flat(p) if dense else p.reshape(-1)).view(1, -1)
+
+
+def _backward_in_ranges(
+    family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
+    dense, grads,
+) -> None:  # fmt: skip
+    n = params[0].numel()
+    sampled, valued = FAMILIES[family].sampled, any(g is not None for g in grad_values)
+    found: list[list[Any]] = []
+    if valued and not sampled:
+        found.append([None if g is None else g.new_empty(n) for g in grads])
+        rows = [_columns(p, dense) for p in params]
+        elementwise_backward(
+            family, kind, prior_kind, numbers, None, grad_values, rows, None, None, 1, weight,
+            False, [g if g is None else g.view(1, n) for g in found[-1]],
+        )  # fmt: skip
+    if grad_z is not None or (sampled and valued):
+        columns = [_columns(p, dense) for p in params]
+        for ranges, count, first, words in _parts(family, samples, n):
+            all_of = (first, ranges * count, samples, ranges)
+            found.append([None if g is None else g.new_empty(ranges, n) for g in grads])
+            elementwise_backward(
+                family, kind, prior_kind, numbers, _part_of(grad_z, *all_of),
+                [_part_of(g, *all_of) if sampled else None for g in grad_values],
+                [c.expand(ranges, n) for c in columns], _key_at(key, words, params[0].dtype),
+                _part_of(eps, *all_of), count, weight, False, found[-1],
+            )  # fmt: skip
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            parts = [elements(f[i], False).view(-1, n).sum(0) for f in found]
+            store(grad, torch.stack(parts).sum(0), dense)
+
+
+def _four(tensors: Sequence[Any]) -> tuple[Any, ...]:
+    return (*tensors, None, None, None)[:4]

@@ -1,0 +1,237 @@
+"""The backend's functions but for the draws: from tensors to the launches of a variant.
+
+Everything that depends only on shapes, strides, types and options is found once and kept: a call
+looks it up, and passes addresses and numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import NamedTuple
+
+import torch
+
+from ...rng import keys as rng_keys
+from ..reference.memory import flat
+from .kernels import bases, fill, finish, keys
+from .kernels import gaussian_backward as backward
+from .kernels import gaussian_forward as forward
+from .launch import Layout, Plan, Variant, layout_of, math_form, plan
+from .shapes import MANY_GROUPS
+
+_INF = float("inf")
+Rows = tuple[tuple[int, int], tuple[tuple[int, int] | None, ...]] | None  # size, strides
+
+
+# A key as kernels take it (see `keys`): mode, pointer, a generator's state, seed, offset.
+Key = tuple[int, torch.Tensor | None, tuple[torch.Tensor | None, torch.Tensor | None], int, int]
+_NO_STATE = (None, None)
+_NO_KEY: Key = (keys.GIVEN.value, None, _NO_STATE, 0, 0)
+
+
+def _key(key: torch.Tensor | rng_keys.HostKey | rng_keys.GraphKey | None) -> Key:
+    if key is None:
+        return _NO_KEY
+    if isinstance(key, rng_keys.HostKey):
+        return keys.GIVEN.value, None, _NO_STATE, *key
+    if isinstance(key, rng_keys.GraphKey):
+        return keys.GRAPH.value, key.bits, (key.seed, key.offset), 0, key.intragraph
+    if not key.is_cpu:
+        return _loaded(key)
+    seed, offset = key.view(torch.int64).tolist()
+    return keys.GIVEN.value, None, _NO_STATE, seed, offset
+
+
+def _loaded(key: torch.Tensor) -> Key:
+    return keys.LOADED.value, key, _NO_STATE, 0, 0
+
+
+def _rows(dense: bool, tensors: tuple[torch.Tensor | None, ...]) -> Rows:
+    """Size and strides of tensors that are rows; None when they are dense."""
+    if dense:
+        return None
+    rows, columns = next(t.shape for t in tensors if t is not None)
+    strides = tuple(None if t is None else t.stride() for t in tensors)
+    return (rows, columns), strides  # type: ignore[return-value]
+
+
+def _layout(rows: Rows, tensors: int, cut: Plan, vector: int) -> Layout:
+    size, strides = rows or (None, (None,) * tensors)
+    return layout_of(size, strides, cut.shape, vector)
+
+
+def _tried(n: int) -> str | None:
+    """The tile shape that the environment asks for; only large tensors have a choice."""
+    return os.environ.get("FUSED_REPARAM_TRITON_SHAPE") if n >= MANY_GROUPS else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _fill(
+    device: torch.device, dtype: torch.dtype, n: int, base: str, mode: int, _: str | None
+) -> Variant:
+    vector = 16 // dtype.itemsize
+    cut = plan(n, n, vector, device)
+    constants = (
+        mode, bases.INDEX[base], cut.tail, cut.shape.groups, vector, math_form(device, vector),
+    )  # fmt: skip
+    return Variant(fill.fill_kernel, device, cut.programs, constants, cut.shape.warps)
+
+
+def base_noise(base: str, number: float, key: torch.Tensor, out: torch.Tensor) -> None:
+    """Fill `out` (dense) with the key's base noise, in memory order."""
+    n = out.numel()
+    mode, bits, _, seed, offset = _key(key)
+    variant = _fill(out.device, out.dtype, n, base, mode, _tried(n))
+    variant.launch((bits, out), (n, seed, offset, *bases.numbers(base, number)))
+
+
+def normal(key: torch.Tensor, out: torch.Tensor) -> None:
+    """Fill `out` (dense) with the key's noise stream, in memory order."""
+    base_noise("normal", 0.0, key, out)
+
+
+def kl_mode(n: int, segments: int, cut: Plan, vector: int) -> tuple[int, int]:
+    """`forward`'s KL for sums over segments, and how many sums each program leaves to be finished;
+    0 where the kernel writes the values itself, or for no KL (no segments).
+    """
+    if segments in (0, n):
+        return (forward.KL_EACH if segments else forward.KL_NONE).value, 0
+    if cut.segment_groups:
+        return forward.KL_SEGMENT.value, 0
+    tile = cut.shape.groups * vector
+    if segments == 1 or n // segments % tile == 0:  # no slot where each tile is a whole segment
+        return forward.KL_TILE.value, int(cut.programs != segments)
+    return forward.KL_SPLIT.value, 2
+
+
+def finish_of(
+    device: torch.device, segments: int, samples: int, slots: int, cut: Plan, vector: int
+) -> Variant | None:
+    """The kernel that adds up so many sums of each program."""
+    if not slots:
+        return None
+    # 64M elements in one segment leave 32768 sums: what a turn loads is on its way at once.
+    sums = cut.programs // segments
+    block, warps = (256, 4) if sums <= 64 else (4096, 8) if sums <= 4096 else (16384, 32)
+    constants = (slots, segments == 1, cut.shape.groups * vector, block)
+    return Variant(finish.finish_kernel, device, segments * samples, constants, warps)
+
+
+def gkl_mode(n: int, segments: int, cut: Plan) -> int:
+    """`backward`'s GKL for a gradient of so many values; 0: none came."""
+    if segments == 0:
+        return backward.GKL_NONE.value
+    if segments == n:
+        return backward.GKL_EACH.value
+    if segments == 1:
+        return backward.GKL_ONE.value
+    return (backward.GKL_SEGMENT if cut.segment_groups else backward.GKL_SPLIT).value
+
+
+class Forward(NamedTuple):
+    """A forward pass: its kernel, that kernel's first numbers, and how the KL is finished."""
+
+    variant: Variant
+    numbers: tuple[int, ...]  # n, length, columns, strides
+    partial: int  # sums that the kernel leaves; 0 where it writes the KL itself
+    finish: Variant | None  # adds them up
+
+
+@functools.lru_cache(maxsize=1024)
+def _forward(
+    device: torch.device,
+    dtype: torch.dtype,
+    n: int,
+    segments: int,
+    kind: int,
+    clamped: bool,
+    mode: int,
+    given: tuple[bool, bool],
+    rows: Rows,
+    _: str | None,
+) -> Forward:
+    """`segments`: 0 for no KL; `given`: whether there is an eps, and a z."""
+    vector = 16 // dtype.itemsize
+    cut = plan(n, segments or n, vector, device)
+    place = _layout(rows, 4, cut, vector)
+    kl, slots = kl_mode(n, segments, cut, vector)
+    constants = (
+        mode, kind, clamped, kl, cut.segment_groups, place.layout, place.unit, place.long,
+        place.big, cut.tail, cut.shape.groups, vector, math_form(device, vector),
+    )  # fmt: skip
+    return Forward(
+        Variant(forward.gaussian_forward_kernel, device, cut.programs, constants, cut.shape.warps),
+        (n, n // (segments or n), place.columns, *place.strides[:6]),
+        cut.programs * slots,
+        finish_of(device, segments, 1, slots, cut, vector),
+    )
+
+
+def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl) -> None:
+    n = loc.numel()
+    mode, bits, state, seed, offset = _key(key)
+    call = _forward(
+        loc.device, loc.dtype, n, 0 if kl is None else kl.numel(), kind,
+        low != -_INF or high != _INF, mode, (eps is not None, z is not None),
+        _rows(dense, (loc, scale, eps, None if dense or z is None else flat(z).view(loc.shape))),
+        _tried(n),
+    )  # fmt: skip
+    target, factor = kl, weight
+    if call.finish is not None:
+        target, factor = torch.empty(call.partial, dtype=kl.dtype, device=kl.device), 1.0
+    call.variant.launch(
+        (loc, scale, bits, *state, eps, z, target),
+        (*call.numbers, seed, offset, low, high, factor),
+    )
+    if call.finish is not None:
+        tiles = call.variant.programs
+        call.finish.launch((target, kl), (tiles, call.numbers[1], kl.numel(), weight))
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward(
+    device: torch.device,
+    dtype: torch.dtype,
+    n: int,
+    segments: int,
+    kind: int,
+    clamped: bool,
+    mode: int,
+    given: tuple[bool, ...],
+    rows: Rows,
+    _: str | None,
+) -> tuple[Variant, tuple[int, ...]]:
+    """`segments`: 0 for no gradient of the KL; `given`: which pointers are not None."""
+    vector = 16 // dtype.itemsize
+    cut = plan(n, segments or n, vector, device)
+    place = _layout(rows, 7, cut, vector)
+    constants = (
+        mode, kind, clamped, gkl_mode(n, segments, cut), cut.segment_groups, place.layout,
+        place.unit, place.long, place.big, cut.tail, cut.shape.groups, vector,
+        math_form(device, vector),
+    )  # fmt: skip
+    kernel = backward.gaussian_backward_kernel
+    variant = Variant(kernel, device, cut.programs, constants, cut.shape.warps)
+    return variant, (n, n // (segments or n), place.columns, *place.strides)
+
+
+def gaussian_backward(
+    grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc, grad_scale
+) -> None:
+    n = loc.numel()
+    segments = 0 if grad_kl is None else grad_kl.numel()
+    mode, bits, _, seed, offset = _key(key)
+    # z and what is element-wise of the KL are consecutive whatever the others are.
+    each = grad_kl if segments == n else None
+    if each is not None and not dense:
+        each = flat(each).view(loc.shape)
+    variant, numbers = _backward(
+        loc.device, loc.dtype, n, segments, kind, low != -_INF or high != _INF, mode,
+        (grad_z is not None, eps is not None, grad_loc is not None, grad_scale is not None),
+        _rows(dense, (loc, scale, eps, grad_z, grad_loc, grad_scale, each)), _tried(n),
+    )  # fmt: skip
+    variant.launch(
+        (grad_z, grad_kl, loc, scale, bits, eps, grad_loc, grad_scale),
+        (*numbers, seed, offset, low, high, weight),
+    )

@@ -1,0 +1,1 @@
+"""What runs on the GPU; the modules of the folder above launch it."""

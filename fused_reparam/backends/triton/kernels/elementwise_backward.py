@@ -1,0 +1,292 @@
+"""The backward kernel of the element-wise families: the noise is made again, the gradients of all
+samples are added up in registers and written once.
+"""
+
+# Triton reads "i64" as a number's type, and wants a return in every branch or in none.
+# ruff: noqa: F821, RET505
+
+import triton
+import triton.language as tl
+
+from .approx import narrow
+from .bases import base_tile
+from .elementwise_forward import load_rows, sample_shift
+from .formulas import LOG_PROB, LOG_PROB_PRIOR, finish, prepare, pull
+from .gaussian_backward import GKL_EACH, GKL_NONE, GKL_ONE, GKL_SEGMENT, kl_weight
+from .keys import read_key
+from .scale import clamp
+from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
+
+
+@triton.jit
+def pull_sample(
+    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio, n2, n3, n4, n5, n6,
+    grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
+    gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
+    FAMILY: tl.constexpr, BASE: tl.constexpr, GVALUE: tl.constexpr, ONE: tl.constexpr,
+    ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr,
+    VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """The sums with sample k's part of the gradients added."""
+    EXACT: tl.constexpr = VEC == 4
+    if ONE:
+        first = start
+        shift = k
+    else:
+        first = start + sample_shift(k, n, ALIGNED, VEC)
+        shift = sample_shift(k, count, ALIGNED and GVALUE == GKL_EACH, VEC)
+    if eps is None:
+        noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
+    elif ONE:
+        noise = load_rows(
+            eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH
+        )
+    else:
+        noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
+    if grad_z is None:
+        gz = tl.zeros((Q, VEC), noise.dtype)
+    elif ONE:
+        gz = load_rows(
+            grad_z, start, group, mask, row, column, gz_row, gz_column, VEC, LAYOUT, UNIT & 32, MATH
+        )
+    else:
+        gz = load_rows(grad_z, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
+    g0 = None
+    g1 = None
+    if GVALUE != GKL_NONE:
+        if grad0 is not None:
+            g0 = kl_weight(
+                grad0 + shift, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
+                GVALUE, DENSE, 0, Q, VEC,
+            )  # fmt: skip
+        if grad1 is not None:
+            g1 = kl_weight(
+                grad1 + shift, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
+                GVALUE, DENSE, 0, Q, VEC,
+            )  # fmt: skip
+    return pull(
+        a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
+        n2, n3, n4, n5, n6, FAMILY, EXACT, MATH,
+    )  # fmt: skip
+
+
+@triton.jit
+def no_weight(GVALUE: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, dtype: tl.constexpr):
+    """Zeros of the shape that `kl_weight` has; a whole tile would get another layout."""
+    if GVALUE == GKL_ONE:
+        return tl.full((), 0.0, dtype)
+    elif GVALUE == GKL_SEGMENT:
+        return tl.zeros((Q, 1), dtype)
+    else:
+        return tl.zeros((Q, VEC), dtype)
+
+
+@triton.jit
+def pull_tile(
+    grad_z, grad0, grad1, p0, p1, p2, p3, seed, offset, eps, out0, out1, out2, out3,
+    n, length, columns, samples, count,
+    row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
+    gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
+    out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
+    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
+    ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
+    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    dtype: tl.constexpr = tl.float64 if VEC == 2 else tl.float32
+    EXACT: tl.constexpr = VEC == 4
+    segment = 0
+    mask = None
+    if GROUPS > 0:
+        start, group, segment, begin = segment_tile(length, Q, VEC, GROUPS)
+        if TAIL > 0:
+            mask = segment_mask(group, segment, begin, length, n, VEC, TAIL)
+    else:
+        start, group = flat_tile(Q, VEC)
+        if TAIL > 0:
+            mask = flat_mask(start, group, n, Q, VEC, TAIL)
+    row = 0
+    column = 0
+    if LAYOUT != DENSE:
+        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
+
+    a = load_rows(p0, start, group, mask, row, column, row0, column0, VEC, LAYOUT, UNIT & 1, MATH)
+    b = a
+    c = a
+    d = a
+    if p1 is not None:
+        b = load_rows(
+            p1, start, group, mask, row, column, row1, column1, VEC, LAYOUT, UNIT & 2, MATH
+        )
+    if p2 is not None:
+        c = load_rows(
+            p2, start, group, mask, row, column, row2, column2, VEC, LAYOUT, UNIT & 4, MATH
+        )
+        d = load_rows(
+            p3, start, group, mask, row, column, row3, column3, VEC, LAYOUT, UNIT & 8, MATH
+        )
+    if CLAMP:
+        floor = tl.full((), low, dtype)
+        ceiling = tl.full((), high, dtype)
+        outside = (b < floor) | (b > ceiling)
+        b = clamp(b, floor, ceiling)
+    n2 = tl.full((), m2, dtype)
+    n3 = tl.full((), m3, dtype)
+    n4 = tl.full((), m4, dtype)
+    n5 = tl.full((), m5, dtype)
+    n6 = tl.full((), m6, dtype)
+    sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
+        a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, FLOOR, EXACT, MATH
+    )
+    s0 = tl.zeros((Q, VEC), dtype)
+    s1 = s0
+    s2 = s0
+    if FAMILY != LOG_PROB and FAMILY != LOG_PROB_PRIOR:  # there it is of weights alone
+        s2 = no_weight(GVALUE, Q, VEC, dtype)
+    s3 = s0
+    s4 = s0
+    if grad_z is not None or SAMPLED:
+        if ONE:
+            s0, s1, s2, s3, s4 = pull_sample(
+                0, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio,
+                n2, n3, n4, n5, n6,
+                grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
+                gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
+                FAMILY, BASE, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q, VEC,
+                MATH,
+            )  # fmt: skip
+        else:
+            for k in range(samples):
+                s0, s1, s2, s3, s4 = pull_sample(
+                    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio,
+                    n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
+                    mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
+                    count, weight,
+                    FAMILY, BASE, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q,
+                    VEC, MATH,
+                )  # fmt: skip
+    gk = None
+    if GVALUE != GKL_NONE and not SAMPLED:
+        gk = kl_weight(
+            grad0, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
+            GVALUE, DENSE, 0, Q, VEC,
+        )  # fmt: skip
+    to_a, to_b, to_c, to_d = finish(
+        a, b, d, sigma, log_square, mean, inverse, unit, ratio,
+        prior_log, gk, s0, s1, s2, s3, s4, n5,
+        FAMILY, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH,
+    )  # fmt: skip
+    if CLAMP:
+        to_b = tl.where(outside, 0.0, to_b)
+    store_rows(
+        out0, to_a, start, group, mask, row, column, out0_row, out0_column, VEC, LAYOUT, UNIT & 64
+    )
+    store_rows(
+        out1, to_b, start, group, mask, row, column, out1_row, out1_column, VEC, LAYOUT, UNIT & 128
+    )
+    store_rows(
+        out2, to_c, start, group, mask, row, column, out2_row, out2_column, VEC, LAYOUT, UNIT & 256
+    )
+    store_rows(
+        out3, to_d, start, group, mask, row, column, out3_row, out3_column, VEC, LAYOUT, UNIT & 512
+    )
+
+
+@triton.jit
+def store_rows(
+    out, value, start, group, mask, row, column, row_stride, column_stride,
+    VEC: tl.constexpr, LAYOUT: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Where `out` is wanted."""
+    if out is not None:
+        at = locate(
+            out, start, group, row, column, row_stride, column_stride, VEC, LAYOUT, WIDE
+        )  # fmt: skip
+        tl.store(at, narrow(value, out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "n",
+        "length",
+        "columns",
+        "samples",
+        "count",
+        "row0",
+        "column0",
+        "row1",
+        "column1",
+        "row2",
+        "column2",
+        "row3",
+        "column3",
+        "eps_row",
+        "eps_column",
+        "gz_row",
+        "gz_column",
+        "out0_row",
+        "out0_column",
+        "out1_row",
+        "out1_column",
+        "out2_row",
+        "out2_column",
+        "out3_row",
+        "out3_column",
+        "seed",
+        "offset",
+    ]
+)
+def elementwise_backward_kernel(
+    grad_z, grad0, grad1, p0, p1, p2, p3, key, eps, out0, out1, out2, out3,
+    n: "i64", length: "i64", columns: "i64", samples: "i64", count: "i64",
+    row0: "i64", column0: "i64", row1: "i64", column1: "i64", row2: "i64", column2: "i64",
+    row3: "i64", column3: "i64", eps_row: "i64", eps_column: "i64", gz_row: "i64",
+    gz_column: "i64", out0_row: "i64", out0_column: "i64", out1_row: "i64", out1_column: "i64",
+    out2_row: "i64", out2_column: "i64", out3_row: "i64", out3_column: "i64", seed: "i64",
+    offset: "i64",
+    low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
+    weight: "fp64",
+    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
+    KEY: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr,
+    TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """One tile of the parameters' gradients out0 .. out3 (n elements; None: not wanted).
+
+    p0 .. p3, eps, key, seed, offset, the numbers, count and ALIGNED: as in
+    `elementwise_forward_kernel`.
+    grad_z (None: none came) lies as eps does. grad0, grad1 (None: none came): see GVALUE, which is
+    `backward`'s GKL; consecutive.
+    """
+    n = tl.cast(n, tl.int64)
+    length = tl.cast(length, tl.int64)
+    columns = tl.cast(columns, tl.int64)
+    count = tl.cast(count, tl.int64)
+    seed, offset = read_key(key, seed, offset, KEY)
+    # Masks cost instructions and wide accesses: in the last tile only.
+    MASKED: tl.constexpr = TAIL > 0 and GROUPS == 0
+    full = True
+    if MASKED:
+        full = (tl.program_id(0).to(tl.int64) + 1) * (Q * VEC) <= n
+    if full:
+        pull_tile(
+            grad_z, grad0, grad1, p0, p1, p2, p3, seed, offset, eps, out0, out1, out2, out3,
+            n, length, columns, samples, count,
+            row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
+            gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
+            out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
+            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, GVALUE, ONE, ALIGNED, GROUPS,
+            LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC, MATH,
+        )  # fmt: skip
+    else:
+        pull_tile(
+            grad_z, grad0, grad1, p0, p1, p2, p3, seed, offset, eps, out0, out1, out2, out3,
+            n, length, columns, samples, count,
+            row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
+            gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
+            out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
+            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, GVALUE, ONE, ALIGNED, GROUPS,
+            LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+        )  # fmt: skip

@@ -1,0 +1,256 @@
+"""The forward kernel of the element-wise families: samples and their values in one pass."""
+
+# Triton reads the annotations "i64" and "fp64" as the types of numbers.
+# ruff: noqa: F821
+
+import triton
+import triton.language as tl
+
+from .approx import narrow, widen
+from .bases import base_tile
+from .formulas import divergence, draw, prepare
+from .gaussian_forward import KL_EACH, KL_NONE, store_kl
+from .keys import GRAPH, derive_key, read_key
+from .scale import clamp
+from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
+
+
+@triton.jit
+def load_rows(
+    pointer, start, group, mask, row, column, row_stride, column_stride,
+    VEC: tl.constexpr, LAYOUT: tl.constexpr, WIDE: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    at = locate(
+        pointer, start, group, row, column, row_stride, column_stride, VEC, LAYOUT, WIDE
+    )  # fmt: skip
+    return widen(tl.load(at, mask=mask), MATH)
+
+
+@triton.jit
+def sample_shift(k, n, ALIGNED: tl.constexpr, VEC: tl.constexpr):
+    """Where sample k begins among n elements each."""
+    shift = k * n
+    if ALIGNED:
+        shift = tl.multiple_of(shift, VEC)
+    return shift
+
+
+@triton.jit
+def store_value(
+    value, pointer, shift, weight, start, group, mask, n, length,
+    VALUE: tl.constexpr, GROUPS: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
+):  # fmt: skip
+    """Store a tile of values as VALUE says, `shift` further on."""
+    if VALUE != KL_EACH and mask is not None:
+        value = tl.where(mask, value, 0.0)
+    store_kl(
+        value, pointer + shift, tl.full((), weight, value.dtype), start, group, mask, n, length,
+        VALUE, GROUPS, Q, VEC,
+    )  # fmt: skip
+
+
+@triton.jit
+def one_sample(
+    k, a, sigma, log_square, mean, inverse, unit, ratio,
+    prior_log, n2, n3, n4, n5, n6, eps, z, value0,
+    value1,
+    seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, weight,
+    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, VALUE: tl.constexpr,
+    ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
+    UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """Sample k's tile of z, and of the values that depend on its noise."""
+    EXACT: tl.constexpr = VEC == 4
+    first = start if ONE else start + sample_shift(k, n, ALIGNED, VEC)
+    if eps is None:
+        noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
+    elif ONE:
+        noise = load_rows(
+            eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH
+        )
+    else:
+        noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
+    drawn, first_value, second_value = draw(
+        a, sigma, log_square, mean, inverse, unit, ratio, prior_log, noise, n2, n3, n4, n5, n6,
+        FAMILY, KIND, EXACT, MATH,
+    )  # fmt: skip
+    if z is not None:
+        at = locate(z, first, group, 0, 0, 0, 0, VEC, DENSE, 0)
+        tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
+    if VALUE != KL_NONE:
+        shift = 0 if ONE else sample_shift(k, count, ALIGNED and VALUE == KL_EACH, VEC)
+        store_value(
+            first_value, value0, shift, weight, start, group, mask, n, length,
+            VALUE, GROUPS, Q, VEC,
+        )  # fmt: skip
+        if value1 is not None:
+            store_value(
+                second_value, value1, shift, weight, start, group, mask, n, length,
+                VALUE, GROUPS, Q, VEC,
+            )  # fmt: skip
+
+
+@triton.jit
+def draw_tile(
+    p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples, count,
+    row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
+    low, high, m2, m3, m4, m5, m6, weight,
+    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
+    ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
+    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    dtype: tl.constexpr = tl.float64 if VEC == 2 else tl.float32
+    EXACT: tl.constexpr = VEC == 4
+    mask = None
+    if GROUPS > 0:
+        start, group, segment, begin = segment_tile(length, Q, VEC, GROUPS)
+        if TAIL > 0:
+            mask = segment_mask(group, segment, begin, length, n, VEC, TAIL)
+    else:
+        start, group = flat_tile(Q, VEC)
+        if TAIL > 0:
+            mask = flat_mask(start, group, n, Q, VEC, TAIL)
+    row = 0
+    column = 0
+    if LAYOUT != DENSE:
+        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
+
+    a = load_rows(p0, start, group, mask, row, column, row0, column0, VEC, LAYOUT, UNIT & 1, MATH)
+    b = a
+    c = a
+    d = a
+    if p1 is not None:
+        b = load_rows(
+            p1, start, group, mask, row, column, row1, column1, VEC, LAYOUT, UNIT & 2, MATH
+        )
+    if p2 is not None:
+        c = load_rows(
+            p2, start, group, mask, row, column, row2, column2, VEC, LAYOUT, UNIT & 4, MATH
+        )
+        d = load_rows(
+            p3, start, group, mask, row, column, row3, column3, VEC, LAYOUT, UNIT & 8, MATH
+        )
+    if CLAMP:
+        b = clamp(b, tl.full((), low, dtype), tl.full((), high, dtype))
+    n2 = tl.full((), m2, dtype)
+    n3 = tl.full((), m3, dtype)
+    n4 = tl.full((), m4, dtype)
+    n5 = tl.full((), m5, dtype)
+    n6 = tl.full((), m6, dtype)
+    sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
+        a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, VALUE != KL_NONE, EXACT, MATH
+    )
+    if VALUE != KL_NONE and not SAMPLED:
+        value = divergence(
+            a,
+            sigma,
+            log_square,
+            mean,
+            inverse,
+            unit,
+            ratio,
+            prior_log,
+            n5,
+            FAMILY,
+            FLOOR,
+            EXACT,
+            MATH,
+        )
+        store_value(value, value0, 0, weight, start, group, mask, n, length, VALUE, GROUPS, Q, VEC)
+    VALUES: tl.constexpr = VALUE if SAMPLED else KL_NONE
+    if z is not None or SAMPLED:
+        if ONE:
+            one_sample(
+                0, a, sigma, log_square, mean, inverse, unit, ratio,
+                prior_log, n2, n3, n4, n5, n6, eps, z,
+                value0, value1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
+                n, length, count, weight,
+                FAMILY, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC, MATH,
+            )  # fmt: skip
+        else:
+            for k in range(samples):
+                one_sample(
+                    k, a, sigma, log_square, mean, inverse, unit, ratio,
+                    prior_log, n2, n3, n4, n5, n6, eps,
+                    z,
+                    value0, value1, seed, offset, start, group, mask, row, column, eps_row,
+                    eps_column, n, length, count, weight,
+                    FAMILY, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC, MATH,
+                )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=[
+        "n",
+        "length",
+        "columns",
+        "samples",
+        "count",
+        "row0",
+        "column0",
+        "row1",
+        "column1",
+        "row2",
+        "column2",
+        "row3",
+        "column3",
+        "eps_row",
+        "eps_column",
+        "seed",
+        "offset",
+    ]
+)
+def elementwise_forward_kernel(
+    p0, p1, p2, p3, key, state_seed, state_offset, eps, z, value0, value1,
+    n: "i64", length: "i64", columns: "i64", samples: "i64", count: "i64",
+    row0: "i64", column0: "i64", row1: "i64", column1: "i64", row2: "i64", column2: "i64",
+    row3: "i64", column3: "i64", eps_row: "i64", eps_column: "i64", seed: "i64", offset: "i64",
+    low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
+    weight: "fp64",
+    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
+    KEY: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr,
+    TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """One tile of the parameters (n elements), of every sample of z and of the values.
+
+    p0 .. p3 (None: the family has fewer): n elements, LAYOUT and strides as in `tiles`; so is eps
+    (None: from key) if there is ONE sample, else it has `samples * n` consecutive elements, as z
+    always (None: not wanted). key, state_seed, state_offset, seed, offset: as in
+    `gaussian_forward_kernel`.
+    low .. m6: the family's numbers. value0, value1 (None: not wanted): VALUE says how, as
+    `forward`'s KL; where the values depend on the noise (SAMPLED) each sample has `count` of them.
+    ALIGNED: n is a multiple of VEC, or there is ONE sample.
+    """
+    n = tl.cast(n, tl.int64)
+    length = tl.cast(length, tl.int64)
+    columns = tl.cast(columns, tl.int64)
+    count = tl.cast(count, tl.int64)
+    if KEY == GRAPH:
+        seed, offset = derive_key(key, state_seed, state_offset, offset)
+    else:
+        seed, offset = read_key(key, seed, offset, KEY)
+    # Masks cost instructions and wide accesses: in the last tile only.
+    MASKED: tl.constexpr = TAIL > 0 and GROUPS == 0
+    full = True
+    if MASKED:
+        full = (tl.program_id(0).to(tl.int64) + 1) * (Q * VEC) <= n
+    if full:
+        draw_tile(
+            p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
+            count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
+            low, high, m2, m3, m4, m5, m6, weight,
+            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE, ALIGNED, GROUPS,
+            LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC, MATH,
+        )  # fmt: skip
+    else:
+        draw_tile(
+            p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
+            count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
+            low, high, m2, m3, m4, m5, m6, weight,
+            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE, ALIGNED, GROUPS,
+            LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+        )  # fmt: skip

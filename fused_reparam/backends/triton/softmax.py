@@ -1,0 +1,197 @@
+"""Gumbel-softmax: from tensors to the launch of a variant, as in `calls`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+
+from ...families.categorical import ONE_HOT
+from .gaussian import _NO_KEY, _key
+from .kernels import softmax_backward as backward
+from .kernels import softmax_forward as forward
+from .kernels.softmax_tiles import CONTIGUOUS, STRIDED, WIDE
+from .launch import Variant, math_form
+from .shapes import MANY_GROUPS
+
+Size = tuple[int, int, int]  # outers, classes, inners
+Strides = tuple[int, int, int]
+
+# For each thread, so many elements of a tile: 16 float32 registers for each tensor.
+_PER_THREAD = {2: 16, 4: 16, 8: 8}
+_MOST_WARPS = 16
+_WARP = 64 if torch.version.hip else 32
+_MANY_THREADS = MANY_GROUPS // 4
+_FEW_PROGRAMS = 512  # fewer get more warps, and narrower tiles that make more of them
+_LINE, _SECTOR = 128, 32  # bytes: what one access of a warp should fill, and what it must
+
+
+class Tile(NamedTuple):
+    """What `softmax_tiles` cuts a tensor by."""
+
+    inner: int  # IN
+    shape: Size  # A, B, C
+    vector: int
+    tail: int
+    big: bool
+    programs: int
+    chunks: int  # 1: resident
+    warps: int
+
+
+def _power(n: int) -> int:
+    return triton.next_power_of_2(n)
+
+
+def tile_of(size: Size, itemsize: int, warp: int) -> Tile:
+    """`warp`: threads in one."""
+    return (_rows if size[2] == 1 else _columns)(size, itemsize, warp)
+
+
+def _chunk_warps(programs: int) -> int:
+    return _MOST_WARPS if programs < _FEW_PROGRAMS else 8
+
+
+def _rows(size: Size, itemsize: int, warp: int) -> Tile:
+    """Rows of consecutive classes, several to a program where they are short."""
+    outers, classes, _ = size
+    vector = 16 // itemsize
+    aligned = classes % vector == 0
+    cover = classes // vector if aligned else (classes + vector - 2) // vector + 1
+    each = _PER_THREAD[itemsize] // vector  # groups that a thread holds
+    groups = _power(cover)
+    if groups <= each * _MOST_WARPS * warp:
+        if outers * groups // each < _MANY_THREADS:
+            each = max(1, each // 2)
+        # The threads of a row exchange what they find: it gets no more of them than it needs. Rows
+        # within a warp lie side by side.
+        warps = min(max(1 if groups > warp else 4, groups // (each * warp)), _MOST_WARPS)
+        rows = max(1, min(each * warps * warp // groups, _power(outers)))
+        chunks = 1
+    else:
+        rows, warps = 1, _chunk_warps(outers)
+        groups = each * warps * warp
+        chunks = -(-cover // groups)
+    exact = aligned and cover == groups * chunks and outers % rows == 0
+    tail = 0 if exact else 1 if aligned else 2
+    return Tile(2, (rows, groups, vector), vector, tail, False, -(-outers // rows), chunks, warps)
+
+
+def _columns(size: Size, itemsize: int, warp: int) -> Tile:
+    """Classes that lie apart: a tile is as many neighbouring inner elements as make a line."""
+    outers, classes, inners = size
+    vectors = [16 // itemsize, 4, 1] if itemsize < 8 else [2, 1]
+    vector = next(v for v in vectors if inners % v == 0)
+    line, sector = _LINE // itemsize, _SECTOR // itemsize
+    extent = _power(classes)
+    each = _PER_THREAD[itemsize] * warp  # elements that a warp holds
+    width = min(line, _power(inners))
+
+    def programs() -> int:
+        return outers * -(-inners // width)
+
+    while width > sector and (extent * width > _MOST_WARPS * each or programs() < _FEW_PROGRAMS):
+        width //= 2
+    if extent * width <= _MOST_WARPS * each:
+        while extent * width < 4 * each and width < inners:
+            width *= 2
+        warps = max(4, extent * width // each)
+        held = extent
+    else:
+        warps = _chunk_warps(programs())
+        held = warps * each // width
+    lanes = min(max(1, warps * warp * vector // width), held)
+    chunks = -(-classes // held)
+    tail = 0 if classes == held * chunks and inners % width == 0 else 1
+    shape = (held // lanes, lanes, width)
+    return Tile(0, shape, vector, tail, classes * inners >= 1 << 31, programs(), chunks, warps)
+
+
+def _form(size: Size, strides: Strides | None, cut: Tile) -> int:
+    """How a tensor of these strides is read; None for no tensor. A dim of one has any stride."""
+    if strides is None:
+        return CONTIGUOUS.value
+    outer, label, inner = (0 if n == 1 else s for n, s in zip(size, strides, strict=True))
+    _, classes, inners = size
+    dense = (classes * inners, inners, 1)
+    if all(n == 1 or s == d for n, s, d in zip(size, strides, dense, strict=True)):
+        return CONTIGUOUS.value
+    if cut.inner == 2:
+        wide = cut.tail < 2 and (label == 1 or classes == 1) and outer % cut.vector == 0
+    else:
+        wide = inner == 1 and label % cut.vector == 0 and outer % cut.vector == 0
+    return (WIDE if wide else STRIDED).value
+
+
+def _constants(cut: Tile) -> tuple:
+    return cut.inner, *cut.shape, cut.vector, cut.tail, cut.big
+
+
+@functools.lru_cache(maxsize=1024)
+def _forward(
+    device: torch.device,
+    dtype: torch.dtype,
+    size: Size,
+    strides: Strides,
+    mode: int,
+    mixed: bool,
+    key_mode: int,
+    given: tuple[bool, ...],
+) -> tuple[Variant, tuple[int, ...]]:
+    """`given`: which of noise, y, soft and kl are not None."""
+    cut = tile_of(size, dtype.itemsize, _WARP)
+    constants = (
+        key_mode, mode, mixed, cut.chunks == 1, *_constants(cut), _form(size, strides, cut),
+        dtype == torch.float64, math_form(device, 16 // dtype.itemsize),
+    )  # fmt: skip
+    variant = Variant(forward.softmax_forward_kernel, device, cut.programs, constants, cut.warps)
+    return variant, (*size, cut.chunks, *strides)
+
+
+def softmax_forward(mode, tau, unimix, logits, key, noise, y, soft, kl) -> None:
+    key_mode, bits, state, seed, offset = _key(key) if y is not None else _NO_KEY
+    classes = logits.shape[1]
+    variant, numbers = _forward(
+        logits.device, logits.dtype, tuple(logits.shape), logits.stride(), mode,
+        mode == ONE_HOT and unimix > 0.0 and y is not None, key_mode,
+        (noise is not None, y is not None, soft is not None, kl is not None),
+    )  # fmt: skip
+    variant.launch(
+        (logits, bits, *state, noise, y, soft, kl),
+        (*numbers, seed, offset, 1.0 / tau, 1.0 - unimix, unimix / classes,
+         math.log(classes)),
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward(
+    device: torch.device,
+    dtype: torch.dtype,
+    size: Size,
+    strides: Strides,
+    grad_strides: Strides | None,
+    given: tuple[bool, ...],
+) -> tuple[Variant, tuple[int, ...]]:
+    """`given`: whether grad_kl and soft are not None."""
+    cut = tile_of(size, dtype.itemsize, _WARP)
+    constants = (
+        cut.chunks == 1, *_constants(cut), _form(size, strides, cut),
+        _form(size, grad_strides, cut), dtype == torch.float64,
+        math_form(device, 16 // dtype.itemsize),
+    )  # fmt: skip
+    variant = Variant(backward.softmax_backward_kernel, device, cut.programs, constants, cut.warps)
+    return variant, (*size, cut.chunks, *strides, *(grad_strides or (0, 0, 0)))
+
+
+def softmax_backward(mode, tau, unimix, grad_y, grad_kl, logits, soft, grad_logits) -> None:
+    if mode == ONE_HOT or grad_y is None:
+        soft = None
+    variant, numbers = _backward(
+        logits.device, logits.dtype, tuple(logits.shape), logits.stride(),
+        None if grad_y is None else grad_y.stride(), (grad_kl is not None, soft is not None),
+    )  # fmt: skip
+    factor = 1.0 - unimix if mode == ONE_HOT else 1.0 / tau
+    variant.launch((grad_y, grad_kl, logits, soft, grad_logits), (*numbers, factor))

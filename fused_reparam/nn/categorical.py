@@ -1,0 +1,225 @@
+"""Categories, relaxed or straight-through, as ``torch.nn`` modules."""
+
+from typing import TYPE_CHECKING, Never
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.scalars import flag, integer
+from ..families.categorical import HARD, ONE_HOT, SOFT
+from ..functional import arguments
+from ..functional.categorical import most_likely
+
+__all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
+
+
+class FusedGumbelSoftmax(nn.Module):
+    r"""Gumbel-softmax, or straight-through one-hot ones, in one fused op.
+
+    .. math::
+        y = \mathrm{softmax}\big((\ell + g) / \tau\big), \quad g \text{ standard Gumbel}
+
+    It has no parameters. In ``eval()`` mode there is no noise: y is softmax(logits / tau), or with
+    ``hard`` the one-hot vector of the largest logit.
+
+    To anneal, set ``tau``. It is a number (a tensor that requires grad is refused, for its gradient
+    would be lost), so ``torch.compile`` compiles anew for each value, and gives up after
+    ``torch._dynamo.config.recompile_limit`` of them, with ``fullgraph=True`` by an error. Lower it
+    in a few steps, or keep the layer out of what is compiled: ``torch.compiler.disable(layer)``.
+
+    Args:
+        tau: temperature, a positive number.
+        hard: whether to sample one-hot vectors, with the relaxed one's gradient.
+        dim: of the classes.
+
+    Shape:
+        ``layer(logits)``: any shape with at least one class along ``dim``; y has the same. Also
+        takes ``key=`` and ``generator=``.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`fused_reparam.gumbel_softmax` does.
+
+    Source: Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import FusedGumbelSoftmax
+        >>> choose = FusedGumbelSoftmax(tau=0.5, hard=True)
+        >>> choose(torch.zeros(4, 10)).sum(-1)
+        tensor([1., 1., 1., 1.])
+        >>> choose.eval()(torch.tensor([0.0, 2.0, 1.0]))
+        tensor([0., 1., 0.])
+    """
+
+    __prepare_scriptable__ = not_scriptable
+
+    @names_mistakes
+    def __init__(
+        self, tau: float = 1.0, hard: bool = False, dim: int = -1, **mistaken: Never
+    ) -> None:
+        if mistaken:
+            raise unknown(FusedGumbelSoftmax, mistaken)
+        super().__init__()
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
+        self.dim = integer("dim", dim)
+
+    def forward(
+        self,
+        logits: Tensor,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """A draw; in eval what it is without noise."""
+        if self.training:
+            return functional.gumbel_softmax(
+                logits, self.tau, self.hard, self.dim, key=key, generator=generator
+            )
+        mode = HARD if self.hard else SOFT
+        return most_likely(logits, mode, self.tau, 0.0, self.dim, None)[0]
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, hard={self.hard}, dim={self.dim}"
+
+
+class FusedCategoricalLatent(nn.Module):
+    r"""The latent of a discrete VAE: Gumbel-softmax and their KL to equal shares, in one op.
+
+    .. math::
+        y = \mathrm{softmax}\big((\ell + g) / \tau\big), \qquad
+        KL = \sum_i p_i \log p_i + \log C, \quad p = \mathrm{softmax}(\ell)
+
+    It has no parameters. In ``eval()`` mode there is no noise, as in :class:`FusedGumbelSoftmax`;
+    the KL is the same. To anneal, set ``tau``; compiled, see there.
+
+    Args:
+        tau: temperature, a positive number.
+        hard: whether to sample one-hot vectors, with the relaxed one's gradient.
+        dim: of the classes.
+        reduction: of the KL: "batchmean", "sum", "mean", "sample" or "none".
+
+    Shape:
+        ``layer(logits)``: any shape with at least one class along ``dim``; ``(y, kl)`` with y of
+        the same. Also takes ``key=`` and ``generator=``.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`fused_reparam.categorical_latent` does.
+
+    Source: Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import FusedCategoricalLatent
+        >>> latent = FusedCategoricalLatent(tau=0.7, dim=1)
+        >>> y, kl = latent(torch.zeros(2, 16, 4, 4))
+        >>> y.shape, kl.shape
+        (torch.Size([2, 16, 4, 4]), torch.Size([]))
+    """
+
+    __prepare_scriptable__ = not_scriptable
+
+    @names_mistakes
+    def __init__(
+        self,
+        tau: float = 1.0,
+        hard: bool = False,
+        dim: int = -1,
+        reduction: str = "batchmean",
+        **mistaken: Never,
+    ) -> None:
+        if mistaken:
+            raise unknown(FusedCategoricalLatent, mistaken)
+        super().__init__()
+        arguments.check_reduction(reduction)
+        self.tau = arguments.temperature(tau)
+        self.hard = flag("hard", hard)
+        self.dim = integer("dim", dim)
+        self.reduction = reduction
+
+    def forward(
+        self,
+        logits: Tensor,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A draw (in eval what it is without noise) and the KL."""
+        if self.training:
+            return functional.categorical_latent(
+                logits, self.tau, self.hard, self.dim, self.reduction,
+                key=key, generator=generator,
+            )  # fmt: skip
+        mode = HARD if self.hard else SOFT
+        return most_likely(logits, mode, self.tau, 0.0, self.dim, self.reduction)
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, hard={self.hard}, dim={self.dim}, reduction={self.reduction!r}"
+
+
+class FusedOneHotCategorical(nn.Module):
+    r"""One-hot categories with the gradient of their probabilities (straight-through), in one op.
+
+    .. math::
+        m = (1 - u)\, \mathrm{softmax}(\ell) + u / C, \qquad y = \text{one-hot of } i \sim m
+
+    It has no parameters. In ``eval()`` mode y is the one-hot vector of the largest logit.
+
+    Args:
+        unimix: the share u of equal chances, ``0 <= unimix < 1``.
+        dim: of the classes.
+
+    Shape:
+        ``layer(logits)``: any shape with at least one class along ``dim``; y has the same. Also
+        takes ``key=`` and ``generator=``.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as :func:`fused_reparam.one_hot_categorical` does.
+
+    Source: Hafner et al., "Mastering diverse domains through world models", 2023.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import FusedOneHotCategorical
+        >>> state = FusedOneHotCategorical(unimix=0.01)
+        >>> state(torch.zeros(16, 32, 32)).sum(-1).unique()
+        tensor([1.])
+    """
+
+    __prepare_scriptable__ = not_scriptable
+
+    @names_mistakes
+    def __init__(self, unimix: float = 0.0, dim: int = -1, **mistaken: Never) -> None:
+        if mistaken:
+            raise unknown(FusedOneHotCategorical, mistaken)
+        super().__init__()
+        self.unimix = arguments.share("unimix", unimix)
+        self.dim = integer("dim", dim)
+
+    def forward(
+        self,
+        logits: Tensor,
+        *,
+        key: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """A draw; in eval the most likely category."""
+        if self.training:
+            return functional.one_hot_categorical(
+                logits, self.unimix, self.dim, key=key, generator=generator
+            )
+        return most_likely(logits, ONE_HOT, 1.0, self.unimix, self.dim, None)[0]
+
+    if TYPE_CHECKING:  # PyTorch's own returns Any
+        __call__ = forward
+
+    def extra_repr(self) -> str:
+        return f"unimix={self.unimix}, dim={self.dim}"

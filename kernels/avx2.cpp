@@ -1,3 +1,0 @@
-// The kernels for avx2.
-#define FR_ISA 1
-#include "kernels.inc"

@@ -1,0 +1,29 @@
+// The calls of the library's plain C functions, as fused_reparam/backends/cpu and torch/extension.cpp pack
+// them: only 8-byte fields. Dense operands have columns = 0, and what follows is not read; the others
+// are rows of `columns` elements, each with its two strides.
+#pragma once
+
+#include <cstdint>
+
+struct fused_reparam_strides {
+  int64_t row, column;
+};
+
+struct fused_reparam_elementwise {
+  void* params[4];
+  const uint64_t* key;
+  void *eps, *z_or_grad_z, *values_or_grads[2], *grads[4];
+  int64_t n, samples, segments, dtype, family, kind, prior_kind;
+  double numbers[6], weight;
+  int64_t columns;
+  fused_reparam_strides param_strides[4], eps_strides, z_strides, grad_strides[4];
+};
+
+// Of Gumbel-softmax: everything is three-dimensional, with the classes in the middle.
+struct fused_reparam_softmax {
+  void *logits, *noise, *y_or_grad_y, *soft, *kl_or_grad_kl, *grad_logits;
+  const uint64_t* key;
+  int64_t dtype, mode, outer, classes, inner;
+  double tau, unimix;
+  struct { int64_t outer, cls, inner; } logits_strides, grad_strides;
+};

@@ -1,0 +1,299 @@
+// The element-wise families over whole tensors: the passes over a tile, ranges of samples, and samples of
+// few elements side by side.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+#include "elementwise/values.h"
+
+namespace fr {
+
+// ---- the passes over a tile -------------------------------------------------------------------------
+
+// sigma and what else is wanted of a scale keyword's parameter.
+inline ScalePass scale_pass(const ElementwiseKernels& kernels, const ElementwiseCall& c, const void* x,
+                            Kind kind, bool bounded, bool want_log, bool want_gradient,
+                            ElementwiseTile& t) {
+  ScalePass p{t.padded(), bounded ? c.low : -kInfinity, bounded ? c.high : kInfinity, x, t.take(),
+              want_log ? t.take() : nullptr, want_gradient ? t.take() : nullptr,
+              want_gradient ? t.take() : nullptr};
+  kernels.scale[c.wide()][static_cast<int>(kind)](p);
+  return p;
+}
+
+// Reads the parameters into a pass.
+inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseCall& c, bool want_log,
+                           bool want_gradient, ElementwiseTile& t, TilePass& p, ScalePass& scale,
+                           ScalePass& prior) {
+  const FamilyTraits& traits = c.traits();
+  p.count = t.padded();
+  p.constants = c.constants;
+  p.loc = t.read(c.params[0]);
+  if (traits.parameters > 1) p.sigma = t.read(c.params[1]);
+  if (traits.scaled) {
+    scale = scale_pass(kernels, c, p.sigma, c.kind, true, want_log, want_gradient, t);
+    p.sigma = scale.sigma;
+    p.log_sigma = scale.log_sigma;
+  }
+  if (traits.parameters > 2) {
+    p.prior_loc = t.read(c.params[2]);
+    prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, false, want_log, want_gradient, t);
+    p.prior_sigma = prior.sigma;
+    p.prior_log_sigma = prior.log_sigma;
+  }
+  if (traits.scaled && want_log) p.far = kernels.far[c.wide()](p, t.count());
+}
+
+// Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.
+inline const void* noise_of(ElementwiseTile& t, const ElementwiseCall& c, int64_t k) {
+  FetchList ahead{{}, 0, c.item()};
+  t.fetch(ahead, c.z, k);
+  return t.noise(k, ahead);
+}
+
+inline void forward_item(const Kernels& common, const ElementwiseKernels& kernels, const ElementwiseCall& c,
+                         const TileItem& item, const PartialSums& partial) {
+  const FamilyTraits& traits = c.traits();
+  const bool sampled = traits.sampled(), draws = c.z.data || (sampled && c.length);
+  const bool valued = !sampled && c.length && item.first == 0;
+  ElementwiseTile t(kernels, c, item.tile);
+  const auto sum = [&](int value, int64_t run, const void* x) {
+    PartialSums::Pair* pairs = pairs_of(c, partial, value, run);
+    if (c.wide())
+      sum_values(common, c, value, run, item.tile, static_cast<const double*>(x), pairs);
+    else
+      sum_values(common, c, value, run, item.tile, static_cast<const float*>(x), pairs);
+  };
+  // The first sample's noise comes first: meanwhile the operands come from memory.
+  TilePass p{};
+  if (draws) {
+    FetchList ahead{{}, 0, c.item()};
+    for (const Operand& op : c.params) t.fetch(ahead, op);
+    t.fetch(ahead, c.z, item.first);
+    p.eps = t.noise(item.first, ahead);
+  }
+  ScalePass scale{}, prior{};
+  set_parameters(kernels, c, sampled || valued, false, t, p, scale, prior);
+  p.value[0] = t.take();
+  p.value[1] = t.take();
+  if (valued) {
+    kernels.value[c.wide()][static_cast<int>(traits.value)](p);
+    sum(0, 0, p.value[0]);
+  }
+  for (int64_t k = item.first; draws && k < item.last; ++k) {
+    const int used = t.used();
+    if (k > item.first) p.eps = noise_of(t, c, k);
+    p.z = t.room(c.z, k);
+    kernels.transform[c.wide()][static_cast<int>(c.transform())](p);
+    t.written(c.z, p.z, k);
+    for (int j = 0; sampled && c.length && j < traits.values; ++j) sum(j, k, p.value[j]);
+    t.release(used);
+  }
+}
+
+// ---- gradients ------------------------------------------------------------------------------------
+
+// Where a pass adds the gradients of loc, sigma, log sigma, and of the prior's loc and log sigma.
+constexpr int kSums = 5;
+inline void*& sum_of(TilePass& p, int j) {
+  void** const all[kSums] = {&p.to_loc, &p.to_sigma, &p.to_log_sigma, &p.to_prior_loc,
+                             &p.to_prior_log_sigma};
+  return *all[j];
+}
+inline bool has_sum(const ElementwiseCall& c, int j) {
+  return j < 2 || (j == 2 && c.traits().sampled()) || (j > 2 && c.traits().parameters > 2);
+}
+
+// Adds the gradients of some samples. The noise of the first of them may be there already.
+inline void add_samples(const ElementwiseKernels& kernels, const ElementwiseCall& c, const TileItem& item,
+                        ElementwiseTile& t, TilePass& p) {
+  const FamilyTraits& traits = c.traits();
+  for (int64_t k = item.first; k < item.last; ++k) {
+    const int used = t.used();
+    if (k > item.first) p.eps = noise_of(t, c, k);
+    p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
+    for (int j = 0; traits.sampled() && j < traits.values; ++j)
+      p.grad_value[j] = gradient_of_value(c, j, k, item.tile, t);
+    kernels.transform_backward[c.wide()][static_cast<int>(c.transform())](p);
+    t.release(used);
+  }
+}
+
+// The sums of the gradients of ranges of samples, each a row of `width` numbers for each of kSums, where
+// samples are more than one range. Position i of a row is element i % width of what was added up.
+class RangeSums {
+ public:
+  RangeSums(int64_t rows, int64_t width)
+      : width_(width), sums_(std::make_unique_for_overwrite<double[]>(
+                           static_cast<size_t>(rows * kSums * width))) {}
+
+  template <class T>
+  void set(int64_t row, int sum, const T* x, int64_t count) {
+    // Many chains of additions side by side: one alone would wait for each of its additions.
+    constexpr int64_t kChains = 64;
+    const int64_t wide = width_ * std::max(int64_t{1}, kChains / width_);
+    double chains[kTileBytes / 4], *to = at(row, sum);
+    if (count == width_) {
+      for (int64_t j = 0; j < width_; ++j) to[j] = static_cast<double>(x[j]);
+      return;
+    }
+    std::fill_n(chains, wide, 0.0);
+    for (int64_t i = 0; i < count; i += wide)
+      for (int64_t j = 0; j < std::min(wide, count - i); ++j)
+        chains[j] += static_cast<double>(x[i + j]);
+    std::fill_n(to, width_, 0.0);
+    for (int64_t i = 0; i < wide; i += width_)
+      for (int64_t j = 0; j < width_; ++j) to[j] += chains[i + j];
+  }
+
+  // Adds the sums of consecutive rows to x.
+  template <class T>
+  void add(int64_t row, int64_t rows, int sum, T* x, int64_t count) const {
+    double total[kTileBytes / 4];
+    std::fill_n(total, count, 0.0);
+    for (int64_t r = row; r < row + rows; ++r)
+      for (int64_t j = 0; j < count; ++j) total[j] += at(r, sum)[j];
+    for (int64_t j = 0; j < count; ++j) x[j] += static_cast<T>(total[j]);
+  }
+
+ private:
+  double* at(int64_t row, int sum) const { return sums_.get() + (row * kSums + sum) * width_; }
+  int64_t width_;
+  std::unique_ptr<double[]> sums_;
+};
+
+// The gradients of one range of samples of a tile, as a row of the sums.
+inline void backward_item(const ElementwiseKernels& kernels, const ElementwiseCall& c, const TileItem& item,
+                          RangeSums& sums, int64_t row) {
+  ElementwiseTile t(kernels, c, item.tile);
+  TilePass p{};
+  p.eps = noise_of(t, c, item.first);
+  ScalePass scale{}, prior{};
+  set_parameters(kernels, c, c.traits().sampled(), true, t, p, scale, prior);
+  for (int j = 0; j < kSums; ++j)
+    if (has_sum(c, j)) sum_of(p, j) = t.zeros();
+  add_samples(kernels, c, item, t, p);
+  for (int j = 0; j < kSums; ++j) {
+    if (!has_sum(c, j)) continue;
+    if (c.wide())
+      sums.set(row, j, static_cast<const double*>(sum_of(p, j)), t.count());
+    else
+      sums.set(row, j, static_cast<const float*>(sum_of(p, j)), t.count());
+  }
+}
+
+// The gradients of a tile. `sums` has those of the samples, `rows` for each tile; null: they are made.
+inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCall& c, int64_t tile,
+                          const RangeSums* sums, int64_t rows) {
+  const FamilyTraits& traits = c.traits();
+  const bool sampled = traits.sampled(), any = c.values[0] || c.values[1];
+  const bool draws = !sums && (c.z.data || (sampled && any)), valued = !sampled && any;
+  const bool logs = (valued || sampled) && traits.scaled;
+  ElementwiseTile t(kernels, c, tile);
+  TilePass p{};
+  if (draws) {
+    FetchList ahead{{}, 0, c.item()};
+    for (const Operand& op : c.params) t.fetch(ahead, op);
+    t.fetch(ahead, c.z);
+    for (const Operand& op : c.grads) t.fetch(ahead, op);
+    p.eps = t.noise(0, ahead);
+  }
+  ScalePass scale{}, prior{};
+  set_parameters(kernels, c, logs, true, t, p, scale, prior);
+
+  // A value's gradients are written, else there are zeros to add a draw's to.
+  const auto room = [&](void* x) {
+    if (!valued) std::memset(x, 0, static_cast<size_t>(t.padded() * c.real()));
+    return x;
+  };
+  p.to_loc = room(t.room(c.grads[0]));
+  p.to_sigma = room(traits.scaled ? t.take() : t.room(c.grads[1]));
+  if (sampled || valued) p.to_log_sigma = room(t.take());
+  if (traits.parameters > 2) {
+    p.to_prior_loc = room(t.room(c.grads[2]));
+    p.to_prior_log_sigma = room(t.take());
+  }
+  if (valued) {
+    p.grad_value[0] = gradient_of_value(c, 0, 0, tile, t);
+    kernels.value_backward[c.wide()][static_cast<int>(traits.value)](p);
+  }
+  if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);
+  for (int j = 0; sums && j < kSums; ++j) {
+    if (!has_sum(c, j)) continue;
+    if (c.wide())
+      sums->add(tile * rows, rows, j, static_cast<double*>(sum_of(p, j)), t.count());
+    else
+      sums->add(tile * rows, rows, j, static_cast<float*>(sum_of(p, j)), t.count());
+  }
+
+  // From sigma and log sigma to the scale's own parameter.
+  const auto to_scale = [&](const Operand& op, const ScalePass& s, const void* sigma, const void* log) {
+    if (!op.data) return;
+    void* out = t.room(op);
+    kernels.scale_gradient[c.wide()](s, sigma, log, out);
+    t.written(op, out);
+  };
+  t.written(c.grads[0], p.to_loc);
+  if (traits.scaled)
+    to_scale(c.grads[1], scale, p.to_sigma, p.to_log_sigma);
+  else
+    t.written(c.grads[1], p.to_sigma);
+  if (traits.parameters > 2) {
+    t.written(c.grads[2], p.to_prior_loc);
+    to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma);
+  }
+}
+
+// ---- samples of few elements ----------------------------------------------------------------------
+
+// Several samples whose elements fill at most half a tile, laid side by side: one sample of as many of
+// them as a tile holds, and the parameters over and over. `whole` has as many of these as there are,
+// `rest` what is left, as a sample of its own; n of either is 0 where it has none. Noise, z, eps and
+// the values that are each sample's own lie where they did.
+class Folded {
+ public:
+  static bool suits(const ElementwiseCall& c) { return c.samples > 1 && 2 * c.n <= c.tile_size(); }
+
+  explicit Folded(const ElementwiseCall& c) : whole(c), rest(c) {
+    // Whole steps of the kernels, where such a number of samples fits in.
+    const int64_t step = std::lcm(c.n, kTileStep), unit = step <= c.tile_size() ? step : c.n;
+    const int64_t all = c.samples * c.n, size = c.tile_size() / unit * unit;
+    for (int i = 0; i < c.traits().parameters; ++i) {
+      repeat(c, c.params[i], std::min(all, size), params_[i].bytes);
+      whole.params[i] = rest.params[i] = Operand{params_[i].bytes};
+    }
+    for (ElementwiseCall* f : {&whole, &rest}) {
+      if (!c.traits().sampled()) f->length = 0;             // they are no sample's
+      for (Operand& grad : f->grads) grad = {};
+      f->n = f->columns = size;
+    }
+    whole.samples = all / size;
+    if (whole.samples == 0) whole.n = 0;
+    const int64_t done = whole.samples * size;
+    rest.n = rest.columns = all - done;
+    rest.samples = 1;
+    rest.origin = done;
+    for (Operand* op : {&rest.z, &rest.eps})
+      if (op->data) op->data = static_cast<char*>(op->data) + done * c.item();
+    for (void*& value : rest.values)
+      if (value && rest.length) value = static_cast<char*>(value) + done / rest.length * c.real();
+  }
+
+  ElementwiseCall whole, rest;
+
+ private:
+  static void repeat(const ElementwiseCall& c, const Operand& op, int64_t count, unsigned char* to) {
+    if (const void* p = strided::direct(op, c.item(), c.columns, 0, c.n))
+      std::memcpy(to, p, static_cast<size_t>(c.n * c.item()));
+    else
+      gather(op, c.item(), c.columns, 0, c.n, to);
+    for (int64_t have = c.n; have < count; have *= 2)
+      std::memcpy(to + have * c.item(), to,
+                  static_cast<size_t>(std::min(have, count - have) * c.item()));
+  }
+  Slot params_[4];
+};
+
+}  // namespace fr

@@ -1,0 +1,3 @@
+// The Gumbel-softmax for avx512.
+#define FR_ISA 2
+#include "softmax/kernels.h"

@@ -1,0 +1,216 @@
+// Gumbel-softmax over whole tensors: how logits are cut into panels, and a panel's way forward and
+// back. Logits are (O, C, I): what lies outside the classes, the classes, what lies inside.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "softmax/panels.h"
+
+namespace fr {
+
+// As families/categorical.py has them.
+enum class Mode : int { soft, hard, one_hot };
+
+struct SoftmaxCall {
+  Dtype dtype;
+  Mode mode;
+  int64_t outer, classes, inner;
+  bool turned;              // see Cut
+  Strided logits, noise, y, soft, grad_y, grad_logits;
+  void *kl, *grad_kl;
+  uint64_t seed, offset;
+  double inverse_tau, unimix;
+};
+
+// Memory for the numerators of a panel, until their sum is known, and for what each block's are relative
+// to. Most panels keep their numerators where the shares will be; then none is taken for them.
+class Scratch {
+ public:
+  Scratch(const Cut& cut)
+      : cut_(cut), references_(allocate(cut.blocks())) {}
+  Steps numerators(int64_t first) {
+    if (!numerators_) numerators_ = allocate(cut_.steps);
+    return {numerators_.get() + first * step_bytes(), cut_.width};
+  }
+  void* reference(int64_t block) const { return references_.get() + block * step_bytes(); }
+
+ private:
+  using Memory = std::unique_ptr<unsigned char[]>;
+  int64_t step_bytes() const { return cut_.width * cut_.real; }
+  Memory allocate(int64_t steps) const {
+    return std::make_unique_for_overwrite<unsigned char[]>(static_cast<size_t>(steps * step_bytes()));
+  }
+
+  const Cut& cut_;
+  Memory references_, numerators_;
+};
+
+// Computes one panel after another.
+class SoftmaxPanels {
+ public:
+  SoftmaxPanels(const ElementwiseKernels& common, const SoftmaxKernels& kernels, const SoftmaxCall& call,
+                const Cut& cut)
+      : k_(kernels), c_(call), cut_(cut), wide_(call.dtype == Dtype::f64), scratch_(cut),
+        stage_(common, call.dtype, cut) {
+    for (int i = 0; i < 8; ++i) *lists_[i] = state_[i];
+  }
+
+  void forward(int64_t unit) {
+    cut_.for_panels(unit, [&](const Panel& panel) { forward_panel(panel); });
+  }
+  void backward(int64_t unit) {
+    cut_.for_panels(unit, [&](const Panel& panel) { backward_panel(panel); });
+  }
+
+ private:
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+  void forward_panel(const Panel& p) {
+    const bool mixes = c_.mode == Mode::one_hot && c_.unimix > 0;
+    const bool chooses = c_.y.data && c_.mode != Mode::soft;
+    const bool softens = c_.soft.data || (c_.y.data && c_.mode == Mode::soft);
+    begin();
+    find_top(p);
+    if (c_.kl || (c_.y.data && mixes)) find_stats(p, {});
+    if (c_.kl) put_divergence(p);
+    if (!c_.y.data) return;
+    each_block([&](const Block& b, int64_t block) {
+      Steps score = logits(p, b);
+      const void* top = r_.top;
+      if (mixes) {
+        const Steps mixed = stage_.slot(kScore, b);
+        k_.mix[wide_](b, score, c_.unimix, static_cast<double>(c_.classes), r_, mixed);
+        stage_.fill_up(mixed, p, b, -kInfinity);
+        score = mixed;
+        top = zeros_;
+      }
+      const Steps total = softens ? numerators(p, b) : stage_.slot(kScore, b);
+      k_.add[wide_](b, score, top, noise(p, b), total);
+      if (chooses) k_.choose[wide_](b, total, r_);
+      if (softens) k_.soften[wide_](b, total, c_.inverse_tau, r_, total, scratch_.reference(block));
+    });
+    if (cut_.rows && softens) k_.join_soft[wide_](cut_.width, c_.inverse_tau, r_);
+    if (cut_.rows && chooses) k_.join_best[wide_](cut_.width, r_);
+    each_block([&](const Block& b, int64_t block) {
+      if (chooses) write(p, b, c_.y, [&](Steps out) { k_.one_hot[wide_](b, r_, out); });
+      if (softens)
+        write(p, b, shares(), [&](Steps out) {
+          k_.share[wide_](b, numerators(p, b), c_.inverse_tau, r_, scratch_.reference(block), out);
+        });
+    });
+  }
+
+  void backward_panel(const Panel& p) {
+    const bool through_soft = c_.grad_y.data && c_.mode != Mode::one_hot;
+    const bool through_shares = c_.grad_kl || (c_.grad_y.data && !through_soft);
+    const Strided grad = through_soft ? Strided{} : c_.grad_y;
+    begin();
+    if (through_shares) {
+      find_top(p);
+      find_stats(p, grad);
+      if (c_.grad_kl) stage_.read_inner(c_.grad_kl, p, weights_);
+    }
+    // Of the stats, dot is of one gradient; soft's comes first and is kept aside.
+    Reduced soft = r_;
+    soft.dot = soft_dot_;
+    if (through_soft) {
+      each_block([&](const Block& b, int64_t) {
+        k_.dot[wide_](b, read(p, b, c_.grad_y, kGrad), read(p, b, c_.soft, kSoft), soft);
+      });
+      if (cut_.rows) k_.join_dot[wide_](cut_.width, soft);
+    }
+    each_block([&](const Block& b, int64_t) {
+      write(p, b, c_.grad_logits, [&](Steps out) {
+        if (through_soft)
+          k_.soft_gradient[wide_](b, read(p, b, c_.grad_y, kGrad), read(p, b, c_.soft, kSoft),
+                                  c_.inverse_tau, soft, out);
+        if (through_shares)
+          k_.share_gradient[wide_](b, logits(p, b), grad.data ? read(p, b, grad, kGrad) : Steps{},
+                                   1 - c_.unimix, c_.grad_kl ? weights_ : nullptr, through_soft, r_, out);
+      });
+    });
+  }
+
+  void begin() {
+    stage_.begin();
+    const auto bytes = static_cast<size_t>(cut_.width * cut_.real);
+    for (void** list : lists_) std::memset(*list, 0, bytes);
+    std::memset(soft_dot_, 0, bytes);
+    for (int64_t i = 0; i < cut_.width; ++i) {
+      set(r_.top, i, lowest());
+      set(r_.max, i, lowest());
+      set(r_.best, i, -kInfinity);
+    }
+  }
+  void find_top(const Panel& p) {
+    each_block([&](const Block& b, int64_t) {
+      k_.top[wide_](b, logits(p, b), r_);
+    });
+    if (cut_.rows) k_.join_top[wide_](cut_.width, r_);
+  }
+  void find_stats(const Panel& p, const Strided& grad) {
+    each_block([&](const Block& b, int64_t) {
+      k_.stats[wide_](b, logits(p, b), grad.data ? read(p, b, grad, kGrad) : Steps{}, r_);
+    });
+    if (cut_.rows) k_.join_stats[wide_](cut_.width, r_);
+  }
+  void put_divergence(const Panel& p) {
+    k_.divergence[wide_](cut_.width, static_cast<double>(c_.classes), r_, weights_);
+    stage_.write_inner(weights_, c_.kl, p);
+  }
+
+  template <class F>
+  void each_block(const F& f) {
+    for (int64_t block = 0; block < cut_.blocks(); ++block) f(cut_.block(block), block);
+  }
+
+  const Strided& shares() const { return c_.mode == Mode::soft ? c_.y : c_.soft; }
+  // Where the shares will be, if that is memory of Reals: no second buffer passes through the caches.
+  Steps numerators(const Panel& p, const Block& b) {
+    return stage_.direct(shares(), p, b) ? stage_.where(shares(), p, b) : scratch_.numerators(b.first);
+  }
+
+  Steps read(const Panel& p, const Block& b, const Strided& from, int slot) {
+    return stage_.read(from, p, b, slot, 0.0);
+  }
+  // Classes that only fill a register up are as good as none.
+  Steps logits(const Panel& p, const Block& b) { return stage_.read(c_.logits, p, b, kLogits, -kInfinity); }
+  NoiseSteps noise(const Panel& p, const Block& b) {
+    if (!c_.noise.data) return stage_.noise(k_.noise[wide_], c_.seed, c_.offset, p, b);
+    const Steps given = read(p, b, c_.noise, kGrad);
+    return {given.data, given.stride, 0, 0, 0};
+  }
+  template <class F>
+  void write(const Panel& p, const Block& b, const Strided& to, const F& compute) {
+    const Steps out = stage_.room(to, p, b, kOut);
+    compute(out);
+    stage_.written(out, to, p, b);
+  }
+
+  double lowest() const {
+    return wide_ ? -std::numeric_limits<double>::max() : -std::numeric_limits<float>::max();
+  }
+  void set(void* list, int64_t i, double x) const {
+    if (wide_)
+      static_cast<double*>(list)[i] = x;
+    else
+      static_cast<float*>(list)[i] = static_cast<float>(x);
+  }
+
+  const SoftmaxKernels& k_;
+  const SoftmaxCall& c_;
+  const Cut& cut_;
+  const bool wide_;
+  Scratch scratch_;
+  SoftmaxStage stage_;
+  alignas(64) unsigned char state_[8][Cut::kWidthBytes], soft_dot_[Cut::kWidthBytes];
+  alignas(64) unsigned char weights_[Cut::kWidthBytes], zeros_[Cut::kWidthBytes] = {};
+  Reduced r_{};
+  void** const lists_[8] = {&r_.top, &r_.sum,      &r_.weighted, &r_.dot,
+                            &r_.max, &r_.soft_sum, &r_.best,     &r_.at};
+};
+
+}  // namespace fr

@@ -1,0 +1,247 @@
+// The Gumbel-softmax op on the CPU: fused_reparam/ops/softmax*.py in C++.
+#pragma once
+
+#include <array>
+
+#include "torch/layout.h"
+
+namespace fr::ops {
+
+using SoftmaxEntry = int (*)(const fused_reparam_softmax*);
+
+struct GumbelSoftmax {
+  static constexpr const char* name = "gumbel_softmax";
+  static constexpr const char* node_name = "FusedGumbelSoftmaxBackward";
+  // logits, key, noise; y, soft, kl; saved are logits and soft
+  static constexpr size_t inputs = 3, outputs = 3, options = 8, kept = 2;
+  using Inputs = c10::SmallVector<Tensor, 6>;
+  using Needs = std::array<bool, 1>;
+  static constexpr std::array<size_t, 1> differentiable{0};
+
+  inline static SoftmaxEntry forward_entry = nullptr, backward_entry = nullptr;
+
+  // As fused_reparam/families/categorical.py numbers them.
+  enum Mode : int64_t { soft, hard, one_hot };
+
+  struct Spec {
+    Dims order;
+    bool ordered;  // whether the order was given; else it is the logits'
+    int64_t mode;
+    double tau, unimix;
+    int64_t dim;
+    bool want_y, want_soft;
+    std::optional<Reduction> reduction;
+  };
+
+  // Logits, or what is shaped like them, as (outer, classes, inner) in memory order.
+  struct Parameters {
+    Tensor like;
+    Dims variables, order_of_variables;  // the shape without the classes
+    int64_t outer = 1, classes = 1, inner = 1;
+  };
+
+  static bool parse(const IValue* args, Spec& spec) {
+    spec.ordered = !args[0].isNone();
+    if (spec.ordered)
+      for (const IValue& d : args[0].toListRef()) spec.order.push_back(d.toInt());
+    spec.mode = args[1].toInt();
+    spec.tau = args[2].toDouble();
+    spec.unimix = args[3].toDouble();
+    spec.dim = args[4].toInt();
+    spec.want_y = args[5].toBool();
+    spec.want_soft = args[6].toBool();
+    if (!args[7].isNone()) {
+      spec.reduction = reduction_of(args[7].toStringRef());
+      if (!spec.reduction || *spec.reduction == Reduction::last) return false;
+    }
+    return spec.mode >= soft && spec.mode <= one_hot && spec.tau >= 0x1p-126 && spec.tau <= 0x1p126 &&
+           spec.unimix >= 0 && spec.unimix < 1 && (!spec.want_soft || (spec.mode == hard && spec.want_y));
+  }
+
+  static bool shape_fits(Spec& spec, const Tensor& like, Parameters& p) {
+    if (!like.defined() || dtype_code(like) < 0 || like.numel() == 0 || like.numel() > most_elements ||
+        spec.dim < 0 || spec.dim >= like.dim() || like.size(spec.dim) > INT32_MAX)
+      return false;
+    if (!spec.ordered) spec.order = memory_order(like);
+    spec.ordered = true;
+    if (!is_permutation(spec.order, like.dim())) return false;
+    p.like = like;
+    p.classes = like.size(spec.dim);
+    for (int64_t i = 0; i < like.dim(); ++i)
+      if (i != spec.dim) p.variables.push_back(like.size(i));
+    bool inside = false;
+    for (int64_t i = 0; i < like.dim(); ++i) {
+      const int64_t d = spec.order.empty() ? i : spec.order[static_cast<size_t>(i)];
+      if (d == spec.dim) {
+        inside = true;
+        continue;
+      }
+      (inside ? p.inner : p.outer) *= like.size(d);
+      if (!spec.order.empty()) p.order_of_variables.push_back(d - (d > spec.dim));
+    }
+    return true;
+  }
+
+  static bool check(Spec& spec, const Inputs& in, Parameters& p) {
+    const auto& [logits, key, noise] = std::tie(in[0], in[1], in[2]);
+    if (!shape_fits(spec, logits, p)) return false;
+    if (key.defined() && !is_key(key)) return false;
+    if (!noise.defined()) return key.defined() || !spec.want_y;
+    return noise.scalar_type() == logits.scalar_type() && noise.sizes() == logits.sizes();
+  }
+
+  struct Strides {
+    int64_t outer, cls, inner;
+  };
+
+  // The three strides of a tensor of the logits' shape, which becomes a copy where it has none.
+  static Strides three(const Spec& spec, const Parameters& p, Tensor& t) {
+    const Dims shape = in_order(t.sizes(), spec.order), strides = in_order(t.strides(), spec.order);
+    size_t at = static_cast<size_t>(spec.dim);
+    for (size_t i = 0; i < spec.order.size(); ++i)
+      if (spec.order[i] == spec.dim) at = i;
+    const int64_t outer = run_stride(shape, strides, 0, at),
+                  inner = run_stride(shape, strides, at + 1, shape.size());
+    if (outer >= 0 && inner >= 0) return {outer, strides[at], inner};
+    t = consecutive(t, spec.order);
+    return {p.classes * p.inner, p.inner, 1};
+  }
+
+  static fused_reparam_softmax call_of(const Spec& spec, const Parameters& p) {
+    fused_reparam_softmax call{};
+    call.dtype = dtype_code(p.like);
+    call.mode = spec.mode;
+    call.outer = p.outer;
+    call.classes = p.classes;
+    call.inner = p.inner;
+    call.tau = spec.tau;
+    call.unimix = spec.unimix;
+    return call;
+  }
+
+  static variable_list forward(const Spec& spec, const Inputs& in, const Parameters& p) {
+    at::AutoDispatchBelowADInplaceOrView no_gradients;
+    fused_reparam_softmax call = call_of(spec, p);
+    Tensor logits = in[0], noise = in[2];
+    const Strides strides = three(spec, p, logits);
+    call.logits = logits.data_ptr();
+    call.logits_strides = {strides.outer, strides.cls, strides.inner};
+    if (in[1].defined()) call.key = static_cast<const uint64_t*>(in[1].data_ptr());
+    if (noise.defined()) {
+      noise = consecutive(noise, spec.order);
+      call.noise = noise.data_ptr();
+    }
+    variable_list found(outputs);
+    if (spec.want_y) {
+      found[0] = empty_ordered(in[0].sizes(), spec.order, in[0].options());
+      call.y_or_grad_y = found[0].data_ptr();
+    }
+    if (spec.want_soft) {
+      found[1] = empty_ordered(in[0].sizes(), spec.order, in[0].options());
+      call.soft = found[1].data_ptr();
+    }
+    if (spec.reduction) {
+      found[2] = empty_ordered(p.variables, p.order_of_variables, value_options(in[0]));
+      call.kl_or_grad_kl = found[2].data_ptr();
+    }
+    run(forward_entry, call);
+    if (spec.reduction) found[2] = reduced(found[2], *spec.reduction);
+    return found;
+  }
+
+  // The KLs of the variables, reduced.
+  static Tensor reduced(const Tensor& kl, Reduction reduction) {
+    const int64_t keep = kept_dims(kl.dim(), reduction);
+    if (keep == kl.dim() && reduction != Reduction::batchmean && reduction != Reduction::mean) return kl;
+    Dims summed;
+    for (int64_t d = keep; d < kl.dim(); ++d) summed.push_back(d);
+    Tensor found = summed.empty() ? kl.clone() : kl.sum(summed);
+    const double weight = weight_of(kl.sizes(), reduction);
+    return weight == 1 ? found : found.mul_(weight);
+  }
+
+  // The gradient of the reduced KL as that of each variable's, consecutive.
+  static Tensor spread(const Spec& spec, const Parameters& p, Tensor grad) {
+    const double weight = weight_of(p.variables, *spec.reduction);
+    if (weight != 1) grad = grad * weight;
+    Dims shape(grad.sizes().begin(), grad.sizes().end());
+    shape.resize(p.variables.size(), 1);
+    return consecutive(grad.reshape(shape).expand(p.variables), p.order_of_variables);
+  }
+
+  // `kept`: what was saved, logits and soft.
+  static bool can_differentiate(const Inputs&, const Needs&) { return true; }
+
+  static variable_list backward(Spec& spec, const Inputs& kept, const variable_list& grads,
+                                const Needs& needs, bool) {
+    Parameters p;
+    TORCH_CHECK(shape_fits(spec, kept[0].defined() ? kept[0] : kept[1], p), name,
+                ": what was saved is no longer what it was");
+    at::AutoDispatchBelowADInplaceOrView no_gradients;
+    if (!needs[0]) return variable_list(1);
+    fused_reparam_softmax call = call_of(spec, p);
+    Tensor logits = p.like, saved_soft = kept[1];
+    // The gradient of a hard y is soft's, so both come together.
+    Tensor grad_y = spec.want_y ? grads[0] : Tensor();
+    if (spec.want_soft && grads[1].defined()) grad_y = grad_y.defined() ? grad_y + grads[1] : grads[1];
+    Tensor grad_kl = spec.reduction ? grads[2] : Tensor();
+    const Tensor grad = empty_ordered(p.like.sizes(), spec.order, p.like.options());
+    if (!grad_y.defined() && !grad_kl.defined()) return {grad.zero_()};
+    Strides strides = three(spec, p, logits);
+    call.logits = logits.data_ptr();
+    call.logits_strides = {strides.outer, strides.cls, strides.inner};
+    if (grad_y.defined()) {
+      strides = three(spec, p, grad_y);
+      call.y_or_grad_y = grad_y.data_ptr();
+      call.grad_strides = {strides.outer, strides.cls, strides.inner};
+    }
+    if (saved_soft.defined()) {
+      saved_soft = consecutive(saved_soft, spec.order);
+      call.soft = saved_soft.data_ptr();
+    }
+    if (grad_kl.defined()) {
+      grad_kl = spread(spec, p, grad_kl);
+      call.kl_or_grad_kl = grad_kl.data_ptr();
+    }
+    call.grad_logits = grad.data_ptr();
+    run(backward_entry, call);
+    return {grad};
+  }
+
+  // Whether tensors that came by hand are what was saved of a call, and gradients of its outputs.
+  static bool check_kept(Spec& spec, const Inputs& kept, const variable_list& grads, Parameters& p) {
+    const Tensor& like = kept[0].defined() ? kept[0] : kept[1];
+    if (!shape_fits(spec, like, p)) return false;
+    const auto fits = [&](const Tensor& t) {
+      return !t.defined() || (t.sizes() == like.sizes() && t.scalar_type() == like.scalar_type());
+    };
+    if (!fits(kept[0]) || !fits(kept[1]) || !fits(grads[0]) || !fits(grads[1])) return false;
+    const bool of_y = grads[0].defined() || grads[1].defined(), of_kl = grads[2].defined();
+    if ((of_kl || (of_y && spec.mode == one_hot)) && !kept[0].defined()) return false;
+    if (of_y && spec.mode != one_hot && !kept[1].defined()) return false;
+    if (!of_kl) return true;
+    if (!spec.reduction) return false;
+    const auto keep = kept_dims(static_cast<int64_t>(p.variables.size()), *spec.reduction);
+    return grads[2].dtype() == value_options(like).dtype() &&
+           grads[2].sizes() == IntArrayRef(p.variables).slice(0, static_cast<size_t>(keep));
+  }
+
+  template <class Node>
+  static void keep(Node& node, const Spec& spec, const Inputs& in, const variable_list& found) {
+    node.keep(spec.reduction || spec.mode == one_hot ? in[0] : Tensor());
+    const Tensor of_y = spec.mode == one_hot || !spec.want_y ? Tensor() : spec.mode == hard ? found[1] : found[0];
+    node.keep(of_y, true);
+  }
+  // The gradient of a hard y is of the soft values, which therefore are an output.
+  static Spec with_gradient(Spec spec) {
+    spec.want_soft = spec.want_y && spec.mode == hard;
+    return spec;
+  }
+  // The same in the options, as Python reads them.
+  static void settle(std::vector<IValue>& options) {
+    options[6] = options[5].toBool() && options[1].toInt() == hard;
+  }
+  static bool visible(const Spec& spec, size_t output) { return output != 1 || spec.want_soft; }
+};
+
+}  // namespace fr::ops

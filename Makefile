@@ -44,11 +44,11 @@ test: $(STAMP)
 # the end is no fault. Little is optimized: that takes a compiler most of its time.
 SANITIZERS := -O1 -g1 -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
 # What runs with each instruction set, and what chooses among them itself or never enters a kernel.
-SANITIZED := $(addprefix tests/test_,op_fuzz.py draw.py draw_extremes.py categories.py)
-SANITIZED_ONCE := $(addprefix tests/test_,sanitizers.py native.py native_extremes.py native_forms.py \
-	native_noise.py bit_patterns.py many_samples.py native_ops.py \
-	native_arguments.py native_extension.py saved_tensor_hooks.py hostile_keys.py \
-	huge_numbers.py)
+SANITIZED := $(addprefix tests/ops/test_,fuzz.py elementwise.py elementwise_extremes.py gumbel_softmax.py)
+SANITIZED_ONCE := $(addprefix tests/backends/cpu/test_,sanitizers.py gaussian.py extremes.py kernel_variants.py \
+	noise.py bit_patterns.py ops.py arguments.py extension.py) \
+	$(addprefix tests/ops/test_,saved_tensor_hooks.py hostile_keys.py huge_numbers.py) \
+	tests/public/test_many_samples.py
 SANITIZED_TESTS = $(BIN)/python -m pytest -q -n 2 -m "not slow" -k "not triton and not reference"
 LIBASAN = $(shell $(CXX) -print-file-name=libasan.so)
 

@@ -20,16 +20,16 @@ if not torch.cuda.is_available():
 # A graph compiled yesterday says nothing of an op changed today.
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 
-import interpreter
-from python_kernels import python_kernels
-
 import fused_reparam
 from fused_reparam.backends import cpu, dispatch
+from tests.helpers import interpreter
+from tests.helpers.python_kernels import python_kernels
 
+collect_ignore = ["helpers"]  # where nothing is a test, and imports may skip
 try:
     import numpy  # noqa: F401
 except ModuleNotFoundError:
-    collect_ignore = ["ptx"]  # the executor of PTX is written in it
+    collect_ignore.append("ptx")  # the executor of PTX is written in it
 
 interpreter.patch_once_a_launch()
 

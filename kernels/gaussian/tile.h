@@ -37,7 +37,7 @@ FR_INLINE void load_noise(const Memory<dtype>* given, const Real<dtype>* made, i
 
 // The usual call (noise from the key, everything wanted, nothing bounded) has kernels of its own
 // without the tests for all else inside their loops: 2.0 instructions per float32 element after the
-// noise become 1.5 forward, 2.9 become 1.5 backward (AVX-512, tests/stepping.py).
+// noise become 1.5 forward, 2.9 become 1.5 backward (AVX-512, tests/helpers/stepping.py).
 enum class Form { usual, any };
 
 FR_INLINE bool unbounded(const Common& c) {

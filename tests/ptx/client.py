@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent.parent
+from tests.helpers import paths
 
 
 class Client:
@@ -24,13 +23,12 @@ class Client:
         self.errors = own / "errors"
 
     def start(self) -> subprocess.Popen:
-        paths = (str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", ""))
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+        environment = {k: v for k, v in paths.environment().items() if not k.startswith("TRITON_")}
+        environment |= {"OMP_NUM_THREADS": "1"}
         environment |= {"TRITON_CACHE_DIR": self.compiled, "CUDA_VISIBLE_DEVICES": ""}
         with self.errors.open("w") as errors:
             return subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(TESTS / "ptx" / "server.py"), str(self.own)],
+                [sys.executable, "-W", "ignore", "-m", "tests.ptx.server", str(self.own)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
                 env=environment,
             )  # fmt: skip

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from ptx import fake_gpu
-from ptx.client import Client
+from tests.ptx import fake_gpu
+from tests.ptx.client import Client
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from unittest import mock
 
 import fused_reparam.backends
-from ptx.case import DTYPES
-from ptx.kernel_cases import cases
+from tests.ptx.case import DTYPES
+from tests.ptx.kernel_cases import cases
 
 BACKEND = Path(fused_reparam.backends.__file__).parent / "triton"
 

@@ -8,7 +8,7 @@ import torch
 
 import fused_reparam as fr
 from fused_reparam.ops import softmax
-from ptx.case import CARRY32, CARRY64, Case, graph_key
+from tests.ptx.case import CARRY32, CARRY64, Case, graph_key
 
 
 @cache

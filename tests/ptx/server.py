@@ -1,7 +1,7 @@
 """Executes cases as PTX in a process of its own, because Triton's interpreter, with which the other
 tests run the kernels, can't be left within a process.
 
-`python tests/ptx/server.py FOLDER` reads requests from its input, a line of JSON each, and answers
+`python -m tests.ptx.server FOLDER` reads requests from its input, a line of JSON each, and answers
 each with a line; FOLDER is its own. A request: {"case": name, "dtype": ..., and what else
 `Server.answer` reads}. An answer: {"problem": why it failed, or None; "changed": the kernels that
 a mutation changed}.
@@ -21,11 +21,11 @@ class Server:
     def __init__(self, folder: Path, architecture: int) -> None:
         import torch
 
-        from ptx import fake_gpu
+        from tests.ptx import fake_gpu
 
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN
-        from ptx.execution import Statistics
+        from tests.ptx.execution import Statistics
 
         self.statistics = Statistics()
         self.mutate = lambda text: text
@@ -34,9 +34,9 @@ class Server:
         self.machine = fake_gpu.Machine(library, architecture, self.execute, self.parse)
 
     def parse(self, text):
-        from ptx.contraction import contracted_sums
-        from ptx.module import Kernel
-        from ptx.types import Fault
+        from tests.ptx.contraction import contracted_sums
+        from tests.ptx.module import Kernel
+        from tests.ptx.types import Fault
 
         made = self.mutate(text)
         self.changed += made != text
@@ -47,7 +47,7 @@ class Server:
         return kernel
 
     def execute(self, launch, tensors) -> None:
-        from ptx.execution import run
+        from tests.ptx.execution import run
 
         run(*launch, tensors, self.statistics)
 
@@ -58,9 +58,9 @@ class Server:
         """
         import re
 
-        from ptx.approximate import Errors
-        from ptx.kernel_cases import cases
-        from ptx.stream_cases import stream_case
+        from tests.ptx.approximate import Errors
+        from tests.ptx.kernel_cases import cases
+        from tests.ptx.stream_cases import stream_case
 
         Errors.scale, Errors.salt = request.get("spoil", 0.0), request.get("salt", 0)
         mutation = request.get("mutation")
@@ -72,7 +72,7 @@ class Server:
             self.machine.forget()
         try:
             if "stream" in request:
-                from ptx.log_kernel import logarithm_on
+                from tests.ptx.log_kernel import logarithm_on
 
                 logarithm = logarithm_on(self.machine)
                 problem = stream_case(request["stream"], request["dtype"], logarithm)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ptx.approximate import approximate
-from ptx.case import error
-from ptx.floating import fma32
-from ptx.types import F32, U32, U64
+from tests.ptx.approximate import approximate
+from tests.ptx.case import error
+from tests.ptx.floating import fma32
+from tests.ptx.types import F32, U32, U64
 
 _TURN = F32(2.0**-32) * F32(6.2831855)  # as cuRAND rounds it
 # name -> elements, and how many blocks of 256 threads the GPU holds.

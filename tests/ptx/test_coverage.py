@@ -6,9 +6,9 @@ pytest.importorskip("triton")
 
 from fused_reparam.families import FAMILIES
 from fused_reparam.rng import bases as streams
-from ptx import stream_cases
-from ptx.case import DTYPES
-from ptx.coverage import chosen, features, kernels
+from tests.ptx import stream_cases
+from tests.ptx.case import DTYPES
+from tests.ptx.coverage import chosen, features, kernels
 
 # These are executed by `stream_cases`, of which every size and dtype is.
 STREAM = {

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ptx.approximate import Errors, approximate
-from ptx.contraction import contracted_sums
-from ptx.execution import Statistics
-from ptx.execution import run as execute
-from ptx.floating import fma32, fma64, maximum, minimum, to_bf16, to_integer
-from ptx.integers import extract, high_product, permute, quotient
-from ptx.module import Kernel
-from ptx.types import Fault, Unknown
+from tests.ptx.approximate import Errors, approximate
+from tests.ptx.contraction import contracted_sums
+from tests.ptx.execution import Statistics
+from tests.ptx.execution import run as execute
+from tests.ptx.floating import fma32, fma64, maximum, minimum, to_bf16, to_integer
+from tests.ptx.integers import extract, high_product, permute, quotient
+from tests.ptx.module import Kernel
+from tests.ptx.types import Fault, Unknown
 
 F32, F64, U32 = np.float32, np.float64, np.uint32
 HEAD = """.version 8.4

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ptx.stream_cases import SIZES
+from tests.ptx.stream_cases import SIZES
 
 pytest.importorskip("triton")
 
-from ptx.coverage import chosen
+from tests.ptx.coverage import chosen
 
 
 @pytest.mark.parametrize(("name", "dtype"), chosen(), ids=lambda word: word)

@@ -1,8 +1,8 @@
 """Tile shapes: how many 128-bit vectors a program takes, and with how many warps.
 
 Large tensors get the shape with the fewest instructions per element that still leaves enough
-programs on a multiprocessor; `python tests/aot.py --sweep` lists the candidates and how they were
-judged. They come from machine code, not from measurements.
+programs on a multiprocessor; `python -m tests.helpers.aot --sweep` lists the candidates and how
+they were judged. They come from machine code, not from measurements.
 """
 
 from __future__ import annotations

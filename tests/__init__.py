@@ -1,0 +1,1 @@
+"""The tests, by what they test; docs/testing.md shows the folders."""

@@ -1,0 +1,133 @@
+"""The CPU draws' inner loops, by what stands in their machine code: a gate without a clock.
+
+`python -m tests.helpers.disassembly` prints the counts; see there how the loops are found.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from tests.helpers import disassembly
+from tests.helpers.stepping import COMPILER, OTHER_MARGIN
+
+# Instructions for each register of results, AVX-512 and AVX2, float32. In AVX-512 made of:
+#   loads, a store and the loop 6 to 8, with an addition to what is there 2 more
+#   about 14 for exp, 16 for a log, 30 for one of any number (zero, negative, subnormal), 20 for
+#     expm1, 10 for log(1 + e)
+#   noise: words 28 (see `test_gaussian_instructions`); u, order, store and fetching ahead 12
+# "far": for tiles with a sigma that is far out, where ratios to the prior are of logarithms. Each
+# element chooses, so that both ways are made.
+# AVX2 has no exponent instructions, no xor of three and half of the registers: constants and
+# words are loaded again.
+BOUNDS = {
+    ("noise", "UniformBits"): (42, 50.5),
+    ("noise", "Normal"): (60, 78.5),  # Box-Muller 20 in place of u
+    ("noise", "Symmetric"): (44, 53),  # 1 - 2 v, sign
+    ("noise", "Exponential"): (66.5, 76.5),  # log of either end, 24
+    ("noise", "Laplace"): (65, 74.5),  # log, sign
+    ("noise", "Logistic"): (65.5, 74.5),  # quotient, log, sign
+    ("noise", "Gumbel"): (86.5, 98.5),  # log of either end, log
+    ("noise", "Cauchy"): (60, 65.5),  # two series 15, quotient, sign
+    ("noise", "StudentT"): (84.5, 122.5),  # given both numbers: log, expm1, series 7, root
+    ("transform", "linear"): (7.2, 7.2),  # two loads, multiply-add, store, index, loop
+    ("transform", "log_prob"): (5.5, 5.5),  # three results; densities 6
+    ("transform", "log_prob_prior"): (6.2, 6.5),  # the same with a quotient
+    ("transform", "log_prob far"): (13.7, 17.4),  # exp of a ratio, choice 4
+    ("transform", "log_prob_prior far"): (
+        21.5,
+        29.4,
+    ),  # the same with the prior's root, another exp
+    ("transform", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
+    ("transform", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
+    ("transform", "exponent"): (23, 31),  # exp
+    ("transform", "relaxed_bernoulli"): (26, 34),  # exp, quotient
+    ("transform", "hard_bernoulli"): (8.8, 8.8),  # sum, choices 3
+    ("transform", "kumaraswamy"): (119, 158),  # two quotients, exp; log(1 - e^-t): exp, expm1, log
+    # Two or three results.
+    ("transform_backward", "linear"): (3.9, 3.9),
+    ("transform_backward", "log_prob"): (6.8, 6.8),
+    ("transform_backward", "log_prob_prior"): (5.8, 5.8),  # five results
+    ("transform_backward", "log_prob far"): (20, 24.4),  # as near where it is near: choice 3 more
+    ("transform_backward", "log_prob_prior far"): (19, 23.3),
+    ("transform_backward", "mixture"): (17.5, 20.5),  # exp, shares 8
+    ("transform_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
+    ("transform_backward", "exponent"): (16.5, 20.5),  # exp
+    ("transform_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
+    ("transform_backward", "kumaraswamy"): (76, 106),  # the same, expm1, a quotient; two results
+    ("value", "gaussian"): (13.4, 13.4),  # two squares, sums, bound
+    ("value", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
+    ("value", "gaussian far"): (34, 43),  # exp of a ratio, choice 3
+    ("value", "gaussian_prior far"): (56.5, 77),  # the same, and the prior's root
+    ("value", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
+    ("value", "uniform"): (42.5, 43.5),  # log of any number, choice
+    ("value", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
+    ("value_backward", "gaussian"): (6.8, 6.8),
+    ("value_backward", "gaussian_prior"): (5.8, 5.8),
+    ("value_backward", "gaussian far"): (16, 20.2),
+    ("value_backward", "gaussian_prior far"): (16.5, 21.4),
+    ("value_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
+    ("value_backward", "uniform"): (10, 10.5),
+    ("value_backward", "cauchy"): (14, 15),
+    # Every result that may be wanted: sigma, its logarithm, both derivatives.
+    ("scale", "logvar"): (9.1, 11.7),
+    ("scale", "log_std"): (8.8, 11.2),
+    ("scale", "std"): (27.5, 29),
+    ("scale", "var"): (29, 30.5),
+    ("scale", "rho"): (38.5, 48.5),
+}
+CASES = [(isa, *key) for isa in disassembly.ISAS for key in BOUNDS]
+
+
+@cache
+def found() -> tuple[dict[tuple[str, str, str], list[list[str]]], float]:
+    """The loops, and what bounds are multiplied by for the compiler of the library."""
+    try:
+        loops = disassembly.draw_loops()
+    except disassembly.CannotRead as why:
+        pytest.skip(f"machine code can't be read: {why}")
+    return loops, 1.0 if COMPILER in disassembly.library().read_bytes() else OTHER_MARGIN
+
+
+def loops_of(case: tuple[str, str, str]) -> tuple[list[list[str]], float]:
+    loops, margin = found()
+    bodies = loops.get(case, [])
+    if not bodies and margin != 1.0:
+        pytest.skip("the compiler of this library has put the loop elsewhere")
+    assert bodies, "the loop was not found"
+    return bodies, margin
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_loops_work_on_whole_registers(case):
+    for body in loops_of(case)[0]:
+        assert disassembly.scalar(body) == []
+        assert disassembly.narrow(body, case[0]) == []
+        assert not [text for text in body if text.startswith("call") or "gather" in text]
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_instructions_per_register(case):
+    isa, *key = case
+    bodies, margin = loops_of(case)
+    bound = BOUNDS[tuple(key)][disassembly.ISAS.index(isa)]
+    assert disassembly.per_register(key[0], bodies) <= bound * margin
+
+
+def test_a_machine_without_objdump_is_no_failure(monkeypatch):
+    monkeypatch.setattr(disassembly.shutil, "which", lambda name: None)
+    monkeypatch.setattr(disassembly.platform, "machine", lambda: "x86_64")
+    with pytest.raises(disassembly.CannotRead, match="objdump"):
+        disassembly.library()
+
+
+def test_the_reader_sees_what_it_is_for():
+    body = ["vmulss %xmm0,%xmm1,%xmm2", "vaddps %ymm0,%ymm1,%ymm2", "vmovups %zmm2,(%rax,%rdx,4)",
+            "vmovaps %zmm2,0x40(%rsp)", "vmovups (%rax),%zmm2"]  # fmt: skip
+    assert disassembly.scalar(body) == body[:1]
+    assert disassembly.narrow(body, "avx512") == body[1:2]
+    assert disassembly.narrow(body, "avx2") == []
+    assert disassembly.stores(body) == 1
+    back = "jne    1 <f+0x1>"
+    assert disassembly.loops([*enumerate(body), (len(body), back)]) == [[*body[1:], back]]

@@ -1,0 +1,349 @@
+"""The bench: its numbers hang together, its gate trips, its files and tables can be read again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import __main__ as command_line
+from bench import compare, limits, measure, report, results, tables
+from bench.cases import OpCase
+from bench.machine import folder_name
+from bench.ops import OPS, WORKS
+from bench.sizes import shape_of
+from bench.timing import CpuClock, Effort
+from bench.variants import EAGER, Variant, using
+from tests.helpers import invented
+
+OP = OPS["gaussian_latent"]
+CPU = torch.device("cpu")
+BRIEF = Effort(sample_seconds=1e-5, seconds=0.02, least_rounds=3, most_rounds=4)
+ELEMENTS = 16 * 20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sizes are tiny, and threads that wait for a busy core would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def plain(name):
+    """A variant of PyTorch's own, by name, without the compiled ones."""
+    computes = {
+        EAGER: OP.textbook,
+        "distributions": partial(OP.rival, True),
+        "distributions unchecked": partial(OP.rival, False),
+    }
+    return Variant(name, computes[name])
+
+
+def wrong_kl(mu, logvar):
+    z, kl = OP.textbook(mu, logvar)
+    return z, 1.1 * kl
+
+
+def specification():
+    return Variant("reference", OP.ours, using("reference"), ours=True)
+
+
+@pytest.fixture(scope="module")
+def result():
+    """A tiny run over every kind of work, with one wrong variant in it."""
+    wrong = Variant("wrong", wrong_kl)
+    settings = measure.Settings(
+        op=OP.name, sizes=("16x20",), dtypes=("float32", "bfloat16"), quick=True, effort=BRIEF
+    )
+    reference = specification()
+    entries = [plain(EAGER), plain("distributions"), wrong, reference]
+    clock = CpuClock()
+    limit = measure.machine_limits(settings, clock)
+    [first, last] = measure.measure(settings, clock, limit, variants=entries)
+    assert last["rows"][: len(first["rows"])] == first["rows"]
+    assert {row["dtype"] for row in first["rows"]} == {"float32"}
+    assert (first["complete"], last["complete"]) == (False, True)
+    changed = ("rows", "machine", "complete", "warnings")
+    assert first | {name: last[name] for name in changed} == last
+    return last
+
+
+def test_a_variant_that_fails_the_gate_gets_no_time(result):
+    rows = [row for row in result["rows"] if row["variant"] == "wrong"]
+    assert len(rows) == 2 * len(WORKS)
+    for row in rows:
+        assert row["status"] == "failed"
+        assert row["reason"].startswith("output 1")
+        assert "median_s" not in row
+    assert all(row["status"] == "ok" for row in result["rows"] if row["variant"] != "wrong")
+
+
+def test_numbers_are_consistent(result):
+    timed = [row for row in result["rows"] if row["status"] == "ok"]
+    assert len(timed) == 3 * len(WORKS) * 2
+    for row in timed:
+        [eager] = [r for r in timed if r["variant"] == EAGER and _case(r) == _case(row)]
+        itemsize = 4 if row["dtype"] == "float32" else 2
+        tensors = {"forward": 3, "backward": 5, "forward+backward": 8}[row["work"]]
+        assert row["elements"] == ELEMENTS
+        assert row["moved_bytes"] == tensors * ELEMENTS * itemsize
+        assert 0 < row["low_s"] <= row["median_s"] <= row["high_s"]
+        assert row["samples"] >= BRIEF.least_rounds
+        assert row["vs_eager"] == pytest.approx(eager["median_s"] / row["median_s"])
+        assert row["vs_compile"] is None
+        assert row["of_copy"] == pytest.approx(row["copy_s"] / row["median_s"])
+        assert row["of_fresh"] == pytest.approx(row["fresh_s"] / row["median_s"])
+        if row["noise_s"] is None:  # who makes noise in the caches is not there
+            assert row["of_limit"] is None
+        else:
+            bound = max(row["copy_s"], row["noise_s"])
+            assert row["of_limit"] == pytest.approx(bound / row["median_s"])
+        assert row["ns_per_element"] == pytest.approx(row["median_s"] * 1e9 / ELEMENTS)
+        assert row["gb_per_s"] == pytest.approx(row["moved_bytes"] / row["median_s"] / 1e9)
+        assert row["threads"] == torch.get_num_threads()
+        # The textbook keeps sigma, eps and exp(logvar); ours keeps a key.
+        expected = {EAGER: 3 * ELEMENTS * itemsize, "reference": 16}.get(row["variant"])
+        assert expected in (None, row["saved_bytes"])
+
+
+def _case(row):
+    return row["dtype"], row["shape"], row["work"]
+
+
+def test_machine_and_limits_are_written_down(result):
+    machine = result["machine"]
+    assert machine["versions"]["torch"] == torch.__version__
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["time"].endswith("+00:00")
+    assert result["settings"]["sizes"] == ("16x20",)
+    assert result["limits"]["copy_gb_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("128x20", (128, 20)),
+        ("1M", (1024, 1024)),
+        ("16M", (4096, 4096)),
+        ("2.5k", (40, 64)),
+        ("1e6", (1000, 1000)),
+        ("7", (1, 7)),
+        ("8x16x128x128", (8, 16, 128, 128)),
+        ("1024G", (1 << 20,) * 2),
+    ],
+)
+def test_sizes(text, shape):
+    assert shape_of(text) == shape
+
+
+@pytest.mark.parametrize("text", ["", "big", "0", "12x", "-3", "4x0", "1T"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(ValueError, match="size"):
+        shape_of(text)
+
+
+@pytest.mark.parametrize("buffer", [1 << 30, 4096, 1000])
+def test_copies_move_as_many_bytes_as_said(buffer, monkeypatch):
+    monkeypatch.setattr(limits, "BUFFER_BYTES", buffer)
+    moved, copy_ = [], torch.Tensor.copy_
+
+    def counting(target, source):
+        moved.append(target.nbytes + source.nbytes)
+        return copy_(target, source)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", counting)
+    copy, fresh = limits.copies(16_000, 6_000, CPU)
+    copy.call(None)
+    assert sum(moved) == 16_000
+    moved.clear()
+    assert fresh.call(None).nbytes == 6_000
+    assert sum(moved) == 12_000
+    assert [c.name for c in limits.copies(8000, 0, CPU)] == [limits.COPY]
+
+
+def test_json_and_csv_round_trip(result, tmp_path):
+    json_path, csv_path = results.write(result, tmp_path)
+    assert json_path.parent == tmp_path / folder_name(result["machine"])
+    again = results.read(json_path)
+    assert again == json.loads(json.dumps(result))
+    lines = list(csv.DictReader(csv_path.read_text().splitlines()))
+    assert len(lines) == len(result["rows"])
+    for line, row in zip(lines, result["rows"], strict=True):
+        assert line["variant"] == row["variant"]
+        assert line["device"] == result["machine"]["device"]
+        if row["status"] == "ok":
+            assert float(line["median_s"]) == row["median_s"]
+            assert int(line["saved_bytes"]) == row["saved_bytes"]
+
+
+def test_who_dies_while_writing_leaves_the_old_file(result, tmp_path, monkeypatch):
+    paths = results.write(result, tmp_path)
+    before = [path.read_text() for path in paths]
+    write = Path.write_text
+
+    def half(path, text, **more):
+        write(path, text[: len(text) // 2], **more)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        results.write(result | {"rows": result["rows"][:1]}, tmp_path)
+    assert [path.read_text() for path in paths] == before
+    assert sorted(paths[0].parent.iterdir()) == sorted(paths)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_report_shows_every_row(result, wide, capsys):
+    report.print_result(result, wide)
+    text = capsys.readouterr().out
+    tables = [line for line in text.splitlines() if "NOT TIMED" not in line]
+    assert (max(map(len, tables)) <= report.WIDTH) is not wide
+    assert (" GB/s  of" in text) is wide
+    assert text.count("FAILED") == 2 * len(WORKS)
+    assert "NOT TIMED, for its result is wrong: wrong, float32, 16x20: output 1" in text
+    for row in result["rows"]:
+        if row["status"] == "ok":
+            assert report.duration(row["median_s"]) in text
+
+
+@pytest.mark.parametrize("seconds", [4e-9, 3.5e-6, 0.0123, 7.0])
+def test_durations_keep_three_figures(seconds):
+    number, unit = report.duration(seconds).split()
+    scale = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+    assert float(number) * scale == pytest.approx(seconds, rel=5e-3)
+
+
+def test_compare_tells_what_changed(result):
+    before = json.loads(json.dumps(result))
+    after = json.loads(json.dumps(result))
+    assert all(line[5] == "" for line in compare.comparison(before, after))
+    row = next(r for r in after["rows"] if r["variant"] == "reference")
+    for name in ("median_s", "low_s", "high_s"):
+        row[name] *= 100
+    row["saved_bytes"], row["peak_bytes"] = 24, 2 * row["peak_bytes"]
+    after["rows"].remove(next(r for r in after["rows"] if r["variant"] == "distributions"))
+    lines = compare.comparison(before, after)
+    [slower] = [line for line in lines if line[5] == "SLOWER MORE MEMORY"]
+    assert slower[1] == "reference"
+    assert slower[4] == "0.01x"
+    assert "16 -> 24" in slower
+    assert "absent" in [line[3] for line in lines]
+    assert {len(line) for line in lines} == {1 + len(compare.COLUMNS)}
+
+
+def test_command_line_from_measuring_to_table(tmp_path, capsys):
+    words = "--quick --sizes 16x20 --dtype float32 --work forward --variants reference --out"
+    assert command_line.main([*words.split(), str(tmp_path)]) == 0
+    [path] = tmp_path.glob("*/*.json")
+    capsys.readouterr()
+    assert command_line.main(["table", str(path), "--work", "forward"]) == 0
+    assert "| 16 x 20 | float32 |" in capsys.readouterr().out
+    assert command_line.main(["compare", str(path), str(path)]) == 0
+    assert "1.00x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [
+        (measure.DeviceLost("no CUDA any more"), command_line.LOST_DEVICE, "no CUDA any more"),
+        (KeyboardInterrupt(), 130, "interrupted; kept: gaussian_kl (4 rows)"),
+    ],
+)
+def test_who_dies_keeps_the_cases_that_were_done(end, code, last, tmp_path, monkeypatch, capsys):
+    checked, asked = measure._checked, []
+
+    def dies_in_the_third_case(case, variant):
+        asked.append((case.name, case.size))
+        if len(set(asked)) == 3:
+            raise end
+        return checked(case, variant)
+
+    monkeypatch.setattr(measure, "_checked", dies_in_the_third_case)
+    words = "--quick --op gaussian_kl --sizes 16x20,8x20,4x20 --dtype float32 --work forward"
+    words += f" --variants reference --out {tmp_path}"
+    assert command_line.main(words.split()) == code
+    [path] = tmp_path.glob("*/*.json")
+    result = results.read(path)
+    rows = result["rows"]
+    assert not result["complete"]
+    assert [row["size"] for row in rows] == ["16x20"] * 2 + ["8x20"] * 2
+    assert all(row["median_s"] > 0 for row in rows)
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == last
+    assert said.count("float32, 16x20") == said.count("float32, 8x20") == 1
+    assert said.count("wrote ") == 2
+
+
+def test_merging_adds_sizes_and_replaces_what_was_measured_again(result, tmp_path, capsys):
+    first = json.loads(json.dumps(result))
+    second = json.loads(json.dumps(result))
+    for row in second["rows"]:
+        row["median_s"] = -1.0
+    larger = [dict(row, size="1M", shape="1024x1024", elements=1 << 20) for row in first["rows"]]
+    second["rows"] = [*larger, second["rows"][0]]
+    [one, _], [two, _] = (results.write(r, tmp_path / n) for r, n in ((first, "a"), (second, "b")))
+    assert command_line.main(["merge", str(one), str(two)]) == 0
+    merged = results.read(one)
+    assert len(merged["rows"]) == 2 * len(first["rows"])
+    assert sum(row.get("median_s") == -1.0 for row in merged["rows"]) == 1
+    assert merged["settings"]["sizes"] == ["16x20", "1M"]
+    sizes = [row["size"] for row in merged["rows"] if row["dtype"] == "float32"]
+    assert sizes == sorted(sizes)
+    second["machine"]["commit"] = "another"
+    with pytest.raises(ValueError, match="one commit can be merged"):
+        results.merged(first, second)
+
+
+def test_a_result_says_that_it_is_partial_or_of_an_unsteady_machine(capsys):
+    first, second = invented.result(sizes=("1M",)), invented.result(sizes=("128x20",))
+    assert results.merged(first, second)["complete"] is True
+    assert results.merged(first, second)["warnings"] == []
+    second["complete"] = False
+    for row in second["rows"]:
+        row["high_s"] = 2 * row["median_s"]
+    merged = results.merged(first, second)
+    assert merged["complete"] is False
+    words = "the machine was not steady: 30 of 60 times have a spread of more than ±25%"
+    assert merged["warnings"] == [words]
+    report.print_result(merged)
+    said = capsys.readouterr().out
+    assert f"WARNING: {words}" in " ".join(said.split())
+    assert "NOT ALL: the run ended before it had measured all that it was to\n" in said
+    flags = f", **not all that the run was to measure**, **{words}**"
+    assert flags in tables.origin([merged])
+    assert flags in tables.table(merged)
+    assert "**" not in tables.origin([first])
+
+
+def test_the_specification_is_not_timed_where_it_takes_too_long(monkeypatch):
+    monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 319)
+    reference = specification()
+    another = Variant("another", OP.textbook, ours=True)
+    case = OpCase(OP, "16x20", (16, 20), "float32", CPU)
+    skipped = measure._too_slow(case, reference, [reference, another])
+    assert skipped is not None
+    assert (skipped["status"], "319 elements" in skipped["reason"]) == ("skipped", True)
+    assert measure._too_slow(case, reference, [reference]) is None
+    assert measure._too_slow(case, another, [reference, another]) is None
+    compiled = dataclasses.replace(reference, name="reference, compiled model")
+    assert measure._too_slow(case, reference, [reference, compiled]) is None
+    assert measure._too_slow(case, compiled, [reference, compiled, another]) is not None
+    monkeypatch.setattr(measure, "REFERENCE_ELEMENTS", 320)
+    assert measure._too_slow(case, reference, [reference, another]) is None
+
+
+def test_a_backend_that_fails_the_self_test_gets_no_time():
+    settings = measure.Settings(
+        op=OP.name, sizes=("16x20",), dtypes=("float32",), works=("forward",), effort=BRIEF
+    )
+    entries = [plain(EAGER), specification()]
+    [made] = measure.measure(settings, CpuClock(), {}, variants=entries, wrong={"reference": "bad"})
+    assert [row["status"] for row in made["rows"]] == ["ok", "failed"]
+    assert made["rows"][1]["reason"] == "bad"

@@ -1,0 +1,135 @@
+"""Pictures: they show the results' figures, each as a bar, and of what they were made."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+from bench import __main__ as command_line
+from bench import pages, plots, results
+from tests.helpers import invented
+from tests.helpers.checkouts import OTHER, laid_out, section
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return laid_out(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("drawn")
+    invented.write(folder, invented.result(sizes=("128x20", "1M")), invented.steps())
+    assert command_line.main(["plots", str(folder)]) == 0
+    return folder
+
+
+def test_pictures_are_made_and_say_where(drawn):
+    for ending in ("svg", "png"):
+        assert {path.stem for path in drawn.glob(f"*.{ending}")} == set(plots.PICTURES)
+    for name in plots.PICTURES:
+        text = (drawn / f"{name}.svg").read_text()
+        assert "Invented CPU, 2 threads, AVX2" in text
+        assert ">commit 0123456789ab, 2000-01-01<" in text
+        assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    text = (drawn / "speedup_eager.svg").read_text()
+    for words in (">gaussian_latent, bfloat16, 1M<", ">8.0x<", ">Times as fast as eager PyTorch<"):
+        assert words in text
+    assert "128x20" not in text  # the largest size alone
+    text = (drawn / "steps.svg").read_text()
+    for words in ("1.43x, 1.40 ms, native", "mlp-vae, float32", "bayes-linear, float32"):
+        assert f">{words}<" in text
+
+
+def test_bars_have_the_figures_their_quartiles_and_what_is_asked():
+    charts = plots.charts([invented.result(), invented.result("gaussian_latent", sizes=("16M",))])
+    bars = charts["speedup_eager"]
+    assert [bar.label for bar in bars] == [
+        "gaussian_latent, float32, 64M", "gaussian_latent, bfloat16, 64M"]  # fmt: skip
+    assert bars[0].band == pytest.approx((8, 6, 10.67), rel=1e-2)
+    [first, _] = plots.charts([invented.result(sizes=("16M",))])["speedup_eager"]
+    assert (bars[0].asked, first.asked) == (None, 8)
+    kept = [bar.text for bar in charts["memory_kept"]][:3]
+    assert kept[:2] == ["12 bytes an element, eager", "12 bytes an element, torch.compile"]
+    assert kept[2].endswith("an element, native")
+
+
+def test_the_specification_is_never_in_the_colour_of_the_fused_backends():
+    result = invented.result(sizes=("1M",))
+    result["rows"] = [row for row in result["rows"] if row["variant"] != "native"]
+    [bar, _] = plots.charts([result])["speedup_eager"]
+    assert bar.colour == plots.GREY
+    [bar, _] = plots.charts([invented.result(sizes=("1M",))])["speedup_eager"]
+    assert bar.colour == plots.GREEN
+    colours = {
+        bar.text.split(", ")[2]: bar.colour for bar in plots.charts([invented.steps()])["steps"]
+    }
+    assert colours == {"eager": plots.GREY, "torch.compile": plots.GREY, "native": plots.GREEN}
+
+
+def test_pictures_of_results_that_are_gone_are_removed(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mine.svg").write_text("<svg/>")
+    (tmp_path / "training_step.json").unlink()
+    assert command_line.main(["plots", str(tmp_path)]) == 0
+    left = {path.name for path in (*tmp_path.glob("*.svg"), *tmp_path.glob("*.png"))}
+    made = {path.name for path in (*drawn.glob("*.svg"), *drawn.glob("*.png"))}
+    assert left == {"mine.svg"} | made - {"steps.svg", "steps.png"}
+
+
+def test_a_picture_of_several_commits_names_each():
+    found = [invented.result(), invented.result(OTHER)]
+    found[1]["machine"] |= {"commit": "ba9876543210+", "time": "2000-01-02T00:00:00+00:00"}
+    words = "commits 0123456789ab, ba9876543210+, 2000-01-01, 2000-01-02"
+    assert results.commit_words(found) == words
+    found += [invented.result(str(index)) for index in range(results.MOST_COMMITS)]
+    for index, result in enumerate(found):
+        result["machine"]["commit"] = str(index)
+    assert results.commit_words(found) == "several commits, 2000-01-01, 2000-01-02"
+
+
+def test_the_same_results_make_the_same_files(drawn, tmp_path):
+    for path in drawn.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    assert command_line.main(["plots", str(tmp_path)]) == 0
+    for path in (*drawn.glob("*.svg"), *drawn.glob("*.png")):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_pages_show_the_pictures_there_are_and_a_stale_one_is_found(drawn, checkout, capsys):
+    folder = checkout / pages.RESULTS / "two"
+    check = ["pages", "--check", "--root", str(checkout)]
+    shutil.copy(drawn / "copy.svg", folder)
+    assert command_line.main(check) == 1
+    assert "copy.svg was made from other results" in capsys.readouterr().out
+    (folder / f"{OTHER}.json").unlink()
+    shutil.copytree(drawn, folder, dirs_exist_ok=True)
+    command_line.main(["pages", "--root", str(checkout)])
+    assert command_line.main(check) == 0
+    made = section(checkout / "README.md", "tables")
+    assert "](bench/results/two/speedup_eager.png)" in made
+    assert "eager](bench/results/two/steps.png)" in made
+    made = section(checkout / "docs/performance.md", "pictures")
+    assert made.count("](../bench/results/two/") == made.count("![") == 6
+
+
+def test_without_matplotlib_one_line_says_so(checkout, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    capsys.readouterr()
+    assert command_line.main(["plots", str(checkout / pages.RESULTS / "two")]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("no plots: matplotlib can't be imported here")
+    # Pages need none.
+    assert command_line.main(["pages", "--check", "--root", str(checkout)]) == 0
+
+
+def test_plots_of_nothing(tmp_path, capsys):
+    for path, complaint in ((tmp_path / "absent", "absent: No such file or directory"),
+                            (tmp_path, f"no result of python -m bench in {tmp_path}")):  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            command_line.main(["plots", str(path)])
+        assert end.value.code == 2
+        assert complaint in capsys.readouterr().err

@@ -1,0 +1,295 @@
+"""Targets, and tables of what was measured: they show the results' figures, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench import outcomes, pages, report, tables, targets
+from bench.ops import BOTH, OPS
+from tests.helpers import invented
+from tests.helpers.checkouts import OTHER
+
+
+def verdict(results, device, dtype, work, measure, op="gaussian_latent", size=None):
+    [found] = [
+        one
+        for one in targets.judge(results, device)
+        if (one.target.dtype, one.target.work, one.target.measure) == (dtype, work, measure)
+        and one.target.op == op
+        and size in (None, one.target.size)
+    ]
+    return found
+
+
+def change(result, changes, **which):
+    """Sets figures in the rows that match; there must be one at least."""
+    chosen = [r for r in result["rows"] if all(r[name] == value for name, value in which.items())]
+    assert chosen
+    for row in chosen:
+        row.update(changes)
+
+
+def test_cpu_targets():
+    result = invented.result()
+    eager = verdict([result], "cpu", "float32", BOTH, "vs_eager")
+    # The time of a call adds a little to both.
+    assert (eager.size, eager.value, eager.met) == ("16M", pytest.approx(8, rel=1e-3), False)
+    compiled = verdict([result], "cpu", "float32", BOTH, "vs_compile")
+    assert (compiled.value, compiled.met) == (pytest.approx(4, rel=1e-3), False)
+    half = verdict([result], "cpu", "bfloat16", BOTH, "against_float32")
+    assert (half.value, half.met) == (1.0, True)
+    own = {"size": "16M", "variant": "native", "work": BOTH}
+    change(result, {"median_s": 0.02, "of_limit": 0.7}, **own)
+    change(result, {"median_s": 0.021}, dtype="bfloat16", **own)
+    assert verdict([result], "cpu", "float32", BOTH, "vs_eager").met
+    assert verdict([result], "cpu", "float32", BOTH, "vs_compile").met
+    limits = [verdict([result], "cpu", "float32", w, "of_limit") for w in ("forward", BOTH)]
+    assert [limit.met for limit in limits] == [True, True]
+    assert not verdict([result], "cpu", "bfloat16", BOTH, "against_float32").met
+    change(result, {"of_limit": 0.69}, **own)
+    assert not verdict([result], "cpu", "float32", BOTH, "of_limit").met
+
+
+def test_a_target_is_met_within_the_spread_or_beyond_it():
+    result = invented.result()
+    own = {"size": "16M", "variant": "native", "work": BOTH, "dtype": "float32"}
+
+    def word(seconds, eager):
+        names = ("median_s", "low_s", "high_s")
+        change(result, dict(zip(names, seconds, strict=True)), **own)
+        change(result, dict(zip(names, eager, strict=True)), **own | {"variant": "eager"})
+        cells = tables.verdict_cells(verdict([result], "cpu", "float32", BOTH, "vs_eager"))
+        return cells[-2:]
+
+    # At least 8 times.
+    assert word((1, 1, 1), (8.5, 8.1, 9)) == ["8.5x (8.1-9)", "yes"]
+    assert word((1, 1, 1), (8.5, 7.9, 9)) == ["8.5x (7.9-9)", "yes (within spread)"]
+    assert word((1, 0.9, 1.1), (8.5, 8.5, 8.5)) == ["8.5x (7.73-9.44)", "yes (within spread)"]
+    assert word((1, 1, 1), (7, 6, 7.9)) == ["7x (6-7.9)", "**no**"]
+    assert word((1, 1, 1), (7, 6, 8)) == ["7x (6-8)", "**no** (within spread)"]
+    # What is counted has no spread; a share of the limit has that of our time.
+    change(result, {"of_limit": 0.71, "low_s": 0.5, "high_s": 1.0}, **own)
+    limit = verdict([result], "cpu", "float32", BOTH, "of_limit")
+    assert tables.verdict_cells(limit)[-2:] == ["71% (71-142)", "yes"]
+    change(result, {"high_s": 1.1}, **own)
+    limit = verdict([result], "cpu", "float32", BOTH, "of_limit")
+    assert tables.verdict_cells(limit)[-2:] == ["71% (64.5-142)", "yes (within spread)"]
+
+
+def test_the_specification_never_stands_for_a_backend_that_was_to_run():
+    result = invented.result()
+    here = {"size": "16M", "dtype": "float32", "work": BOTH}
+    own = {"variant": "native"} | here
+    own_row = next(r for r in result["rows"] if all(r[k] == v for k, v in own.items()))
+
+    def shown(variants):
+        return next(
+            line for line in tables.table(variants).splitlines() if "4096 x 4096 | fl" in line
+        )
+
+    assert "41.9 ms (native)" in shown(result)
+    change(result, {"median_s": 1e-6}, **here | {"variant": "reference"})
+    assert "41.9 ms (native)" in shown(result)  # though the specification was faster
+    for status in ("skipped", "failed"):
+        change(result, {"status": status, "reason": "no memory"}, **own)
+        assert "reference" not in shown(result)
+        assert verdict([result], "cpu", "float32", BOTH, "vs_eager").met is None
+    result["rows"].remove(own_row)
+    assert "1.00 us (reference)" in shown(result)  # nothing else is there, and it says so
+
+
+def test_where_results_come_from():
+    one, two = invented.result(), invented.result(OTHER)
+    words = "commit 0123456789ab, 2000-01-01, a rough run (`--quick`)"
+    assert tables.origin([one, two]) == f"Measured at {words}."
+    two["machine"]["commit"] = "ba9876543210+"
+    two["settings"]["quick"] = False
+    assert (
+        tables.ops([one, two], short=True)
+        .splitlines()[-1]
+        .endswith(
+            f"`gaussian_latent` at {words}; `gaussian_kl` at commit ba9876543210+, 2000-01-01."
+        )
+    )
+    assert f" {words}." in tables.table(one)
+    assert tables.steps(invented.steps()).endswith(f"Measured at {words}.")
+
+
+def test_limits_of_each_op_and_dtype():
+    kl = invented.result(OTHER)
+    change(kl, {"noise_s": 0.0}, op=OTHER)
+    latent = invented.result()
+    change(latent, {"noise_s": 0.25 * 8192**2 * 1e-9, "of_limit": 0.5}, size="64M")
+    made = tables.limits([latent, kl, invented.steps()]).splitlines()[2:]
+    # At 64M; 1 ns is what a copy takes for an element, ours 2.5.
+    line = "64M | float32 | forward+backward | 32 | 1 | 0.25 | 2.5 | 50% |"
+    assert made[0] == f"| `gaussian_latent` | {line}"
+    assert [row.split(" | ")[2] for row in made] == ["float32", "bfloat16"] * 2
+    assert made[2].split(" | ")[5:7] == ["1", "0"]
+    gpu = invented.result(device_type="cuda")
+    assert tables.limits([gpu]).splitlines()[2].endswith("| 32 | 1 | - | 2.5 | - |")
+
+
+def test_bytes_and_noise_of_each_op():
+    made = tables.bytes_and_noise(OPS.values()).splitlines()[2:]
+    assert len(made) == len(OPS)
+    assert "| `gaussian_latent` | normal | 12 | 6 | 20 | 10 | 1 | 1 |" in made
+    assert "| `gaussian_kl` |  | 8 | 4 | 16 | 8 | 0 | 0 |" in made
+    assert "| `normal` | normal | 4 | 2 | - | - | 1 | - |" in made
+    assert "| `loc_scale_student_t` | student t | 12 | 6 | 12 | 6 | 1 | 1 |" in made
+
+
+@pytest.mark.parametrize(("device_type", "share"), [("cpu", True), ("cuda", False)])
+def test_the_share_of_the_limit_is_shown_where_both_limits_are_known(device_type, share, capsys):
+    result = invented.result(device_type=device_type, sizes=("1M",))
+    report.print_result(result, wide=True)
+    assert ("of limit" in capsys.readouterr().out) == share
+    report.print_legend([result])
+    said = capsys.readouterr().out
+    assert "of limit     against the larger of" in said
+    assert ("host         time of the host" in said) == (device_type == "cuda")
+    assert max(map(len, said.splitlines())) <= report.WIDTH
+
+
+def test_all_named_tests_must_have_passed(tmp_path):
+    def shown(**outcome):
+        path = tmp_path / "outcomes"
+        lines = [{"name": f"tests/a.py::{name}", "outcome": outcome[name], "reason": ""}
+                 for name in outcome]  # fmt: skip
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return list(outcomes.summary(path, targets.TESTED)["shown"].values())
+
+    graphs = {"test_a_graphs_replays_draw_new_noise": "passed", "test_in_a_cuda_graph": "passed"}
+    waits = dict.fromkeys(("test_no_synchronisation", "test_no_synchronisation_and_two_kernels"),
+                          "passed")  # fmt: skip
+    assert shown(**graphs, **waits) == [True, True]
+    for group, place in ((graphs, 0), (waits, 1)):
+        for name in group:
+            left = {one: "passed" for one in graphs | waits if one != name}
+            assert shown(**left)[place] is None
+            assert shown(**left, **{name: "skipped"})[place] is None
+            assert shown(**left, **{name: "failed"})[place] is False
+            assert shown(**left)[1 - place] is True
+
+
+@pytest.fixture
+def families():
+    """Results of two ops at the sizes that something is asked of, each element 1 ns."""
+    sizes = {"1e7": (3125, 3200), "4096x1024": (4096, 1024), "128x20": (128, 20)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invented, "SIZES", sizes)
+        yield [
+            invented.result("sample_weight", sizes=("1e7",)),
+            invented.result("gumbel_softmax", sizes=("128x20", "4096x1024")),
+        ]
+
+
+def test_targets_of_the_families(families):
+    weight, softmax = families
+    asked = {"device": "cpu", "dtype": "float32", "work": BOTH}
+    eager = verdict(families, **asked, measure="vs_eager", op="sample_weight")
+    assert (eager.size, eager.value, eager.met) == ("1e7", pytest.approx(8, rel=1e-3), False)
+    change(weight, {"median_s": 1e-3}, variant="native", work=BOTH)
+    assert verdict(families, **asked, measure="vs_eager", op="sample_weight").met
+    assert verdict(families, **asked, measure="saved_bytes", op="sample_weight").met
+    change(weight, {"saved_bytes": 17}, variant="native")
+    assert not verdict(families, **asked, measure="saved_bytes", op="sample_weight").met
+
+    compiled = {"measure": "vs_compile", "op": "gumbel_softmax"}
+    assert verdict(families, **asked, **compiled, size="4096x1024").met  # 4 times, asked for 2
+    assert verdict(families, **asked, **compiled, size="4x8192x16x16").met is None
+    kept = {"measure": "saved_tensors", "op": "gumbel_softmax", "size": "4096x1024"}
+    change(softmax, {"saved_bytes": 4 * 4096 * 1024 + 16}, variant="native", size="4096x1024")
+    assert verdict(families, **asked, **kept).met
+    change(softmax, {"saved_bytes": 8 * 4096 * 1024}, variant="native", size="4096x1024")
+    assert not verdict(families, **asked, **kept).met
+
+
+def test_tables_of_the_families(families):
+    made = tables.ops(families, short=True).splitlines()
+    ratios = "**8.0x** (6.0-10.7) | **4.0x** (3.0-5.3)"
+    weight = "| `sample_weight` | 1e7 | float32 | forward+backward | 200 ms | 100 ms |"
+    weight += f" 25.0 ms (native) | {ratios} | 10x / 8x | **no** (within spread) / **no** |"
+    assert made[2] == f"{weight} 120,000,000 | 16 |"
+    softmax = "| `gumbel_softmax` | 4096x1024 | float32 | forward+backward | 83.9 ms | 41.9 ms |"
+    softmax += f" 10.5 ms (native) | {ratios} | 6x / 2x | yes (within spread) / yes |"
+    softmax += " 50,331,648 | 16 |"
+    assert softmax in made
+    assert not any("128x20" in line for line in made)
+    assert len(tables.ops(families, short=False).splitlines()) == len(made) + 2
+    table = pages.target_table(families, {})
+    left = "Not measured on this machine: `gaussian_latent`, `tanh_normal_rsample`,"
+    assert left + " `gaussian_latent_samples`," in table
+    assert table.count("`gumbel_softmax`") == 6
+    assert "| at most 16 | 16 | yes |" in table
+
+
+def test_gpu_targets_take_the_worst_size_and_the_fastest_rival():
+    result = invented.result(device_type="cuda")
+    copy = {"dtype": "bfloat16", "work": "forward", "variant": "triton"}
+    change(result, {"of_copy": 0.86}, **copy)
+    big = [row | {"size": "256M", "elements": 1 << 28} for row in result["rows"]
+           if row["size"] == "64M"]  # fmt: skip
+    result["rows"] += big
+    assert verdict([result], "cuda", "bfloat16", "forward", "of_copy").met
+    change(result, {"of_copy": 0.84}, size="256M", **copy)
+    worst = verdict([result], "cuda", "bfloat16", "forward", "of_copy")
+    assert (worst.size, worst.value, worst.met) == ("256M", 0.84, False)
+    change(result, {"of_copy": 0.5}, size="16M", **copy)  # below the sizes that count
+    assert verdict([result], "cuda", "bfloat16", "forward", "of_copy").value == 0.84
+
+    assert verdict([result], "cuda", "float32", "forward", "vs_compile").value > 3.9
+    graphs = [row | {"variant": "torch.compile reduce-overhead", "median_s": row["median_s"] / 2}
+              for row in result["rows"] if row["variant"] == "torch.compile"]  # fmt: skip
+    result["rows"] += graphs
+    assert verdict([result], "cuda", "float32", "forward", "vs_compile").value < 2.1
+
+
+def test_gpu_targets_of_host_time_graphs_and_memory():
+    result = invented.result(device_type="cuda")
+    assert verdict([result], "cuda", "float32", BOTH, "host_vs_eager").met is None
+    small = {"size": "128x20", "dtype": "float32", "work": BOTH}
+    change(result, {"host_s": 50e-6, "graph_kernels": 2}, variant="triton", **small)
+    change(result, {"host_s": 100e-6}, variant="eager", **small)
+    change(result, {"host_s": 40e-6}, variant="torch.compile", **small)
+    host = verdict([result], "cuda", "float32", BOTH, "host_vs_eager")
+    assert (host.value, host.met) == (0.5, True)
+    host = verdict([result], "cuda", "float32", BOTH, "host_vs_compile")
+    assert (host.value, host.met) == (1.25, False)
+    assert verdict([result], "cuda", "float32", BOTH, "graph_kernels").met
+    change(result, {"graph_kernels": 3}, variant="triton", **small)
+    assert not verdict([result], "cuda", "float32", BOTH, "graph_kernels").met
+    memory = verdict([result], "cuda", "float32", BOTH, "peak_tensors")
+    assert (memory.size, memory.value, memory.met) == ("64M", 3.0, True)
+    # The same bytes are six tensors of bfloat16.
+    memory = verdict([result], "cuda", "bfloat16", BOTH, "peak_tensors")
+    assert (memory.value, memory.met) == (6.0, False)
+
+
+def test_share_of_copy_speed_is_shown_where_bytes_decide_and_a_copy_was_timed():
+    result = invented.result()
+
+    def shares():
+        lines = [line.split(" | ") for line in tables.table(result).splitlines()[2:10]]
+        return {(line[0], line[1]): line[9] for line in lines}
+
+    assert shares()["| 1024 x 1024", "float32"] == "40%"
+    assert shares()["| 128 x 20", "float32"] == "-"
+    change(result, {"of_copy": None, "copy_s": None}, size="1M", dtype="float32")
+    assert shares()["| 1024 x 1024", "float32"] == "-"
+    assert shares()["| 1024 x 1024", "bfloat16"] == "40%"
+
+
+def test_failed_and_skipped_rows_are_shown_as_not_measured():
+    result = invented.result()
+    for row in result["rows"]:
+        if row["variant"] in ("eager", "native", "reference"):
+            for name in ("median_s", "low_s", "high_s", "of_copy", "saved_bytes", "peak_bytes"):
+                del row[name]
+            row |= {"status": "skipped", "reason": "needs 9 bytes, 8 are free"}
+    line = tables.table(result).splitlines()[2]
+    times = "| 128 x 20 | float32 | - | 28.1 us | 66.5 us | - |"
+    assert line.startswith(f"{times} - | - | - | - | - | - |")
+    assert verdict([result], "cpu", "float32", BOTH, "vs_eager").met is None

@@ -1,0 +1,140 @@
+"""One table of calls of every public function, for what must hold of them all."""
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import fused_reparam as fr
+from fused_reparam.functional import loc_scale
+from tests.helpers.elementwise_cases import cotangents, gradients
+
+SHAPE = (4, 3, 5)
+# Parameters that must be positive; all others may be any number.
+_POSITIVE = ("std", "scale", "concentration1", "concentration0")
+
+
+class Case(NamedTuple):
+    """A call: of which function, which of its arguments are tensors, and the others."""
+
+    function: Callable
+    names: tuple[str, ...]
+    options: dict
+    noisy: bool
+
+    def __call__(self, *params, **sources):
+        """The results in one tuple. ``sources`` says where the noise comes from, if any."""
+        given = dict(zip(self.names, params, strict=True))
+        if "prior_mean" in given:
+            given["prior"] = given.pop("prior_mean"), {"log_std": given.pop("prior_log_std")}
+        found = self.function(**given, **self.options, **(sources if self.noisy else {}))
+        return found if isinstance(found, tuple) else (found,)
+
+    def params(self, shape=SHAPE, dtype=torch.float32):
+        return leaves(self.names, shape, dtype)
+
+
+def leaves(names, shape=SHAPE, dtype=torch.float32, seed=0):
+    """Tensors that require grad; a uniform member of these lies inside the standard one."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for name in names:
+        t = torch.rand(shape, generator=generator, dtype=torch.float64)
+        t = 0.3 + 0.2 * t if name in _POSITIVE else t - 0.5
+        found.append(t.to(dtype).requires_grad_())
+    return found
+
+
+def case(function, names, **options):
+    noisy = "key" in inspect.signature(function).parameters
+    return Case(function, tuple(names.split()), options, noisy)
+
+
+_LEARNED = "prior_mean prior_log_std"
+# Dim 0 of SHAPE has the classes and the halves, so that the order of the others decides nothing.
+_CALLS = [
+    case(fr.gaussian_latent, "mu logvar"),
+    case(fr.gaussian_latent, "mu rho", reduction="none"),
+    case(fr.gaussian_latent, "mu log_std", prior=(0.3, 1.5), num_samples=2, beta=0.5),
+    case(fr.gaussian_latent, f"mu std {_LEARNED}", free_bits=9.0, reduction="sample"),
+    case(fr.gaussian_latent, "mu logvar", free_bits=0.1, free_bits_per="element", num_samples=1),
+    case(fr.gaussian_latent_from_moments, "moments", dim=0),
+    case(fr.gaussian_latent_from_moments, "moments", dim=0, num_samples=2, clamp=(-0.3, 0.3)),
+    case(fr.gaussian_rsample, "mu std"),
+    case(fr.gaussian_rsample, "mu logvar", num_samples=3),
+    case(fr.gaussian_kl, "mu logvar"),
+    case(fr.gaussian_kl, f"mu rho {_LEARNED}", reduction="none"),
+    case(fr.gaussian_rsample_log_prob, "mu log_std"),
+    case(fr.gaussian_rsample_log_prob, f"mu logvar {_LEARNED}", num_samples=2),
+    case(fr.sample_weight, "mu rho"),
+    case(fr.sample_weight, "mu rho", prior_mean=0.1, prior_std=0.5),
+    case(fr.sample_weight, "mu rho", mixture=(0.3, 1.5, 0.2)),
+    case(fr.tanh_normal_rsample, "mean log_std", low=-1.5, high=0.5),
+    case(fr.log_normal_rsample, "loc std"),
+    case(fr.log_normal_latent, "loc logvar"),
+    *(
+        case(fr.loc_scale_rsample, "loc scale", base=base, df=3.0 if base == "student_t" else None)
+        for base in loc_scale.BASES
+    ),
+    *(
+        case(fr.loc_scale_latent, "loc scale", base=base)
+        for base in loc_scale.BASES
+        if base not in ("logistic", "student_t")
+    ),
+    case(fr.relaxed_bernoulli, "logits", tau=0.7),
+    case(fr.relaxed_bernoulli, "logits", tau=0.7, hard=True),
+    case(fr.kumaraswamy_rsample, "concentration1 concentration0"),
+    case(fr.gumbel_softmax, "logits", tau=0.7, dim=0),
+    case(fr.gumbel_softmax, "logits", tau=0.7, dim=0, hard=True),
+    case(fr.categorical_latent, "logits", tau=0.7, dim=0, reduction="sum"),
+    case(fr.categorical_latent, "logits", tau=0.7, dim=0, reduction="none", hard=True),
+    case(fr.one_hot_categorical, "logits", dim=0),
+    case(fr.one_hot_categorical, "logits", dim=0, unimix=0.05),
+]
+
+
+def given_noise(mu, x, eps, stacked):
+    """The calls that take noise instead of a key; ``stacked`` is that of two samples."""
+    return (
+        *fr.gaussian_latent(mu, x, eps=eps),
+        *fr.gaussian_latent(mu, std=1.0, prior=(x, {"log_std": mu}), eps=stacked, num_samples=2),
+        *fr.gaussian_rsample_log_prob(mu, log_std=x, eps=stacked, num_samples=2),
+        *fr.tanh_normal_rsample(mu, log_std=x, eps=eps),
+        fr.relaxed_bernoulli(mu, eps=eps),
+    )
+
+
+def given_noise_params(*batch):
+    """What it takes, with the batch in front."""
+    one = leaves(("mu", "x", "eps"), (*batch, *SHAPE))
+    return *one, *leaves(("stacked",), (*batch, 2, *SHAPE), seed=1)
+
+
+def _name(call):
+    options = (f"{k}={v}" for k, v in call.options.items() if v is not None)
+    return " ".join((call.function.__name__, *call.names, *options))
+
+
+CASES = {_name(call): call for call in _CALLS}
+NOISY = {name: call for name, call in CASES.items() if call.noisy}
+EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+EVERY_NOISY = pytest.mark.parametrize("case", NOISY.values(), ids=NOISY)
+
+
+def loss(outputs):
+    """A number to which every element adds its own share."""
+    return sum((torch.linspace(0.5, 1.5, o.numel()).view(o.shape) * o.sin()).sum() for o in outputs)
+
+
+def run(case, params, **sources):
+    """The outputs and the gradients of all parameters."""
+    outputs = case(*params, **sources)
+    return *outputs, *gradients(outputs, params, cotangents(outputs))
+
+
+def assert_same(got, want):
+    """Bit for bit."""
+    for g, w in zip(got, want, strict=True):
+        assert torch.equal(g, w)

@@ -1,0 +1,111 @@
+"""The element-wise families of extreme numbers, on every backend."""
+
+import math
+
+import pytest
+import torch
+from torch import autograd
+
+from fused_reparam import noise, relaxed_bernoulli
+from tests.helpers.elementwise_cases import gradients, results, spec
+
+MIXTURES = [(0.3, 1.0, 0.2), (0.3, 0.2, 1.0), (0.5, 0.7, 0.7), (0.5, 1.0, 0.0025)]
+
+
+def log_mixture(z, mean, share, *stds):
+    d = (z.unsqueeze(-1) - mean) / z.new_tensor(stds)
+    shares = z.new_tensor([share, 1.0 - share]) / z.new_tensor(stds)
+    each = shares.log() - 0.5 * d * d
+    # Not logsumexp: beside 1e18 it can't tell one part from two.
+    most = each.detach().amax(-1, keepdim=True)
+    return most[..., 0] + (each - most).exp().sum(-1).log() - 0.5 * math.log(2 * math.pi)
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids=str)
+def test_a_mixture_far_from_its_mean(device, mixture):
+    """Where the densities are infinitely small, and where they are far from one another."""
+    mu = torch.tensor([0.1, 0.11, 0.8, -30.0, 1e3, 1e9, -1e17, 1e20, 1e22, -1e30])
+    p = [t.to(device).requires_grad_() for t in (mu, torch.full_like(mu, -3.0))]
+    exact = [t.detach().cpu().double().requires_grad_() for t in p]
+    eps = torch.linspace(-1.9, 2.0, mu.numel())
+    s = spec("mixture")._replace(numbers=[-math.inf, math.inf, 0.1, *mixture])
+    got = results(p, s, eps=eps.to(device))[1]
+    z = exact[0] + exact[1].exp() * eps.double()
+    log_q = -0.5 * eps.double() ** 2 - exact[1] - 0.5 * math.log(2 * math.pi)
+    want = log_q - log_mixture(z, 0.1, *mixture)
+    close = {"rtol": 2e-4, "atol": 2e-5}  # z - mean loses digits where it is small
+    torch.testing.assert_close(got.cpu(), want.detach().float(), **close)
+    grads = [autograd.grad(v.sum(), t, create_graph=True) for v, t in ((got, p), (want, exact))]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a.cpu(), b.float(), **close)
+    seconds = [autograd.grad(g[0].sum(), t[0])[0] for g, t in zip(grads, (p, exact), strict=True)]
+    torch.testing.assert_close(seconds[0].cpu(), seconds[1].float(), rtol=2e-3, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_laplace_kl_at_the_smallest_scales(device, dtype):
+    tiny = torch.finfo(dtype).tiny
+    locs, scales = [0.0, 1e-3, -2.0, -1e30], [tiny / 1024, 8 * tiny, 1e-25, 1e-10, 0.5]
+    pairs = torch.cartesian_prod(*(torch.tensor(t, dtype=torch.float64) for t in (locs, scales)))
+    p = [t.to(device, dtype).requires_grad_() for t in pairs.t()]
+    (kl,) = results(p, spec("laplace", sample=False))
+    loc, scale = (t.detach().cpu().double() for t in p)
+    t = loc.abs() / scale
+    want = scale * torch.exp(-t) + loc.abs() - scale.log() - 1.0
+    torch.testing.assert_close(kl.cpu(), want.to(dtype), rtol=1e-6, atol=1e-6)
+    near = torch.where(t < 700.0, t, 700.0)
+    right = loc.sign() * -torch.expm1(-near), torch.exp(-near) * (1.0 + near) - 1.0 / scale
+    for got, exact in zip(autograd.grad(kl.sum(), p), right, strict=True):
+        torch.testing.assert_close(got.cpu(), exact.to(dtype), rtol=1e-6, atol=1e-6)
+    none = [torch.zeros(3, dtype=dtype, device=device) for _ in p]
+    assert results(none, spec("laplace", sample=False))[0].tolist() == [math.inf] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kumaraswamy_of_extreme_concentrations(device, dtype):
+    """z is 0 or 1 there, and its gradient 0; the sound elements beside them keep theirs."""
+    a = torch.tensor([1.0, 1.0, 1e-30, 1e30, 2.0], dtype=dtype, device=device)
+    b = torch.tensor([1e-30, 1e30, 1.0, 1.0, 3.0], dtype=dtype, device=device)
+    leaves = [t.clone().requires_grad_() for t in (a, b)]
+    key = noise.key(7, 2**40, device=device)
+    (z,) = results(leaves, spec("kumaraswamy"), key)
+    grads = gradients([z], leaves, [torch.ones_like(z)])
+    assert z[:4].tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-6)
+    for grad in grads:
+        assert grad[:4].abs().tolist() == pytest.approx([0.0] * 4, abs=1e-6)
+        assert grad[4].abs() > 1e-3
+    tiny = [torch.tensor(t, dtype=dtype, device=device).requires_grad_()
+            for t in ([1e-20, 1e-6, 1e-30], [1e-20, 1e-30, 1e-3])]  # fmt: skip
+    (z,) = results(tiny, spec("kumaraswamy"), key)
+    for grad in gradients([z], tiny, [torch.ones_like(z)]):
+        assert not grad.isnan().any()
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.7, 10.0, 20.0])
+def test_kumaraswamy_keeps_its_digits(backend, eps):
+    """Of a quotient eps / b so large that 1 - exp(-eps / b) rounds to 1, or so small that it has
+    no reciprocal."""
+    a, b = torch.cartesian_prod(
+        torch.tensor([1e-8, 1e-5, 0.5, 50.0]), torch.tensor([1.0, 1e20, 1e38, 3e38])
+    ).T.contiguous()
+    p = [t.requires_grad_() for t in (a, b)]
+    noise_given = torch.full_like(a, eps)
+    (z,) = results(p, spec("kumaraswamy"), eps=noise_given)
+    grads = gradients([z], p, [torch.ones_like(z)])
+    a, b = a.detach().double(), b.detach().double()
+    t = noise_given.double() / b
+    log_base = torch.where(t < 0.5, torch.log(-torch.expm1(-t)), torch.log1p(-torch.exp(-t)))
+    want = torch.exp(log_base / a)
+    # 1 / b may be subnormal, which has fewer digits.
+    torch.testing.assert_close(z.double(), want, rtol=2e-2, atol=1e-6)
+    right = -want * log_base / a**2, -want * t / torch.expm1(t) / a / b
+    for got, exact in zip(grads, right, strict=True):
+        torch.testing.assert_close(got.double(), exact, rtol=2e-2, atol=1e-30)
+
+
+def test_relaxed_bernoulli_at_a_tiny_temperature(device):
+    """0 or 1, and its gradient 0 however large the one that arrives."""
+    logits = torch.tensor([1.0, -2.0], device=device, requires_grad=True)
+    z = relaxed_bernoulli(logits, tau=1e-37, key=noise.key(3))
+    assert ((z == 0) | (z == 1)).all()
+    assert torch.autograd.grad(z, logits, torch.full_like(z, 1e6))[0].tolist() == [0.0, 0.0]

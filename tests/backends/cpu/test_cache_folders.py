@@ -236,7 +236,7 @@ def test_where_nothing_at_all_can_be_kept(cache, monkeypatch, forbidden):
 
 def test_a_cache_that_can_only_be_read_serves(cache, monkeypatch):
     library = found()
-    monkeypatch.setattr(cache, "_open_lock", lambda folder: pytest.fail("nothing to write"))
+    monkeypatch.setattr(cpu_cache, "_open_lock", lambda folder: pytest.fail("nothing to write"))
     assert found() == library
 
 

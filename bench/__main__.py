@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if sys.version_info < (3, 11):  # noqa: UP036  # a plain checkout, which no installer has checked
     print(f"bench: needs Python 3.11 or later, this is {sys.version.split()[0]}", file=sys.stderr)
@@ -20,8 +19,8 @@ except ImportError as error:
     sys.exit(2)
 
 from bench import variants
-from bench.ops import OPS, WORKS, Op
-from bench.results import CALLS, LATENT, STEPS
+from bench.ops import OPS, WORKS
+from bench.results import CALLS, LATENT, STEPS, load
 
 if TYPE_CHECKING:
     from bench.measure import Settings
@@ -37,13 +36,19 @@ NAMES = (*OPS, STEPS, CALLS)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"compare": compare, "table": table, "merge": merge}
-    if words and words[0] in commands:
-        return commands[words[0]](words[1:])
-    if words and words[0] in ("plots", "pages", "gpu-report"):
-        module = importlib.import_module(f"bench.{words[0].replace('-', '_')}")
-        return int(module.main(words[1:]))
-    return run(words)
+    own = {"compare": compare, "table": table}
+    try:
+        if words and words[0] in own:
+            return own[words[0]](words[1:])
+        if words and words[0] in ("plots", "pages", "gpu-report"):
+            module = importlib.import_module(f"bench.{words[0].replace('-', '_')}")
+            return int(module.main(words[1:]))
+        return run(words)
+    except ImportError as error:
+        if error.name not in ("pandas", "matplotlib"):
+            raise
+        print(f"python -m bench {words[0]}: needs pandas and matplotlib ({error})", file=sys.stderr)
+        return 1
 
 
 def run(words: Sequence[str]) -> int:
@@ -53,12 +58,8 @@ def run(words: Sequence[str]) -> int:
     measured until then is kept.
     """
     options = _options(words)
-    problem = _none_runs(options)
-    if problem:
-        print(f"python -m bench: {problem}", file=sys.stderr)
-        return 2
     try:
-        Path(options.out).mkdir(parents=True, exist_ok=True)
+        options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         print(f"python -m bench: --out {options.out}: {error.strerror}", file=sys.stderr)
         return 2
@@ -70,63 +71,26 @@ def run(words: Sequence[str]) -> int:
     every = [_settings(options, name) for name in options.op]
     found: dict[str, Result] = {}
     written: dict[str, list[Path]] = {}
-    code, words_at_end = 0, ""
+    code, last = 0, ""
     try:
-        for result in measure_all(every, report.ticker()):
+        for result in measure_all(every, report.say):
             op = result["settings"]["op"]
             # On disk at once: what comes next may take long, or take the process with it.
-            found[op], written[op] = result, results.write(result, Path(options.out))
+            found[op], written[op] = result, results.write(result, options.out)
     except DeviceLost as error:
-        code, words_at_end = LOST_DEVICE, str(error)
+        code, last = LOST_DEVICE, str(error)
     except KeyboardInterrupt:
         kept = ", ".join(f"{op} ({len(one['rows'])} rows)" for op, one in found.items())
-        code, words_at_end = INTERRUPTED, f"interrupted; kept: {kept or 'nothing'}"
+        code, last = INTERRUPTED, f"interrupted; kept: {kept or 'nothing'}"
     finally:
         for result in found.values():
             report.print_result(result, options.wide)
         report.print_legend(list(found.values()))
         print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
-    if words_at_end:
-        print(words_at_end)
+    if last:
+        print(last)
     failed = any(row["status"] == "failed" for one in found.values() for row in one["rows"])
     return code or int(failed)
-
-
-def _settings(options: argparse.Namespace, name: str) -> Settings:
-    from bench.measure import Settings
-    from bench.steps import DTYPE, STEP, models
-    from bench.timing import QUICK, THOROUGH
-
-    sizes: tuple[str, ...] = ()
-    dtypes, works = options.dtype or (DTYPE,), options.work
-    if name == STEPS:
-        sizes, dtypes, works = tuple(one.name for one in models(options.quick)), (DTYPE,), (STEP,)
-    elif name == CALLS:
-        from bench.calls import SHAPES
-
-        sizes = tuple("x".join(map(str, shape)) for shape in SHAPES)
-    else:
-        sizes, dtypes = _sizes(options, OPS[name]), options.dtype or OPS[name].dtypes
-    return Settings(
-        op=name,
-        device=options.device,
-        sizes=sizes,
-        dtypes=dtypes,
-        works=works,
-        variants=options.variants,
-        quick=options.quick,
-        effort=QUICK if options.quick else THOROUGH,
-        compiled=options.compile,
-    )
-
-
-def _sizes(options: argparse.Namespace, op: Op) -> tuple[str, ...]:
-    if options.sizes:
-        return tuple(options.sizes)
-    if options.quick:
-        return op.sizes[:2]
-    kind = torch.device(options.device).type
-    return op.sizes + (LARGE[kind] if kind == "cuda" or op.name == LATENT else ())
 
 
 def compare(words: Sequence[str]) -> int:
@@ -137,100 +101,62 @@ def compare(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     from bench.compare import print_comparison
 
-    with _one_line(parser):
-        before, after = _read(options.before, options.after)
+    try:
+        [before], [after] = load(options.before), load(options.after)
         print_comparison(before, after, options.wide)
-    return 0
-
-
-def merge(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench merge",
-        description="Adds a result's rows to another of the same op, machine and commit.",
-    )
-    parser.add_argument("into", type=Path, help="result JSON, in its machine's folder: rewritten")
-    parser.add_argument("more", type=Path, help="result JSON")
-    options = parser.parse_args(words)
-    from bench import results
-
-    with _one_line(parser):
-        merged = results.merged(*_read(options.into, options.more))
-    for path in results.write(merged, options.into.parent.parent):
-        print(f"wrote {path}")
+    except ValueError as error:
+        _fail(parser, error)
     return 0
 
 
 def table(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench table")
-    parser.add_argument("result", type=Path, help="result JSON")
-    parser.add_argument("--work", choices=WORKS, help="(default: the most that the op has)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench table", description="Results of one machine in Markdown."
+    )
+    parser.add_argument("results", type=Path, nargs="+", help="result JSON, or a folder of them")
     options = parser.parse_args(words)
-    from bench import tables
+    from bench import pages
 
-    with _one_line(parser):
-        [result] = _read(options.result)
-    with _one_line(parser, f"{options.result}: "):
-        print(tables.only_table(result, options.work))
+    try:
+        print("\n\n".join(pages.everything(load(*options.results))))
+    except ValueError as error:
+        _fail(parser, error)
     return 0
 
 
-def _read(*paths: Path) -> list[Result]:
-    from bench import results
-
-    return [results.read(path) for path in paths]
-
-
-@contextmanager
-def _one_line(parser: argparse.ArgumentParser, head: str = "") -> Iterator[None]:
-    """A ValueError ends with one line: what is wrong is no matter of how the command is used."""
-    try:
-        yield
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: {head}{error}\n")
+def _fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """With one line: what is wrong is no matter of how the command is used."""
+    parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Speed and memory of ops and training steps, beside what they replace.",
-        epilog="Also, each with --help: compare, merge, table, plots, pages, gpu-report.",
+        epilog="Also, each with --help: compare, table, plots, pages, gpu-report.",
     )
-    parser.add_argument(
-        "--op",
-        default=LATENT,
-        help=f"all, others (all ops but {LATENT}, and {CALLS}), or some of: {', '.join(NAMES)}",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument(
-        "--sizes",
-        help="such as 128x20, or 16M elements (default: each op's); not of training steps, which "
-        "have their models'",
-    )
-    parser.add_argument("--dtype", help=f"{', '.join(DTYPES)} (default: each op's)")
-    parser.add_argument("--work", default=",".join(WORKS))
-    parser.add_argument("--variants", help="only these, beside eager (default: all)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    parser.add_argument(
-        "--keep-memory",
-        action="store_true",
-        help="keep freed memory in the process, as allocators with caches do (CPU, glibc)",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help=f"of {CALLS}: once more with both sides through torch.compile",
-    )
-    parser.add_argument("--wide", action="store_true", help="tables of all columns")
-    parser.add_argument("--quick", action="store_true", help="small sizes, a rough result")
-    parser.add_argument(
-        "--out",
-        default="out/bench",
-        help="results go to <out>/<machine>/<op>.json and .csv; those to be kept to bench/results",
-    )
+
+    def add(name: str, text: str, **more: object) -> None:
+        parser.add_argument(name, help=text, **more)  # type: ignore[arg-type]
+
+    add("--op", f"all, others (all but {LATENT} and {STEPS}), or some of: {', '.join(NAMES)}",
+        default=LATENT)  # fmt: skip
+    add("--device", "cpu, cuda, cuda:1, ...", default="cpu")
+    add("--sizes", "such as 128x20, or 16M elements (default: each op's); not of training steps, "
+        "which have their models'")  # fmt: skip
+    add("--dtype", f"{', '.join(DTYPES)} (default: each op's)")
+    add("--work", "some of these (default: all)", default=",".join(WORKS))
+    add("--variants", "only these, beside eager (default: all)")
+    add("--threads", "CPU threads (default: PyTorch's)", type=int)
+    add("--keep-memory", "keep freed memory in the process, as allocators with caches do (CPU, "
+        "glibc)", action="store_true")  # fmt: skip
+    add("--compile", f"of {CALLS}: once more with both sides through torch.compile",
+        action="store_true")  # fmt: skip
+    add("--wide", "tables of all columns", action="store_true")
+    add("--quick", "small sizes, a rough result", action="store_true")
+    add("--out", "results go to <out>/<machine>/<op>.json and .csv; those to be kept to "
+        "bench/results (default: out/bench)", default=Path("out/bench"), type=Path)  # fmt: skip
     options = parser.parse_args(words)
-    every = NAMES if options.device == "cpu" else NAMES[:-1]
-    groups = {"all": every, "others": tuple(n for n in every if n not in (LATENT, STEPS))}
-    options.op = ",".join(groups.get(options.op, (options.op,)))
     try:
         _check(options)
     except (ValueError, OSError) as error:
@@ -245,11 +171,13 @@ def _check(options: argparse.Namespace) -> None:
         ValueError: something is asked for that there isn't.
         OSError: freed memory can't be kept here.
     """
-    from bench import allocator
+    from bench import machine
     from bench.sizes import shape_of
 
     device = _device(options.device)
-    options.op = _some("--op", options.op, NAMES)
+    every = NAMES if device.type == "cpu" else NAMES[:-1]
+    groups = {"all": every, "others": tuple(n for n in every if n not in (LATENT, STEPS))}
+    options.op = groups.get(options.op) or _some("--op", options.op, NAMES)
     options.work = _some("--work", options.work, WORKS)
     options.dtype = _some("--dtype", options.dtype, DTYPES)
     options.variants = _some("--variants", options.variants, variants.names(device))
@@ -264,19 +192,13 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--compile: of --op {CALLS} alone; other ops are compiled beside eager")
     if options.threads is not None and options.threads < 1:
         raise ValueError(f"--threads {options.threads}: expected 1 or more")
+    ours = [name for name in options.variants if name in variants.BACKENDS]
+    reasons = [variants.unavailable_reason(name, device) for name in ours]
+    if ours and None not in reasons:
+        words = "; ".join(f"{name}: {why}" for name, why in zip(ours, reasons, strict=True))
+        raise ValueError(f"--variants: expected one of ours that can run; {words}")
     if options.keep_memory:
-        allocator.keep_freed_memory()
-
-
-def _none_runs(options: argparse.Namespace) -> str | None:
-    """Why none of our backends that are asked for can run here; None where one can, or none is."""
-    device = torch.device(options.device)
-    asked = [name for name in variants.BACKENDS if name in options.variants]
-    reasons = {name: variants.unavailable_reason(name, device) for name in asked}
-    if not asked or None in reasons.values():
-        return None
-    words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return f"--variants {','.join(options.variants)}: expected one of ours that can run; {words}"
+        machine.keep_freed_memory()
 
 
 def _some(option: str, text: str | None, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -306,10 +228,40 @@ def _device(text: str) -> torch.device:
         raise ValueError(f"--device {text!r}: expected cpu, cuda, or one such as cuda:1")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
-        seen = "no CUDA device" if count == 0 else f"{count} {device.type.upper()} device"
-        seen += "s" if count > 1 else ""
-        raise ValueError(f"--device {text!r}: this PyTorch sees {seen}")
+        raise ValueError(f"--device {text!r}: this PyTorch sees {count} of {device.type}")
     return device
+
+
+def _settings(options: argparse.Namespace, name: str) -> Settings:
+    from bench.measure import Settings
+    from bench.timing import QUICK, THOROUGH
+
+    sizes, dtypes, works = options.sizes, options.dtype or ("float32",), options.work
+    if name == STEPS:
+        from bench.steps import STEP, models
+
+        sizes, dtypes = tuple(one.name for one in models(options.quick)), ("float32",)
+        works = (STEP,)
+    elif name == CALLS:
+        from bench.calls import SHAPES
+
+        sizes = tuple("x".join(map(str, shape)) for shape in SHAPES)
+    else:
+        op, kind = OPS[name], torch.device(options.device).type
+        large = LARGE[kind] if kind == "cuda" or name == LATENT else ()
+        sizes = sizes or (op.sizes[:2] if options.quick else op.sizes + large)
+        dtypes = options.dtype or op.dtypes
+    return Settings(
+        op=name,
+        device=options.device,
+        sizes=sizes,
+        dtypes=dtypes,
+        works=works,
+        variants=options.variants,
+        quick=options.quick,
+        effort=QUICK if options.quick else THOROUGH,
+        compiled=options.compile,
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 Forward and backward at 128x20 and 256x6, one thread, in interleaved rounds. What a user
 calls is seldom the fastest case: a scale of one row, a prior, `z.sum()`. A row here is one such
-call. Its formula gets the noise as its first argument, so that a call is timed only after its
-outputs and gradients were found to be the formula's with the noise of the key that it drew.
+call. Its formula gets the noise as its first argument, and the gate of `check` holds for it too.
 """
 
 from __future__ import annotations
@@ -12,25 +11,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import fused_reparam as fr
-from bench.draws import DF, DRAWS, of_key
+from bench import check
+from bench.check import Outputs
+from bench.noise import DRAWS, degrees
 from bench.ops import PRIOR_STD, log_prob, tanh_normal, weight
 from bench.results import CALLS
-from bench.timing import Spread
+from bench.timing import Contestant, CpuClock, Effort, Spread, interleave
 
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
 # the compiled formula's time.
 PLAIN, MOST, COMPILED = 0.33, 0.6, 1.0
 SHAPES = ((128, 20), (256, 6))
-# Relative errors allowed in float32 beside the formula in float64; noise itself may be off by 4e-6.
-TOLERANCE = 4e-5
 BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
-Outputs = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Call:
     like: Tensor | None = None
     """A tensor of the noise's shape and memory format; the first input when None."""
     most: float = MOST
+
+    @property
+    def noise(self) -> Tensor:
+        """A tensor of the noise's shape and memory order."""
+        return (self.inputs[0] if self.like is None else self.like).detach()
 
 
 def divergence(mean: Tensor, log_std: Tensor, std: Tensor, prior: Sequence[Tensor]) -> Tensor:
@@ -137,7 +141,7 @@ def moments(dim: int) -> Callable[..., Outputs]:
 
 def located(base: str, number: float = 0.0) -> Callable[..., Outputs]:
     """With a scale that is a number, where one is given."""
-    df = DF if base == "student_t" else None
+    df = degrees(base)
     if number:
         return lambda loc: (fr.loc_scale_rsample(loc, number, base, df=df),)
     return lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=df),)
@@ -243,12 +247,14 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
 # --- what is done with a call ---------------------------------------------------------------------
 
 
-def gradients(outputs: Outputs, kind: str) -> list[Tensor]:
+def gradients(kind: str, outputs: Outputs) -> list[Tensor | None]:
     """What arrives at the outputs; the same numbers for the same shapes."""
     generator = torch.Generator().manual_seed(21)
 
-    def arriving(output: Tensor) -> Tensor:
+    def arriving(index: int, output: Tensor) -> Tensor | None:
         shape = output.shape
+        if (kind == "first" and index > 0) or (kind == "last" and index == 0):
+            return None
         if kind == "sum" or output.ndim == 0:
             return torch.ones(()).expand(shape)
         if kind == "expanded":
@@ -258,174 +264,107 @@ def gradients(outputs: Outputs, kind: str) -> list[Tensor]:
             return made.permute(*reversed(range(made.ndim)))
         return torch.empty_like(output).copy_(made) if kind == "like" else made
 
-    return [arriving(output) for output in outputs]
-
-
-def asked(outputs: Outputs, kind: str) -> Outputs:
-    """The outputs that gradients arrive at."""
-    return {"first": outputs[:1], "last": outputs[1:]}.get(kind, outputs)
+    return [arriving(index, output) for index, output in enumerate(outputs)]
 
 
 def eager(call: Call) -> Callable[..., Outputs]:
     """The formula with noise of its own, as PyTorch's users write it."""
-    like = (call.inputs[0] if call.like is None else call.like).detach()
+    formula, noise = call.formula, call.noise
     if call.base is None:
-        return lambda *inputs: call.formula(None, *inputs)
+        return lambda *inputs: formula(None, *inputs)
     draw = DRAWS[call.base]
-    return lambda *inputs: call.formula(draw(like), *inputs)
+    return lambda *inputs: formula(draw(noise), *inputs)
 
 
-def prepared(call: Call, compute: Callable[..., Outputs]) -> Callable[[], object]:
+def prepared(call: Call, compute: Callable[..., Outputs]) -> Callable[[object], object]:
     """What is timed: forward and backward, or forward in inference mode."""
-    inputs = call.inputs
+    inputs, grad = call.inputs, torch.autograd.grad
+
+    def forward(_: object) -> None:
+        with torch.inference_mode():
+            compute(*inputs)
+
     if call.gradient == "none":
-
-        def forward() -> None:
-            with torch.inference_mode():
-                compute(*inputs)
-
         return forward
-    incoming = gradients(asked(compute(*inputs), call.gradient), call.gradient)
-    if call.gradient in ("first", "last"):
-        return lambda: torch.autograd.grad(
-            asked(compute(*inputs), call.gradient), inputs, incoming, allow_unused=True
-        )
-    return lambda: torch.autograd.grad(compute(*inputs), inputs, incoming)
+    arriving = gradients(call.gradient, compute(*inputs))
+    incoming = [one for one in arriving if one is not None]
+    if len(incoming) == len(arriving):
+        return lambda _: grad(compute(*inputs), inputs, incoming)
+    index = next(i for i, one in enumerate(arriving) if one is not None)
+    return lambda _: grad(compute(*inputs)[index], inputs, incoming, allow_unused=True)
 
 
 def problem(call: Call, ours: Callable[..., Outputs]) -> str | None:
     """What is wrong with a call's outputs and gradients; None where they are the formula's."""
-    torch.manual_seed(22)
-    key = fr.noise.draw_key("cpu")
-    torch.manual_seed(22)
-    got = ours(*call.inputs)
-    like = call.inputs[0] if call.like is None else call.like
-    inputs = [tensor.detach().double().requires_grad_() for tensor in call.inputs]
-    noise = None
-    if call.base is not None:
-        memory = torch.empty_like(got[0]) if tuple(like.shape) == tuple(got[0].shape) else like
-        noise = of_key(call.base, key, 0, memory.numel(), memory.dtype, memory.device)
-        noise = noise.as_strided(memory.shape, memory.stride())
-    want = call.formula(noise, *inputs)
-    pairs = list(zip([f"output {i}" for i in range(len(want))], got, want, strict=True))
-    if call.gradient != "none":
-        incoming = gradients(asked(got, call.gradient), call.gradient)
-        both = [
-            torch.autograd.grad(asked(outputs, call.gradient), leaves, grads, allow_unused=True)
-            for outputs, leaves, grads in (
-                (got, call.inputs, incoming),
-                (want, inputs, [grad.double() for grad in incoming]),
-            )
-        ]
-        pairs += zip([f"gradient {i}" for i in range(len(inputs))], *both, strict=True)
-    for name, one, other in pairs:
-        if (one is None) != (other is None):
-            return f"{name}: got {one}, expected {other}"
-        if one is None:
-            continue
-        if one.shape != other.shape:
-            return f"{name}: shape {tuple(one.shape)}, expected {tuple(other.shape)}"
-        # Sums are of terms that may cancel: an error counts beside the largest number.
-        off = ((one.double() - other).abs() / other.abs().clamp_min(1.0)).max().item()
-        if not off <= TOLERANCE:
-            return f"{name}: off by {off:.2g}, allowed {TOLERANCE:.2g}"
-    return None
+    incoming = None if call.gradient == "none" else partial(gradients, call.gradient)
+    return check.problem(ours, call.formula, call.inputs, call.base, call.noise, incoming)
 
 
-def seconds(run: Callable[[], object], count: int) -> float:
-    start = time.thread_time_ns()
-    for _ in range(count):
-        run()
-    return (time.thread_time_ns() - start) / count / 1e9
+class ThreadClock(CpuClock):
+    """Processor time of this thread, which others on the machine add little to."""
+
+    warms_up = False
+
+    def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
+        start = time.thread_time_ns()
+        for item in items:
+            call(item)
+        return (time.thread_time_ns() - start) / 1e9
 
 
-def measured(call: Call, compiled: bool, rounds: int, count: int) -> dict[str, Any]:
+def measured(call: Call, compiled: bool, rounds: int) -> dict[str, Any]:
     """A row: medians of both times, and the ratio of each round with its quartiles."""
     ours, theirs = call.ours, eager(call)
-    most = call.most
+    row: dict[str, Any] = {"most": COMPILED if compiled else call.most}
     if compiled:
         torch.compiler.reset()
         ours, theirs = (torch.compile(one, dynamic=False) for one in (ours, theirs))
-        most = COMPILED
-    row: dict[str, Any] = {"most": most}
     try:
         wrong = problem(call, ours)
         if wrong:
             return row | {"status": "failed", "reason": wrong}
-        pair = prepared(call, ours), prepared(call, theirs)
+        pair = [Contestant("ours", prepared(call, ours)),
+                Contestant("formula", prepared(call, theirs))]  # fmt: skip
     except Exception as error:
         return row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
-    for run in pair:
-        seconds(run, count)
-    # Which of them comes first changes from round to round.
-    samples = []
-    for turn in range(rounds):
-        order = pair if turn % 2 else pair[::-1]
-        found = [seconds(run, count) for run in order]
-        samples.append(found if turn % 2 else found[::-1])
-    ratio = Spread.of([own / other for own, other in samples])
-    ours_s, formula_s = (Spread.of(times) for times in zip(*samples, strict=True))
+    effort = Effort(sample_seconds=0.001, seconds=0.0, least_rounds=rounds, most_rounds=rounds)
+    spreads = interleave(ThreadClock(), pair, effort)
+    both = zip(*(one.samples for one in pair), strict=True)
+    ratio = Spread.of([own / other for own, other in both])
     return row | {
         "status": "ok",
         "ratio": ratio.median,
         "low_ratio": ratio.low,
         "high_ratio": ratio.high,
-        "median_s": ours_s.median,
-        "low_s": ours_s.low,
-        "high_s": ours_s.high,
-        "formula_s": formula_s.median,
+        "median_s": spreads["ours"].median,
+        "low_s": spreads["ours"].low,
+        "high_s": spreads["ours"].high,
+        "formula_s": spreads["formula"].median,
     }
 
 
 def rows(
-    compiled: bool, quick: bool, tick: Callable[[str, float], object] = lambda *_: None
+    compiled: bool, quick: bool, say: Callable[[str], object] = lambda _: None
 ) -> Iterator[dict[str, Any]]:
     """A row for each call, on one thread whatever this process has."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     variant = fr.current_backend("cpu") + (", compiled" if compiled else "")
-    rounds, count = (5, 20) if quick else (21, 40)
     try:
-        every = [(shape, call) for shape in SHAPES for call in calls(*shape)]
-        for index, (shape, call) in enumerate(every):
-            size = "x".join(map(str, shape))
-            tick(f"{size} {call.name}", index / len(every))
-            yield {
-                "op": CALLS,
-                "size": size,
-                "shape": size,
-                "elements": math.prod(shape),
-                "dtype": "float32",
-                "work": call.name,
-                "variant": variant,
-                "ours": True,
-                "threads": 1,
-            } | measured(call, compiled, rounds, count)
+        for shape in SHAPES:
+            every, size = calls(*shape), "x".join(map(str, shape))
+            say(f"{CALLS} {size}: {len(every)} for {variant}")
+            for call in every:
+                yield {
+                    "op": CALLS,
+                    "size": size,
+                    "shape": size,
+                    "elements": math.prod(shape),
+                    "dtype": "float32",
+                    "work": call.name,
+                    "variant": variant,
+                    "ours": True,
+                    "threads": 1,
+                } | measured(call, compiled, rounds=5 if quick else 21)
     finally:
         torch.set_num_threads(threads)
-
-
-def tables(found: Sequence[dict[str, Any]]) -> str:
-    """For each variant and size its calls, the worst first, in 80 columns; `!` flags the slow."""
-    kinds = dict.fromkeys((row["variant"], row["size"]) for row in found)
-    return "\n\n".join(
-        _table([row for row in found if (row["variant"], row["size"]) == kind]) for kind in kinds
-    )
-
-
-def _table(found: Sequence[dict[str, Any]]) -> str:
-    head = (
-        f"{found[0]['size']}: ours ({found[0]['variant']}) and the formula in PyTorch, one thread"
-    )
-    lines = [head, f"  {'call':31s} {'ours':>9s} {'formula':>9s} {'ours / formula':>17s}  at most"]
-    timed = [row for row in found if row["status"] == "ok"]
-    for row in sorted(timed, key=lambda row: -row["ratio"]):
-        flag = "!" if row["ratio"] > row["most"] else " "
-        spread = f"{row['ratio']:.2f} ({row['low_ratio']:.2f}-{row['high_ratio']:.2f})"
-        ours, theirs = (f"{1e6 * row[name]:.1f} us" for name in ("median_s", "formula_s"))
-        times = f"{ours:>9s} {theirs:>9s} {spread:>17s}"
-        lines.append(f"{flag} {row['work']:31s} {times}  {row['most']:g}")
-    failed = [row for row in found if row["status"] != "ok"]
-    lines += [f"NOT TIMED: {row['work']}: {row['reason']}" for row in failed]
-    kept = sum(row["ratio"] <= row["most"] for row in timed)
-    return "\n".join([*lines, f"{kept} of {len(found)} calls within their bound"])

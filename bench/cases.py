@@ -1,21 +1,28 @@
-"""A case: an op at one size and dtype, and what a variant does with it."""
+"""A case: an op, or a model's training step, at one size, and what a variant does with it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import check, memory
-from bench.ops import BACKWARD, FORWARD, Op, Shape, Tensors
+from bench.ops import BACKWARD, FORWARD, Compute, Op, Shape, Tensors
+from bench.results import STEPS
+from bench.steps import STEP, Model
 from bench.timing import Contestant
-from bench.variants import Variant
+from bench.variants import Missing, Variant, variants
 
 # Graphs kept ready for the backward pass of small sizes may take this much memory.
 GRAPH_BYTES = 1 << 28
+# Elements, as far as dim 0 can be cut, of what is compared with the formula in float64.
+CHECKED = 1 << 17
+# Tensors of the latent's size (or of the noise's) alive at the worst moment in plain PyTorch, the
+# specification's included: an estimate, so that what can't fit is not begun.
+ALIVE = 16
 
 
 @dataclass(frozen=True)
@@ -28,19 +35,6 @@ class OpCase:
     dtype: str
     device: torch.device
 
-    @cached_property
-    def inputs(self) -> Tensors:
-        generator = torch.Generator(self.device).manual_seed(20)
-        one = torch.zeros((), dtype=self.torch_dtype, device=self.device)
-
-        def normals(count: int) -> list[Tensor]:
-            if not count:
-                return [one.expand(self.shape)]
-            return [one.new_empty(self.shape).normal_(generator=generator) for _ in range(count)]
-
-        made = self.op.inputs(normals)
-        return tuple(t.requires_grad_() for t in made) if self.has_backward else made
-
     @property
     def name(self) -> str:
         return self.op.name
@@ -50,10 +44,6 @@ class OpCase:
         return self.op.works
 
     @property
-    def base(self) -> str | None:
-        return self.op.base
-
-    @property
     def elements(self) -> int:
         return math.prod(self.shape)
 
@@ -61,80 +51,64 @@ class OpCase:
     def torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
 
-    @property
-    def has_backward(self) -> bool:
-        return BACKWARD in self.op.works
-
-    @property
-    def _bytes(self) -> int:
-        """What one tensor of the latent's size takes."""
-        return self.elements * self.torch_dtype.itemsize
-
-    def moved(self, work: str) -> int:
-        """Bytes that the op must read and write for `work`."""
-        return self.op.moved(work) * self._bytes
+    def moved(self, work: str) -> int | None:
+        """Bytes that the op must read and write for `work`; None where nobody can say."""
+        return self.op.moved(work) * self.elements * self.torch_dtype.itemsize
 
     def made(self, work: str) -> int:
         """Bytes of the new tensors that `work` results in."""
-        return self.op.made(work) * self._bytes
+        return self.op.made(work) * self.elements * self.torch_dtype.itemsize
 
     def noise_elements(self, work: str) -> int:
         """Numbers to be made from the noise's stream for `work`."""
         return self.op.noise_passes(work) * self.elements
 
-    def need(self, work: str, variant: Variant) -> int:  # noqa: ARG002
-        """An estimate of the bytes that a call takes, its inputs included unless they exist."""
-        fused = sum(self.op.made(one) for one in self.works[:2]) + 1
-        alive = {"fused": fused, "reference": 2 * self.op.alive + 2}
-        # The specification makes noise in wider types.
-        width = max(self.torch_dtype.itemsize, 4 if variant.family == "reference" else 0)
-        waiting = 0 if "inputs" in self.__dict__ else sum(self.op.moves[0])
-        return alive.get(variant.family, self.op.alive) * self.elements * width + (
-            waiting * self._bytes
+    @property
+    def need(self) -> int:
+        """An estimate of the bytes that a call takes."""
+        largest = max(self.elements, self.op.noise_passes(FORWARD) * self.elements)
+        return ALIVE * largest * self.torch_dtype.itemsize
+
+    def variants(self) -> tuple[list[Variant], list[Missing]]:
+        return variants(self.op, self.device)
+
+    @cached_property
+    def inputs(self) -> Tensors:
+        return self._inputs(self.shape)
+
+    def _inputs(self, shape: Shape) -> Tensors:
+        generator = torch.Generator(self.device).manual_seed(20)
+        one = torch.zeros((), dtype=self.torch_dtype, device=self.device)
+
+        def normals(count: int) -> list[Tensor]:
+            if not count:
+                return [one.expand(shape)]
+            return [one.new_empty(shape).normal_(generator=generator) for _ in range(count)]
+
+        made = self.op.inputs(normals)
+        return tuple(t.requires_grad_() for t in made) if BACKWARD in self.op.works else made
+
+    def incoming(self, outputs: check.Outputs) -> Tensors:
+        """The gradients that arrive, the same for all variants: random ones at a sample, and at a
+        KL, which is a mean over the batch or a sum, one between the two."""
+        generator = torch.Generator(self.device).manual_seed(21)
+        return tuple(
+            torch.empty_like(one).normal_(generator=generator)
+            if one.ndim
+            else torch.full_like(one, self.shape[0] ** 0.5)
+            for one in outputs
         )
 
-    @cached_property
-    def shapes(self) -> Tensors:
-        """The outputs' shapes, as tensors without memory."""
-        return check.shapes_of(self.op, tuple(t.detach() for t in self.inputs))
-
-    @cached_property
-    def scalars(self) -> list[float | None]:
-        return check.scalars(self)
-
-    @cached_property
-    def pooled(self) -> dict[str, Tensor]:
-        return check.pooled(self)
-
-    def incoming(self, outputs: Tensors) -> Tensors:
-        """The gradients that arrive at outputs of these shapes, the same for all variants.
-
-        At a sample they are random; at a KL such that it weighs about as much; at a row's values
-        they are weights, of opposite signs where an op has two of them.
-        """
-        made = []
-        for i, output in enumerate(outputs):
-            dtype = self.torch_dtype if output.is_meta else output.dtype
-            if output.ndim >= len(self.shape):
-                made.append(self._sample_grad)
-            elif output.ndim == 0:
-                value = self.shape[0] if self.op.mean else 0.1
-                made.append(torch.full((), value, dtype=dtype, device=self.device))
-            else:
-                weights = torch.linspace(0.5, 1.5, output.numel(), device=self.device)
-                made.append((weights.view(output.shape) * (-1) ** (i + 1)).to(dtype))
-        return tuple(made)
-
-    @cached_property
-    def _sample_grad(self) -> Tensor:
-        generator = torch.Generator(self.device).manual_seed(21)
-        shape = self.shapes[0].shape
-        made = torch.empty(shape, dtype=self.torch_dtype, device=self.device)
-        return made.normal_(generator=generator)
-
-    def verdict(self, variant: Variant) -> str | None:
-        """What is wrong with the variant's results; None when they are right."""
-        return check.verdict(self, variant)
+    def problem(self, variant: Variant) -> str | None:
+        """What is wrong with the op as one of ours computes it, on a large latent's first rows."""
+        rows = max(1, min(self.shape[0], CHECKED * self.shape[0] // self.elements))
+        inputs = self._inputs((rows, *self.shape[1:]))
+        like = self.op.like(*(tensor.detach() for tensor in inputs))
+        incoming = self.incoming if BACKWARD in self.op.works else None
+        with variant.context():
+            return check.problem(
+                variant.op or variant.compute, self.op.formula, inputs, self.op.base, like, incoming
+            )
 
     def saved_bytes(self, variant: Variant) -> int:
         with variant.context():
@@ -160,12 +134,73 @@ class OpCase:
         def graphs(count: int) -> list[Tensors]:
             return [compute(*inputs) for _ in range(count)]
 
-        most = max(1, GRAPH_BYTES // max(1, self.need(work, variant)))
-        return Contestant(
-            variant.name,
-            backward,
-            graphs,
-            variant.context,
-            # A CUDA graph's next forward pass overwrites what the last one kept.
-            most_calls=1 if variant.overwrites else most,
-        )
+        # A CUDA graph's next forward pass overwrites what the last one kept.
+        most = 1 if variant.overwrites else max(1, GRAPH_BYTES // self.need)
+        return Contestant(variant.name, backward, graphs, variant.context, most_calls=most)
+
+
+@dataclass(frozen=True)
+class StepCase(OpCase):
+    """A training step of a model in which the op sits; all variants share its parameters."""
+
+    model: Model
+
+    @classmethod
+    def of(cls, model: Model, device: torch.device) -> StepCase:
+        return cls(model.op, model.name, model.shape, "float32", device, model)
+
+    @property
+    def name(self) -> str:
+        return STEPS
+
+    @property
+    def works(self) -> tuple[str, ...]:
+        return (STEP,)
+
+    def moved(self, _work: str) -> int | None:
+        return None  # a model is more than its op
+
+    def made(self, _work: str) -> int:
+        return 0
+
+    def noise_elements(self, _work: str) -> int:
+        return 0
+
+    @cached_property
+    def _made(self) -> tuple[nn.Module, Tensors]:
+        with torch.random.fork_rng(), self.device:
+            torch.manual_seed(22)
+            return self.model.build(), self.model.batch(self.device)
+
+    @property
+    def module(self) -> nn.Module:
+        return self._made[0]
+
+    def loss(self, latent: Compute) -> Tensors:
+        module, batch = self._made
+        return (module(latent, *batch),)
+
+    def variants(self) -> tuple[list[Variant], list[Missing]]:
+        """Those of the op, each in an eager model, and textbook's and ours in compiled ones too."""
+        return variants(self.op, self.device, lambda latent: partial(self.loss, latent), True)
+
+    def saved_bytes(self, variant: Variant) -> int:
+        with variant.context():
+            known = (*self.module.parameters(), *self._made[1])
+            return memory.saved_bytes(lambda *_: variant.compute(), known)
+
+    def contestant(self, _work: str, variant: Variant) -> Contestant:
+        return Contestant(variant.name, lambda _: self.step(variant), context=variant.context)
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        # A step does the same work whatever the rate; the parameters stay where they are.
+        return torch.optim.SGD(self.module.parameters(), lr=0.0)
+
+    def step(self, variant: Variant) -> None:
+        parameters = tuple(self.module.parameters())
+        grads = torch.autograd.grad(variant.compute()[0], parameters)
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad
+        self._optimizer.step()
+        self._optimizer.zero_grad()

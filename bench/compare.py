@@ -6,23 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.report import duration, print_table
-from bench.results import Result, Row, case_of, rows_of
+from bench.results import CASE, Result, Row
 
 # The figures of a row, and how each is written. Of bytes all digits: a difference is to be seen.
-ALWAYS: dict[str, Callable[[Any], str]] = {
+FIGURES: dict[str, Callable[[Any], str]] = {
     "vs_eager": "{:.2f}x".format,
     "saved_bytes": "{:,}".format,
     "peak_bytes": "{:,}".format,
     "kernels": str,
-}
-# Those of which only changes are shown.
-CHANGED: dict[str, Callable[[Any], str]] = {
     "graph_kernels": str,
     "host_s": duration,
     "graph_s": duration,
     "of_copy": "{:.0%}".format,
     "of_limit": "{:.0%}".format,
 }
+# Those that are shown where they did not change, too.
+ALWAYS = ("vs_eager", "saved_bytes", "peak_bytes", "kernels")
 COLUMNS = ("variant", "before", "after", "faster", "", "vs eager", "saved", "peak", "kernels",
            "graph kernels", "host", "graph", "of copy", "of limit")  # fmt: skip
 # What grew by more than that share is told. Peak memory: allocators round.
@@ -41,11 +40,14 @@ def print_comparison(before: Result, after: Result, wide: bool = False) -> None:
         raise ValueError(f"expected two results of one op, got {ops[0]} and {ops[1]}")
     for (name, old), new in zip(_facts(before).items(), _facts(after).values(), strict=True):
         print(f"{name}: {old}" if old == new else f"{name}: {old} -> {new}")
+    sides = [{tuple(row[name] for name in (*CASE, "variant")): row for row in result["rows"]}
+             for result in (before, after)]  # fmt: skip
     lines: list[list[str]] = []
     heading = None
-    for case, *cells in comparison(before, after):
+    for key in sides[0] | sides[1]:
+        case = " ".join(key[1:4])
         lines += [[case]] if case != heading else []
-        lines.append(["  " + cells[0], *cells[1:]])
+        lines.append([f"  {key[4]}", *_cells(*(side.get(key) for side in sides))])
         heading = case
     print_table("before and after", COLUMNS, lines, wide)
 
@@ -59,31 +61,19 @@ def _facts(result: Result) -> dict[str, Any]:
     return facts
 
 
-def comparison(before: Result, after: Result) -> list[list[str]]:
-    """For each case and variant of either result the case's words, then a cell for each column."""
-    sides: list[dict[Any, Row]] = [
-        {(case_of(row), row["variant"]): row for row in rows_of([result])}
-        for result in (before, after)
-    ]
-    return [_line(*(side.get(key) for side in sides)) for key in sides[0] | sides[1]]
-
-
-def _line(old: Row | None, new: Row | None) -> list[str]:
-    row = new or old
-    assert row is not None
+def _cells(old: Row | None, new: Row | None) -> list[str]:
     times = ["absent" if one is None else duration(one["median_s"]) if one["status"] == "ok"
              else one["status"] for one in (old, new)]  # fmt: skip
-    head = [f"{row['dtype']} {row['size']} {row['work']}", row["variant"], *times]
     if old is None or new is None or not old["status"] == new["status"] == "ok":
-        return [*head, "", "" if times[0] == times[1] else "changed", *[""] * len(ALWAYS | CHANGED)]
+        return [*times, "", "" if times[0] == times[1] else "changed"]
     words = ["faster"] if new["high_s"] < old["low_s"] else []
     words += ["SLOWER"] if new["low_s"] > old["high_s"] else []
     words += [f"MORE {what}" for what, names in MORE.items()
               if any(None not in (old.get(n), new.get(n)) and new[n] > by * old[n]
                      for n, by in names.items())]  # fmt: skip
     cells = []
-    for name, text in (ALWAYS | CHANGED).items():
+    for name, text in FIGURES.items():
         pair = ["" if one.get(name) is None else text(one[name]) for one in (old, new)]
         alike = pair[0] if name in ALWAYS else ""
         cells.append(alike if pair[0] == pair[1] else " -> ".join(one or "none" for one in pair))
-    return [*head, f"{old['median_s'] / new['median_s']:.2f}x", " ".join(words), *cells]
+    return [*times, f"{old['median_s'] / new['median_s']:.2f}x", " ".join(words), *cells]

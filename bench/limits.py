@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from bench.draws import DF
+from bench.noise import degrees
 from bench.timing import Clock, Contestant, Effort, interleave
 from bench.variants import CACHED_BY, unavailable_reason, using
 
@@ -62,38 +60,29 @@ def noise(
     if not count or device.type != "cpu" or unavailable_reason(CACHED_BY, device) is not None:
         return []
     from fused_reparam import noise
+    from fused_reparam.backends import dispatch
 
-    module = _module(CACHED_BY, device)
+    with using(CACHED_BY)():
+        module = dispatch.pick(device)  # itself: it writes noise into memory that there is already
     key, out = noise.key(1), torch.zeros(min(count, CACHED), dtype=dtype)
     whole, rest = divmod(count, len(out))
     parts = [out] * whole + ([out[:rest]] if rest else [])
 
-    def fill(part: torch.Tensor) -> None:
-        if base == "normal":
-            module.normal(key, part)
-        else:
-            module.base_noise(base, DF if base == "student_t" else 0.0, key, part)
-
     def make(_: object) -> None:
         for part in parts:
-            fill(part)
+            if base == "normal":
+                module.normal(key, part)
+            else:
+                module.base_noise(base, degrees(base) or 0.0, key, part)
 
     return [Contestant(NOISE, make)]
 
 
 def measure_limits(
     device: torch.device, clock: Clock, effort: Effort, quick: bool
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Copy bandwidth in GB/s, in place and into fresh memory."""
     size = 1 << (26 if quick else 28)
     spreads = interleave(clock, copies(2 * size, size, device), effort)
     rate = {name: 2 * size / spread.median / 1e9 for name, spread in spreads.items()}
     return {"copy_gb_per_s": rate[COPY], "fresh_copy_gb_per_s": rate[FRESH], "copy_bytes": size}
-
-
-def _module(name: str, device: torch.device) -> Any:
-    """The backend itself, which writes noise into memory that there is already."""
-    from fused_reparam.backends import dispatch
-
-    with using(name)():
-        return dispatch.pick(device)

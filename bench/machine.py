@@ -1,7 +1,9 @@
-"""Where and with what a measurement was made."""
+"""Where and with what a measurement is made: device, versions, commit, and what becomes of freed
+memory, which decides what new memory costs on a CPU."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -14,10 +16,32 @@ from typing import cast
 
 import torch
 
-from bench import allocator
-
+# Of glibc's mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_kept = False
 # What figures depend on, in a checkout.
 MEASURED = ("bench", ":!bench/results", "fused_reparam", "kernels", "setup.py", "pyproject.toml")
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep what it frees, as allocators with caches do.
+
+    glibc gives large blocks back to the system, so that each page of the next one is cleared on its
+    first use: by default a copy into new memory takes several times as long as one into old.
+
+    Raises:
+        OSError: the C library has no such setting.
+    """
+    global _kept
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        raise OSError("this C library has no mallopt: --keep-memory is for glibc") from None
+    largest = (1 << 31) - 1
+    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: largest}
+    if not all(mallopt(name, value) for name, value in settings.items()):
+        raise OSError("the C library refused to keep freed memory")
+    _kept = True
 
 
 def describe(device: torch.device) -> dict[str, object]:
@@ -26,12 +50,10 @@ def describe(device: torch.device) -> dict[str, object]:
         "device": device_name(device),
         "device_type": device.type,
         "cpu": cpu_model(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": os.cpu_count(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "keeps_freed_memory": allocator.kept(),
+        "keeps_freed_memory": _kept,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": _versions(),
         "commit": commit(),
@@ -56,13 +78,7 @@ def driver_version() -> str:
         done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
-        pass
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
         return "unknown"
-    found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
-    return found.group(0) if found else "unknown"
 
 
 def device_name(device: torch.device) -> str:

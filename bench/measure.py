@@ -1,21 +1,21 @@
-"""Runs the bench: for each case the check, the timing, and the figures that take a single call."""
+"""Runs the bench: for each case the gate, the timing, and the figures that take a single call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 import torch
 
-from bench import calls, launches, limits, machine, memory, results
-from bench.cases import OpCase
+from bench import calls, check, limits, machine, memory, profiles, results
+from bench.cases import OpCase, StepCase
 from bench.ops import OPS, WORKS
 from bench.results import CALLS, FORMAT, STEPS, Result, Row
 from bench.sizes import shape_of
-from bench.steps import STEP, StepCase, models
+from bench.steps import STEP, models
 from bench.timing import (
     THOROUGH,
     Clock,
@@ -26,13 +26,12 @@ from bench.timing import (
     clock_for,
     interleave,
 )
-from bench.variants import COMPILE, EAGER, Missing, Variant
-from bench.variants import variants as variants_of
+from bench.variants import COMPILE, EAGER, REFERENCE, Missing, Variant
 
-Case = OpCase | StepCase
-_Variants = tuple[Sequence[Variant], Sequence[Missing]]
-Tick = Callable[[str, float], object]
-"""Hears what is going on and which share of it is done."""
+Say = Callable[[str], object]
+"""Hears what is going on."""
+# The specification takes tens of times as long as the backend that it specifies.
+REFERENCE_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,6 @@ class Settings:
     """Of small calls: once more with both sides through torch.compile."""
 
 
-def within(tick: Tick, index: int, count: int, head: str = "") -> Tick:
-    """What hears of one of several parts of the whole."""
-    return lambda what, done: tick(f"{head}{what}", (index + done) / count)
-
-
 class Skipped(Exception):
     """What is measured here does not fit this machine."""
 
@@ -65,7 +59,7 @@ class DeviceLost(BaseException):
     """CUDA fails from here on, whoever calls it: no handler of a call's errors may take it."""
 
 
-def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iterator[Result]:
+def measure_all(every: Sequence[Settings], say: Say = lambda _: None) -> Iterator[Result]:
     """For each op a result after each of its cases, with all rows that are there by then.
 
     The machine's limits are measured once.
@@ -74,59 +68,41 @@ def measure_all(every: Sequence[Settings], tick: Tick = lambda *_: None) -> Iter
         DeviceLost: a variant has left CUDA in a state in which no call works.
     """
     machine.commit()  # before anything is measured: a commit made meanwhile changes no label
-    device = torch.device(every[0].device)
+    first, device = every[0], torch.device(every[0].device)
     clock = clock_for(device)
-    tick("copies", 0.0)
-    limit = machine_limits(every[0], clock)
+    say("copies")
+    brief = replace(first.effort, seconds=first.effort.seconds / 4)
+    limit = limits.measure_limits(device, clock, brief, first.quick)
     wrong: dict[str, str] = {}
-    if not every[0].quick:
-        tick("self-test", 0.0)
-        wrong = self_test(device)
-    for index, settings in enumerate(every):
-        progress = within(tick, index, len(every), f"{settings.op} ")
+    if not first.quick:
+        say("self-test")
+        wrong = check.self_test(device)
+    for settings in every:
         if settings.op == CALLS:
             rows: list[Row] = []
             for compiled in (False, True) if settings.compiled else (False,):
-                rows += calls.rows(compiled, settings.quick, progress)
+                rows += calls.rows(compiled, settings.quick, say)
                 yield result(settings, limit, (), rows)
         else:
-            yield from measure(settings, clock, limit, progress, wrong=wrong)
+            yield from measure(settings, clock, limit, say, wrong=wrong)
 
 
-def self_test(device: torch.device) -> dict[str, str]:
-    """What the package's self-test finds wrong with backends of ours, by their names.
-
-    Only of the CPU: on a GPU it compiles for minutes; `gpu-report` runs the numeric tests there.
-    """
-    from fused_reparam import selftest
-
-    lines: list[str] = []
-    if device.type != "cpu":
-        return {}
-    selftest.run([device], lines.append)
-    found = [line.partition(f" on {device.type}: FAILED ") for line in lines]
-    return {name: f"self-test: {problem}" for name, marker, problem in found if marker}
-
-
-def cases_of(settings: Settings) -> list[tuple[Case, Callable[[], _Variants]]]:
-    """The cases that settings ask for, and what makes their variants."""
+def cases_of(settings: Settings) -> list[OpCase]:
     device = torch.device(settings.device)
     if settings.op == STEPS:
-        found = [StepCase(one, device) for one in models(settings.quick)]
-        return [(case, case.variants) for case in found if case.size in settings.sizes]
-    op = OPS[settings.op]
+        found = [StepCase.of(one, device) for one in models(settings.quick)]
+        return [case for case in found if case.size in settings.sizes]
     return [
-        (OpCase(op, size, shape_of(size), dtype, device), lambda: variants_of(op, device))
-        for dtype in settings.dtypes
-        for size in settings.sizes
+        OpCase(OPS[settings.op], size, shape_of(size), dtype, device)
+        for dtype, size in product(settings.dtypes, settings.sizes)
     ]
 
 
 def measure(
     settings: Settings,
     clock: Clock,
-    limit: dict[str, Any],
-    tick: Tick = lambda *_: None,
+    limit: dict[str, float],
+    say: Say = lambda _: None,
     variants: Sequence[Variant] | None = None,
     wrong: dict[str, str] = {},  # noqa: B006
 ) -> Iterator[Result]:
@@ -138,11 +114,10 @@ def measure(
     """
     rows: list[Row] = []
     cases = cases_of(settings)
-    for index, (case, variants_of_case) in enumerate(cases):
-        progress = within(tick, index, len(cases), f"{case.size} {case.dtype}: ")
-        found, missing = (variants, []) if variants is not None else variants_of_case()
-        asked = chosen(found, settings)
-        rows += measure_case(case, settings, asked, clock, progress, wrong)
+    for index, case in enumerate(cases):
+        say(f"{case.name} {case.size} {case.dtype}, {index + 1} of {len(cases)}")
+        found, missing = case.variants() if variants is None else (variants, [])
+        rows += measure_case(case, settings, chosen(found, settings), clock, wrong)
         yield result(settings, limit, chosen(missing, settings), rows)
 
 
@@ -155,41 +130,31 @@ def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
     return [e for e in entries if not wanted or e.name.split(",")[0] in (EAGER, *wanted)]
 
 
-def machine_limits(settings: Settings, clock: Clock) -> dict[str, Any]:
-    brief = replace(settings.effort, seconds=settings.effort.seconds / 4)
-    return limits.measure_limits(torch.device(settings.device), clock, brief, settings.quick)
-
-
 def result(
-    settings: Settings, limit: dict[str, Any], missing: Sequence[Missing], rows: list[Row]
+    settings: Settings, limit: dict[str, float], missing: Sequence[Missing], rows: list[Row]
 ) -> Result:
+    # A run may end before it comes to all cases.
+    done = {(row["dtype"], row["size"]) for row in rows}
     return {
         "format": FORMAT,
         "machine": machine.describe(torch.device(settings.device)),
         "settings": asdict(settings),
         "limits": limit,
         "missing": [asdict(m) for m in missing],
-        "complete": not _lacking(settings, rows),
+        "complete": done >= set(product(settings.dtypes, settings.sizes)),
         "warnings": results.warnings(rows),
         "rows": list(rows),
     }
 
 
-def _lacking(settings: Settings, rows: Sequence[Row]) -> set[tuple[str, str]]:
-    """The cases that are still to be measured: a run may end before it comes to them."""
-    done = {(row["dtype"], row["size"]) for row in rows}
-    return set(product(settings.dtypes, settings.sizes)) - done
-
-
 def measure_case(
-    case: Case,
+    case: OpCase,
     settings: Settings,
     variants: Sequence[Variant],
     clock: Clock,
-    tick: Tick,
-    wrong: dict[str, str],
+    wrong: dict[str, str] = {},  # noqa: B006
 ) -> list[Row]:
-    """The rows of one case: variants that pass the check with their figures, others without."""
+    """The rows of one case: variants that pass the gate with their figures, others without."""
     if any(variant.name.startswith(COMPILE) for variant in variants):
         # Each size gets code of its own: compiled again for a second one, it would be general.
         torch.compiler.reset()
@@ -200,69 +165,73 @@ def measure_case(
     rows: dict[tuple[str, str], Row] = {}
     passed = []
     for variant in variants:
-        tick(f"checking {variant.name}", 0.0)
-        bad = wrong.get(variant.name.split(",")[0]) if variant.ours else None
-        status: Row = {"status": "failed", "reason": bad}
-        if bad is None:
-            status = _too_slow(case, variant, variants) or _checked(case, variant)
+        status = _too_slow(case, variant, variants) or _checked(case, variant, wrong)
         if status["status"] == "ok":
             passed.append(variant)
         for work in works:
             rows[work, variant.name] = _row(case, work, variant) | status
-    for index, work in enumerate(works):
-        progress = within(tick, index, len(works))
-        timed = _timed(case, work, passed, clock, settings.effort, progress)
-        for name, figures in timed.items():
-            rows[work, name] |= figures
-    tick("memory and launches", 1.0)
+    for work in works:
+        for name, found in _timed(case, work, passed, clock, settings.effort).items():
+            rows[work, name] |= found
     # All host times first: launches may take longer once a profiler has been there.
     for figures_of in (_host_time, _single_calls):
-        for (work, name), row in rows.items():
-            [variant] = [v for v in variants if v.name == name]
+        for variant, work in product(passed, works):
+            row = rows[work, variant.name]
             if row["status"] == "ok":
                 row |= figures_of(case, work, variant, clock)
     return [rows[work, variant.name] for work in works for variant in variants]
 
 
-# The specification takes tens of times as long as the backend that it specifies.
-REFERENCE_ELEMENTS = 1 << 22
+def _row(case: OpCase, work: str, variant: Variant) -> Row:
+    return {
+        "op": case.name,
+        "size": case.size,
+        "shape": "x".join(map(str, case.shape)),
+        "elements": case.elements,
+        "dtype": case.dtype,
+        "work": work,
+        "variant": variant.name,
+        "ours": variant.ours,
+        "threads": torch.get_num_threads(),
+        "moved_bytes": case.moved(work),
+    }
 
 
-def _too_slow(case: Case, variant: Variant, variants: Sequence[Variant]) -> Row | None:
+def _too_slow(case: OpCase, variant: Variant, variants: Sequence[Variant]) -> Row | None:
     size = max(case.elements, case.noise_elements("forward"))
-    if variant.family != "reference" or size <= REFERENCE_ELEMENTS:
+    if variant.backend != REFERENCE or size <= REFERENCE_ELEMENTS:
         return None
-    if not any(v.ours and v.family != "reference" for v in variants):
+    if not any(v.ours and v.backend != REFERENCE for v in variants):
         return None
     reason = f"the specification is timed up to {REFERENCE_ELEMENTS:,} elements, or by itself"
     return {"status": "skipped", "reason": reason}
 
 
-def _checked(case: Case, variant: Variant) -> Row:
+def _checked(case: OpCase, variant: Variant, wrong: dict[str, str]) -> Row:
     """Status of all rows of a variant, and the bytes that it saves."""
     try:
-        _fits(case, case.works[-1], variant)
-        problem = case.verdict(variant)
-        if problem:
+        problem = memory.too_little(case.need, case.device)
+        if problem is not None:
+            raise Skipped(problem)
+        problem = (wrong.get(variant.backend) or case.problem(variant)) if variant.ours else None
+        if problem is not None:
             return {"status": "failed", "reason": problem}
+        if variant.overwrites:  # a CUDA graph is recorded in the second call
+            one = case.contestant(case.works[-1], variant)
+            for item in (*one.prepare(1), *one.prepare(1)):
+                one.call(item)
         return {"status": "ok", "saved_bytes": case.saved_bytes(variant)}
     except Exception as error:  # whatever it dies of, the others are to be measured
-        return _death(error, case, variant.name)
+        return _death(error, case, variant)
 
 
-def _fits(case: Case, work: str, variant: Variant) -> None:
-    problem = memory.too_little(case.need(work, variant), case.device)
-    if problem:
-        raise Skipped(problem)
-
-
-def _death(error: Exception, case: Case, name: str) -> Row:
-    _end_if_lost(error, case, name)
+def _death(error: Exception, case: OpCase, variant: Variant) -> Row:
+    _end_if_lost(error, case, variant)
     skipped = isinstance(error, Skipped) or memory.is_out_of_memory(error)
     return {"status": "skipped" if skipped else "failed", "reason": _sentence(error)}
 
 
-def _end_if_lost(error: Exception, case: Case, name: str) -> None:
+def _end_if_lost(error: Exception, case: OpCase, variant: Variant) -> None:
     """Some errors are of one call (no memory, no capture); after others no call works any more."""
     if case.device.type != "cuda" or isinstance(error, Skipped):
         return
@@ -270,54 +239,45 @@ def _end_if_lost(error: Exception, case: Case, name: str) -> None:
         torch.cuda.synchronize(case.device)
     except Exception:
         raise DeviceLost(
-            f"{case.name}, {case.size} {case.dtype}, {name}: {_sentence(error)}; CUDA fails from "
-            "then on, so the run ends here; the cases before this one are written"
+            f"{case.name}, {case.size} {case.dtype}, {variant.name}: {_sentence(error)}; CUDA fails"
+            " from then on, so the run ends here; the cases before this one are written"
         ) from error
 
 
 def _sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
+    text = (str(error).strip().splitlines() or [""])[0]
     return text if isinstance(error, Skipped) else f"{type(error).__name__}: {text}"
 
 
 def _timed(
-    case: Case,
-    work: str,
-    variants: Sequence[Variant],
-    clock: Clock,
-    effort: Effort,
-    tick: Tick,
+    case: OpCase, work: str, variants: Sequence[Variant], clock: Clock, effort: Effort
 ) -> dict[str, Row]:
     """What the interleaved rounds of one kind of work show, by variant."""
     found: dict[str, Row] = {}
-    contestants = []
+    entered: list[tuple[Variant, Contestant]] = []
     for variant in variants:
         try:
-            _fits(case, work, variant)
-            contestants.append(case.contestant(work, variant))
+            entered.append((variant, case.contestant(work, variant)))
         except Exception as error:
-            found[variant.name] = _death(error, case, variant.name)
-    if not contestants:
+            found[variant.name] = _death(error, case, variant)
+    if not entered:
         return found
-    moved, made = case.moved(work), case.made(work)
-    rivals: list[Contestant] = []
+    moved, rivals = case.moved(work), list[Contestant]()
     if moved:
         with suppress(RuntimeError):  # no memory for them: the rows do without
-            rivals = limits.copies(moved, made or 0, case.device)
+            rivals = limits.copies(moved, case.made(work), case.device)
         count = case.noise_elements(work)
-        rivals += limits.noise(count, getattr(torch, case.dtype), case.device, case.base)
-    spreads = interleave(clock, [*contestants, *rivals], effort, lambda done: tick(work, done))
-    for contestant in contestants:
-        if contestant.problem is not None:
-            found[contestant.name] = _death(contestant.problem, case, contestant.name)
+        rivals += limits.noise(count, case.torch_dtype, case.device, case.op.base)
+    spreads = interleave(clock, [*(one for _, one in entered), *rivals], effort)
+    for variant, one in entered:
+        if one.problem is not None:
+            found[one.name] = _death(one.problem, case, variant)
         else:
-            found[contestant.name] = {"calls": contestant.calls}
-            found[contestant.name] |= figures(case, work, spreads, contestant.name)
+            found[one.name] = {"calls": one.calls} | figures(case, work, spreads, one.name)
     return found
 
 
-def figures(case: Case, work: str, spreads: dict[str, Spread], name: str) -> Row:
+def figures(case: OpCase, work: str, spreads: dict[str, Spread], name: str) -> Row:
     """What follows from the medians: rates, and ratios to the rivals and to the machine."""
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
@@ -345,65 +305,39 @@ def figures(case: Case, work: str, spreads: dict[str, Spread], name: str) -> Row
     }
 
 
-def _host_time(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
-    row: Row = {"host_s": None}
+def _host_time(case: OpCase, work: str, variant: Variant, clock: Clock) -> Row:
     if not isinstance(clock, CudaClock):
-        return row
-    return row | _attempt("host", lambda: {"host_s": launches.host_seconds(
-        case.contestant(work, variant), case.device)}, case, variant)  # fmt: skip
+        return {"host_s": None}
+    with _attempt("host", case, variant) as row:
+        row["host_s"] = profiles.host_seconds(case.contestant(work, variant), case.device)
+    return {"host_s": None} | row
 
 
-def _single_calls(case: Case, work: str, variant: Variant, clock: Clock) -> Row:
-    """Figures that a single call shows: memory, and on CUDA launches and the CUDA graph."""
-    device, on_cuda = case.device, isinstance(clock, CudaClock)
+def _single_calls(case: OpCase, work: str, variant: Variant, clock: Clock) -> Row:
+    """Figures that a single call shows: memory, and on CUDA launches and, of ours, the graph."""
     row: Row = dict.fromkeys(("peak_bytes", "kernels", "graph_s", "graph_kernels"))
-    made = _attempt("peak", lambda: {"made": case.contestant(work, variant)}, case, variant)
-    if "made" not in made:
-        return row | made
-    contestant = made["made"]
-
-    def attempt(name: str, figure: Callable[[], Row]) -> Row:
-        return _attempt(name, figure, case, variant)
-
-    def graph() -> Row:
-        _fits(case, work, variant)
-        assert isinstance(clock, CudaClock)
-        with launches.captured(contestant, device) as replay:
-            timed = {"graph_s": launches.replay_seconds(replay, clock)}
-            # Profilers fail where clocks don't; the time is kept.
-            return timed | attempt(
-                "graph_kernels", lambda: {"graph_kernels": launches.replay_kernels(replay)}
-            )
-
-    if on_cuda:
-        row |= attempt("kernels", lambda: {"kernels": launches.kernels(contestant, device)})
+    if isinstance(clock, CudaClock):
+        with _attempt("kernels", case, variant) as found:
+            found["kernels"] = profiles.kernels(case.contestant(work, variant), case.device)
+        row |= found
     if variant.overwrites:
-        return row | dict.fromkeys(
-            ("peak_reason", "graph_reason"), "it runs in CUDA graphs of its own"
-        )
-    row |= attempt("peak", lambda: {"peak_bytes": memory.peak_bytes(contestant, device)})
-    return row | (attempt("graph", graph) if on_cuda else {})
+        return row | {"peak_reason": "its results are in CUDA graphs of its own"}
+    with _attempt("peak", case, variant) as found:
+        found["peak_bytes"] = memory.peak_bytes(case.contestant(work, variant), case.device)
+    row |= found
+    if isinstance(clock, CudaClock) and variant.ours:
+        with _attempt("graph", case, variant) as found:
+            found |= profiles.graph(case.contestant(work, variant), clock)
+        row |= found
+    return row
 
 
-def _attempt(name: str, figure: Callable[[], Row], case: Case, variant: Variant) -> Row:
-    """The figure, or why there is none: PyTorch's interfaces for these differ by release."""
+@contextmanager
+def _attempt(name: str, case: OpCase, variant: Variant) -> Iterator[Row]:
+    """The figures, or why there are none: PyTorch's interfaces for these differ by release."""
+    row: Row = {}
     try:
-        return figure()
+        yield row
     except Exception as error:
-        _end_if_lost(error, case, variant.name)
-        return {f"{name}_reason": _sentence(error)}
-
-
-def _row(case: Case, work: str, variant: Variant) -> Row:
-    return {
-        "op": case.name,
-        "size": case.size,
-        "shape": "x".join(map(str, case.shape)),
-        "elements": case.elements,
-        "dtype": case.dtype,
-        "work": work,
-        "variant": variant.name,
-        "ours": variant.ours,
-        "threads": torch.get_num_threads(),
-        "moved_bytes": case.moved(work),
-    }
+        _end_if_lost(error, case, variant)
+        row[f"{name}_reason"] = _sentence(error)

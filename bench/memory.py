@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from bench import trace
+from bench import profiles
 from bench.ops import Compute, Tensors
 from bench.timing import Contestant
 
@@ -39,28 +40,16 @@ def saved_bytes(compute: Compute, inputs: Tensors) -> int:
 def peak_bytes(contestant: Contestant, device: torch.device) -> int:
     """The most memory in use during one call, above what was in use before it; results count."""
     with contestant.context():
-        if device.type == "cuda":
-            return _cuda_peak(contestant, device)
-        return _highest(trace.allocations(contestant))
-
-
-def _cuda_peak(contestant: Contestant, device: torch.device) -> int:
-    [item] = contestant.prepare(1)
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    kept = contestant.call(item)
-    torch.cuda.synchronize(device)
-    del kept
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _highest(changes: list[int]) -> int:
-    total = highest = 0
-    for change in changes:
-        total += change
-        highest = max(highest, total)
-    return highest
+        if device.type == "cpu":
+            return max(accumulate(profiles.allocations(contestant), initial=0))
+        [item] = contestant.prepare(1)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        kept = contestant.call(item)
+        torch.cuda.synchronize(device)
+        del kept
+        return torch.cuda.max_memory_allocated(device) - before
 
 
 def free_bytes(device: torch.device) -> int:

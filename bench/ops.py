@@ -1,8 +1,7 @@
-"""The ops that the bench knows, a row of a table each: a new op is one row more.
+"""The ops that the bench knows: inputs, formula, ours and bytes of each. A new op is one row more.
 
 An op's formula is what eager PyTorch computes, with the noise as its first argument; it is timed
-with noise that PyTorch draws, and it is the truth that ours is held against, with the noise of the
-key that ours drew.
+with noise that PyTorch draws, and ours must be the formula of the noise of the key that ours drew.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch import distributions as D
 
 import fused_reparam as fr
-from bench.draws import DF, DRAWS
+from bench.noise import DRAWS, degrees
 
 Shape = tuple[int, ...]
 Tensors = tuple[Tensor, ...]
@@ -39,8 +38,6 @@ class Op:
     formula: Compute
     """Of noise and inputs; its first output is the sample, if it has one."""
     ours: Compute
-    rival: Callable[..., Tensors]
-    """The same through torch.distributions: of `validate_args` and the inputs."""
     moves: tuple[tuple[int, int], ...] = ((2, 1), (3, 2))
     """Tensors of the latent's size that must be read and are made: forward, then backward."""
     noise: tuple[int, ...] = (1, 1)
@@ -51,14 +48,8 @@ class Op:
     """Of the inputs, a tensor of the noise's shape."""
     eager: Compute | None = None
     """What eager PyTorch computes, where it is not the formula with noise of its own."""
-    classes: bool = False
-    """Dim 1 holds classes, whose numbers depend on each other."""
-    hard: bool = False
-    """Its sample is one of a few values, so that a rounding may decide for another."""
-    mean: bool = True
-    """A scalar output is a mean over dim 0, not a sum."""
-    alive: int = 12
-    """Tensors of the latent's size alive at the worst moment in plain PyTorch, inputs left out."""
+    rival: Callable[..., Tensors] | None = None
+    """The same through torch.distributions: of `validate_args` and the inputs."""
     sizes: tuple[str, ...] = ("128x20", "1M")
     """Those to measure where the user names none, the smallest first."""
     dtypes: tuple[str, ...] = ("float32",)
@@ -131,8 +122,9 @@ def latent(eps: Tensor, mu: Tensor, logvar: Tensor) -> Tensors:
     return sample(eps, mu, logvar), kl(mu, logvar)
 
 
-def halves(moments: Tensor) -> Tensors:
-    return moments.chunk(2, 1)
+def halves(moments: Tensor) -> tuple[Tensor, Tensor]:
+    mu, logvar = moments.chunk(2, 1)
+    return mu, logvar
 
 
 def latent_prior(
@@ -176,9 +168,9 @@ def categorical_kl(logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p + math.log(logits.shape[1]))).sum() / logits.shape[0]
 
 
-def mixed(logits: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+def mixed(logits: Tensor, dim: int) -> Tensor:
     """Shares with a part of equal chances: Hafner and others, "Mastering diverse domains"."""
-    return (1 - UNIMIX) * torch.softmax(logits, dim, dtype) + UNIMIX / logits.shape[dim]
+    return (1 - UNIMIX) * torch.softmax(logits, dim) + UNIMIX / logits.shape[dim]
 
 
 def straight_through(shares: Tensor, chosen: Tensor, dim: int) -> Tensor:
@@ -204,77 +196,13 @@ def kumaraswamy(noise: Tensor, a: Tensor, b: Tensor) -> Tensors:
     return ((-torch.expm1(-noise / b)) ** (1 / a),)
 
 
-# --- through torch.distributions ------------------------------------------------------------------
-
-
-def normal_of(validate: bool, mu: Tensor, logvar: Tensor) -> D.Normal:
-    return D.Normal(mu, torch.exp(0.5 * logvar), validate_args=validate)
-
-
-def standard(validate: bool, like: Tensor, std: float = 1.0) -> D.Normal:
-    return D.Normal(like.new_zeros(()), like.new_full((), std), validate_args=validate)
-
-
-def kl_of(validate: bool, mu: Tensor, logvar: Tensor) -> Tensor:
-    prior = standard(validate, mu)
-    return D.kl_divergence(normal_of(validate, mu, logvar), prior).sum() / mu.shape[0]
-
-
-def latent_of(validate: bool, mu: Tensor, logvar: Tensor, samples: Shape = ()) -> Tensors:
-    q = normal_of(validate, mu, logvar)
-    divergence = D.kl_divergence(q, standard(validate, mu)).sum() / mu.shape[0]
-    return q.rsample(samples), divergence
-
-
-def latent_prior_of(validate: bool, mu: Tensor, logvar: Tensor, *prior: Tensor) -> Tensors:
-    q, p = normal_of(validate, mu, logvar), normal_of(validate, *prior)
-    return q.rsample(), D.kl_divergence(q, p).sum() / mu.shape[0]
-
-
-def log_prob_of(validate: bool, mu: Tensor, logvar: Tensor) -> Tensors:
-    q = normal_of(validate, mu, logvar)
-    z = q.rsample()
-    return z, *(one.log_prob(z).flatten(1).sum(1) for one in (q, standard(validate, mu)))
-
-
-def tanh_normal_of(validate: bool, mean: Tensor, log_std: Tensor) -> Tensors:
-    normal = D.Normal(mean, torch.exp(log_std), validate_args=validate)
-    transform = D.transforms.TanhTransform(cache_size=1)
-    policy = D.TransformedDistribution(normal, [transform], validate_args=validate)
-    action = policy.rsample()
-    return action, policy.log_prob(action).sum(-1)
-
-
-def weight_of(validate: bool, mu: Tensor, rho: Tensor) -> Tensors:
-    q = D.Normal(mu, F.softplus(rho), validate_args=validate)
-    return q.rsample(), D.kl_divergence(q, standard(validate, mu, PRIOR_STD)).sum()
-
-
-def soft_of(validate: bool, logits: Tensor) -> Tensor:
-    last, tau = logits.movedim(1, -1), logits.new_full((), TAU)
-    one = D.RelaxedOneHotCategorical(tau, logits=last, validate_args=validate)
-    return one.rsample().movedim(-1, 1)
-
-
-def categorical_of(validate: bool, logits: Tensor) -> Tensors:
-    shares = D.Categorical(logits=logits.movedim(1, -1), validate_args=validate)
-    divergence = (math.log(logits.shape[1]) - shares.entropy()).sum() / logits.shape[0]
-    return soft_of(validate, logits), divergence
-
-
-def one_hot_of(validate: bool, logits: Tensor) -> Tensors:
-    # The Categorical inside always checks that shares add up to 1, which 16 bits can't do.
-    shares = mixed(logits.movedim(1, -1), -1, torch.promote_types(logits.dtype, torch.float32))
-    one = D.OneHotCategoricalStraightThrough(probs=shares, validate_args=validate)
-    return (one.rsample().to(logits.dtype).movedim(-1, 1),)
-
-
-def logistic_of(loc: Tensor, scale: Tensor, validate_args: bool) -> D.Distribution:
-    """As torch.distributions' documentation builds it."""
-    zero, one = torch.zeros_like(loc), torch.ones_like(loc)
-    uniform = D.Uniform(zero, one, validate_args=validate_args)
-    steps = [D.SigmoidTransform().inv, D.AffineTransform(loc, scale)]
-    return D.TransformedDistribution(uniform, steps, validate_args=validate_args)
+def latent_of(validate: bool, mu: Tensor, scale: Tensor, weight: bool = False) -> Tensors:
+    """Through torch.distributions; `weight`: as a layer's weights, the KL that of one of them."""
+    sigma = F.softplus(scale) if weight else torch.exp(0.5 * scale)
+    q = D.Normal(mu, sigma, validate_args=validate)
+    prior = D.Normal(mu.new_zeros(()), mu.new_ones(()), validate_args=validate)
+    divergence = D.kl_divergence(q, prior)
+    return q.rsample(), divergence.mean() if weight else divergence.sum() / mu.shape[0]
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -283,56 +211,44 @@ LARGE: tuple[str, ...] = ("128x20", "1M", "16M")
 BOTH_DTYPES = ("float32", "bfloat16")
 
 
-def located(base: str, make: Callable[..., D.Distribution]) -> Op:
-    """`loc + scale * eps`; `make` is of loc, scale and `validate_args`."""
-    df = DF if base == "student_t" else None
-
-    def rival(validate: bool, loc: Tensor, scale: Tensor) -> Tensors:
-        # torch.distributions' 16-bit uniform numbers are too few for logarithms, and there are no
-        # 16-bit gamma variates.
-        dtype = torch.promote_types(loc.dtype, torch.float32)
-        one = make(loc.to(dtype), scale.to(dtype), validate_args=validate)
-        return (one.rsample().to(loc.dtype),)
-
+def located(base: str) -> Op:
+    """`loc + scale * eps`."""
     return Op(
         f"loc_scale_{base}",
         loc_and_scale,
         lambda eps, loc, scale: (loc + scale * eps,),
-        lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=df),),
-        rival,
+        lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=degrees(base)),),
         # Backward: scale and the gradient in, one gradient out, for loc's is the one that came.
         moves=((2, 1), (2, 1)),
         base=base,
-        alive=18,
     )
 
 
 _ROWS = (
     Op(
-        "gaussian_latent", scaled(*PAIR), latent, fr.gaussian_latent, latent_of,
+        "gaussian_latent", scaled(*PAIR), latent, fr.gaussian_latent, rival=latent_of,
         sizes=("128x20", "16k", "128k", "1M", "16M"), dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_rsample", scaled(*PAIR),
         lambda eps, mu, logvar: (sample(eps, mu, logvar),),
         lambda mu, logvar: (fr.gaussian_rsample(mu, logvar),),
-        lambda validate, *pair: (normal_of(validate, *pair).rsample(),),
-        moves=((2, 1), (2, 1)), alive=6, sizes=LARGE, dtypes=BOTH_DTYPES,
+        moves=((2, 1), (2, 1)), sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_kl", scaled(*PAIR),
         lambda _, mu, logvar: (kl(mu, logvar),),
         lambda mu, logvar: (fr.gaussian_kl(mu, logvar),),
-        lambda validate, *pair: (kl_of(validate, *pair),),
-        moves=((2, 0), (2, 2)), noise=(0, 0), base=None, alive=9, sizes=LARGE, dtypes=BOTH_DTYPES,
+        moves=((2, 0), (2, 2)), noise=(0, 0), base=None, sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_latent_from_moments",
         lambda normals: (torch.cat(scaled(*PAIR)(normals), 1),),
         lambda eps, moments: latent(eps, *halves(moments)),
         fr.gaussian_latent_from_moments,
-        lambda validate, moments: latent_of(validate, *moments.chunk(2, 1)),
-        like=lambda moments: halves(moments)[0], alive=14, sizes=LARGE, dtypes=BOTH_DTYPES,
+        like=lambda moments: halves(moments)[0],
+        rival=lambda validate, moments: latent_of(validate, *halves(moments)),
+        sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
         # One element, expanded: it tells shape, dtype and device and takes no memory.
@@ -341,37 +257,29 @@ _ROWS = (
         lambda like: (
             fr.noise.normal(fr.noise.draw_key(like.device), like.shape, dtype=like.dtype),
         ),
-        lambda validate, like: (standard(validate, like).sample(like.shape),),
-        moves=((0, 1),), noise=(1,), alive=4, sizes=LARGE, dtypes=BOTH_DTYPES,
+        moves=((0, 1),), noise=(1,), sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_latent_prior", scaled(*PAIR, *PAIR), latent_prior,
         lambda mu, logvar, *p: fr.gaussian_latent(mu, logvar, prior=(p[0], {"logvar": p[1]})),
-        latent_prior_of, moves=((4, 1), (5, 4)), alive=17,
+        moves=((4, 1), (5, 4)),
     ),
     Op(
         "gaussian_latent_samples", scaled(*PAIR), latent,
         lambda mu, logvar: fr.gaussian_latent(mu, logvar, num_samples=SAMPLES),
-        lambda validate, mu, logvar: latent_of(validate, mu, logvar, (SAMPLES,)),
         moves=((2, SAMPLES), (2 + SAMPLES, 2)), noise=(SAMPLES, SAMPLES),
-        like=lambda mu, _: mu.expand(SAMPLES, *mu.shape), alive=6 * SAMPLES,
-        sizes=("128x20", "8x128x1024"),
+        like=lambda mu, _: mu.expand(SAMPLES, *mu.shape), sizes=("128x20", "8x128x1024"),
     ),
-    Op(
-        "gaussian_rsample_log_prob", scaled(*PAIR), log_prob, fr.gaussian_rsample_log_prob,
-        log_prob_of, alive=15,
-    ),
+    Op("gaussian_rsample_log_prob", scaled(*PAIR), log_prob, fr.gaussian_rsample_log_prob),
     Op(
         # Weights near 0.1 and standard deviations near 0.05, as in a layer's training.
         "sample_weight", scaled((0.1, 0.0), (0.5, -3.0)), weight,
-        lambda mu, rho: fr.sample_weight(mu, rho, prior_std=PRIOR_STD),
-        weight_of, mean=False, sizes=("128k", "1e7"),
+        lambda mu, rho: fr.sample_weight(mu, rho, prior_std=PRIOR_STD), sizes=("128k", "1e7"),
     ),
     Op(
         "gumbel_softmax", scaled((1.0, 0.0)), lambda noise, logits: (soft(noise, logits),),
         lambda logits: (fr.gumbel_softmax(logits, TAU, dim=1),),
-        lambda validate, logits: (soft_of(validate, logits),),
-        moves=((1, 1), (2, 1)), noise=(1, 0), base="gumbel", classes=True,
+        moves=((1, 1), (2, 1)), noise=(1, 0), base="gumbel",
         # A matrix of rows, and the codes of 4 images of 16 x 16, classes not last in memory.
         sizes=("128x20", "4096x1024", "4x8192x16x16"),
     ),
@@ -379,14 +287,12 @@ _ROWS = (
         "categorical_latent", scaled((1.0, 0.0)),
         lambda noise, logits: (soft(noise, logits), categorical_kl(logits)),
         lambda logits: fr.categorical_latent(logits, TAU, dim=1),
-        categorical_of, moves=((1, 1), (3, 1)), noise=(1, 0), base="gumbel", classes=True,
-        sizes=("128x20", "4x8192x16x16"),
+        moves=((1, 1), (3, 1)), noise=(1, 0), base="gumbel", sizes=("128x20", "4x8192x16x16"),
     ),
     Op(
         "one_hot_categorical", scaled((1.0, 0.0)), one_hot,
         lambda logits: (fr.one_hot_categorical(logits, UNIMIX, dim=1),),
-        one_hot_of, moves=((1, 1), (2, 1)), noise=(1, 0), base="gumbel", eager=multinomial,
-        classes=True, hard=True, alive=17,
+        moves=((1, 1), (2, 1)), noise=(1, 0), base="gumbel", eager=multinomial,
         # A world model's 1024 states of 32 categories of 32 classes.
         sizes=("128x20", "32768x32"),
     ),
@@ -394,37 +300,23 @@ _ROWS = (
         # As a policy in training gives them.
         "tanh_normal_rsample", scaled((0.3, 0.0), (0.3, -1.0)), tanh_normal,
         lambda mean, log_std: fr.tanh_normal_rsample(mean, log_std=log_std),
-        tanh_normal_of, alive=17, sizes=("256x6", "65536x6"),
+        sizes=("256x6", "65536x6"),
     ),
-    located("laplace", D.Laplace),
-    located("logistic", logistic_of),
-    located("gumbel", D.Gumbel),
-    located("uniform", lambda loc, scale, **more: D.Uniform(loc - scale, loc + scale, **more)),
-    located("cauchy", D.Cauchy),
-    located("student_t", lambda loc, scale, **more: D.StudentT(DF, loc, scale, **more)),
+    *map(located, ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")),
     Op(
         "relaxed_bernoulli", scaled((1.0, 0.0)),
         lambda noise, logits: (torch.sigmoid((logits + noise) / TAU_BERNOULLI),),
         lambda logits: (fr.relaxed_bernoulli(logits, TAU_BERNOULLI),),
-        lambda validate, logits: (
-            D.RelaxedBernoulli(logits.new_full((), TAU_BERNOULLI), logits=logits,
-                               validate_args=validate).rsample(),
-        ),
         moves=((1, 1), (2, 1)), base="logistic",
     ),
     Op(
         "kumaraswamy_rsample", scaled((0.3, 0.0), (0.3, 0.0), exp=True), kumaraswamy,
-        lambda a, b: (fr.kumaraswamy_rsample(a, b),),
-        lambda validate, a, b: (D.Kumaraswamy(a, b, validate_args=validate).rsample(),),
-        base="exponential", alive=14,
+        lambda a, b: (fr.kumaraswamy_rsample(a, b),), base="exponential",
     ),
     Op(
         "log_normal_rsample", scaled(*PAIR),
         lambda eps, mu, logvar: (torch.exp(sample(eps, mu, logvar)),),
         lambda mu, logvar: (fr.log_normal_rsample(mu, logvar=logvar),),
-        lambda validate, mu, logvar: (
-            D.LogNormal(mu, torch.exp(0.5 * logvar), validate_args=validate).rsample(),
-        ),
     ),
 )  # fmt: skip
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}

@@ -11,10 +11,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from bench import frames, targets
 from bench import tables as made_of
-from bench import targets
 from bench.ops import OPS
 from bench.plots import PICTURES, made_from, place
 from bench.results import (
@@ -33,7 +34,6 @@ PAGES = ("README.md", "docs/performance.md")
 RESULTS = "bench/results"
 MARKED = re.compile(r"<!-- (\w+): ([^\n]*?)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
 MARKER = re.compile(r"<!-- (?:end of \w+|\w+: [^\n]*?) ?-->")
-PLACEHOLDER = re.compile(r"@@\w+@@")
 NO_GPU = (
     "No GPU result is committed, and no GPU time is claimed: `make gpu-report` on a machine with a "
     "GPU and PyTorch measures one."
@@ -60,10 +60,6 @@ class Machine:
         return bool(self.about.get("keeps_freed_memory"))
 
     @property
-    def commits(self) -> list[str]:
-        return sorted({str(result["machine"]["commit"]) for result in self.results})
-
-    @property
     def title(self) -> str:
         return machine_words(self.about).split(";")[0]
 
@@ -75,9 +71,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench pages", description="Rewrites the figures of README and docs."
     )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; 1 if a page is stale or unfinished"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page is stale")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout")
     options = parser.parse_args(words)
     try:
@@ -92,17 +86,9 @@ def main(words: Sequence[str]) -> int:
         if not options.check:
             path.write_text(made[path])
         print(f"{path} {'is not what the results make' if options.check else 'written'}")
-    left = [(path, word) for path, text in made.items() for word in PLACEHOLDER.findall(text)]
-    if options.check:
-        for path, word in left:
-            print(f"{path}: {word} stands where something is to be filled in")
     for path in stale:
         print(f"{path} was made from other results: python -m bench plots {path.parent}")
-    for machine in found if options.check else ():
-        if len(machine.commits) > 1:
-            print(f"note: {machine.folder} has results of {len(machine.commits)} commits: "
-                  f"{', '.join(machine.commits)}")  # fmt: skip
-    return int(bool(stale) or (options.check and bool(wrong or left)))
+    return int(bool(stale) or (options.check and bool(wrong)))
 
 
 def pages(root: Path) -> dict[Path, str]:
@@ -124,8 +110,7 @@ def pages(root: Path) -> dict[Path, str]:
 def machines(folder: Path) -> list[Machine]:
     """The machines that results are kept of, CPUs first."""
     folders = sorted({path.parent for path in folder.glob("*/*.json")})
-    found = [Machine(one, results) for one in folders if (results := load(one))]
-    return sorted(found, key=lambda machine: machine.is_cuda)
+    return sorted((Machine(one, load(one)) for one in folders), key=lambda one: one.is_cuda)
 
 
 def rewritten(page: str, found: list[Machine], here: Path) -> str:
@@ -188,33 +173,32 @@ def tables(found: list[Machine], here: Path) -> str:
     return "\n\n".join(filter(None, [made, "" if any(m.is_cuda for m in found) else NO_GPU]))
 
 
-def machine_tables(results: list[Result]) -> list[str]:
+def machine_tables(results: list[Result], short: bool = True) -> list[str]:
     """The latent, the other ops, and training steps, as far as there are results of them."""
-    parts = [made_of.table(r) for r in results if r["settings"]["op"] == LATENT]
+    parts = [made_of.table(r) for r in results if r["settings"]["op"] == LATENT and r["rows"]]
     others = other_ops(results)
     if others:
         words = "The other ops at their largest size, and at those that something is asked of; "
         words += "categories have their classes in dim 1, which is a matrix's last:"
-        parts += [words, made_of.ops(others, short=True)]
+        parts += [words] * short + [made_of.ops(others, short)]
     for result in results:
         if result["settings"]["op"] == STEPS and result["rows"]:
             parts += ["A whole training step of a model:", made_of.steps(result)]
     return parts
 
 
+def everything(results: list[Result], folder: Path | None = None) -> list[str]:
+    """All that one machine's results show, and the pictures in its folder: a list of parts."""
+    found = [r for r in results if r["settings"]["op"] == CALLS]
+    parts = [*machine_tables(results, short=False), *(made_of.calls(r, 1000) for r in found)]
+    parts.append(target_table(results, tests_of(folder) if folder else {}))
+    return list(filter(None, [*parts, pictures(folder, folder) if folder else ""]))
+
+
 def other_ops(results: list[Result]) -> list[Result]:
     """In the bench's order."""
     found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS, CALLS) and r["rows"]]
     return sorted(found, key=place)
-
-
-def every_size(machine: Machine, _: Path) -> str:
-    others = other_ops(machine.results)
-    return made_of.ops(others, short=False) if others else ""
-
-
-def calls(machine: Machine, _: Path) -> str:
-    return "\n\n".join(made_of.calls(result) for result in machine.of(CALLS))
 
 
 def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
@@ -232,48 +216,37 @@ def target_tables(found: list[Machine], here: Path) -> str:
     made = of_each(lambda machine, _: target_table(machine.results, tests_of(machine.folder)), "")
     parts = [made(found, here)]
     if not any(machine.is_cuda for machine in found):
-        parts += ["### GPUs: not measured", NO_GPU, _gpu_target_table([], {})]
+        parts += ["### GPUs: not measured", NO_GPU, target_table([], {})]
     return "\n\n".join(filter(None, parts))
 
 
 def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
-    """Targets with what was measured.
+    """Targets with what was measured; of GPUs, where there are no results at all.
 
     Args:
         results: one machine's.
         tests: what GPU tests say of each of `targets.TESTED`.
     """
-    about = results[0]["machine"]
+    about = results[0]["machine"] if results else {"device_type": "cuda"}
+    found = frames.cases(results).itertuples() if results else ()
+    judged = targets.judge(found, about["device_type"])
     if about["device_type"] == "cuda":
-        made = _gpu_target_table(results, tests)
+        made = made_of.verdicts(judged, {what: tests.get(what) for what in targets.TESTED})
         if str(about.get("compute_capability", "9")).split(".")[0] != "9":
             made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
         return made
     # Without the ops that were not measured, which a line names.
-    judged, ops = targets.judge(results, "cpu"), {result["settings"]["op"] for result in results}
-    if not any(one.target.op in ops for one in judged):
-        return ""
-    made = made_of.verdicts(one for one in judged if one.target.op in ops)
+    ops = {result["settings"]["op"] for result in results}
+    kept = [one for one in judged if one.target.op in ops]
     left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
-    return made + (f"\n\nNot measured on this machine: {', '.join(left)}." if left else "")
-
-
-def _gpu_target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
-    made = made_of.verdicts(targets.judge(results, "cuda"))
-    for what in targets.TESTED:
-        made += "\n| " + " | ".join(made_of.tested_cells(what, tests.get(what))) + " |"
-    return made
+    words = f"\n\nNot measured on this machine: {', '.join(left)}." if left else ""
+    return made_of.verdicts(kept, {}) + words if kept else ""
 
 
 def tests_of(folder: Path) -> dict[str, bool | None]:
     """What the GPU tests beside a machine's results say, as `gpu-report` kept it."""
     path = folder / TESTS_FILE
     return dict(json.loads(path.read_text())["shown"]) if path.exists() else {}
-
-
-def limits(machine: Machine, _: Path) -> str:
-    ops = [*machine.of(LATENT), *other_ops(machine.results)]
-    return made_of.limits(ops) if ops else ""
 
 
 def scaling(found: list[Machine], here: Path) -> str:
@@ -304,13 +277,26 @@ def _most_threads(found: list[Machine]) -> list[Machine]:
     return [machine for machine in found if machine not in fewer]
 
 
+def of_ops(table: Callable[[list[Result]], str], latent: bool = False) -> Callable[..., str]:
+    """A table of a machine's ops, in the bench's order."""
+
+    def make(machine: Machine, _: Path) -> str:
+        found = [*(machine.of(LATENT) if latent else []), *other_ops(machine.results)]
+        return table(found) if found else ""
+
+    return make
+
+
 SECTIONS: dict[str, Section] = {
     "tables": tables,
     "targets": target_tables,
-    "ops": of_each(every_size, "No other op was measured."),
-    "calls": of_each(calls, "No small call was measured: `python -m bench --op calls`."),
+    "ops": of_each(of_ops(partial(made_of.ops, short=False)), "No other op was measured."),
+    "calls": of_each(
+        lambda machine, _: "\n\n".join(map(made_of.calls, machine.of(CALLS))),
+        "No small call was measured: `python -m bench --op calls`.",
+    ),
     "bytes": lambda *_: made_of.bytes_and_noise(OPS.values()),
-    "limits": of_each(limits, "Nothing was measured."),
+    "limits": of_each(of_ops(made_of.limits, latent=True), "Nothing was measured."),
     "scaling": scaling,
     "pictures": of_each(
         lambda machine, here: pictures(machine.folder, here),

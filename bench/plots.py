@@ -6,31 +6,22 @@ Each is one chart of horizontal bars: of every op and dtype, at the largest size
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import targets
+import matplotlib
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from bench import frames, targets
 from bench.ops import OPS
 from bench.report import duration
-from bench.results import (
-    CALLS,
-    STEPS,
-    Band,
-    Result,
-    Rivals,
-    Row,
-    backend_of,
-    commit_words,
-    digest,
-    largest,
-    load,
-    most_work,
-    read,
-    rivals,
-    times_faster,
-    where_words,
-)
+from bench.results import STEPS, Result, digest, load, where_words
+from bench.targets import Band
 from bench.variants import COMPILE, EAGER, REFERENCE
 
 # A palette that colour-blind readers can tell apart (Okabe and Ito); ours in green, but the
@@ -38,6 +29,8 @@ from bench.variants import COMPILE, EAGER, REFERENCE
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7f7f7f"
 # Inches for a bar, for the page and its head, dots for an inch: a page shows text in its size.
 BAR, WIDTH, HEAD, DOTS = 0.2, 9.2, 1.0, 150
+# More commits are not named in a picture's head.
+MOST_COMMITS = 5
 PICTURES = {
     "speedup_eager": "times as fast as eager PyTorch",
     "speedup_compile": "times as fast as torch.compile",
@@ -63,20 +56,15 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench plots", description="PNG and SVG into the folder of the results."
     )
-    parser.add_argument("results", nargs="+", type=Path, help="a machine's folder, or result JSONs")
+    parser.add_argument("folders", nargs="+", type=Path, help="each of one machine's results")
     options = parser.parse_args(words)
     try:
-        folders = _folders(options.results)
+        found = {folder: load(folder) for folder in options.folders}
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    try:
-        made = [one for folder, results in folders.items() for one in draw(results, folder)]
-    except ImportError as error:
-        print(f"no plots: matplotlib can't be imported here ({error})")
-        return 1
-    for one in made:
-        print(f"wrote {one}")
-    for folder in filter(Path.is_dir, options.results):
+    for folder, results in found.items():
+        made = draw(results, folder)
+        print("\n".join(f"wrote {path}" for path in made))
         for path in sorted(folder.glob("*.svg")):
             if path not in made and made_from(path.read_text()):
                 print(f"removed {path} and .png, which are of no result here")
@@ -85,29 +73,8 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _folders(paths: Sequence[Path]) -> dict[Path, list[Result]]:
-    """The results of each machine's folder.
-
-    Raises:
-        ValueError: there are none, or a file is no result; one sentence.
-    """
-    folders: dict[Path, list[Result]] = {}
-    for path in paths:
-        found = load(path) if path.is_dir() else [read(path)]
-        folders.setdefault(path if path.is_dir() else path.parent, []).extend(found)
-    if not any(folders.values()):
-        raise ValueError(f"no result of python -m bench in {', '.join(map(str, paths))}")
-    return folders
-
-
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Draws one machine's results; returns the files.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    import matplotlib
-
+    """Draws one machine's results; returns the files."""
     settings = {"svg.hashsalt": "fused_reparam", "svg.fonttype": "none", "font.size": 9}
     settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
     about = {"Description": f"results {digest(results)}"}
@@ -120,6 +87,15 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
                 paths.append(folder / f"{name}.{ending}")
                 figure.savefig(paths[-1], dpi=DOTS, metadata=about | {silent: None})
     return paths
+
+
+def commit_words(results: Iterable[Result]) -> str:
+    """The commits and days that results are of."""
+    machines = [result["machine"] for result in results]
+    commits = sorted({str(machine["commit"]) for machine in machines})
+    days = sorted({str(machine["time"])[:10] for machine in machines})
+    words = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
+    return ", ".join([words if len(commits) <= MOST_COMMITS else "several commits", *days])
 
 
 def made_from(svg: str) -> str | None:
@@ -139,69 +115,64 @@ def place(result: Result) -> tuple[int, str]:
 
 def charts(results: Sequence[Result]) -> dict[str, list[Bar]]:
     """The bars of each picture that there is something to show in."""
-    shown = sorted((r for r in results if r["settings"]["op"] not in (STEPS, CALLS)), key=place)
-    ops = largest(most_work(rivals(shown)))
-    steps = rivals(result for result in results if result["settings"]["op"] == STEPS)
-    found = {
-        "speedup_eager": [*_each(ops, "vs_eager", "{:.1f}x")],
-        "speedup_compile": [*_each(ops, "vs_compile", "{:.1f}x")],
-        "copy": [*_each(ops, "of_copy", "{:.0%}")],
-        "memory_kept": [bar for one in ops for bar in _memory(one, "saved_bytes")],
-        "memory_peak": [bar for one in ops for bar in _memory(one, "peak_bytes")],
-        "steps": [bar for one in steps for bar in _steps(one)],
+    found = frames.cases(sorted(results, key=place))
+    models = found.op == STEPS
+    ops = frames.largest(frames.most_work(found[~models]))
+    bars = {
+        "speedup_eager": _each(ops, "vs_eager", "{:.1f}x"),
+        "speedup_compile": _each(ops, "vs_compile", "{:.1f}x"),
+        "copy": _each(ops, "of_copy", "{:.0%}"),
+        "memory_kept": _memory(ops, "saved_bytes"),
+        "memory_peak": _memory(ops, "peak_bytes"),
+        "steps": _steps(found[models]),
     }
-    return {name: bars for name, bars in found.items() if bars}
+    return {name: some for name, made in bars.items() if (some := list(made))}
 
 
-def colour_of(row: Row) -> str:
-    return GREEN if row["ours"] and backend_of(row) != REFERENCE else GREY
+def colour_of(backend: str) -> str:
+    return GREY if backend == REFERENCE else GREEN
 
 
-def _label(one: Rivals) -> str:
-    return f"{one.case.op}, {one.case.dtype}, {one.case.size}"
+def _label(case: Any) -> str:
+    return f"{case.op}, {case.dtype}, {case.size}"
 
 
-def _each(ops: Sequence[Rivals], measure: str, text: str) -> list[Bar]:
+def _each(ops: pd.DataFrame, measure: str, text: str) -> Iterator[Bar]:
     """A bar for each op that has the measure, and what is asked of it."""
-    bars = []
-    for one in ops:
-        band = targets.MEASURES[measure](one.own, one, {}) if one.own else None
-        if one.own and band is not None:
-            target = targets.asked(one).get(measure)
-            words, bound = text.format(band.value), target.bound if target else None
-            bars.append(Bar(_label(one), band, words, colour_of(one.own), bound))
-    return bars
+    for case in ops.itertuples():
+        band = targets.MEASURES[measure](case)
+        if not math.isnan(band.value):
+            target = targets.asked(case).get(measure)
+            bound = target.bound if target else None
+            colour = colour_of(str(case.own_backend))
+            yield Bar(_label(case), band, text.format(band.value), colour, bound)
 
 
-def _memory(one: Rivals, measure: str) -> list[Bar]:
+def _memory(ops: pd.DataFrame, measure: str) -> Iterator[Bar]:
     """Bytes for an element, of eager, of torch.compile and of ours."""
-    bars = []
-    rows = ((one.named(EAGER), ORANGE, EAGER), (one.compiled, BLUE, COMPILE), (one.own, None, ""))
-    for row, colour, name in rows:
-        if row is not None and row.get(measure) is not None:
-            value = row[measure] / one.elements
-            words = f"{value:.3g} bytes an element, {name or backend_of(row)}"
-            band = Band(value, value, value)
-            bars.append(Bar(_label(one), band, words, colour or colour_of(row)))
-    return bars
+    for case in ops.itertuples():
+        own = str(case.own_backend)
+        for who, colour, name in (("eager", ORANGE, EAGER), ("compile", BLUE, COMPILE),
+                                  ("own", colour_of(own), own)):  # fmt: skip
+            value = getattr(case, f"{who}_{measure}") / case.elements
+            if not math.isnan(value):
+                words = f"{value:.3g} bytes an element, {name}"
+                yield Bar(_label(case), Band(value, value, value), words, colour)
 
 
-def _steps(one: Rivals) -> list[Bar]:
+def _steps(models: pd.DataFrame) -> Iterator[Bar]:
     """Times as fast as the eager model."""
-    bars, eager = [], one.named(EAGER)
-    for row in one.rows:
-        band = times_faster(row, eager) if row["status"] == "ok" else None
-        if band is not None:
-            words = f"{band.value:.2f}x, {duration(row['median_s'])}, {row['variant']}"
-            bars.append(Bar(f"{one.case.size}, {one.case.dtype}", band, words, colour_of(row)))
-    return bars
+    for case in models.itertuples():
+        for who in frames.WHO:
+            band, seconds = targets.times(case, "eager", who), getattr(case, f"{who}_median_s")
+            if not math.isnan(band.value):
+                words = f"{band.value:.2f}x, {duration(seconds)}, {getattr(case, f'{who}_variant')}"
+                own = who in ("own", "model")
+                colour = colour_of(getattr(case, f"{who}_backend")) if own else GREY
+                yield Bar(f"{case.size}, {case.dtype}", band, words, colour)
 
 
 def _figure(title: str, words: str, bars: Sequence[Bar], log: bool) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     height = len(bars) * BAR + HEAD + 0.6
     layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - HEAD / height))
     figure = Figure(figsize=(WIDTH, height), layout=layout)

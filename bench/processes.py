@@ -2,90 +2,58 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 TIMED_OUT, NOT_STARTED = 124, 127
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a command ended, and all it said."""
 
     code: int
     output: str
 
+    @property
     def last_line(self) -> str:
-        lines = self.output.strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def json(self) -> Any:
-        """The last line that is a list or an object in JSON: a warning may come after it.
-
-        Raises:
-            ValueError: no line is.
-        """
-        for line in reversed(self.output.splitlines()):
-            if line.startswith(("[", "{")):
-                with suppress(ValueError):  # "[W1122 ...] Warning: ..."
-                    return json.loads(line)
-        raise ValueError(f"expected a line of JSON, got {self.output!r}")
+        return (self.output.strip().splitlines() or [""])[-1].strip("= ")  # which pytest draws
 
 
 def run(
-    command: Sequence[str],
-    seconds: float,
-    folder: Path,
-    more: dict[str, str] | None = None,
+    command: Sequence[str], seconds: float, folder: Path, more: dict[str, str] | None = None
 ) -> Done:
     """Runs a command, and ends it with all it started when its time is up.
 
     Args:
         more: environment variables beside this process's.
     """
+    # pytest's are its own, and say that reports go elsewhere.
+    inherited = {n: value for n, value in os.environ.items() if not n.startswith("PYTEST_")}
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        code = _run(
-            command, seconds, folder, _inherited() | _quiet() | (more or {}), output.fileno()
-        )
+        try:
+            process = subprocess.Popen(
+                command, cwd=folder, env=inherited | _quiet() | (more or {}), stdout=output,
+                stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            return Done(NOT_STARTED, f"{command[0]} could not be started: {error.strerror}")
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = TIMED_OUT
+        finally:
+            # Its group is its own: workers that outlive it go too.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         output.seek(0)
-        text = output.read()
-    if code == NOT_STARTED and not text:
-        text = f"{command[0]} could not be started"
-    return Done(code, text)
-
-
-def _run(
-    command: Sequence[str], seconds: float, folder: Path, environment: dict[str, str], output: int
-) -> int:
-    try:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    except OSError:
-        return NOT_STARTED
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return TIMED_OUT
-    finally:
-        # Its group is its own: workers that outlive it go too.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _inherited() -> dict[str, str]:
-    """This process's environment; pytest's is its own, and says that reports go elsewhere."""
-    return {n: value for n, value in os.environ.items() if not n.startswith("PYTEST_")}
+        return Done(code, output.read())
 
 
 def _quiet() -> dict[str, str]:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from bench import calls
-from bench.results import CALLS, Result, Row, rows_of, spread, where_words
+from bench.results import CALLS, Result, Row, spread, where_words
 from bench.variants import EAGER
 
 WIDTH = 80
@@ -93,17 +92,18 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def print_result(result: Result, wide: bool = False) -> None:
     """Everything measured, one table for each dtype and size."""
-    machine, limits, found = result["machine"], result["limits"], rows_of([result])
-    print("\n".join([*where_words(machine).split("; "), f"commit {machine['commit']}, "
-                     f"{machine['time']}"]))  # fmt: skip
+    machine, limits, op = result["machine"], result["limits"], result["settings"]["op"]
+    print("\n".join(where_words(machine).split("; ")))
+    print(f"commit {machine['commit']}, {machine['time']}")
     print(f"copy {limits['copy_gb_per_s']:.1f} GB/s, into fresh memory "
           f"{limits['fresh_copy_gb_per_s']:.1f} GB/s")  # fmt: skip
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
-    if result["settings"]["op"] == CALLS:
-        print(f"\n{calls.tables(found)}")
+    if op == CALLS:
+        _print_calls(result["rows"])
     else:
-        _print_cases(result["settings"]["op"], found, wide)
+        _print_cases(op, result["rows"], wide)
+    _print_reasons(result["rows"])
     if not result.get("complete", True):
         print("NOT ALL: the run ended before it had measured all that it was to")
     for warning in result.get("warnings", ()):
@@ -122,17 +122,33 @@ def _print_cases(op: str, found: Sequence[Row], wide: bool) -> None:
     for (dtype, name, shape), rows in groupby(found, lambda r: (r["dtype"], r["size"], r["shape"])):
         lines: list[list[str]] = []
         for work, same in groupby(rows, lambda r: str(r["work"])):
-            lines += [[work], *map(cells, same)]
+            lines += [[work], *map(_cells, same)]
         title = f"{op}, {dtype}, {shape}" + ("" if name == shape else f" ({name})")
         print_table(title, list(COLUMNS), lines, wide)
-    _print_reasons(found)
 
 
-def cells(row: Row) -> list[str]:
-    """A row of the result as text, one cell for each of COLUMNS."""
+def _cells(row: Row) -> list[str]:
     if row["status"] != "ok":
         return [f"  {row['variant']}", row["status"].upper()]
     return [text(row) for text in COLUMNS.values()]
+
+
+def _print_calls(found: Sequence[Row]) -> None:
+    """For each variant and size its calls, the worst first; `!` flags what is above its bound."""
+    for (variant, size), rows in groupby(found, lambda r: (r["variant"], r["size"])):
+        every = list(rows)
+        timed = sorted((r for r in every if r["status"] == "ok"), key=lambda r: -r["ratio"])
+        lines = [[f"{'!' if r['ratio'] > r['most'] else ' '} {r['work']}", duration(r["median_s"]),
+                  duration(r["formula_s"]), band(r["ratio"], r["low_ratio"], r["high_ratio"]),
+                  f"{r['most']:g}"] for r in timed]  # fmt: skip
+        title = f"{size}: ours ({variant}) and the formula in PyTorch, one thread"
+        print_table(title, ("call", "ours", "formula", "ours / formula", "at most"), lines)
+        kept = sum(row["ratio"] <= row["most"] for row in timed)
+        print(f"{kept} of {len(every)} calls within their bound")
+
+
+def band(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} ({low:.2f}-{high:.2f})"
 
 
 def _print_reasons(rows: Sequence[Row]) -> None:
@@ -141,13 +157,13 @@ def _print_reasons(rows: Sequence[Row]) -> None:
     reasons: dict[str, None] = {}
     for row in rows:
         where = f"{row['variant']}, {row['dtype']}, {row['size']}"
+        where += f", {row['work']}" if row["op"] == CALLS else ""
         if row["status"] != "ok":
             reasons[f"{words[row['status']]}: {where}: {row['reason']}"] = None
         for name in ("peak", "kernels", "host", "graph", "graph_kernels"):
             if f"{name}_reason" in row:
                 reasons[f"no {name}: {where}, {row['work']}: {row[f'{name}_reason']}"] = None
-    for reason in reasons:
-        print(reason)
+    print("\n".join(reasons), end="\n" if reasons else "")
 
 
 def print_table(
@@ -171,14 +187,6 @@ def print_table(
         print("  ".join(texts).rstrip())
 
 
-def ticker() -> Callable[[str, float], None]:
-    """What says on the error stream what is going on and which share of the whole is done."""
-    shown = ""
-
-    def tick(what: str, done: float) -> None:
-        nonlocal shown
-        if what != shown:
-            print(f"{done:4.0%}  {what}", file=sys.stderr, flush=True)
-            shown = what
-
-    return tick
+def say(words: str) -> None:
+    """What is going on, on the error stream."""
+    print(words, file=sys.stderr, flush=True)

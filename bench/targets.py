@@ -7,47 +7,68 @@ fastest of its modes. Where a target holds for a range of sizes, the worst of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from bench.ops import BOTH
-from bench.results import LATENT, Band, Case, Result, Rivals, Row, rivals, times_faster
+from bench.ops import BOTH, OPS, WORKS
+from bench.results import LATENT
 from bench.sizes import shape_of
-from bench.variants import COMPILE, EAGER
-
-Found = dict[Case, Rivals]
 
 
-@dataclass(frozen=True)
-class Target:
+class Band(NamedTuple):
+    """A figure that medians make, and the range that the quartiles of their samples leave it."""
+
+    value: float
+    low: float
+    high: float
+
+
+# What each measure is called; a bound is a least one of those that are in LEAST.
+WHAT = {
+    "of_copy": "share of copy bandwidth",
+    "of_limit": "share of the machine's own limit",
+    "vs_eager": "times as fast as eager",
+    "vs_compile": "times as fast as torch.compile",
+    "host_vs_eager": "host time against eager's",
+    "host_vs_compile": "host time against torch.compile's",
+    "graph_kernels": "kernels in a CUDA graph (3 before PyTorch 2.13)",
+    "peak_tensors": "peak memory, in tensors of the latent's size",
+    "saved_tensors": "tensors kept beyond the inputs",
+    "saved_bytes": "bytes kept beyond the inputs",
+    "against_float32": "time per element against float32's",
+}
+LEAST = ("of_copy", "of_limit", "vs_eager", "vs_compile")
+
+
+class Target(NamedTuple):
     """One bound on one measure of an op."""
 
-    what: str
-    device: str
-    dtype: str
-    work: str
     measure: str
-    """A key of MEASURES."""
     bound: float
-    at_least: bool = True
+    device: str
+    dtype: str = "float32"
+    work: str = BOTH
     size: str = "16M"
-    """As the bench's users write it."""
-    larger: bool = False
-    """Holds for every measured size from `size` on."""
+    """As the bench's users write it; with a plus it is that and every larger one."""
     op: str = LATENT
 
     @property
     def at(self) -> str:
-        return f"{self.size} and more" if self.larger else self.size
+        return self.size.replace("+", " and more")
 
-    def holds_for(self, one: Rivals) -> bool:
-        own, case = math.prod(shape_of(self.size)), one.case
+    @property
+    def at_least(self) -> bool:
+        return self.measure in LEAST
+
+    def holds_for(self, case: Any) -> bool:
         if (self.op, self.dtype, self.work) != (case.op, case.dtype, case.work):
             return False
-        return one.elements == own or (self.larger and one.elements > own)
+        own = math.prod(shape_of(self.size.rstrip("+")))
+        return bool(case.elements == own or (self.size.endswith("+") and case.elements > own))
 
     def met_by(self, value: float) -> bool:
-        return value >= self.bound if self.at_least else value <= self.bound
+        return bool(value >= self.bound if self.at_least else value <= self.bound)
 
 
 @dataclass(frozen=True)
@@ -60,202 +81,146 @@ class Verdict:
     """At the quartiles the answer would be the other one."""
 
     @classmethod
-    def of(cls, target: Target, size: str, band: Band) -> Verdict:
+    def of(cls, target: Target, case: Any) -> Verdict:
+        band = MEASURES[target.measure](case)
+        if math.isnan(band.value):
+            return cls(target)
         answers = {target.met_by(value) for value in band}
-        return cls(target, size, band, within_spread=len(answers) > 1)
-
-    @property
-    def value(self) -> float | None:
-        return None if self.band is None else self.band.value
+        return cls(target, case.size, band, within_spread=len(answers) > 1)
 
     @property
     def met(self) -> bool | None:
         return None if self.band is None else self.target.met_by(self.band.value)
 
 
-def judge(results: Iterable[Result], device_type: str) -> list[Verdict]:
-    """A verdict on each target for this kind of device."""
-    found = {one.case: one for one in rivals(results)}
-    return [_verdict(target, found) for target in TARGETS if target.device == device_type]
+def judge(cases: Iterable[Any], device_type: str) -> list[Verdict]:
+    """A verdict on each target for this kind of device, of the lines of `frames.cases`."""
+    found, asked = list(cases), [t for t in TARGETS if t.device == device_type]
+    return [_worst(t, [Verdict.of(t, one) for one in found if t.holds_for(one)]) for t in asked]
 
 
-def asked(one: Rivals) -> dict[str, Target]:
+def asked(case: Any) -> dict[str, Target]:
     """The targets that a case is held to, by their measures."""
-    return {t.measure: t for t in TARGETS if t.device == one.device_type and t.holds_for(one)}
+    return {t.measure: t for t in TARGETS if t.device == case.device_type and t.holds_for(case)}
 
 
-def _verdict(target: Target, found: Found) -> Verdict:
-    verdicts = []
-    for one in found.values():
-        if target.holds_for(one) and one.own is not None:
-            band = MEASURES[target.measure](one.own, one, found)
-            if band is not None:
-                verdicts.append(Verdict.of(target, one.case.size, band))
-    return _worst(verdicts) if verdicts else Verdict(target)
-
-
-def _worst(verdicts: list[Verdict]) -> Verdict:
+def _worst(target: Target, verdicts: list[Verdict]) -> Verdict:
     """Met beyond the spread where each size is, missed beyond it where one is."""
-
-    def margin(verdict: Verdict) -> float:
-        value = verdict.value or 0.0
-        return value if verdict.target.at_least else -value
-
-    missed = [verdict for verdict in verdicts if not verdict.met]
-    within = [verdict.within_spread for verdict in missed or verdicts]
-    return replace(min(verdicts, key=margin), within_spread=all(within) if missed else any(within))
-
-
-# --- measures: our row, its case, and all cases; None where something is not measured -------------
-
-Measure = Callable[[Row, Rivals, Found], Band | None]
+    found = [(one.band.value, one) for one in verdicts if one.band is not None]
+    if not found:
+        return Verdict(target)
+    _, worst = (min if target.at_least else max)(found, key=lambda pair: pair[0])
+    missed = [one.within_spread for _, one in found if not one.met]
+    within = all(missed) if missed else any(one.within_spread for _, one in found)
+    return replace(worst, within_spread=within)
 
 
-def _sharp(value: float | None) -> Band | None:
+# --- measures of a case; of nothing where something is not measured -------------------------------
+
+
+def times(case: Any, rival: str, own: str = "own") -> Band:
+    """How many times as fast as the rival."""
+    pairs = (("median_s", "median_s"), ("low_s", "high_s"), ("high_s", "low_s"))
+    return Band(*(getattr(case, f"{rival}_{theirs}") / getattr(case, f"{own}_{ours}")
+                  for theirs, ours in pairs))  # fmt: skip
+
+
+def _sharp(value: float) -> Band:
     """What has no spread: a count, or a share of which only the median is known."""
-    return None if value is None else Band(float(value), float(value), float(value))
+    return Band(value, value, value)
 
 
-def _share(name: str) -> Measure:
+def _share(name: str) -> Callable[[Any], Band]:
     """A time of the machine's over ours, of which only ours has its spread in the results."""
 
-    def share(own: Row, *_: object) -> Band | None:
-        value = own.get(name)
-        if value is None:
-            return None
-        bound = value * own["median_s"]
-        return Band(float(value), bound / own["high_s"], bound / own["low_s"])
+    def share(case: Any) -> Band:
+        value = getattr(case, f"own_{name}")
+        bound = value * case.own_median_s
+        return Band(value, bound / case.own_high_s, bound / case.own_low_s)
 
     return share
 
 
-def _host_share(own: Row, rows: Iterable[Row | None]) -> Band | None:
-    """Our host time as a share of the least of theirs."""
-    times = [row["host_s"] for row in rows if row and row["status"] == "ok" and row.get("host_s")]
-    return _sharp(own["host_s"] / min(times)) if times and own.get("host_s") else None
-
-
-def _tensors(name: str) -> Measure:
+def _tensors(name: str) -> Callable[[Any], Band]:
     """Bytes as a number of tensors of the latent's size."""
 
-    def tensors(own: Row, *_: object) -> Band | None:
-        itemsize = {"float32": 4, "float64": 8}.get(own["dtype"], 2)
-        value = own.get(name)
-        return None if value is None else _sharp(value / (own["elements"] * itemsize))
+    def tensors(case: Any) -> Band:
+        itemsize = {"float32": 4, "float64": 8}.get(case.dtype, 2)
+        return _sharp(getattr(case, f"own_{name}") / (case.elements * itemsize))
 
     return tensors
 
 
-def _against_float32(own: Row, one: Rivals, found: Found) -> Band | None:
-    """Time as a share of float32's."""
-    other = found.get(one.case._replace(dtype="float32"))
-    return times_faster(other.own, own) if other else None
-
-
-MEASURES: dict[str, Measure] = {
+MEASURES: dict[str, Callable[[Any], Band]] = {
     "of_copy": _share("of_copy"),
     "of_limit": _share("of_limit"),
-    "vs_eager": lambda own, one, _: times_faster(own, one.named(EAGER)),
-    "vs_compile": lambda own, one, _: times_faster(own, one.compiled),
-    "host_vs_eager": lambda own, one, _: _host_share(own, [one.named(EAGER)]),
-    "host_vs_compile": lambda own, one, _: _host_share(
-        own, [row for row in one.rows if row["variant"].startswith(COMPILE)]
-    ),
-    "graph_kernels": lambda own, *_: _sharp(own.get("graph_kernels")),
+    "vs_eager": lambda case: times(case, "eager"),
+    "vs_compile": lambda case: times(case, "compile"),
+    "host_vs_eager": lambda case: _sharp(case.own_host_s / case.eager_host_s),
+    "host_vs_compile": lambda case: _sharp(case.own_host_s / case.compile_least_host_s),
+    "graph_kernels": lambda case: _sharp(case.own_graph_kernels),
     "peak_tensors": _tensors("peak_bytes"),
     "saved_tensors": _tensors("saved_bytes"),
-    "saved_bytes": lambda own, *_: _sharp(own.get("saved_bytes")),
-    "against_float32": _against_float32,
+    "saved_bytes": lambda case: _sharp(case.own_saved_bytes),
+    "against_float32": lambda case: times(case, "own", "float32"),
 }
 
 # --- the targets ----------------------------------------------------------------------------------
 
-DTYPES = ("float32", "bfloat16")
-EAGER_WORDS, COMPILE_WORDS = "times as fast as eager", "times as fast as torch.compile"
+
+def _each(measure: str, bounds: tuple[float, float], *rest: str) -> list[Target]:
+    """Of the latent in float32 and in bfloat16; `rest` are device, work and size."""
+    device, *place = rest
+    return [Target(measure, bound, device, dtype, *place)
+            for dtype, bound in zip(("float32", "bfloat16"), bounds, strict=True)]  # fmt: skip
 
 
-def _gpu_large(what: str, work: str, measure: str, bounds: tuple[float, float]) -> list[Target]:
-    """For an H100 or H200, at 64M elements and more."""
-    return [
-        Target(what, "cuda", dtype, work, measure, bound, size="64M", larger=True)
-        for dtype, bound in zip(DTYPES, bounds, strict=True)
-    ]
+# For two CPU cores: op, size, and times as fast as eager and torch.compile where that is asked.
+_FAMILIES: tuple[tuple[str, str, *tuple[float, ...]], ...] = (
+    ("sample_weight", "1e7", 10, 8),
+    ("gumbel_softmax", "4x8192x16x16", 8, 3.5),
+    ("gumbel_softmax", "4096x1024", 6, 2),
+    ("tanh_normal_rsample", "256x6", 3, 3),
+    ("gaussian_latent_samples", "8x128x1024", 6, 18),
+    ("gaussian_latent_prior", "1M"),
+    ("gaussian_rsample_log_prob", "1M"),
+    ("categorical_latent", "4x8192x16x16"),
+    ("one_hot_categorical", "32768x32"),
+    *((name, "1M") for name in OPS if name.startswith("loc_scale_")),
+    ("relaxed_bernoulli", "1M"),
+    ("kumaraswamy_rsample", "1M"),
+    ("log_normal_rsample", "1M"),
+)
 
 
-def _gpu_small(what: str, measure: str, bound: float) -> list[Target]:
-    return [
-        Target(what, "cuda", dtype, BOTH, measure, bound, at_least=False, size="128x20")
-        for dtype in DTYPES
-    ]
-
-
-def _cpu(what: str, work: str, measure: str, bound: float) -> list[Target]:
-    return [Target(what, "cpu", dtype, work, measure, bound) for dtype in DTYPES]
-
-
-# What may be kept for the backward pass beyond the inputs: a key, or the output and a key.
-KEY = ("bytes kept beyond the inputs", "saved_bytes", 16.0)
-OUTPUT = ("tensors kept beyond the inputs", "saved_tensors", 1.00001)
-
-
-def _family(
-    op: str,
-    size: str,
-    eager: float | None = None,
-    compiled: float | None = None,
-    kept: tuple[str, str, float] = KEY,
-) -> list[Target]:
-    """For two CPU cores, forward and backward; of no speed where none is given."""
-
-    def one(what: str, measure: str, bound: float, at_least: bool) -> Target:
-        return Target(what, "cpu", "float32", BOTH, measure, bound, at_least, size, op=op)
-
-    speed = [(EAGER_WORDS, "vs_eager", eager), (COMPILE_WORDS, "vs_compile", compiled)]
-    return [
-        *(one(what, measure, bound, True) for what, measure, bound in speed if bound is not None),
-        one(*kept, False),
-    ]
+def _family(op: str, size: str, *speed: float) -> Iterator[Target]:
+    for measure, bound in zip(("vs_eager", "vs_compile"), speed):  # noqa: B905
+        yield Target(measure, bound, "cpu", size=size, op=op)
+    # What may be kept for the backward pass beyond the inputs: a key, or the output and a key.
+    whole = op in ("gumbel_softmax", "categorical_latent")
+    kept = ("saved_tensors", 1.00001) if whole else ("saved_bytes", 16.0)
+    yield Target(*kept, "cpu", size=size, op=op)
 
 
 TARGETS: tuple[Target, ...] = (
-    *_gpu_large("share of copy bandwidth", "forward", "of_copy", (0.90, 0.85)),
-    *_gpu_large("share of copy bandwidth", "backward", "of_copy", (0.90, 0.88)),
-    *_gpu_large(EAGER_WORDS, BOTH, "vs_eager", (6, 6)),
-    *_gpu_large(COMPILE_WORDS, "forward", "vs_compile", (2, 3)),
-    *_gpu_large(COMPILE_WORDS, BOTH, "vs_compile", (1.4, 2)),
-    *(
-        # z and two gradients; a hundredth is left for the KL's partial sums.
-        replace(target, at_least=False)
-        for target in _gpu_large(
-            "peak memory, in tensors of the latent's size", BOTH, "peak_tensors", (3.01, 3.01)
-        )
-    ),
-    *_gpu_small("host time against eager's", "host_vs_eager", 0.6),
-    *_gpu_small("host time against torch.compile's", "host_vs_compile", 1.0),
+    # For an H100 or H200.
+    *_each("of_copy", (0.90, 0.85), "cuda", "forward", "64M+"),
+    *_each("of_copy", (0.90, 0.88), "cuda", "backward", "64M+"),
+    *_each("vs_eager", (6, 6), "cuda", BOTH, "64M+"),
+    *_each("vs_compile", (2, 3), "cuda", "forward", "64M+"),
+    *_each("vs_compile", (1.4, 2), "cuda", BOTH, "64M+"),
+    # z and two gradients; a hundredth is left for the KL's partial sums.
+    *_each("peak_tensors", (3.01, 3.01), "cuda", BOTH, "64M+"),
+    *_each("host_vs_eager", (0.6, 0.6), "cuda", BOTH, "128x20"),
+    *_each("host_vs_compile", (1.0, 1.0), "cuda", BOTH, "128x20"),
     # Before PyTorch 2.13 a captured generator's state can't be reached: a third draws the key.
-    *_gpu_small("kernels in a CUDA graph (3 before PyTorch 2.13)", "graph_kernels", 2),
-    *_cpu(EAGER_WORDS, BOTH, "vs_eager", 8),
-    *_cpu(COMPILE_WORDS, BOTH, "vs_compile", 8),
-    *_cpu("share of the machine's own limit", "forward", "of_limit", 0.7),
-    *_cpu("share of the machine's own limit", "backward", "of_limit", 0.7),
-    *_cpu("share of the machine's own limit", BOTH, "of_limit", 0.7),
-    Target("time per element against float32's", "cpu", "bfloat16", BOTH, "against_float32", 1.0,
-           at_least=False),
-    *_family("sample_weight", "1e7", 10, 8),
-    *_family("gumbel_softmax", "4x8192x16x16", 8, 3.5, OUTPUT),
-    *_family("gumbel_softmax", "4096x1024", 6, 2, OUTPUT),
-    *_family("tanh_normal_rsample", "256x6", 3, 3),
-    *_family("gaussian_latent_samples", "8x128x1024", 6, 18),
-    *_family("gaussian_latent_prior", "1M"),
-    *_family("gaussian_rsample_log_prob", "1M"),
-    *_family("categorical_latent", "4x8192x16x16", kept=OUTPUT),
-    *_family("one_hot_categorical", "32768x32"),
-    *(target for name in ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
-      for target in _family(f"loc_scale_{name}", "1M")),
-    *_family("relaxed_bernoulli", "1M"),
-    *_family("kumaraswamy_rsample", "1M"),
-    *_family("log_normal_rsample", "1M"),
-)  # fmt: skip
+    *_each("graph_kernels", (2, 2), "cuda", BOTH, "128x20"),
+    *_each("vs_eager", (8, 8), "cpu"),
+    *_each("vs_compile", (8, 8), "cpu"),
+    *(one for work in WORKS for one in _each("of_limit", (0.7, 0.7), "cpu", work)),
+    Target("against_float32", 1.0, "cpu", "bfloat16"),
+    *(one for asked in _FAMILIES for one in _family(*asked)),
+)
 
 # What a time can't show: of each name between bars, a GPU test must have run, and all have passed.
 TESTED = {

@@ -7,7 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,22 +137,17 @@ class CudaClock:
 
         The highest of several: its clock takes a while to get from idle to full speed.
         """
-        cycles = 10_000_000
-        rates: list[float] = []
-        try:
-            with torch.cuda.device(self.device):
-                torch.cuda._sleep(1000)
-                deadline = time.perf_counter() + self.ramp
-                while not rates or time.perf_counter() < deadline:
-                    start, end = _event(), _event()
-                    start.record()
-                    torch.cuda._sleep(cycles)
-                    end.record()
-                    torch.cuda.synchronize()
-                    rates.append(cycles / (start.elapsed_time(end) / 1e3))
-            return max(rates)
-        except Exception:
-            return 0.0
+        cycles, rates = 10_000_000, [0.0]
+        with suppress(Exception), torch.cuda.device(self.device):
+            deadline = time.perf_counter() + self.ramp
+            while time.perf_counter() < deadline:
+                start, end = _event(), _event()
+                start.record()
+                torch.cuda._sleep(cycles)
+                end.record()
+                torch.cuda.synchronize()
+                rates.append(cycles / (start.elapsed_time(end) / 1e3))
+        return max(rates)
 
 
 def _event() -> torch.cuda.Event:
@@ -181,12 +176,9 @@ def autorange(clock: Clock, contestant: Contestant, effort: Effort) -> float:
 
 
 def interleave(
-    clock: Clock,
-    contestants: Sequence[Contestant],
-    effort: Effort,
-    tick: Callable[[float], object] = lambda _: None,
+    clock: Clock, contestants: Sequence[Contestant], effort: Effort
 ) -> dict[str, Spread]:
-    """Time the contestants in turns, in a new order each round; `tick` hears the share done.
+    """Time the contestants in turns, in a new order each round.
 
     Each gets an equal part of the time. A slow one joins fewer rounds, spread over all of them. One
     that dies has its `problem` set and no entry in the result.
@@ -205,7 +197,6 @@ def interleave(
                 if contestant.problem is None and _joins(contestant.rounds, turn, total):
                     with _dying(contestant):
                         contestant.samples.append(_sample(clock, contestant))
-            tick((turn + 1) / total)
     return {c.name: Spread.of(c.samples) for c in contestants if c.problem is None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ EAGER, COMPILE = "eager", "torch.compile"
 REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
 DISTRIBUTIONS = "distributions"
 UNCHECKED = f"{DISTRIBUTIONS} unchecked"
-FAMILIES = ("pytorch", "reference", "fused")
+Wrap = Callable[[Compute], Compute]
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,15 @@ class Variant:
     compute: Compute
     context: Callable[[], AbstractContextManager[object]] = nullcontext
     ours: bool = False
+    op: Compute | None = None
+    """The op alone, where `compute` is more, such as a model's loss."""
     overwrites: bool = False
     """Its results live in a CUDA graph's memory, which the next call uses again."""
 
     @property
-    def warm_ups(self) -> int:
-        """Calls before it does what it will do from then on: a graph is recorded in the second."""
-        return 2 if self.overwrites else 0
-
-    @property
-    def family(self) -> str:
-        """One of FAMILIES: those of one need about as much memory."""
-        if not self.ours:
-            return "pytorch"
-        return "reference" if self.name.startswith(REFERENCE) else "fused"
+    def backend(self) -> str:
+        """Of one of ours: `native` of `native, compiled model`."""
+        return self.name.split(",")[0]
 
 
 @dataclass(frozen=True)
@@ -72,27 +67,35 @@ def unavailable_reason(name: str, device: torch.device) -> str | None:
         return str(error)
 
 
-def variants(op: Op, device: torch.device) -> tuple[list[Variant], list[Missing]]:
-    """Every variant of `op` that can run on `device`, eager first, and those that can't."""
-    found = of_pytorch(op.textbook, lambda validate: partial(op.rival, validate), device)
-    names, missing = backends(device)
-    return found + [Variant(name, op.ours, using(name), ours=True) for name in names], missing
+def variants(
+    op: Op, device: torch.device, wrap: Wrap = lambda compute: compute, model: bool = False
+) -> tuple[list[Variant], list[Missing]]:
+    """Every variant of `op` that can run on `device`, eager first, and those that can't.
 
-
-def of_pytorch(
-    textbook: Compute, rival: Callable[[bool], Compute], device: torch.device
-) -> list[Variant]:
-    """PyTorch's: eager, compiled, and torch.distributions with and without checks of arguments."""
+    Args:
+        wrap: what each of them is computed in, such as a model's loss.
+        model: `wrap` is one: ours is measured in a compiled model, too.
+    """
+    eager = wrap(op.textbook)
     # Shapes are fixed here, so the compiled form gets the specialised code that is its best.
-    found = [
-        Variant(EAGER, textbook),
-        Variant(COMPILE, torch.compile(textbook, dynamic=False)),
-        Variant(DISTRIBUTIONS, rival(True)),
-        Variant(UNCHECKED, rival(False)),
-    ]
+    found = [Variant(EAGER, eager), Variant(COMPILE, torch.compile(eager, dynamic=False))]
     if device.type == "cuda":
-        found.insert(2, Variant(REDUCE_OVERHEAD, reduce_overhead(textbook), overwrites=True))
-    return found
+        found.append(Variant(REDUCE_OVERHEAD, reduce_overhead(eager), overwrites=True))
+    if op.rival is not None:
+        for name, validate in ((DISTRIBUTIONS, True), (UNCHECKED, False)):
+            found.append(Variant(name, wrap(partial(op.rival, validate))))
+    missing = []
+    for name in BACKENDS:
+        reason = unavailable_reason(name, device)
+        if reason is not None:
+            missing.append(Missing(name, reason))
+            continue
+        ours = Variant(name, wrap(op.ours), using(name), ours=True, op=op.ours)
+        found.append(ours)
+        if model:
+            compiled = torch.compile(ours.compute, dynamic=False)
+            found.append(replace(ours, name=f"{name}, compiled model", compute=compiled))
+    return found, missing
 
 
 def reduce_overhead(compute: Compute) -> Compute:
@@ -104,13 +107,6 @@ def reduce_overhead(compute: Compute) -> Compute:
         return compiled(*inputs)
 
     return call
-
-
-def backends(device: torch.device) -> tuple[list[str], list[Missing]]:
-    """The backends of ours that serve `device`, and those that don't."""
-    reasons = {name: unavailable_reason(name, device) for name in BACKENDS}
-    missing = [Missing(name, reason) for name, reason in reasons.items() if reason is not None]
-    return [name for name, reason in reasons.items() if reason is None], missing
 
 
 def using(name: str) -> Callable[[], AbstractContextManager[object]]:

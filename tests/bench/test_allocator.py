@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command_line
-from bench import allocator, results
+from bench import machine, results
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="for Linux's gli
 
 RESIDENT = """
 import sys, torch
-from bench import allocator
+from bench import machine
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 if sys.argv[1] == "keep":
-    allocator.keep_freed_memory()
+    machine.keep_freed_memory()
 before = resident()
 block = torch.ones(1 << 26)
 most = resident()
@@ -55,7 +55,7 @@ def test_results_with_kept_memory_are_apart(tmp_path):
 
 
 def test_a_library_that_cannot_keep_memory_is_an_error_of_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
     with pytest.raises(SystemExit) as end:
         command_line.main(["--quick", "--keep-memory"])
     assert end.value.code == 2

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bench import machine, measure
+from bench import limits, machine, measure
 
 MEASURED = ("bench/timing.py", "bench/ops/one.py", "fused_reparam/noise.py", "kernels/simd/noise.h",
             "setup.py", "pyproject.toml")  # fmt: skip
@@ -39,25 +39,19 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path, git
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_what_is_measured_and_differs_is_marked(name, checkout):
+def test_what_is_measured_and_differs_is_marked(checkout):
     root, git = checkout
     head = git("rev-parse", "--short=12", "HEAD")
-    assert machine.commit_of(root) == head
-    (root / name).write_text("second\n")
-    assert machine.commit_of(root) == f"{head}+"
-    git("checkout", "--quiet", name)
-    (root / name).with_name("new.py").write_text("")
-    # Beside setup.py and pyproject.toml, at the top, nothing else is measured.
-    assert machine.commit_of(root) == (f"{head}+" if "/" in name else head)
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_what_is_not_measured_may_differ(name, checkout):
-    root, git = checkout
-    (root / name).write_text("second\n")
-    (root / name).with_name("new").write_text("")
-    assert machine.commit_of(root) == git("rev-parse", "--short=12", "HEAD")
+    for name in (*MEASURED, *OTHERS):
+        mark = "+" if name in MEASURED else ""
+        (root / name).write_text("second\n")
+        assert machine.commit_of(root) == head + mark, name
+        git("checkout", "--quiet", name)
+        new = (root / name).with_name("new.py")
+        new.write_text("")
+        # Beside setup.py and pyproject.toml, at the top, nothing else is measured.
+        assert machine.commit_of(root) == (head + mark if "/" in name else head), name
+        new.unlink()
 
 
 def test_a_commit_made_during_a_run_does_not_change_its_label(checkout, monkeypatch):
@@ -89,7 +83,7 @@ def test_a_run_takes_its_commit_before_it_measures(monkeypatch):
         raise RuntimeError("no limits here")
 
     monkeypatch.setattr(machine, "commit", lambda: order.append("commit"))
-    monkeypatch.setattr(measure, "machine_limits", measures)
+    monkeypatch.setattr(limits, "measure_limits", measures)
     with pytest.raises(RuntimeError, match="no limits here"):
         next(measure.measure_all([measure.Settings(op="gaussian_latent")]))
     assert order == ["commit", "measures"]

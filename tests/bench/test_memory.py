@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -82,64 +80,32 @@ def test_peak_bytes_of_a_backward_pass_that_frees_what_was_kept():
     assert memory.peak_bytes(contestant, CPU) == 4000
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", OPS)
-def test_the_guard_asks_for_enough_and_not_for_far_too_much(name, dtype):
+def test_the_guard_asks_for_enough_and_ours_takes_no_more_than_eager(name):
     op = OPS[name]
-    case, fresh = (OpCase(op, "x", (256, 128), dtype, CPU) for _ in range(2))
-    waiting = sum(t.untyped_storage().nbytes() for t in case.inputs)
-    found = {
-        name: Variant(name, op.ours, using(name), ours=True) for name in ("reference", "native")
-    }
-    found |= {
-        EAGER: Variant(EAGER, op.textbook),
-        "rival": Variant("rival", partial(op.rival, True)),
-    }
+    case = OpCase(op, "x", (256, 128), "float32", CPU)
     peaks = {}
-    for name, variant in found.items():
-        need = case.need(op.works[-1], variant)
-        assert fresh.need(op.works[-1], variant) >= need + waiting
-        peaks[name] = max(
-            memory.peak_bytes(case.contestant(work, variant), CPU) for work in op.works
+    for one in (Variant("native", op.ours, using("native")), Variant(EAGER, op.textbook)):
+        peaks[one.name] = max(
+            memory.peak_bytes(case.contestant(work, one), CPU) for work in op.works
         )
         # 64 kB are kernels' scratch memory, sums and keys.
-        assert peaks[name] <= need + 65_536
-        assert need <= 7 * peaks[name] + 65_536
-        assert peaks[name] >= case.made(op.works[-1])
-    # Ours takes no more than eager, and a key.
+        assert case.made(op.works[-1]) <= peaks[one.name] <= case.need + 65_536
     assert peaks["native"] <= peaks[EAGER] + 64
 
 
-def test_the_guard_counts_what_a_case_needs_without_making_it():
-    big = OpCase(OPS["gaussian_latent"], "x", (1 << 20, 1 << 20), "bfloat16", CPU)  # 2 TiB a tensor
-    tensors = big.op.alive + 3
-    assert big.need("forward", Variant(EAGER, big.op.textbook)) == tensors * 2**41
-
-
-def rows(op, variants, free=None, monkeypatch=None, **settings):
-    if free is not None:
-        monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    chosen = {"sizes": ("64x64",), "dtypes": ("float32",), "effort": BRIEF} | settings
-    asked = measure.Settings(op=op.name, **chosen)
-    [*_, last] = measure.measure(asked, CpuClock(), {}, variants=variants)
-    return last["rows"]
+def rows(variants):
+    settings = measure.Settings("gaussian_latent", effort=BRIEF)
+    case = OpCase(OPS["gaussian_latent"], "64x64", (64, 64), "float32", CPU)
+    return measure.measure_case(case, settings, variants, CpuClock())
 
 
 def test_what_does_not_fit_is_skipped_with_a_reason(monkeypatch):
-    op = OPS["gaussian_latent"]
-    lean = Variant("lean", op.ours, using("reference"), ours=True)
-    # Inputs and the sample's gradient take 3 latents, eager 12, "lean" is thought to take 4.
-    free = int((3 + 9) * 64 * 64 * 4 / memory.USABLE)
-    found = rows(op, [Variant(EAGER, op.textbook), lean], free, monkeypatch)
-    for row in found:
-        if row["variant"] == EAGER:
-            assert row["status"] == "skipped"
-            assert row["reason"].startswith("needs about 0.0 GB of memory")
-            assert "median_s" not in row
-        else:
-            assert row["status"] == "ok"
-            assert row["vs_eager"] is None
-            assert row["vs_compile"] is None
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2000)
+    for row in rows([Variant(EAGER, OPS["gaussian_latent"].textbook)]):
+        assert row["status"] == "skipped"
+        assert row["reason"].startswith("needs about 0.0 GB of memory")
+        assert "median_s" not in row
 
 
 def test_running_out_of_memory_while_measuring_is_skipped():
@@ -148,7 +114,7 @@ def test_running_out_of_memory_while_measuring_is_skipped():
 
     def greedy(mu, logvar):
         calls.append(1)
-        if len(calls) > 10:
+        if len(calls) > 4:
             return op.textbook(mu, torch.empty(1 << 60))
         return op.textbook(mu, logvar)
 
@@ -160,23 +126,9 @@ def test_running_out_of_memory_while_measuring_is_skipped():
         Variant("greedy", greedy),
         Variant("dies", dies),
     ]
-    found = {(row["variant"], row["work"]): row for row in rows(op, variants)}
+    found = {(row["variant"], row["work"]): row for row in rows(variants)}
     assert found[EAGER, "forward"]["status"] == "ok"
     assert found["greedy", "forward+backward"]["status"] == "skipped"
     assert "allocate" in found["greedy", "forward+backward"]["reason"]
     assert found["dies", "forward"]["status"] == "failed"
     assert found["dies", "forward"]["reason"] == "RuntimeError: no such kernel"
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("shapes differ"), False),
-        (ValueError("can't allocate memory"), False),
-    ],
-)
-def test_what_is_out_of_memory(error, expected):
-    assert memory.is_out_of_memory(error) is expected

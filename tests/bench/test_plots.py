@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
 
 from bench import __main__ as command_line
-from bench import pages, plots, results
 from tests.helpers import invented
-from tests.helpers.checkouts import OTHER, laid_out, section
+from tests.helpers.checkouts import OTHER, ROOT, laid_out, pages, plots, section
 
 
 @pytest.fixture
@@ -20,7 +21,6 @@ def checkout(tmp_path):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("drawn")
     invented.write(folder, invented.result(sizes=("128x20", "1M")), invented.steps())
     assert command_line.main(["plots", str(folder)]) == 0
@@ -59,11 +59,11 @@ def test_bars_have_the_figures_their_quartiles_and_what_is_asked():
 
 def test_the_specification_is_never_in_the_colour_of_the_fused_backends():
     result = invented.result(sizes=("1M",))
+    [bar, _] = plots.charts([result])["speedup_eager"]
+    assert bar.colour == plots.GREEN
     result["rows"] = [row for row in result["rows"] if row["variant"] != "native"]
     [bar, _] = plots.charts([result])["speedup_eager"]
     assert bar.colour == plots.GREY
-    [bar, _] = plots.charts([invented.result(sizes=("1M",))])["speedup_eager"]
-    assert bar.colour == plots.GREEN
     colours = {
         bar.text.split(", ")[2]: bar.colour for bar in plots.charts([invented.steps()])["steps"]
     }
@@ -84,11 +84,11 @@ def test_a_picture_of_several_commits_names_each():
     found = [invented.result(), invented.result(OTHER)]
     found[1]["machine"] |= {"commit": "ba9876543210+", "time": "2000-01-02T00:00:00+00:00"}
     words = "commits 0123456789ab, ba9876543210+, 2000-01-01, 2000-01-02"
-    assert results.commit_words(found) == words
-    found += [invented.result(str(index)) for index in range(results.MOST_COMMITS)]
+    assert plots.commit_words(found) == words
+    found += [invented.result(str(index)) for index in range(plots.MOST_COMMITS)]
     for index, result in enumerate(found):
         result["machine"]["commit"] = str(index)
-    assert results.commit_words(found) == "several commits, 2000-01-01, 2000-01-02"
+    assert plots.commit_words(found) == "several commits, 2000-01-01, 2000-01-02"
 
 
 def test_the_same_results_make_the_same_files(drawn, tmp_path):
@@ -116,14 +116,14 @@ def test_pages_show_the_pictures_there_are_and_a_stale_one_is_found(drawn, check
     assert made.count("](../bench/results/two/") == made.count("![") == 6
 
 
-def test_without_matplotlib_one_line_says_so(checkout, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    capsys.readouterr()
-    assert command_line.main(["plots", str(checkout / pages.RESULTS / "two")]) == 1
-    [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith("no plots: matplotlib can't be imported here")
-    # Pages need none.
-    assert command_line.main(["pages", "--check", "--root", str(checkout)]) == 0
+@pytest.mark.parametrize(("lacking", "word"), [("pandas", "table"), ("matplotlib", "plots")])
+def test_without_what_tables_and_pictures_need_one_line_says_so(lacking, word, tmp_path):
+    (tmp_path / f"{lacking}.py").write_text(f"raise ModuleNotFoundError('no', name={lacking!r})")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "bench", word, "."]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = f"python -m bench {word}: needs pandas and matplotlib (no)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 def test_plots_of_nothing(tmp_path, capsys):

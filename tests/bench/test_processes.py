@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import time
 
-import pytest
+from bench import outcomes, processes, targets
 
-from bench import outcomes, processes
+WITH_WORKERS = """\
+tests/a.py::test_graph[kl, none]
+[gw0] [ 10%] PASSED tests/a.py::test_graph[kl, none]
+[gw1] [ 20%] FAILED tests/a.py::test_wrong[x - y]
+"""
+ALONE = """\
+tests/a.py::test_in_a_cuda_graph PASSED                                   [ 10%]
+tests/a.py::test_replays_draw_new_noise PASSED                            [ 20%]
+tests/a.py::test_no_synchronisation FAILED                                [ 30%]
+tests/a.py::test_left SKIPPED (no GPU)                                    [ 40%]
+tests/a.py::test_down PASSED                                              [ 50%]
+tests/a.py::test_down ERROR                                               [ 50%]
+=========================== short test summary info ============================
+SKIPPED [2] tests/a.py:12: no GPU
+FAILED tests/a.py::test_no_synchronisation - AssertionError: it waited
+ERROR tests/a.py::test_down - RuntimeError: tear-down
+ERROR tests/b.py - ModuleNotFoundError: No module named 'c'
+"""
 
 
-def test_summary_of_outcomes(tmp_path):
-    lines = [
-        ("a::test_graph", "passed", ""),
-        ("a::test_sync[1]", "passed", ""),
-        ("a::test_sync[2]", "failed", "it waited"),
-        ("a::test_left", "skipped", "no GPU"),
-        ("b.py", "skipped", "no GPU"),
-        ("a::test_down", "passed", ""),
-        ("a::test_down", "failed", "in its tear-down"),
-    ]
-    path = tmp_path / "outcomes"
-    names = ("name", "outcome", "reason")
-    path.write_text("".join(json.dumps(dict(zip(names, x, strict=True))) + "\n" for x in lines))
-    shown = {"graphs": "graph", "waits": "sync", "others": "left|absent"}
-    assert outcomes.summary(path, shown) == {
+def test_how_tests_ended():
+    assert outcomes.read(ALONE) == {
         "passed": 2,
-        "failed": {"a::test_sync[2]": "it waited", "a::test_down": "in its tear-down"},
+        "failed": {
+            "tests/a.py::test_no_synchronisation": "AssertionError: it waited",
+            "tests/a.py::test_down": "RuntimeError: tear-down",
+            "tests/b.py": "ModuleNotFoundError: No module named 'c'",
+        },
         "skipped": {"no GPU": 2},
-        "shown": {"graphs": True, "waits": False, "others": None},
+        "shown": dict(zip(targets.TESTED, (True, False), strict=True)),
     }
-    assert outcomes.summary(tmp_path / "absent", {})["passed"] == 0
-    path.write_text(path.read_text() + '{"name": "a::test_cut", "outc')
-    assert outcomes.summary(path, {})["passed"] == 2
+    cut = outcomes.read(WITH_WORKERS + "tests/a.py::test_of_which_the_end_was_c")
+    assert (cut["passed"], list(cut["failed"])) == (1, ["tests/a.py::test_wrong[x - y]"])
+    assert list(cut["shown"].values()) == [None, None]
 
 
 def test_a_process_is_ended_with_all_it_started(tmp_path):
@@ -46,19 +53,10 @@ def test_a_process_is_ended_with_all_it_started(tmp_path):
     assert not mark.exists()
 
 
-def test_json_among_what_a_process_said():
-    said = 'first\n[1]\n[{"a": 1}, {}]\n[W1122 21:00:00 a.cpp:1] Warning: left\nsome warning\n'
-    assert processes.Done(0, said).json() == [{"a": 1}, {}]
-    with pytest.raises(ValueError, match="expected a line of JSON"):
-        processes.Done(0, "[W1122] Warning\n").json()
-
-
 def test_how_processes_end(tmp_path):
     command = ["sh", "-c", "echo $WORD; echo last >&2; exit 3"]
     done = processes.run(command, 10, tmp_path, {"WORD": "first"})
-    assert (done.code, done.output, done.last_line()) == (3, "first\nlast\n", "last")
+    assert (done.code, done.output, done.last_line) == (3, "first\nlast\n", "last")
     done = processes.run(["no-such-command"], 10, tmp_path)
-    assert (done.code, done.output) == (
-        processes.NOT_STARTED,
-        "no-such-command could not be started",
-    )
+    assert done.code == processes.NOT_STARTED
+    assert done.output.startswith("no-such-command could not be started")

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from bench import __main__ as command_line
-from bench import compare, pages, results, targets
+from bench import compare, results, targets
 from tests.helpers import invented
-from tests.helpers.checkouts import OTHER, ROOT, laid_out, section
+from tests.helpers.checkouts import ROOT, laid_out, pages, section
 
 
 @pytest.fixture
@@ -32,18 +32,6 @@ def test_check_finds_a_figure_typed_by_hand(checkout, capsys):
     assert "README.md is not what the results make" in capsys.readouterr().out
     assert command_line.main(["pages", "--root", str(checkout)]) == 0
     assert page.read_text() == before
-
-
-def test_check_refuses_a_place_that_was_not_filled_in(checkout, capsys):
-    check = ["pages", "--check", "--root", str(checkout)]
-    page = checkout / "docs" / "performance.md"
-    page.write_text(page.read_text() + "\n@@LIMITS@@\n")
-    capsys.readouterr()
-    assert command_line.main(check) == 1
-    [line] = capsys.readouterr().out.splitlines()
-    assert line == f"{page}: @@LIMITS@@ stands where something is to be filled in"
-    page.write_text(page.read_text().replace("@@LIMITS@@", "user@@host"))
-    assert command_line.main(check) == 0
 
 
 def test_readme_shows_the_machine_with_most_threads(checkout):
@@ -121,19 +109,6 @@ def test_only_what_stands_between_markers_changes():
     assert pages.rewritten(new, [], ROOT) == new
 
 
-def test_check_names_a_folder_with_results_of_several_commits(checkout, capsys):
-    check = ["pages", "--check", "--root", str(checkout)]
-    folder = checkout / pages.RESULTS / "two"
-    other = invented.result(OTHER)
-    other["machine"]["commit"] = "ba9876543210+"
-    invented.write(folder, other)
-    assert command_line.main(["pages", "--root", str(checkout)]) == 0
-    capsys.readouterr()
-    assert command_line.main(check) == 0
-    note = f"note: {folder} has results of 2 commits: 0123456789ab, ba9876543210+"
-    assert capsys.readouterr().out.splitlines() == [note]
-
-
 def test_compare_shows_what_a_gpus_targets_need(capsys):
     before, after = (invented.result(device_type="cuda", sizes=("128x20",)) for _ in range(2))
     old, new = (
@@ -142,19 +117,12 @@ def test_compare_shows_what_a_gpus_targets_need(capsys):
     )
     old |= {"host_s": 40e-6, "graph_s": 5e-6, "graph_kernels": 2, "of_copy": 0.9}
     new |= {"host_s": 30e-6, "graph_s": 6e-6, "graph_kernels": 3, "of_copy": 0.8}
-    [line] = [line for line in compare.comparison(before, after) if line[5]]
-    changes = ["2 -> 3", "40.0 us -> 30.0 us", "5.00 us -> 6.00 us", "90% -> 80%"]
-    assert line[-5:] == [*changes, ""]
-    assert line[5] == "MORE KERNELS"
-    new["graph_kernels"] = None
-    assert compare.comparison(before, after)[4][-5] == "2 -> none"
     after["settings"]["quick"], after["machine"]["keeps_freed_memory"] = False, True
     compare.print_comparison(before, after, wide=True)
     said = capsys.readouterr().out
     assert "freed memory: given back -> kept\neffort: quick -> thorough\n" in said
-    assert "of copy" in said
-    assert "saved" in said
+    [line] = [line for line in said.splitlines() if "MORE KERNELS" in line]
+    for change in ("2 -> 3", "40.0 us -> 30.0 us", "5.00 us -> 6.00 us", "90% -> 80%"):
+        assert change in line
     compare.print_comparison(before, before)
-    said = capsys.readouterr().out
-    assert "of copy" not in said  # of nothing that did not change
-    assert "effort: quick\n" in said
+    assert "of copy" not in capsys.readouterr().out  # of nothing that did not change

@@ -6,11 +6,9 @@ import dataclasses
 import math
 import weakref
 
-import pytest
 import torch
 
-from bench import results
-from bench.timing import QUICK, THOROUGH, Contestant, CpuClock, Effort, Spread, interleave
+from bench.timing import Contestant, CpuClock, Effort, Spread, interleave
 
 
 class FakeClock:
@@ -75,28 +73,3 @@ def test_what_came_before_the_timed_call_is_gone_by_then():
     entry = Contestant("some", torch.exp, prepare, most_calls=1)
     assert set(interleave(Clock(), [entry], Effort(1e-5, 0.02, 3, 4))) == {"some"}
     assert len(made) > 2
-
-
-@pytest.mark.parametrize(("effort", "longest"), [(THOROUGH, 1.4), (QUICK, 0.57)])
-def test_slow_rivals_get_seven_samples_where_that_takes_bounded_time(effort, longest):
-    assert effort.rounds(share=0.0, sample=longest) == 7
-    assert effort.rounds(share=0.0, sample=1.3 * longest) == 5
-    assert effort.rounds(share=0.0, sample=100 * longest) == 3
-    # One that is fast gets what its share has room for.
-    assert effort.rounds(share=0.1, sample=0.01) == 10
-    assert effort.rounds(share=0.1, sample=0.0) == effort.most_rounds
-
-
-@pytest.mark.parametrize(("far", "warned"), [(0, False), (1, False), (2, True), (4, True)])
-def test_a_machine_that_was_not_steady(far, warned):
-    """Where a quarter of the times have quartiles more than 25% of the median off."""
-
-    def row(half):
-        return {"status": "ok", "median_s": 4.0, "low_s": 4.0 - half, "high_s": 4.0 + half}
-
-    rows = [row(1.01)] * far + [row(1.0)] * (7 - far) + [{"status": "failed"}] * 9
-    said = results.warnings(rows)
-    assert [line.startswith(f"the machine was not steady: {far} of 7 ") for line in said] == (
-        [True] if warned else []
-    )
-    assert results.warnings([{"status": "failed"}]) == []

@@ -12,6 +12,11 @@ DF = 4.0
 """The degrees of freedom of Student's t, wherever the bench draws it."""
 
 
+def degrees(base: str | None) -> float | None:
+    """What a noise's `df` is: None of one that has none."""
+    return DF if base == "student_t" else None
+
+
 def uniform(like: Tensor) -> Tensor:
     """Uniform in (0, 1), away from both ends, whose logarithms are infinite."""
     least = torch.finfo(like.dtype).eps
@@ -48,30 +53,20 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def of_key(
-    base: str, key: Tensor, start: int, count: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """`count` numbers of a key's noise from number `start` on, in float64.
+def of_key(base: str, key: Tensor, like: Tensor) -> Tensor:
+    """A key's noise in float64, in the shape and the memory order of `like`.
 
-    They are those that an op of this dtype draws: a 16-bit one draws in float32.
+    It is what an op of this dtype draws: a 16-bit one draws in float32.
     """
-    import fused_reparam
-    from fused_reparam import loc_scale_rsample, noise
+    import fused_reparam as fr
 
-    dtype = torch.promote_types(dtype, torch.float32)
-    # Numbers that a block of the stream makes.
-    lanes = (2 if dtype == torch.float64 else 4) // (2 if base == "student_t" else 1)
-    blocks, head = divmod(start, lanes)
-    words = key.view(torch.int64).clone()
-    words[1] += blocks
-    from_block, count = words.view(torch.uint64), count + head
-    with fused_reparam.backend("reference"):
+    dtype, count = torch.promote_types(like.dtype, torch.float32), like.numel()
+    with fr.backend("reference"):
         if base == "normal":
-            made = noise.normal(from_block, count, dtype=dtype)
+            made = fr.noise.normal(key, count, dtype=dtype)
         else:
-            zeros = torch.zeros(count, dtype=dtype, device=device)
+            zeros = torch.zeros(count, dtype=dtype, device=like.device)
             name = "gumbel" if base == "exponential" else base
-            df = DF if base == "student_t" else None
-            made = loc_scale_rsample(zeros, 1.0, name, df=df, key=from_block)
-    made = made[head:].double()
-    return torch.exp(-made) if base == "exponential" else made
+            made = fr.loc_scale_rsample(zeros, 1.0, name, df=degrees(base), key=key)
+    made = torch.exp(-made.double()) if base == "exponential" else made.double()
+    return made.as_strided(like.shape, torch.empty_like(like).stride())

@@ -131,10 +131,6 @@ def kl_of(reduction: str) -> Callable[..., Outputs]:
     return ours
 
 
-def against_prior(mean: Tensor, log_std: Tensor, other: Tensor, log_other: Tensor) -> Outputs:
-    return fr.gaussian_latent(mean, log_std=log_std, prior=(other, {"log_std": log_other}))
-
-
 def moments(dim: int) -> Callable[..., Outputs]:
     return lambda both: fr.gaussian_latent_from_moments(both, dim, scale="log_std")
 
@@ -202,7 +198,9 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
         Call("free bits per element", two, latent(free_bits=0.1, free_bits_per="element"),
              gauss(lambda kl: batchmean(kl.clamp_min(0.1)))),
         Call("prior of numbers", two, latent(prior=(0.5, 2.0)), gauss(prior=numbers)),
-        Call("prior of tensors", (*two, *prior), against_prior, gauss()),
+        Call("prior of tensors", (*two, *prior),
+             lambda m, s, *p: fr.gaussian_latent(m, log_std=s, prior=(p[0], {"log_std": p[1]})),
+             gauss()),
         *(Call(f"num_samples {count}", two, latent(num_samples=count), gauss(),
                like=torch.empty(count, rows, cols)) for count in (1, 4)),
         Call("return_eps", two,

@@ -74,37 +74,25 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page is stale")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout")
     options = parser.parse_args(words)
+    wrong = 0
     try:
-        made = pages(options.root)
         found = machines(options.root / RESULTS)
+        for path in (options.root / name for name in PAGES):
+            page = path.read_text()
+            made = rewritten(page, found, path.parent, str(path))
+            if made != page and options.check:
+                wrong += 1
+                print(f"{path} is not what the results make")
+            elif made != page:
+                path.write_text(made)
+                print(f"{path} written")
     except ValueError as error:
         print(error)
         return 1
     stale = stale_pictures(found)
-    wrong = [path for path, text in made.items() if path.read_text() != text]
-    for path in wrong:
-        if not options.check:
-            path.write_text(made[path])
-        print(f"{path} {'is not what the results make' if options.check else 'written'}")
     for path in stale:
         print(f"{path} was made from other results: python -m bench plots {path.parent}")
-    return int(bool(stale) or (options.check and bool(wrong)))
-
-
-def pages(root: Path) -> dict[Path, str]:
-    """Each page as the results make it.
-
-    Raises:
-        ValueError: a page's markers don't pair up, or name something that is not made here.
-    """
-    found = machines(root / RESULTS)
-    made = {}
-    for path in (root / name for name in PAGES):
-        try:
-            made[path] = rewritten(path.read_text(), found, path.parent)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return made
+    return int(bool(stale or wrong))
 
 
 def machines(folder: Path) -> list[Machine]:
@@ -113,25 +101,23 @@ def machines(folder: Path) -> list[Machine]:
     return sorted((Machine(one, load(one)) for one in folders), key=lambda one: one.is_cuda)
 
 
-def rewritten(page: str, found: list[Machine], here: Path) -> str:
+def rewritten(page: str, found: list[Machine], here: Path, name: str = "page") -> str:
     """The page with what stands between its markers made anew; `here` is where its links start.
 
     Raises:
-        ValueError: see `pages`.
+        ValueError: a page's markers don't pair up, or name something that is not made here.
     """
 
     def made(match: re.Match[str]) -> str:
-        name, words, _ = match.groups()
-        if name not in SECTIONS:
-            raise ValueError(f"marker {name!r}: expected one of {', '.join(SECTIONS)}")
-        return f"<!-- {name}: {words}-->\n\n{SECTIONS[name](found, here)}\n\n<!-- end of {name} -->"
+        part, words, _ = match.groups()
+        if part not in SECTIONS:
+            raise ValueError(f"{name}: marker {part!r}: expected one of {', '.join(SECTIONS)}")
+        return f"<!-- {part}: {words}-->\n\n{SECTIONS[part](found, here)}\n\n<!-- end of {part} -->"
 
-    paired = 2 * len(MARKED.findall(page))
     markers = MARKER.findall(page)
-    if not paired or len(markers) != paired:
-        raise ValueError(
-            f"expected pairs of <!-- NAME: ... --> and <!-- end of NAME -->, found {markers}"
-        )
+    if not markers or len(markers) != 2 * len(MARKED.findall(page)):
+        pairs = "pairs of <!-- NAME: ... --> and <!-- end of NAME -->"
+        raise ValueError(f"{name}: expected {pairs}, found {markers}")
     return MARKED.sub(made, page)
 
 

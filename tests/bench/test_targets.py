@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import targets
-from bench.ops import BOTH, OPS
+from bench.ops import BOTH
 from tests.helpers import invented
 from tests.helpers.checkouts import OTHER, frames, pages, tables
 
@@ -113,31 +113,6 @@ def test_where_results_come_from():
     assert last.endswith(parts)
     assert f" {words}." in tables.table(one)
     assert tables.steps(invented.steps()).endswith(f"Measured at {words}.")
-
-
-def test_limits_of_each_op_and_dtype():
-    kl = invented.result(OTHER)
-    change(kl, {"noise_s": 0.0}, op=OTHER)
-    latent = invented.result()
-    change(latent, {"noise_s": 0.25 * 8192**2 * 1e-9, "of_limit": 0.5}, size="64M")
-    made = tables.limits([latent, kl, invented.steps()]).splitlines()[2:]
-    # At 64M; 1 ns is what a copy takes for an element, ours 2.5.
-    line = "64M | float32 | forward+backward | 32 | 1 | 0.25 | 2.5 | 50% |"
-    assert made[0] == f"| `gaussian_latent` | {line}"
-    assert [row.split(" | ")[2] for row in made] == ["float32", "bfloat16"] * 2
-    assert made[2].split(" | ")[5:7] == ["1", "0"]
-    gpu = invented.result(device_type="cuda")
-    assert tables.limits([gpu]).splitlines()[2].endswith("| 32 | 1 | - | 2.5 | - |")
-
-
-def test_bytes_and_noise_of_each_op():
-    made = tables.bytes_and_noise(OPS.values()).splitlines()[2:]
-    assert len(made) == len(OPS)
-    assert "| `gaussian_latent` | normal | 12 | 6 | 20 | 10 | 1 | 1 |" in made
-    assert "| `gaussian_kl` |  | 8 | 4 | 16 | 8 | 0 | 0 |" in made
-    assert "| `normal` | normal | 4 | 2 | - | - | 1 | - |" in made
-    assert "| `gaussian_latent_samples` | normal | 40 | 20 | 48 | 24 | 8 | 8 |" in made
-    assert "| `loc_scale_student_t` | student t | 12 | 6 | 12 | 6 | 1 | 1 |" in made
 
 
 @pytest.fixture

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import torch
+from torch._C import _are_functorch_transforms_active as _transforms_active
+from torch._C import _get_tracing_state as _tracing_state
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch.compiler import is_compiling
 
 
 def eager() -> bool:
     """Whether no compiler, transform, dispatch mode or tracer looks on."""
-    return not recorded() and not torch._C._are_functorch_transforms_active()
+    return not (
+        is_compiling()
+        or _dispatch_modes() > 0
+        or _transforms_active()
+        or _tracing_state() is not None
+    )
 
 
 def recorded() -> bool:
     """Whether a compiler, dispatch mode or tracer looks on: it may make a graph of what it sees."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-    )
+    return is_compiling() or _dispatch_modes() > 0 or _tracing_state() is not None
 
 
 def exporting() -> bool:

@@ -27,13 +27,11 @@ def held(t: Tensor) -> bool:
     except NotImplementedError:  # another layout, or wrapped by a transform
         return True
     if t.is_contiguous():
-        end = t.storage_offset() * t.itemsize + t.nbytes
-    else:
-        end = t.storage_offset() + 1
-        for size, stride in zip(t.shape, t.stride(), strict=True):
-            end += (size - 1) * stride
-        end *= t.itemsize
-    return nbytes >= end or not t.numel()
+        return nbytes >= t.storage_offset() * t.itemsize + t.nbytes or not t.numel()
+    end = t.storage_offset() + 1
+    for size, stride in zip(t.shape, t.stride(), strict=True):
+        end += (size - 1) * stride
+    return nbytes >= end * t.itemsize or not t.numel()
 
 
 def check_held(name: str, t: Tensor) -> None:
@@ -58,16 +56,19 @@ def check_gradients(grads: Sequence[Tensor | None]) -> None:
             check_held(f"gradient {i}", grad)
 
 
-def check_saved(found: Sequence[Tensor | None], kept: Sequence[tuple[Any, ...] | None]) -> None:
-    """Raise RuntimeError where a hook on saved tensors has returned anything else.
+def check_saved(
+    found: Sequence[Tensor | None], kept: Sequence[tuple[Any, ...] | None]
+) -> tuple[Tensor | None, ...]:
+    """What was saved, of the dtypes it had; RuntimeError where a hook has returned anything else.
 
-    ``kept`` has the shape, dtype and device of each tensor that was saved. Another dtype of a
-    floating tensor is allowed, and for whoever computes to undo.
+    ``kept`` has the shape, strides, dtype and device of each tensor that was saved. A hook may
+    change its strides, and the dtype of a floating tensor.
     """
-    for t, was in zip(found, kept, strict=True):
+    restored = list(found)
+    for i, (t, was) in enumerate(zip(found, kept, strict=True)):
         if t is None or was is None:
             continue
-        shape, dtype, device = was
+        shape, _, dtype, device = was
         same = not t.is_nested and t.layout is torch.strided and t.device == device
         same = same and t.shape == shape and not t.is_quantized and held(t)
         if same and not dtype.is_floating_point:
@@ -77,3 +78,6 @@ def check_saved(found: Sequence[Tensor | None], kept: Sequence[tuple[Any, ...] |
                 f"a hook on saved tensors returned {described(t)} on {t.device} where a tensor of "
                 f"shape {tuple(shape)} and {dtype} on {device} had been saved"
             )
+        if dtype.is_floating_point:
+            restored[i] = t.to(dtype)
+    return tuple(restored)

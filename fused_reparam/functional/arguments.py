@@ -14,7 +14,7 @@ from ..core.mistakes import described, not_a_tensor, suggestion
 from ..core.reductions import REDUCTIONS
 from ..core.scalars import integer, is_number, real
 from ..core.scales import LOG_STD, LOGVAR, SCALE_KINDS
-from ..core.storage import check_given, held
+from ..core.storage import check_given
 from ..rng.keys import check_generator
 
 _RNGS = ("philox", "torch")
@@ -144,8 +144,8 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
 def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None:
     """The parameters where they are right as they are: of a small call, the checks cost most."""
     loc = named[0][1]
-    # What is on the CPU the op itself refuses where memory was freed behind its back.
-    if not isinstance(loc, Tensor) or not _served(loc) or not (loc.is_cpu or held(loc)):
+    # What was freed behind its back the op itself refuses.
+    if not isinstance(loc, Tensor) or not _served(loc):
         return None
     dtype, device, shape = loc.dtype, loc.device, loc.shape
     found = [loc]

@@ -39,7 +39,9 @@ def sample(
     params = parameters(*named) if split < 0 else _beside_moments(named, split)
     if split >= 0 and len(params) > 1:
         params, split = _as_wide(params, split)
-    spec = Spec(UNSETTLED, family, kind, prior_kind, list(numbers), samples, True, reduction, split)
+    spec = Spec(
+        UNSETTLED, family, kind, prior_kind, tuple(numbers), samples, True, reduction, split
+    )
     eps = None
     if sources.rng == "philox" and sources.eps is None:
         key = noise_sources.key_of(sources, params[0])
@@ -61,7 +63,7 @@ def values_alone(
 ) -> tuple[Callable[[], torch.Size], tuple[Tensor, ...]]:
     """The shape, and the values where they need no noise, without a sample."""
     params = parameters(*named)
-    spec = Spec(UNSETTLED, family, kind, prior_kind, list(numbers), 0, False, reduction)
+    spec = Spec(UNSETTLED, family, kind, prior_kind, tuple(numbers), 0, False, reduction)
     return lambda: shape_of(params), elementwise(params, None, None, spec)[1]
 
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import dispatch
 from ..core.modes import eager
 from ..core.storage import check_given
 from ..ops.layout import empty_ordered, memory_order
-from ..ops.library import all_plain, as_tensor, ordinary
+from ..ops.library import all_plain, as_tensor
 from ..rng import keys
 from .arguments import given_noise
 
@@ -53,14 +52,12 @@ def made_of(key: Any, z: Tensor) -> Tensor:
 
 
 def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
-    """A fresh key as the backend takes it at least cost, where nothing but it sees the key."""
-    if not eager():
-        return keys.draw_key(like.device, generator)
-    if like.is_cpu:
+    """A fresh key, or what the op draws one by as its backend takes it at least cost."""
+    if not like.is_cpu and not torch.compiler.is_compiling():
+        return keys.Fresh(generator)
+    if eager():  # nothing but the backend sees the key
         return keys.random_bits(like.device, generator)
-    if not ordinary(like):
-        return keys.draw_key(like.device, generator)
-    return keys.draw_for(dispatch.pick(like.device), like.device, generator)
+    return keys.draw_key(like.device, generator)
 
 
 def _torch_noise(

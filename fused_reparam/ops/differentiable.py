@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -28,8 +27,8 @@ from torch import Tensor
 from ..backends import dispatch
 from ..backends.cpu import extension
 from ..core.storage import check_gradients, check_saved
+from ..rng.keys import Fresh
 from .functions import (
-    Backward,
     BackwardFunction,
     Call,
     ForwardFunction,
@@ -37,8 +36,21 @@ from .functions import (
     TransformableBackward,
     TransformableForward,
     filled,
+    given,
+    remember,
 )
-from .library import LIB, all_plain, below_autograd, define, functorch_active, needs_grad
+from .layout import taking
+from .library import (
+    LIB,
+    Facts,
+    all_plain,
+    below_autograd,
+    define,
+    facts_of,
+    functorch_active,
+    needs_grad,
+    plain_facts,
+)
 
 
 class DifferentiableOp(ABC):
@@ -58,6 +70,8 @@ class DifferentiableOp(ABC):
     options: ClassVar[str]
     """The spec as a schema."""
     Spec: ClassVar[type]
+    numbers: ClassVar[tuple[str, ...]]
+    """What of the spec no layout depends on."""
 
     @abstractmethod
     def settled(self, tensors: Tensors, spec: Any) -> Any:
@@ -86,13 +100,18 @@ class DifferentiableOp(ABC):
         """Uninitialised gradients, None where not needed."""
 
     @abstractmethod
-    def forward(self, backend: ModuleType, inputs: Tensors, spec: Any) -> Tensors:
-        """The outputs."""
+    def layout(self, tensors: Tensors, spec: Any) -> Any:
+        """What follows from the shapes and strides of the inputs, or of what was saved of them.
+
+        It is found once for all calls like it, whose numbers (None here) may differ.
+        """
 
     @abstractmethod
-    def backward(
-        self, backend: ModuleType, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
-    ) -> Tensors:
+    def forward(self, call: Call, inputs: Tensors) -> Tensors:
+        """The outputs, by the call's backend; None for what is not wanted."""
+
+    @abstractmethod
+    def backward(self, call: Call, grads: Tensors, kept: Tensors, needs: Sequence[bool]) -> Tensors:
         """The gradients that are needed, of those inputs that have one; None for the others."""
 
     @abstractmethod
@@ -121,6 +140,9 @@ class DifferentiableOp(ABC):
         """A gradient that is an incoming one as it is: which one, and that."""
         return None
 
+    def with_key(self, inputs: Tensors, key: Any) -> Tensors:
+        return *inputs[: self.key_at], key, *inputs[self.key_at + 1 :]
+
     # What follows is the same for every op.
 
     def __init__(self) -> None:
@@ -130,20 +152,14 @@ class DifferentiableOp(ABC):
         back = ", ".join(["Tensor"] * len(self.gradients))
         grads = ", ".join(f"Tensor? grad_{name}" for name in self.outputs)
         define(f"{self.name}({self.inputs}, {self.options}) -> ({result})")
-        define(
-            f"{self.name}_backward({grads}, {self.saved}, {self.options}, bool[] needs) -> ({back})"
-        )
+        of_backward = f"{self.name}_backward"
+        define(f"{of_backward}({grads}, {self.saved}, {self.options}, bool[] needs) -> ({back})")
         namespace = torch.ops.fused_reparam
         self.op = getattr(namespace, self.name).default
-        self.backward_op = getattr(namespace, f"{self.name}_backward").default
+        self.backward_op = getattr(namespace, of_backward).default
         for name, compute, fake, autograd in (
             (self.name, self._compute, self._fake, self._autograd),
-            (
-                f"{self.name}_backward",
-                self._compute_backward,
-                self._fake_backward,
-                self._autograd_backward,
-            ),
+            (of_backward, self._compute_backward, self._fake_backward, self._autograd_backward),
         ):
             LIB.impl(name, compute, "CompositeExplicitAutograd")
             LIB.impl(name, autograd, "Autograd")
@@ -160,63 +176,92 @@ class DifferentiableOp(ABC):
                 (TransformableBackward, "Backward"),
             )
         )
+        self.key_at = [part.split()[-1] for part in self.inputs.split(", ")].index("key")
+        # From what autograd asks of (call, *inputs) to what it asks of inputs with a gradient, and
+        # from (None, *gradients) to those of (call, *inputs).
+        order = {i: 1 + at for at, i in enumerate(self.gradients)}
+        self.needs = taking([1 + i for i in self.gradients])
+        self.to_inputs = taking([0, *(order.get(i, 0) for i in range(self.inputs_count))])
+        self.calls: dict[Any, Call] = {}
+        self._layouts: dict[Any, Any] = {}
         # Function.apply in Python looks for functorch and for default arguments, neither of which
         # is in plain eager mode; the C++ apply behind it saves 8 us of a forward pass of 35.
         self._apply = super(torch.autograd.Function, self._forward).apply  # type: ignore[misc]
 
     def __call__(self, inputs: Tensors, spec: Any) -> Tensors:
-        """The outputs, differentiable.
+        """The outputs, differentiable; None or without elements where they are not wanted.
 
         On a CPU the dispatcher finds the compiled kernel. Elsewhere it would find ``_autograd``,
         and a detour through it costs as much again as the rest of a small call.
         """
-        if functorch_active():  # within the dispatcher no Function of a transform can be applied
-            return self._autograd(*inputs, *spec)  # type: ignore[no-any-return]
-        first = inputs[0]
-        if first.is_cpu:
+        first, key = inputs[0], inputs[self.key_at]
+        facts = None if first.is_cpu else plain_facts(inputs)
+        if facts is None:
+            if type(key) is Fresh:
+                inputs = self.with_key(inputs, key.draw(first.device))
+            # Within the dispatcher no Function of a transform can be applied.
+            if functorch_active():
+                return self._autograd(*inputs, *spec)  # type: ignore[no-any-return]
             # The first call loads the extension, or finds none; a compiler would trace that.
-            if not torch.compiler.is_compiling() and not extension.asked:
+            if first.is_cpu and not torch.compiler.is_compiling() and not extension.asked:
                 extension.asked = True
                 dispatch.pick(first.device)
-        elif all_plain(*inputs):
-            if not torch._C._autograd._profiler_enabled():
-                return self._directly(inputs, spec)
-            with torch.autograd.profiler.record_function(f"fused_reparam::{self.name}"):
-                return self._directly(inputs, spec)
-        return self.op(*inputs, *spec)  # type: ignore[no-any-return]
+            return self.op(*inputs, *spec)  # type: ignore[no-any-return]
+        if not torch._C._autograd._profiler_enabled():
+            return self._directly(inputs, spec, facts)
+        with torch.autograd.profiler.record_function(f"fused_reparam::{self.name}"):
+            return self._directly(inputs, spec, facts)
+
+    def call(self, backend: ModuleType, tensors: Tensors, spec: Any, facts: Facts) -> Call:
+        """A call by a backend, of inputs or of what was saved of them, whose layout is known."""
+        key = backend, spec, facts
+        found = self.calls.get(key)
+        if found is None:
+            spec = self.settled(tensors, spec)
+            # Whatever its numbers are: a temperature may be another in each step.
+            alike = spec._replace(**dict.fromkeys(self.numbers))
+            layout = self._layouts.get((alike, facts))
+            if layout is None:
+                layout = remember(self._layouts, (alike, facts), self.layout(tensors, alike))
+            found = remember(self.calls, key, Call(self, spec, backend, layout))
+        return found
 
     def apply_gradients(
         self,
-        compute: Backward,
+        call: Call,
         grads: Tensors,
         kept: Tensors,
-        spec: Any,
-        needs: Sequence[bool],
+        needs: tuple[bool, ...],
+        plain: bool,
         may_pass: bool = True,
     ) -> Tensors:
         """The gradients that are needed; differentiable when asked to be.
 
-        ``may_pass``: one of them may be an incoming gradient as it is, which no op's result may be.
+        ``plain``: whether all tensors are in memory and nobody looks on. ``may_pass``: one of the
+        gradients may be an incoming one as it is, which no op's result may be.
         """
+        spec = call.spec
         grads = self.incoming(grads, spec)
         none: Tensors = (None,) * len(needs)
-        if not any(needs) or all(g is None for g in grads):
+        if not given(grads):
             return none
         found = self.passed(grads, kept, spec) if may_pass else None
         if found is not None and needs[found[0]]:
             at, gradient = found
-            others = [n and i != at for i, n in enumerate(needs)]
-            rest = self.apply_gradients(compute, grads, kept, spec, others)
-            return (*rest[:at], gradient, *rest[at + 1 :])
-        tensors = (*grads, *kept)
-        if not all_plain(*tensors):
-            compute = self._redispatch_backward
-        transformed = functorch_active()
-        if transformed or needs_grad(*tensors):
-            function = self._transformable_backward if transformed else self._backward
-            call = Call(self, None, compute, spec, tuple(needs))
-            return function.apply(call, *tensors)  # type: ignore[no-any-return, attr-defined]
-        return compute(grads, kept, spec, needs)
+            needs = (*needs[:at], False, *needs[at + 1 :])
+        else:
+            found = None
+        result = none
+        if True in needs:
+            if not plain:
+                call = Call(self, spec)
+            transformed = not plain and functorch_active()
+            if transformed or needs_grad(*grads, *kept):
+                function = self._transformable_backward if transformed else self._backward
+                result = function.apply(call.needing(needs), *grads, *kept)  # type: ignore[attr-defined]
+            else:
+                result = call.gradients(grads, kept, needs)
+        return result if found is None else (*result[:at], gradient, *result[at + 1 :])
 
     def gradients_by(
         self,
@@ -232,20 +277,32 @@ class DifferentiableOp(ABC):
         ``was`` has the shapes and dtypes of what it had saved; None: it has checked all tensors.
         """
         if was is not None:
-            check_gradients(grads)
             cpu = torch.device("cpu")
-            check_saved(kept, [None if w is None else (torch.Size(w[0]), w[1], cpu) for w in was])
-            kept = tuple(
-                t if t is None or w is None or not t.is_floating_point() else t.to(w[1])
-                for t, w in zip(kept, was, strict=True)
-            )
-        compute = partial(self.backward, dispatch.load(backend))
-        return self.apply_gradients(compute, grads, kept, self.Spec(*spec), needs)
+            facts = [None if w is None else (torch.Size(w[0]), None, w[1], cpu) for w in was]
+            check_gradients(grads)
+            kept = check_saved(kept, facts)
+        return self.gradients_of(
+            dispatch.load(backend), grads, kept, self._spec(spec), tuple(needs)
+        )
+
+    def gradients_of(
+        self, backend: ModuleType, grads: Tensors, kept: Tensors, spec: Any, needs: tuple[bool, ...]
+    ) -> Tensors:
+        """``apply_gradients`` where no call is known; the spec is settled."""
+        plain = all_plain(*grads, *kept)
+        call = self.call(backend, kept, spec, facts_of(kept)) if plain else Call(self, spec)
+        return self.apply_gradients(call, grads, kept, needs, plain)
+
+    def _spec(self, options: Sequence[Any]) -> Any:
+        """The spec, hashable, of the schema's other arguments."""
+        return self.Spec(*[tuple(o) if isinstance(o, list) else o for o in options])
 
     def _unpack(self, args: Sequence[Any]) -> tuple[Tensors, Any]:
-        return tuple(args[: self.inputs_count]), self.Spec(*args[self.inputs_count :])
+        return tuple(args[: self.inputs_count]), self._spec(args[self.inputs_count :])
 
-    def _unpack_backward(self, args: Sequence[Any]) -> tuple[Tensors, Tensors, Any, list[bool]]:
+    def _unpack_backward(
+        self, args: Sequence[Any]
+    ) -> tuple[Tensors, Tensors, Any, tuple[bool, ...]]:
         outputs, kept = len(self.outputs), len(self.outputs) + self.saved_count
         needs = args[-1]
         if len(needs) != len(self.gradients):
@@ -253,13 +310,17 @@ class DifferentiableOp(ABC):
                 f"torch.ops.fused_reparam.{self.name}_backward: needs must have "
                 f"{len(self.gradients)} entries, got {len(needs)}"
             )
-        return tuple(args[:outputs]), tuple(args[outputs:kept]), self.Spec(*args[kept:-1]), needs
+        spec = self._spec(args[kept:-1])
+        return tuple(args[:outputs]), tuple(args[outputs:kept]), spec, tuple(needs)
 
     def _compute(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)
         self.check(inputs, spec)
-        spec = self.settled(inputs, spec)
-        return filled(self.forward(dispatch.pick(_device(inputs)), inputs, spec), inputs)
+        return filled(self.forward(self._call(inputs, spec), inputs), inputs)
+
+    def _call(self, tensors: Tensors, spec: Any) -> Call:
+        first = next(t for t in tensors if t is not None)
+        return self.call(dispatch.pick(first.device), tensors, spec, facts_of(tensors))
 
     def _fake(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)
@@ -269,16 +330,11 @@ class DifferentiableOp(ABC):
     def _compute_backward(self, *args: Any) -> Any:
         grads, kept, spec, needs = self._unpack_backward(args)
         self.check_backward(grads, kept, spec, needs)
-        spec = self.settled(kept, spec)
-        if self._nothing(grads, spec):
-            return _result(self._zeros(kept, spec, needs))
-        grads = self.incoming(grads, spec)
-        found = self.backward(dispatch.pick(_device(kept)), grads, kept, spec, needs)
-        return _result(filled(found, kept))
-
-    def _nothing(self, grads: Tensors, spec: Any) -> bool:
-        """Whether no gradient came that counts."""
-        return all(g is None for g in self.incoming(grads, spec))
+        call = self._call(kept, spec)
+        grads = self.incoming(grads, call.spec)
+        if not given(grads):
+            return _result(self._zeros(kept, call.spec, needs))
+        return _result(filled(self.backward(call, grads, kept, needs), kept))
 
     def _zeros(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> tuple[Tensor, ...]:
         found = self.allocate_gradients(kept, spec, needs)
@@ -290,10 +346,10 @@ class DifferentiableOp(ABC):
         found = self.allocate_gradients(kept, self.settled(kept, spec), needs)
         return _result(filled(found, kept))
 
-    def _redispatch(self, inputs: Sequence[Any], spec: Any) -> Tensors:
+    def redispatch(self, inputs: Sequence[Any], spec: Any) -> Tensors:
         return tuple(below_autograd(self.op, *inputs, *spec))
 
-    def _redispatch_backward(
+    def redispatch_backward(
         self, grads: Sequence[Any], kept: Sequence[Any], spec: Any, needs: Sequence[bool]
     ) -> Tensors:
         found = below_autograd(self.backward_op, *grads, *kept, *spec, list(needs))
@@ -302,26 +358,27 @@ class DifferentiableOp(ABC):
 
     def _autograd(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)
-        if all_plain(*inputs):
+        facts = plain_facts(inputs)
+        if facts is not None:
             self.check(inputs, spec)
-            return self._directly(inputs, spec)
+            return filled(self._directly(inputs, spec, facts), inputs)
         transformed = functorch_active()  # one further out may want a gradient
         if not transformed and not needs_grad(*inputs):
-            return self._redispatch(inputs, spec)
+            return self.redispatch(inputs, spec)
         self.check(inputs, spec)
-        with_gradient = self.spec_with_gradient(self.settled(inputs, spec))
-        call = Call(self, self._redispatch, self._redispatch_backward, with_gradient)
+        call = Call(self, self.spec_with_gradient(self.settled(inputs, spec)))
         function = self._transformable_forward if transformed else self._forward
         return self.visible(function.apply(call, *inputs), spec)  # type: ignore[attr-defined]
 
-    def _directly(self, inputs: Tensors, spec: Any) -> Tensors:
+    def _directly(self, inputs: Tensors, spec: Any, facts: Facts) -> Tensors:
         """The outputs of plain tensors in plain eager mode, by a backend."""
-        backend = dispatch.pick(_device(inputs))
-        spec = self.settled(inputs, spec)
+        device, key = inputs[0].device, inputs[self.key_at]
+        backend = dispatch.pick(device)
+        if type(key) is Fresh:
+            inputs = self.with_key(inputs, key.draw_for(backend, device))
         if not needs_grad(*inputs):
-            return filled(self.forward(backend, inputs, spec), inputs)
-        ways = partial(self.forward, backend), partial(self.backward, backend)
-        call = Call(self, *ways, self.spec_with_gradient(spec))
+            return self.forward(self.call(backend, inputs, spec, facts), inputs)
+        call = self.call(backend, inputs, self.spec_with_gradient(spec), facts)
         return self.visible(self._apply(call, *inputs), spec)
 
     def _autograd_backward(self, *args: Any) -> Any:
@@ -331,15 +388,10 @@ class DifferentiableOp(ABC):
             return self._compute_backward(*args)
         self.check_backward(grads, kept, spec, needs)
         spec = self.settled(kept, spec)
-        if self._nothing(grads, spec):
+        if not given(self.incoming(grads, spec)):
             return _result(self._zeros(kept, spec, needs))
-        compute = self._redispatch_backward
-        found = self.apply_gradients(compute, grads, kept, spec, needs, may_pass=False)
+        found = self.apply_gradients(Call(self, spec), grads, kept, needs, False, may_pass=False)
         return _result(filled(found, kept))
-
-
-def _device(tensors: Sequence[Tensor | None]) -> torch.device:
-    return next(t for t in tensors if t is not None).device
 
 
 def _result(found: tuple[Tensor, ...]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..core.modes import exporting
-from . import elementwise_call as call
+from . import elementwise_call
 from . import elementwise_formula as formula
 from .differentiable import DifferentiableOp
+from .elementwise_call import Layout, unbroadcast
 from .elementwise_check import check
 from .elementwise_spec import PARAMETERS, VALUES, Inputs, Spec, count, member, settled
 from .functions import Tensors
@@ -39,6 +39,7 @@ class Elementwise(DifferentiableOp):
         "bool sample, str? reduction, int split"
     )
     Spec = Spec
+    numbers = ("kind", "prior_kind", "numbers")
 
     def settled(self, tensors: Tensors, spec: Any) -> Any:
         return settled(tensors, spec)
@@ -58,22 +59,21 @@ class Elementwise(DifferentiableOp):
             )
 
     def allocate(self, inputs: Tensors, spec: Any) -> Tensors:
-        return call.allocate(Inputs(*inputs), spec)
+        return elementwise_call.allocate(Inputs(*inputs), spec)
 
     def allocate_gradients(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> Tensors:
         inputs = Inputs(*kept)
-        found = call.placed(*call.allocate_gradients(inputs, spec, needs), inputs)
+        whole, _ = elementwise_call.allocate_gradients(inputs, spec, needs)
+        found = [unbroadcast(g, p) for g, p in zip(whole, inputs, strict=False)]
         # Gradients that were summed are contiguous, whatever the order.
         of_eps = torch.empty_like(inputs.eps) if needs[-1] and inputs.eps is not None else None
         return *found, of_eps
 
-    def forward(self, backend: ModuleType, inputs: Tensors, spec: Any) -> Tensors:
-        return call.forward(backend, Inputs(*inputs), spec)
+    def layout(self, tensors: Tensors, spec: Any) -> Layout:
+        return Layout(Inputs(*tensors), spec)
 
-    def backward(
-        self, backend: ModuleType, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
-    ) -> Tensors:
-        return call.backward(backend, grads, Inputs(*kept), spec, needs)
+    forward = staticmethod(elementwise_call.forward)  # type: ignore[assignment]
+    backward = staticmethod(elementwise_call.backward)  # type: ignore[assignment]
 
     def double_backward(
         self, cotangents: Tensors, grads: Tensors, kept: Tensors, spec: Any
@@ -95,17 +95,16 @@ class Elementwise(DifferentiableOp):
 
         The very tensor: of a view autograd would not see that others hold the memory too.
         """
-        z, *values = grads
-        if z is None or spec.samples or spec.split >= 0 or not member(spec).linear:
+        z, value0, value1 = grads
+        if z is None or value0 is not None or value1 is not None:
             return None
-        if any(g is not None for g in values):
+        if spec.samples or spec.split >= 0 or not member(spec).linear:
             return None
-        found = call.unbroadcast(z, kept[0])
-        assert found is not None
-        return 0, found
+        return 0, unbroadcast(z, kept[0])  # type: ignore[return-value]
 
 
 _op = Elementwise()
+forget = _op.calls.clear  # as after a change of what a backend finds for a call
 # By the number of parameters, those that a call does not have.
 _ABSENT = [(None,) * (PARAMETERS - have) for have in range(PARAMETERS + 1)]
 
@@ -138,6 +137,5 @@ def gradients_of(
     needs: Sequence[bool],
 ) -> Tensors:
     """The gradients that are needed, differentiable, for a kernel that draws in another way."""
-    compute = partial(_op.backward, backend)
     padded = *grads, *(None,) * (1 + VALUES - len(grads))
-    return _op.apply_gradients(compute, padded, tuple(inputs), spec, needs)
+    return _op.gradients_of(backend, padded, tuple(inputs), spec, tuple(needs))

@@ -6,11 +6,8 @@ CPU, where a small call's cost is this and not the arithmetic.
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,208 +30,59 @@ from .elementwise_spec import (
     value_order,
     value_shape,
 )
-from .layout import arrange, empty_ordered
+from .functions import Call, remember
+from .layout import (
+    Place,
+    Take,
+    arrange,
+    consecutive,
+    empty_ordered,
+    form,
+    operand,
+    operands,
+    stand_in,
+)
 from .library import readable
 
 Found = tuple[Tensor | None, ...]
-
-
-class Geometry(NamedTuple):
-    """What follows from shapes and options alone."""
-
-    shape: torch.Size  # of one sample
-    n: int
-    z: torch.Size
-    z_order: list[int]
-    values: int  # how many there are
-    value: torch.Size
-    value_order: list[int]
-    scattered: bool  # whether one value's elements are apart in memory: torch must sum them
-    weight: float
-
-
-def _geometry(
-    shapes: tuple[torch.Size, ...],
-    order: tuple[int, ...],
-    family: str,
-    samples: int,
-    reduction: str | None,
-) -> Geometry:
-    spec = Spec(list(order), family, 0, 0, [], samples, True, reduction)
-    shape = shapes[0]
-    if any(len(s) != len(shape) or s != shape for s in shapes):
-        shape = torch.broadcast_shapes(*shapes)
-    keep = kept(shape, spec)
-    wide = [d for d in order if shape[d] != 1]
-    return Geometry(
-        shape,
-        math.prod(shape),  # not numel: see reductions.weight
-        stacked(samples, shape),
-        stacked_order(samples, spec.order),
-        count(spec),
-        value_shape(shape, spec),
-        value_order(shape, spec),
-        any(d >= keep for d in wide[: sum(d < keep for d in wide)]),
-        reductions.weight(shape, reduction),
-    )
-
-
-# Found once for each kind of call: it would cost as much as the rest of a small one.
-_cached_geometry = functools.lru_cache(maxsize=4096)(_geometry)
-
-
-def geometry_of(
-    params: Sequence[Tensor], spec: Spec, find: Callable[..., Geometry] = _cached_geometry
-) -> Geometry:
-    """The geometry of a call; by ``_geometry`` itself where sizes may be symbols."""
-    shapes = tuple([p.shape for p in params])
-    return find(shapes, tuple(spec.order), spec.family, spec.samples, spec.reduction)
+KEY, EPS = PARAMETERS, PARAMETERS + 1
 
 
 def allocate(inputs: Inputs, spec: Spec) -> Found:
     """Uninitialised z and values, None where not wanted, of tensors that may be fake."""
-    return _allocate(inputs.p0, spec, geometry_of(parameters(inputs, spec), spec, _geometry))
-
-
-def _allocate(like: Tensor, spec: Spec, geometry: Geometry) -> Found:
+    shape, like = shape_of(parameters(inputs, spec)), inputs[0]
     z = None
     if spec.sample:
-        z = empty_ordered(geometry.z, geometry.z_order, like.dtype, like.device)
-    values = _allocate_values(like, geometry)
+        order = stacked_order(spec.samples, spec.order)
+        z = empty_ordered(stacked(spec.samples, shape), order, like.dtype, like.device)
+    values = _allocate_values(like, shape, spec)
     return z, *values, *(None,) * (VALUES - len(values))
 
 
-def _allocate_values(like: Tensor, geometry: Geometry) -> list[Tensor]:
+def _allocate_values(like: Tensor, shape: torch.Size, spec: Spec) -> list[Tensor]:
     dtype = compute_dtype(like.dtype)
-    return [
-        empty_ordered(geometry.value, geometry.value_order, dtype, like.device)
-        for _ in range(geometry.values)
-    ]
-
-
-def _each(params: Sequence[Tensor], spec: Spec) -> Geometry:
-    """The same where values are not reduced."""
-    return geometry_of(params, spec._replace(reduction="none"))
-
-
-def forward(backend: ModuleType, inputs: Inputs, spec: Spec) -> Found:
-    """z and the values by a backend."""
-    params, key = parameters(inputs, spec), inputs.key
-    geometry = geometry_of(params, spec)
-    found = _allocate(inputs.p0, spec, geometry)
-    z, values = found[0], found[1 : 1 + geometry.values]
-    if not geometry.n:
-        for value in values:
-            value.fill_(0.0 * geometry.weight)  # type: ignore[union-attr]
-        return found
-    written: Sequence[Any] = values
-    if geometry.scattered and values:
-        written = _allocate_values(inputs.p0, _each(params, spec))
-    layout = _Layout(params, inputs.eps, spec, geometry.shape, None, ())
-    backend.elementwise_forward(
-        spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.params,
-        readable(key), layout.eps, spec.samples or 1, geometry.weight, layout.dense, z, written,
-    )  # fmt: skip
-    if geometry.scattered:
-        for value, elements in zip(values, written, strict=True):
-            torch.sum(elements, list(range(value.dim(), elements.dim())), out=value)  # type: ignore[union-attr]
-    return found
+    found, order = value_shape(shape, spec), value_order(shape, spec)
+    return [empty_ordered(found, order, dtype, like.device) for _ in range(count(spec))]
 
 
 def allocate_gradients(
     inputs: Inputs, spec: Spec, needs: Sequence[bool]
-) -> tuple[list[Tensor | None], Tensor | None]:
-    """Uninitialised gradients of the parameters at the sample's shape; with a split also that of
-    p0, of which the first two are views.
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Uninitialised gradients of the op's four parameter tensors at the sample's shape, and of each
+    parameter: with a split, those of the first two are views of the first.
     """
-    params = parameters(inputs, spec)
-    shape, like = shape_of(params), inputs[0]
-    device = like.device
-    joined = None
-    if spec.split < 0:
-        wanted = [n for n, p in zip(needs, inputs[:PARAMETERS], strict=False) if p is not None]
-        first: list[Tensor | None] = []
-    else:
-        wanted = [n for n, p in zip(needs[2:], inputs[2:PARAMETERS], strict=False) if p is not None]
-        first = [None, None]
-        if needs[0]:
-            joined = empty_ordered(like.shape, spec.order, like.dtype, device)
-            first = list(halves(joined, spec.split))
-    rest = [empty_ordered(shape, spec.order, like.dtype, device) if n else None for n in wanted]
-    return [*first, *rest], joined
-
-
-def backward(
-    backend: ModuleType,
-    grads: Sequence[Tensor | None],
-    inputs: Inputs,
-    spec: Spec,
-    needs: Sequence[bool],
-) -> Found:
-    """The gradients that are needed of the parameters and eps by a backend."""
-    params, key, eps = parameters(inputs, spec), inputs.key, inputs.eps
-    geometry = geometry_of(params, spec)
-    grad_z, *grad_values = grads[: 1 + geometry.values]
-    found, joined = allocate_gradients(inputs, spec, needs)
-    if geometry.n and any(g is not None for g in found):
-        layout = _Layout(params, eps, spec, geometry.shape, grad_z, found)
-        backend.elementwise_backward(
-            spec.family, spec.kind, spec.prior_kind, spec.numbers, layout.grad_z,
-            [g if g is None else _of_backend(g, params, spec, geometry) for g in grad_values],
-            layout.params, readable(key), layout.eps, spec.samples or 1, geometry.weight,
-            layout.dense, layout.grads,
-        )  # fmt: skip
-    to_eps = None
-    if needs[-1] and eps is not None:
-        to_eps = torch.empty_like(eps).copy_(formula.eps_gradient(grads, inputs, spec))
-    return *placed(found, joined, inputs), to_eps
-
-
-def placed(
-    found: Sequence[Tensor | None], joined: Tensor | None, inputs: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """The gradients of the op's four parameter tensors, each of its parameter's shape."""
-    aligned = [joined, None, *found[2:]] if inputs[1] is None and len(found) > 1 else [*found]
-    aligned += [None] * (PARAMETERS - len(aligned))
-    return [unbroadcast(g, p) for g, p in zip(aligned, inputs, strict=False)]
-
-
-class _Layout:
-    """The operands of a call as a backend takes them."""
-
-    def __init__(
-        self,
-        params: Sequence[Tensor],
-        eps: Tensor | None,
-        spec: Spec,
-        shape: torch.Size,
-        grad_z: Tensor | None,
-        grads: Sequence[Tensor | None],
-    ) -> None:
-        params = [p if p.shape == shape else p.expand(shape) for p in params]
-        of_z = eps, grad_z
-        if spec.samples > 1:
-            order = stacked_order(spec.samples, spec.order)
-            self.eps, self.grad_z = (t if t is None else _consecutive(t, order) for t in of_z)
-            self.dense, self.params, self.grads = arrange(spec.order, params, grads)
-            return
-        if spec.samples:
-            of_z = tuple(t if t is None else t.squeeze(0) for t in of_z)  # type: ignore[assignment]
-        self.dense, ins, self.grads = arrange(spec.order, (*params, *of_z), grads)
-        *self.params, self.eps, self.grad_z = ins
-
-
-def _consecutive(t: Tensor, order: list[int]) -> Tensor:
-    return (t.permute(order) if order else t).contiguous()
-
-
-def _of_backend(grad: Tensor, params: Sequence[Tensor], spec: Spec, geometry: Geometry) -> Tensor:
-    """The gradient of a value, consecutive in index order."""
-    if geometry.scattered:
-        each = _each(params, spec)
-        ones = (1,) * (len(each.value) - grad.dim())
-        grad, geometry = grad.reshape(grad.shape + ones).expand(each.value), each
-    return _consecutive(grad, geometry.value_order)
+    like = inputs[0]
+    shapes = [shape_of(parameters(inputs, spec))] * PARAMETERS
+    if spec.split >= 0:
+        shapes[0] = like.shape
+    whole = [
+        empty_ordered(shape, spec.order, like.dtype, like.device) if n and p is not None else None
+        for shape, n, p in zip(shapes, needs, inputs, strict=False)
+    ]
+    each = [g for g, p in zip(whole, inputs, strict=False) if p is not None]
+    if spec.split >= 0:
+        each[:1] = [None, None] if whole[0] is None else halves(whole[0], spec.split)
+    return whole, each
 
 
 def unbroadcast(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -243,3 +91,150 @@ def unbroadcast(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
     if grad is None or like is None or (grad.dim() == like.dim() and grad.shape == like.shape):
         return grad
     return grad.sum_to_size(like.shape).contiguous()
+
+
+def forward(call: Call, inputs: Sequence[Any]) -> Found:
+    """z and the values by a backend."""
+    spec, at = call.spec, call.layout
+    like, key = inputs[0], inputs[KEY]
+    z = None if at.z is None else like.new_empty_strided(*at.z)
+    values = [like.new_empty_strided(*size, dtype=at.dtype) for size in at.values]
+    if not at.n:
+        for value in values:
+            value.fill_(0.0 * at.weight)
+        return z, *values, *at.absent
+    written = values
+    if at.summed:
+        written = [like.new_empty_strided(*size, dtype=at.dtype) for size in at.written]
+    call.backend.elementwise_forward(
+        spec.family, spec.kind, spec.prior_kind, spec.numbers, at.params(inputs),
+        readable(key), operand(inputs[EPS], at.eps), at.samples, at.weight, at.dense, z, written,
+        call.memo(at),
+    )  # fmt: skip
+    if at.summed:
+        for value, elements in zip(values, written, strict=True):
+            torch.sum(elements, at.summed, out=value)
+    return z, *values, *at.absent
+
+
+def backward(
+    call: Call, grads: Sequence[Tensor | None], kept: Sequence[Any], needs: Sequence[bool]
+) -> Found:
+    """The gradients that are needed of the parameters and eps by a backend."""
+    spec, layout = call.spec, call.layout
+    at = layout.of_backward(grads, needs)
+    like, eps = kept[0], kept[EPS]
+    found = [None if size is None else like.new_empty_strided(*size) for size in at.grads]
+    if at.any:
+        call.backend.elementwise_backward(
+            spec.family, spec.kind, spec.prior_kind, spec.numbers, operand(grads[0], at.grad_z),
+            at.grad_values(grads), at.params(kept),
+            readable(kept[KEY]), operand(eps, at.eps), layout.samples, layout.weight,
+            at.dense, at.to(found), call.memo(at),
+        )  # fmt: skip
+    for i in at.broadcast:
+        found[i] = unbroadcast(found[i], kept[i])
+    to_eps = None
+    if needs[-1] and eps is not None:
+        to_eps = torch.empty_like(eps).copy_(formula.eps_gradient(grads, Inputs(*kept), spec))
+    return *found, to_eps
+
+
+class Layout:
+    """What shapes, strides and options decide of a forward pass: found once for all like it."""
+
+    def __init__(self, inputs: Inputs, spec: Spec) -> None:
+        self.spec = spec
+        params, eps = inputs[:PARAMETERS], inputs.eps
+        self.inputs = inputs = Inputs(*[stand_in(t) for t in (*params, None, eps)])
+        self.shape = shape_of(parameters(inputs, spec))
+        self.n = self.shape.numel()
+        self.samples = spec.samples or 1
+        self.weight = reductions.weight(self.shape, spec.reduction)
+        self.dtype = compute_dtype(inputs[0].dtype)
+        z, *values = allocate(inputs, spec)
+        self.z = form(z)
+        self.values: list[Any] = [form(v) for v in values if v is not None]
+        self.absent = (None,) * (VALUES - len(self.values))
+        # The dims that torch must sum, where a value's elements are apart in memory.
+        self.summed: list[int] = []
+        keep = kept(self.shape, spec)
+        wide = [d for d in spec.order if self.shape[d] != 1]
+        if self.values and any(d >= keep for d in wide[: sum(d < keep for d in wide)]):
+            each: Any = allocate(inputs, spec._replace(reduction="none"))[1]
+            self.summed = list(range(len(self.values[0][0]), each.dim()))
+            self.written = [form(each)] * len(self.values)
+        self.dense, self.params, self.eps, _, _ = self.places(None, [], [])
+        self.backwards: dict[Any, BackwardLayout] = {}
+
+    def of_backward(self, grads: Sequence[Tensor | None], needs: Sequence[bool]) -> BackwardLayout:
+        key = (*needs, *[None if g is None else g.stride() for g in grads])
+        found = self.backwards.get(key)
+        if found is None:
+            found = remember(self.backwards, key, BackwardLayout(self, grads, needs))
+        return found
+
+    def places(
+        self, grad_z: Tensor | None, whole: Sequence[Tensor | None], grads: Sequence[Tensor | None]
+    ) -> tuple[bool, Take, Place | None, Place | None, Take]:
+        """Where a pass finds parameters, eps, the gradient of z and those of the parameters.
+
+        ``whole``, ``grads``: as ``allocate_gradients`` gives them.
+        """
+        spec, inputs, shape = self.spec, self.inputs, self.shape
+        at = [i for i, p in enumerate(inputs[:PARAMETERS]) if p is not None]
+        if spec.split >= 0:
+            at.insert(0, 0)
+        params: list[Any] = [
+            (p if p.shape == shape else p.expand(shape), inputs[i])
+            for i, p in zip(at, parameters(inputs, spec), strict=True)
+        ]
+        outs: list[Any] = [
+            g if g is None else (g, whole[i]) for i, g in zip(at, grads, strict=False)
+        ]
+        of_z = [
+            t if t is None else (t.squeeze(0) if spec.samples == 1 else t, t)
+            for t in (inputs.eps, grad_z)
+        ]
+        if spec.samples > 1:
+            dense, ins, to = arrange(spec.order, params, outs)
+            order = stacked_order(spec.samples, spec.order)
+            ins += [o if o is None else consecutive(*o, order) for o in of_z]
+        else:
+            dense, ins, to = arrange(spec.order, [*params, *of_z], outs)
+        *of_params, of_eps, of_grad_z = ins
+        targets = [
+            None if out is None else (i, place) for i, out, place in zip(at, outs, to, strict=False)
+        ]
+        located = list(zip(at, of_params, strict=True))
+        return dense, operands(located), of_eps, of_grad_z, operands(targets)
+
+
+class BackwardLayout:
+    """The same of a backward pass."""
+
+    def __init__(
+        self, forward: Layout, grads: Sequence[Tensor | None], needs: Sequence[bool]
+    ) -> None:
+        inputs, spec, shape = forward.inputs, forward.spec, forward.shape
+        grad_z, *values = [stand_in(g) for g in grads]
+        whole, each = allocate_gradients(inputs, spec, needs)
+        self.any = forward.n > 0 and any(g is not None for g in each)
+        self.grads = [form(g) for g in whole]
+        self.broadcast = [
+            i for i, (g, p) in enumerate(zip(whole, inputs, strict=False))
+            if g is not None and p is not None and g.shape != p.shape
+        ]  # fmt: skip
+        found = forward.places(grad_z, whole, each)
+        self.dense, self.params, self.eps, self.grad_z, self.to = found
+        # The gradients of values are consecutive in index order, one for each element where those
+        # of a value are apart.
+        if forward.summed:
+            spec = spec._replace(reduction="none")
+        full, order = value_shape(shape, spec), value_order(shape, spec)
+        ones = (1,) * len(forward.summed)
+        self.grad_values = operands([
+            None if g is None
+            else (i, consecutive(g.reshape([*g.shape, *ones]).expand(full), g, order))
+            for i, g in enumerate(values[: len(forward.values)], 1)
+        ])  # fmt: skip

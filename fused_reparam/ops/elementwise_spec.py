@@ -18,11 +18,11 @@ PARAMETERS, VALUES = 4, 2  # the most that a family has
 class Spec(NamedTuple):
     """The op's arguments that are not tensors, in the schema's order."""
 
-    order: list[int]  # memory order of one sample, see layout.py; UNSETTLED: the parameters'
+    order: Sequence[int]  # memory order of one sample, see layout.py; UNSETTLED: the parameters'
     family: str  # a name of families.FAMILIES
     kind: int
     prior_kind: int
-    numbers: list[float]
+    numbers: tuple[float, ...]
     samples: int  # 0: no leading sample dim; K: z is (K, *shape), sample k outermost in memory
     sample: bool  # whether z is wanted
     reduction: str | None  # of the values; None: they are not wanted
@@ -65,15 +65,15 @@ def settled(inputs: Sequence[Tensor | None], spec: Spec) -> Spec:
     params = parameters(inputs, spec)
     shape = shape_of(params)
     if spec.split < 0 and params[0].dim() == len(shape) and params[0].shape == shape:
-        return spec._replace(order=memory_order(params[0]))
+        return spec._replace(order=tuple(memory_order(params[0])))
     at = next(
         (i for i, p in enumerate(params) if p.dim() == len(shape) and p.shape == shape),
         None,
     )
     if at is None:
-        return spec._replace(order=[])
+        return spec._replace(order=())
     moments = inputs[0] if spec.split >= 0 and at == 0 else None
-    return spec._replace(order=memory_order(params[at] if moments is None else moments))
+    return spec._replace(order=tuple(memory_order(params[at] if moments is None else moments)))
 
 
 def member(spec: Spec) -> Family:
@@ -109,8 +109,8 @@ def stacked(samples: int, shape: Sequence[int]) -> torch.Size:
     return torch.Size((samples, *shape) if samples else shape)
 
 
-def stacked_order(samples: int, order: list[int]) -> list[int]:
-    return [0, *(d + 1 for d in order)] if samples and order else order
+def stacked_order(samples: int, order: Sequence[int]) -> list[int]:
+    return [0, *(d + 1 for d in order)] if samples and order else list(order)
 
 
 def kept(shape: Sequence[int], spec: Spec) -> int:

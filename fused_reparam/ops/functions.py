@@ -6,21 +6,17 @@ They are hand-made: those of ``torch.library.register_autograd`` fail under ``to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .library import as_tensor
+from .library import Facts, as_tensor, facts_of
 from .operands import save, saved
 
 Tensors = tuple[Any, ...]  # tensors or None
-# (inputs, spec) -> outputs, and (grads, saved, spec, needs) -> gradients
-Forward = Callable[[Sequence[Tensor | None], Any], Tensors]
-Backward = Callable[
-    [Sequence[Tensor | None], Sequence[Tensor | None], Any, Sequence[bool]], Tensors
-]
+MOST_REMEMBERED = 4096
 
 
 def filled(found: Sequence[Tensor | None], like: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -29,21 +25,66 @@ def filled(found: Sequence[Tensor | None], like: Sequence[Tensor | None]) -> tup
     return tuple([first.new_empty(0) if t is None else t for t in found])
 
 
-class Call:
-    """One call of an op on its way through the Functions: a leaf, for functorch."""
+def given(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether there is any."""
+    for t in tensors:  # noqa: SIM110 (a generator takes three times as long)
+        if t is not None:
+            return True
+    return False
 
-    __slots__ = ("backward", "forward", "needs", "op", "spec")
+
+def remember(cache: dict[Any, Any], key: Any, found: Any) -> Any:
+    """Keep what was found for a kind of calls; a program may make any number of kinds."""
+    if len(cache) >= MOST_REMEMBERED:
+        cache.clear()
+    cache[key] = found
+    return found
+
+
+class Call:
+    """What is known of a call of an op but for its tensors; a leaf, for functorch.
+
+    ``backend``: None where a second call of the op, below autograd, is to compute. ``layout``: what
+    the op makes of shapes and strides for a backend. ``kept``: the facts of what is saved, the same
+    for all calls by a backend but for where a key was drawn.
+    """
+
+    __slots__ = ("backend", "kept", "layout", "memos", "needs", "op", "spec")
 
     def __init__(
         self,
         op: Any,
-        forward: Forward | None,
-        backward: Backward,
         spec: Any,
+        backend: Any = None,
+        layout: Any = None,
         needs: tuple[bool, ...] = (),
     ) -> None:
-        self.op, self.forward, self.backward, self.spec = op, forward, backward, spec
-        self.needs = needs
+        self.op, self.spec, self.backend, self.layout, self.needs = op, spec, backend, layout, needs
+        self.kept: dict[torch.device | None, Facts] = {}
+        self.memos: dict[Any, dict[Any, Any]] = {}
+
+    def memo(self, layout: Any) -> dict[Any, Any]:
+        """What the backend keeps for passes that differ in nothing but memory and key."""
+        found = self.memos.get(layout)
+        if found is None:
+            found = self.memos[layout] = {}
+        return found
+
+    def outputs(self, inputs: Tensors) -> Tensors:
+        """What the op computes, by the backend or by a second call."""
+        if self.backend is None:
+            return self.op.redispatch(inputs, self.spec)  # type: ignore[no-any-return]
+        return self.op.forward(self, inputs)  # type: ignore[no-any-return]
+
+    def gradients(self, grads: Tensors, kept: Tensors, needs: Sequence[bool]) -> Tensors:
+        """Likewise of a backward pass."""
+        if self.backend is None:
+            return self.op.redispatch_backward(grads, kept, self.spec, needs)  # type: ignore[no-any-return]
+        return self.op.backward(self, grads, kept, needs)  # type: ignore[no-any-return]
+
+    def needing(self, needs: tuple[bool, ...]) -> Call:
+        """The same for a backward pass that is a function of its own."""
+        return Call(self.op, self.spec, self.backend, self.layout, needs)
 
 
 class ForwardFunction(torch.autograd.Function):
@@ -51,32 +92,33 @@ class ForwardFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Any, *inputs: Any) -> Any:
-        outputs = filled(call.forward(inputs, call.spec), inputs)
-        ForwardFunction.setup(ctx, call, tuple([as_tensor(t) for t in inputs]), outputs)
+        op = call.op
+        outputs = call.outputs(inputs)
+        key = inputs[op.key_at]
+        if key is not None and not isinstance(key, Tensor):
+            inputs = op.with_key(inputs, as_tensor(key))
+        ForwardFunction.setup(ctx, call, inputs, outputs)
         return outputs
 
     @staticmethod
     def setup(ctx: Any, call: Any, inputs: Tensors, outputs: Any) -> None:
-        save(ctx, *call.op.keep(inputs, outputs, call.spec))
+        key = inputs[call.op.key_at]
+        where = key if key is None else key.device
+        kept = save(ctx, call.op.keep(inputs, outputs, call.spec), call.kept.get(where))
+        if call.backend is not None:
+            call.kept[where] = kept
         ctx.set_materialize_grads(False)
-        ctx.call, ctx.dtype = call, inputs[0].dtype  # type: ignore[union-attr]
+        ctx.call = call
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        call = ctx.call
+        call, needed = ctx.call, ctx.needs_input_grad
         op = call.op
-        dtype, needed = ctx.dtype, ctx.needs_input_grad
-        # A hook on saved tensors may have changed their dtype.
-        kept = tuple([
-            t if t is None or t.dtype is dtype or not t.is_floating_point() else t.to(dtype)
-            for t in saved(ctx, *grads)
-        ])  # fmt: skip
-        needs = [needed[1 + i] for i in op.gradients]
-        found = op.apply_gradients(call.backward, grads, kept, call.spec, needs)
-        all_inputs: list[Tensor | None] = [None] * op.inputs_count
-        for at, gradient in zip(op.gradients, found, strict=True):
-            all_inputs[at] = gradient
-        return None, *all_inputs
+        kept, plain, same = saved(ctx, grads)
+        if plain and not same and call.backend is not None:
+            call = op.call(call.backend, kept, call.spec, facts_of(kept))
+        found = op.apply_gradients(call, grads, kept, op.needs(needed), plain)
+        return op.to_inputs((None, *found))
 
 
 class BackwardFunction(torch.autograd.Function):
@@ -90,18 +132,18 @@ class BackwardFunction(torch.autograd.Function):
     @staticmethod
     def compute(call: Any, tensors: Sequence[Any]) -> Any:
         outputs = len(call.op.outputs)
-        return call.backward(tensors[:outputs], tensors[outputs:], call.spec, call.needs)
+        return call.gradients(tensors[:outputs], tensors[outputs:], call.needs)
 
     @staticmethod
     def setup(ctx: Any, call: Any, tensors: Sequence[Any]) -> None:
-        save(ctx, *tensors)
+        save(ctx, tensors)
         ctx.set_materialize_grads(False)
         ctx.call = call
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         call = ctx.call
-        tensors = saved(ctx, *cotangents)
+        tensors, _, _ = saved(ctx, cotangents)
         if all(c is None for c in cotangents):
             return (None,) * (1 + len(tensors))
         outputs = len(call.op.outputs)
@@ -118,7 +160,7 @@ class TransformableForward(ForwardFunction):
 
     @staticmethod
     def forward(call: Any, *inputs: Any) -> Any:  # type: ignore[override]
-        return filled(call.forward(inputs, call.spec), inputs)
+        return filled(call.outputs(inputs), inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ..backends import dispatch
 from ..core import reductions
-from ..core.modes import eager
 from ..rng import cuda
 from .elementwise import Spec, gradients_of
 from .elementwise_spec import inputs_of
-from .library import forward_ad_active, ordinary
+from .library import all_plain, forward_ad_active
 from .operands import save, saved
 
 # PyTorch draws for longer tensors in several launches.
@@ -49,9 +48,7 @@ def latent(
 ) -> tuple[Tensor, Tensor] | None:
     """z and the KL, or None when the noise has to be drawn as a tensor."""
     if (
-        not eager()
-        or not ordinary(loc)
-        or not ordinary(scale)
+        not all_plain(loc, scale)
         or reduction not in _SUMMED
         or forward_ad_active()
         or not _serves(loc, scale)  # type: ignore[arg-type]
@@ -94,25 +91,21 @@ class TorchLatent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loc: Tensor, scale: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-        save(ctx, loc, scale)
+        save(ctx, (loc, scale))
         ctx.set_materialize_grads(False)
-        ctx.call, ctx.dtype = call, loc.dtype
+        ctx.call = call
         return _forward(loc, scale, call)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        loc, scale = saved(ctx, grad_z, grad_kl)
+        (loc, scale), plain, same = saved(ctx, (grad_z, grad_kl))
         call: Call = ctx.call
         if (
             torch.is_grad_enabled()
-            or not eager()
+            or not (plain and same)
             or not all(ctx.needs_input_grad[:2])
-            or not ordinary(grad_z)
-            or not grad_z.is_contiguous()  # type: ignore[union-attr]
-            or not (grad_kl is None or ordinary(grad_kl))
-            # A hook on saved tensors may have changed them.
-            or not (loc.dtype is scale.dtype is ctx.dtype)
-            or not (loc.is_contiguous() and scale.is_contiguous())
+            or grad_z is None
+            or not grad_z.is_contiguous()
         ):
             return _general_backward(ctx, loc, scale, grad_z, grad_kl)
         to_loc, to_scale = torch.empty_like(loc), torch.empty_like(scale)
@@ -128,11 +121,10 @@ def _general_backward(
 ) -> Any:
     """With the noise as a tensor."""
     call: Call = ctx.call
-    loc, scale = loc.to(ctx.dtype), scale.to(ctx.dtype)
     eps = torch.empty(loc.shape, dtype=loc.dtype, device=loc.device)
     call.backend.torch_random().normal(call.draw, eps)
-    numbers = [call.low, call.high, 0.0, 1.0, -math.inf]
-    spec = Spec([], "gaussian", call.kind, 0, numbers, 0, True, call.reduction)
+    numbers = call.low, call.high, 0.0, 1.0, -math.inf
+    spec = Spec((), "gaussian", call.kind, 0, numbers, 0, True, call.reduction)
     found = gradients_of(
         call.backend, (grad_z, grad_kl), inputs_of((loc, scale), None, eps), spec,
         (*ctx.needs_input_grad[:2], False, False, False),

@@ -6,8 +6,8 @@ the dims' own order. Element ``i`` of the noise stream is element ``i`` in this 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ def memory_order(t: Tensor) -> list[int]:
 
 
 def empty_ordered(
-    shape: Sequence[int], order: list[int], dtype: torch.dtype, device: torch.device
+    shape: Sequence[int], order: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """An uninitialised tensor, dense in the given order."""
     if not order:
@@ -44,9 +44,83 @@ def empty_ordered(
     return torch.empty([shape[d] for d in order], dtype=dtype, device=device).permute(inverse)
 
 
+class Place(NamedTuple):
+    """Where a backend finds an operand in a tensor: a view of it, or a copy of such a view."""
+
+    size: torch.Size
+    strides: tuple[int, ...]
+    shift: int  # elements from the tensor's first
+    copied: torch.Size | None  # the shape of the copy; None: the view itself
+
+
+def stand_in(t: Tensor | None) -> Any:
+    """A tensor of the same shape, strides and dtype that has no memory.
+
+    What is to be known of tensors like it is found on it, by the operators that would act on them.
+    """
+    return (
+        None
+        if t is None
+        else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+    )
+
+
+def form(t: Tensor | None) -> tuple[torch.Size, tuple[int, ...]] | None:
+    """What ``new_empty_strided``, the quickest of its kind, takes to make a tensor like this."""
+    return None if t is None else (t.shape, t.stride())
+
+
+def place_of(view: Tensor, of: Tensor, copied: torch.Size | None = None) -> Place | None:
+    """How to get from a tensor to a view of its stand-in; None where it is the tensor as it is."""
+    shift = int(view.storage_offset())
+    if copied is None and shift == 0 and form(view) == form(of):
+        return None
+    return Place(view.shape, view.stride(), shift, copied)
+
+
+def operand(t: Tensor | None, place: Place | None) -> Tensor | None:
+    """A tensor as a backend takes it."""
+    if place is None or t is None:
+        return t
+    size, strides, shift, copied = place
+    view = t.as_strided(size, strides, t.storage_offset() + shift)
+    return view if copied is None else view.contiguous().view(copied)
+
+
+Located = tuple[int, Place | None]  # which of some tensors, and where in it
+
+
+Take = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def taking(at: Sequence[int]) -> Take:
+    """A function that takes so many of some tensors, in a tuple."""
+    if len(at) == 1:
+        (only,) = at
+        return lambda tensors: (tensors[only],)
+    return operator.itemgetter(*at) if at else lambda _: ()
+
+
+def operands(located: Sequence[Located | None]) -> Take:
+    """A function that takes tensors as a backend takes them."""
+    found = [o for o in located if o is not None]
+    if len(found) == len(located) and all(place is None for _, place in found):
+        return taking([at for at, _ in found])
+    return lambda tensors: [None if o is None else operand(tensors[o[0]], o[1]) for o in located]
+
+
+def consecutive(t: Tensor, of: Tensor, order: Sequence[int]) -> Place | None:
+    """A view of a stand-in as a tensor that is contiguous once its dims are in this order."""
+    t = t.permute(*order) if order else t
+    return place_of(t, of, None if t.is_contiguous() else t.shape)
+
+
+Operand = tuple[Tensor, Tensor]  # a view of a tensor, and that, both stand-ins
+
+
 def arrange(
-    order: list[int], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]
-) -> tuple[bool, list[Tensor | None], list[Tensor | None]]:
+    order: Sequence[int], inputs: Sequence[Operand | None], outputs: Sequence[Operand | None]
+) -> tuple[bool, list[Place | None], list[Place | None]]:
     """Lay operands of one shape out as backends take them.
 
     Returns ``(dense, inputs, outputs)``. When every operand is dense in ``order`` they come back as
@@ -54,41 +128,35 @@ def arrange(
     that no such view can show is copied.
     """
     operands = (*inputs, *outputs)
-    if not order and all(t is None or t.is_contiguous() for t in operands):
-        return True, list(inputs), list(outputs)
-    shape = next(t.shape for t in operands if t is not None)
-    strides = tuple(None if t is None else t.stride() for t in operands)
-    found = plan(tuple(order), shape, strides, len(inputs))
-    if found is None:
-        return True, list(inputs), list(outputs)
-    rows = [
-        t if t is None else _as_rows(t, order, found.size, at)
-        for t, at in zip(operands, found.strides, strict=True)
-    ]
-    return False, rows[: len(inputs)], rows[len(inputs) :]
+    shape = next(o[0].shape for o in operands if o is not None)
+    strides: list[Any] = [None if o is None else o[0].stride() for o in operands]
+    found = _rows(order, shape, strides, len(inputs))
+    places = [
+        None if o is None
+        else place_of(*o) if found is None
+        else _as_rows(*o, order, found.size, two)
+        for o, two in zip(operands, found.strides if found else strides, strict=True)
+    ]  # fmt: skip
+    return found is None, places[: len(inputs)], places[len(inputs) :]
 
 
-class Plan(NamedTuple):
+class Rows(NamedTuple):
     """How operands become rows."""
 
-    size: tuple[int, int]  # rows, columns
+    size: torch.Size  # rows, columns
     strides: list[tuple[int, int] | None]  # of each operand; None where it must be copied
 
 
-@functools.lru_cache(maxsize=4096)
-def plan(
-    order: tuple[int, ...],
+def _rows(
+    order: Sequence[int],
     shape: torch.Size,
-    strides: tuple[tuple[int, ...] | None, ...],
+    strides: Sequence[tuple[int, ...] | None],
     inputs: int,
-) -> Plan | None:
-    """How operands of these strides become rows; None when all are dense.
-
-    Cached: to find it costs as much as a small latent's whole forward pass.
-    """
+) -> Rows | None:
+    """How operands of these strides become rows; None when all are dense."""
     if order:
         shape = torch.Size([shape[d] for d in order])
-        strides = tuple(s if s is None else tuple(s[d] for d in order) for s in strides)
+        strides = [s if s is None else tuple(s[d] for d in order) for s in strides]
     best = None
     for split in range(len(shape) + 1):
         found = [None if s is None else _row_strides(shape, s, split) for s in strides]
@@ -105,7 +173,7 @@ def plan(
     rows, columns = shape[:split].numel(), shape[split:].numel()
     if split == 0 and all(f is None or f[1] == 1 or columns == 1 for f in found) and not best[0]:
         return None
-    return Plan((rows, columns), found)
+    return Rows(torch.Size((rows, columns)), found)
 
 
 def _row_strides(
@@ -133,8 +201,13 @@ def run_stride(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
 
 
 def _as_rows(
-    t: Tensor, order: list[int], size: tuple[int, int], strides: tuple[int, int] | None
-) -> Tensor:
+    view: Tensor,
+    of: Tensor,
+    order: Sequence[int],
+    size: torch.Size,
+    strides: tuple[int, int] | None,
+) -> Place | None:
     if strides is None:
-        return (t.permute(order) if order else t).contiguous().view(size)
-    return t.as_strided(size, strides)
+        view = view.permute(*order) if order else view
+        return place_of(view, of, size)
+    return place_of(of.as_strided(size, strides, view.storage_offset()), of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd import forward_ad
 from ..core.modes import eager
 from ..core.storage import held
 from ..rng.cuda import GraphKey, HostKey
+from ..rng.keys import Fresh
 
 LIB = torch.library.Library("fused_reparam", "DEF")
 # A backend reads the memory it is given: a compiler must keep the strides that the op was traced
@@ -24,17 +26,52 @@ def define(schema: str, *tags: torch.Tag) -> None:
 
 
 _PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
+_NO_TENSORS = frozenset((Fresh, HostKey, GraphKey))
+_STRIDED = torch.strided
+Facts = tuple[Any, ...]
 
 
-def all_plain(*tensors: object) -> bool:
-    """Whether nothing but memory and a kernel is between a call and its result: plain eager mode.
+def facts_of(tensors: Sequence[Any]) -> Facts:
+    """Shape, strides, dtype and device of tensors: what a layout follows from.
 
-    What the dispatcher does for other tensors (negative bits, zero tensors, subclasses, tracers) it
-    must go on doing.
+    Of a key that is not a tensor yet, its type.
     """
-    return eager() and all(
-        t is None or ordinary(t) or isinstance(t, (HostKey, GraphKey)) for t in tensors
-    )
+    return tuple([
+        None if t is None
+        else (t.shape, t.stride(), t.dtype, t.device) if isinstance(t, Tensor)
+        else type(t)
+        for t in tensors
+    ])  # fmt: skip
+
+
+def plain_facts(tensors: Sequence[Any]) -> Facts | None:
+    """The same, where nothing but memory and a kernel is between the tensors and a result.
+
+    None where the dispatcher has more to do (negative bits, zero tensors, subclasses, tracers), or
+    somebody looks on. All checks are in one loop: they are a large part of a small call.
+    """
+    if not eager():
+        return None
+    found: list[Any] = []
+    for t in tensors:
+        if t is None:
+            found.append(None)
+        elif type(t) in _PLAIN_TYPES:
+            if t.is_nested or t.layout is not _STRIDED or t.is_neg() or t._is_zerotensor():
+                return None
+            if not held(t):
+                return None
+            found.append((t.shape, t.stride(), t.dtype, t.device))
+        elif type(t) in _NO_TENSORS:
+            found.append(type(t))
+        else:
+            return None
+    return tuple(found)
+
+
+def all_plain(*tensors: Any) -> bool:
+    """Whether ``plain_facts`` has found any."""
+    return plain_facts(tensors) is not None
 
 
 def readable(key: Any) -> Any:
@@ -44,28 +81,11 @@ def readable(key: Any) -> Any:
 
 def as_tensor(t: Any) -> Any:
     """A key that only kernels know as a tensor, once a kernel has made it."""
+    if type(t) is Fresh:
+        t = t.key
     if isinstance(t, HostKey):
         return t.bits()
     return t.bits if isinstance(t, GraphKey) else t
-
-
-def strided(t: object) -> bool:
-    """Whether ``t`` is a tensor, of no subclass, that may be asked for its shape and strides."""
-    return (
-        type(t) in _PLAIN_TYPES
-        and not t.is_nested  # type: ignore[attr-defined]
-        and t.layout is torch.strided  # type: ignore[attr-defined]
-    )
-
-
-def ordinary(t: object) -> bool:
-    """Whether ``t`` is a tensor whose memory holds its values."""
-    return (
-        strided(t)
-        and not t.is_neg()  # type: ignore[attr-defined]
-        and not t._is_zerotensor()  # type: ignore[attr-defined]
-        and held(t)  # type: ignore[arg-type]
-    )
 
 
 def functorch_active() -> bool:
@@ -79,9 +99,15 @@ def forward_ad_active() -> bool:
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
-    if forward_ad_active():  # the Function raises, where the tangent would be dropped in silence
+    if (
+        forward_ad._current_level >= 0
+    ):  # the Function raises, where the tangent would be dropped in silence
         return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if isinstance(t, Tensor) and t.requires_grad:
+                return True
+    return False
 
 
 def below_autograd(op: Any, *args: Any) -> Any:

@@ -13,6 +13,7 @@ from ..core.dtypes import DTYPES
 from ..core.mistakes import described
 from ..core.storage import check_gradients, check_held, check_saved
 from ..rng import keys
+from .library import Facts, facts_of, plain_facts
 
 # Counts of bytes are 64-bit integers, and some are multiplied by a few.
 MOST_ELEMENTS = 2**58
@@ -73,21 +74,30 @@ def check_order(op: str, order: Sequence[int] | None, dims: int) -> None:
         raise ValueError(f"{op}: order must be a permutation of the dims, got {list(order)[:9]}")
 
 
-def save(ctx: Any, *tensors: Tensor | None) -> None:
-    """``ctx.save_for_backward``, with what ``check_saved`` compares."""
-    for t in tensors:
-        if t is not None and t.is_nested:  # it has no shape to keep
-            raise TypeError(f"operands must be dense (strided) tensors, got {described(t)}")
+def save(ctx: Any, tensors: Sequence[Tensor | None], facts: Facts | None = None) -> Facts:
+    """``ctx.save_for_backward``, with what ``saved`` compares; ``facts`` where they are known."""
+    if facts is None:
+        for t in tensors:
+            if t is not None and t.is_nested:  # it has no shape to keep
+                raise TypeError(f"operands must be dense (strided) tensors, got {described(t)}")
+        facts = facts_of(tensors)
     ctx.save_for_backward(*tensors)
-    ctx.kept = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
+    ctx.kept = facts
+    return facts
 
 
-def saved(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+def saved(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[tuple[Any, ...], bool, bool]:
     """``ctx.saved_tensors``, checked, once: a checkpoint allows no more.
 
-    ``grads`` are those that came, and are checked too.
+    ``grads`` are those that came, and are checked too. Also: whether nothing but memory and a
+    kernel is between all of them and a result, and whether what was saved is laid out as it was.
     """
-    check_gradients(grads)
     found: tuple[Any, ...] = ctx.saved_tensors
-    check_saved(found, ctx.kept)
-    return found
+    facts = plain_facts((*grads, *found))
+    plain = facts is not None
+    same = facts is not None and facts[len(grads) :] == ctx.kept
+    if not plain:
+        check_gradients(grads)
+    if not same:
+        found = check_saved(found, ctx.kept)
+    return found, plain, same

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from torch import Tensor
 from ..core.dtypes import compute_dtype
 from ..core.modes import exporting
 from ..families.categorical import HARD, ONE_HOT, SOFT, formula
-from . import softmax_call as call
+from . import softmax_call
 from .differentiable import DifferentiableOp
-from .functions import Tensors
+from .functions import Call, Tensors
 from .layout import UNSETTLED, memory_order
-from .softmax_call import Spec
+from .softmax_call import Layout, Spec
 from .softmax_check import LARGEST_TAU, SMALLEST_TAU, check_backward, check_forward
 from .softmax_double_backward import double_backward
 
@@ -39,12 +38,13 @@ class GumbelSoftmax(DifferentiableOp):
         "str? reduction"
     )
     Spec = Spec
+    numbers = ("tau", "unimix")
 
     def settled(self, tensors: Tensors, spec: Any) -> Any:
         if spec.order is not UNSETTLED:
             return spec
         like = next((t for t in tensors if t is not None), None)
-        return spec if like is None else spec._replace(order=memory_order(like))
+        return spec if like is None else spec._replace(order=tuple(memory_order(like)))
 
     def check(self, inputs: Tensors, spec: Any) -> None:
         logits, key, noise = inputs
@@ -57,24 +57,25 @@ class GumbelSoftmax(DifferentiableOp):
         check_backward(grad_y, grad_soft, grad_kl, logits, soft, spec)
 
     def allocate(self, inputs: Tensors, spec: Any) -> Tensors:
-        return call.allocate(inputs[0], spec)
+        return softmax_call.allocate(inputs[0], spec)
 
     def allocate_gradients(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> Tensors:
         logits, soft = kept
         like = soft if logits is None else logits
-        return (call.empty_like(like, spec) if needs[0] else None,)
+        return (softmax_call.empty_like(like, spec) if needs[0] else None,)
 
-    def forward(self, backend: ModuleType, inputs: Tensors, spec: Any) -> Tensors:
-        logits, key, noise = inputs
-        return call.forward(backend, logits, key, noise, spec)
+    def layout(self, tensors: Tensors, spec: Any) -> Layout:
+        like = next(t for t in tensors if t is not None)
+        return Layout(like, tensors[2] if len(tensors) == 3 else None, spec)
 
-    def backward(
-        self, backend: ModuleType, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
-    ) -> Tensors:
+    def forward(self, call: Call, inputs: Tensors) -> Tensors:
+        return softmax_call.forward(call, inputs)
+
+    def backward(self, call: Call, grads: Tensors, kept: Tensors, needs: Sequence[bool]) -> Tensors:
         if not needs[0]:
             return (None,)
         (grad_y, _, grad_kl), (logits, soft) = grads, kept
-        return (call.backward(backend, grad_y, grad_kl, logits, soft, spec),)
+        return (softmax_call.backward(call, grad_y, grad_kl, logits, soft),)
 
     def double_backward(
         self, cotangents: Tensors, grads: Tensors, kept: Tensors, spec: Any
@@ -100,7 +101,7 @@ class GumbelSoftmax(DifferentiableOp):
 
     def visible(self, outputs: Tensors, spec: Any) -> Tensors:
         y, soft, kl = outputs
-        return y, soft if spec.want_soft else soft.new_empty(0), kl  # type: ignore[union-attr]
+        return y, soft if spec.want_soft or soft is None else soft.new_empty(0), kl
 
     def spec_with_gradient(self, spec: Any) -> Any:
         return spec._replace(want_soft=spec.want_y and spec.mode == HARD)
@@ -143,4 +144,4 @@ def _in_plain_operators(logits: Tensor, noise: Tensor | None, spec: Spec) -> tup
     y = found.movedim(1, spec.dim + 1).squeeze(0).to(logits.dtype)
     if spec.reduction is None:
         return y, torch.empty(0)
-    return y, call.reduced(kl.squeeze(0), spec.reduction)
+    return y, softmax_call.reduced(kl.squeeze(0), spec.reduction)

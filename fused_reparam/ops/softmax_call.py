@@ -7,7 +7,6 @@ inside. That is how backends see it, whichever dim the classes are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from ..core import reductions
 from ..core.dtypes import compute_dtype
-from .layout import empty_ordered, run_stride
+from .functions import Call, remember
+from .layout import Place, empty_ordered, form, operand, place_of, run_stride, stand_in
 from .library import readable
 
 
 class Spec(NamedTuple):
     """What a call computes: the op's arguments that are not tensors, in the schema's order."""
 
-    order: list[int]  # memory order of the outputs, see layout.py; UNSETTLED: the logits'
+    order: Sequence[int]  # memory order of the outputs, see layout.py; UNSETTLED: the logits'
     mode: int
     tau: float
     unimix: float
@@ -73,26 +73,6 @@ def empty_like(t: Tensor, spec: Spec) -> Tensor:
     return empty_ordered(t.shape, spec.order, t.dtype, t.device)
 
 
-def rows(t: Tensor, spec: Spec) -> Tensor:
-    """A tensor of the logits' shape as (O, C, I), a view wherever strides can show it."""
-    if spec.order:
-        t = t.permute(spec.order)
-    at = spec.order.index(spec.dim) if spec.order else spec.dim
-    shape, strides = t.shape, t.stride()
-    size = (shape[:at].numel(), shape[at], shape[at + 1 :].numel())
-    outer = run_stride(shape[:at], strides[:at])
-    inner = run_stride(shape[at + 1 :], strides[at + 1 :])
-    if outer is None or inner is None:
-        return t.contiguous().view(size)
-    return t.as_strided(size, (outer, strides[at], inner))
-
-
-def _flat_kl(kl: Tensor, logits: Tensor, spec: Spec) -> Tensor:
-    """The KL of each variable or its gradient as contiguous (O, I); logits are (O, C, I)."""
-    _, order = without_class_dim(range(kl.dim() + 1), spec)
-    return (kl.permute(order) if order else kl).contiguous().view(logits.shape[0], logits.shape[2])
-
-
 def reduced(kl: Tensor, reduction: str, batch_dims: int = 0) -> Tensor:
     """The KLs of the variables, reduced; behind batch dims, of each example."""
     shape = kl.shape[batch_dims:]
@@ -109,52 +89,111 @@ def spread(grad_kl: Tensor, shape: torch.Size, spec: Spec, batch: Sequence[int] 
     """
     variables = _variables(shape, spec)
     weight = reductions.weight(variables, spec.reduction)
-    grad_kl = reductions.weighed(grad_kl, weight)
-    full = *batch, *variables
-    return grad_kl.reshape((*grad_kl.shape, *(1,) * (len(full) - grad_kl.dim()))).expand(full)
+    return _spread(reductions.weighed(grad_kl, weight), torch.Size((*batch, *variables)))
 
 
-def forward(
-    backend: ModuleType, logits: Tensor, key: Any, noise: Tensor | None, spec: Spec
-) -> Found:
+def _spread(grad: Tensor, shape: torch.Size) -> Tensor:
+    return grad.reshape((*grad.shape, *(1,) * (len(shape) - grad.dim()))).expand(shape)
+
+
+def forward(call: Call, inputs: Sequence[Any]) -> Found:
     """y, what its gradient is of, and the KL by a backend."""
-    y, soft = (
-        empty_like(logits, spec) if wanted else None for wanted in (spec.want_y, spec.want_soft)
-    )
-    each = None if spec.reduction is None else _allocate_each(logits, spec)
-    if logits.numel():
-        x = rows(logits, spec)
-        backend.softmax_forward(
-            spec.mode, spec.tau, spec.unimix, x,
-            readable(key),
-            None if noise is None else rows(noise, spec).contiguous(),
-            None if y is None else rows(y, spec),
-            None if soft is None else rows(soft, spec),
-            None if each is None else _flat_kl(each, x, spec),
+    (logits, key, noise), spec, at = inputs, call.spec, call.layout
+    y = logits.new_empty_strided(*at.y) if spec.want_y else None
+    soft = logits.new_empty_strided(*at.y) if spec.want_soft else None
+    each = None
+    if spec.reduction is not None:
+        each = logits.new_empty_strided(*at.each, dtype=at.dtype)
+    if at.n:
+        call.backend.softmax_forward(
+            spec.mode, spec.tau, spec.unimix, operand(logits, at.logits), readable(key),
+            operand(noise, at.noise), operand(y, at.rows), operand(soft, at.rows),
+            operand(each, at.variables),
         )  # fmt: skip
     return y, soft, None if each is None else reduced(each, spec.reduction)  # type: ignore[arg-type]
 
 
 def backward(
-    backend: ModuleType,
+    call: Call,
     grad_y: Tensor | None,
     grad_kl: Tensor | None,
     logits: Tensor | None,
     soft: Tensor | None,
-    spec: Spec,
 ) -> Tensor:
     """The logits' gradient by a backend. logits are None where they are not read."""
-    like = soft if logits is None else logits
-    assert like is not None
-    grad = empty_like(like, spec)
-    if grad.numel():
-        x = rows(like, spec)
-        backend.softmax_backward(
-            spec.mode, spec.tau, spec.unimix,
-            None if grad_y is None else rows(grad_y, spec),
-            None if grad_kl is None else _flat_kl(spread(grad_kl, like.shape, spec), x, spec),
-            x,
-            None if soft is None else rows(soft, spec).contiguous(),
-            rows(grad, spec),
+    like: Any = soft if logits is None else logits
+    spec, layout = call.spec, call.layout
+    at = layout.of_backward(grad_y, grad_kl, like, soft)
+    grad: Tensor = like.new_empty_strided(*layout.y)
+    if layout.n:
+        if grad_kl is not None:
+            grad_kl = operand(reductions.weighed(grad_kl, layout.weight), at.grad_kl)
+        call.backend.softmax_backward(
+            spec.mode, spec.tau, spec.unimix, operand(grad_y, at.grad_y), grad_kl,
+            operand(like, at.like), operand(soft, at.soft), operand(grad, layout.rows),
         )  # fmt: skip
     return grad
+
+
+class Layout:
+    """What shapes, strides and options decide of a call: found once for all like it."""
+
+    def __init__(self, logits: Tensor, noise: Tensor | None, spec: Spec) -> None:
+        self.spec = spec
+        self.shape = shape = logits.shape
+        self.n = shape.numel()
+        self.dtype = compute_dtype(logits.dtype)
+        self.weight = reductions.weight(_variables(shape, spec), spec.reduction)
+        like = stand_in(logits)
+        assert like is not None
+        y, each = empty_like(like, spec), _allocate_each(like, spec)
+        self.y, self.each = form(y), form(each)
+        self.logits, self.noise = _rows(like, spec), _rows(stand_in(noise), spec, dense=True)
+        self.rows, self.variables = _rows(y, spec), _flat(each, each, shape, spec)
+        self.backwards: dict[Any, BackwardLayout] = {}
+
+    def of_backward(self, *tensors: Tensor | None) -> BackwardLayout:
+        key = tuple([None if t is None else t.stride() for t in tensors])
+        found = self.backwards.get(key)
+        if found is None:
+            found = remember(self.backwards, key, BackwardLayout(self, *tensors))
+        return found
+
+
+class BackwardLayout:
+    """The same of a backward pass."""
+
+    def __init__(self, forward: Layout, *tensors: Tensor | None) -> None:
+        grad_y, grad_kl, like, soft = [stand_in(t) for t in tensors]
+        spec = forward.spec
+        self.grad_y, self.like = _rows(grad_y, spec), _rows(like, spec)
+        self.soft, self.grad_kl = _rows(soft, spec, dense=True), None
+        if grad_kl is not None:
+            each = _spread(grad_kl, _variables(forward.shape, spec))
+            self.grad_kl = _flat(each, grad_kl, forward.shape, spec)
+
+
+def _rows(t: Tensor | None, spec: Spec, dense: bool = False) -> Place | None:
+    """Where a tensor of the logits' shape is (O, C, I): a view wherever strides can show it."""
+    if t is None:
+        return None
+    view = t.permute(*spec.order) if spec.order else t
+    shape, strides = view.shape, view.stride()
+    at = list(spec.order).index(spec.dim) if spec.order else spec.dim
+    size = torch.Size((shape[:at].numel(), shape[at], shape[at + 1 :].numel()))
+    outer = run_stride(shape[:at], strides[:at])
+    inner = run_stride(shape[at + 1 :], strides[at + 1 :])
+    if outer is None or inner is None or (dense and not view.is_contiguous()):
+        return place_of(view, t, size)
+    return place_of(t.as_strided(size, (outer, strides[at], inner)), t)
+
+
+def _flat(view: Tensor, of: Tensor, shape: torch.Size, spec: Spec) -> Place | None:
+    """Where the KL of each variable, or its gradient, is contiguous (O, I)."""
+    _, order = without_class_dim(shape, spec)
+    view = view.permute(*order) if order else view
+    outers = view.shape[: (list(spec.order).index(spec.dim) if spec.order else spec.dim)].numel()
+    size = torch.Size((outers, view.shape.numel() // max(outers, 1)))
+    if not view.is_contiguous():
+        return place_of(view, of, size)
+    return place_of(view.view(size), of)

@@ -41,7 +41,7 @@ def plain_generator(
     device: torch.device, generator: torch.Generator | None
 ) -> torch.Generator | None:
     """The CUDA generator whose state the host may read and move on; None where it may not."""
-    source = _cuda_generator(device, generator)
+    source = _cuda_generator(device, generator) if eager() else None
     return None if source is None or _capturing(source.device) else source
 
 
@@ -56,8 +56,8 @@ def _capturing(device: torch.device) -> bool:
 def _cuda_generator(
     device: torch.device, generator: torch.Generator | None
 ) -> torch.Generator | None:
-    """The CUDA generator to draw from in plain eager mode; None where ``torch.randint`` draws."""
-    if device.type != "cuda" or not eager():
+    """The CUDA generator to draw from; None where ``torch.randint`` draws."""
+    if device.type != "cuda":
         return None
     if generator is None:
         torch.cuda.init()
@@ -119,7 +119,10 @@ class GraphKey(NamedTuple):
 
 
 def draw(device: torch.device, generator: torch.Generator | None) -> HostKey | GraphKey | None:
-    """A fresh key that costs no kernel, in capture either; None where there is no such key."""
+    """A fresh key that costs no kernel, in capture either; None where there is no such key.
+
+    For plain eager mode, which the caller has made sure of.
+    """
     source = _cuda_generator(device, generator)
     if source is None:
         return None

@@ -128,19 +128,26 @@ def random_bits(device: torch.device | str | None, generator: torch.Generator | 
     return torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
 
 
-def draw_for(
-    backend: ModuleType, device: torch.device, generator: torch.Generator | None
-) -> Tensor | HostKey | GraphKey:
-    """A fresh key as a backend takes it at least cost."""
-    return (draw_for_kernel if backend.DERIVES_KEYS else draw_bits)(device, generator)
+class Fresh:
+    """A key that is drawn when it is known how its call will be computed; ``key``: from then on."""
 
+    __slots__ = ("generator", "key")
 
-def draw_for_kernel(
-    device: torch.device, generator: torch.Generator | None
-) -> Tensor | HostKey | GraphKey:
-    """A fresh key for a backend that takes all three: even in capture it costs no kernel."""
-    drawn = cuda.draw(device, generator)
-    return draw_bits(device, generator) if drawn is None else drawn
+    def __init__(self, generator: torch.Generator | None) -> None:
+        self.generator = generator
+        self.key: Tensor | HostKey | GraphKey | None = None
+
+    def draw(self, device: torch.device) -> Tensor:
+        """As a tensor, whoever looks on."""
+        self.key = draw_key(device, self.generator)
+        return self.key
+
+    def draw_for(self, backend: ModuleType, device: torch.device) -> Tensor | HostKey | GraphKey:
+        """As a backend takes it at least cost, in plain eager mode: even in capture no kernel."""
+        self.key = cuda.draw(device, self.generator) if backend.DERIVES_KEYS else None
+        if self.key is None:
+            self.key = draw_bits(device, self.generator)
+        return self.key
 
 
 def _draw_key_in_graph(device: torch.device | str | None) -> Tensor:

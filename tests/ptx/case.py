@@ -246,6 +246,7 @@ def graph_key() -> tuple[int, int]:
 def wide_indices(wanted: bool) -> Iterator[None]:
     """Tensors are cut as those are whose indices need 64 bits."""
     from fused_reparam.backends.triton import elementwise, gaussian, softmax
+    from fused_reparam.ops.elementwise import forget
 
     if not wanted:
         yield
@@ -258,6 +259,7 @@ def wide_indices(wanted: bool) -> Iterator[None]:
     layout_of, tile_of = gaussian.layout_of, softmax.tile_of
 
     def clear():
+        forget()
         for function in cached:
             function.cache_clear()
 

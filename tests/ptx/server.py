@@ -100,6 +100,7 @@ def other_grid():
     from unittest import mock
 
     from fused_reparam.backends.triton import gaussian, launch
+    from fused_reparam.ops.elementwise import forget
 
     handle_of = launch._handle
 
@@ -107,12 +108,16 @@ def other_grid():
         run, *rest = handle_of(compiled)
         return lambda programs, *others: run(programs + 1, *others), *rest
 
-    gaussian._forward.cache_clear()  # variants that have not been launched yet
+    def clear():
+        forget()
+        gaussian._forward.cache_clear()
+
+    clear()  # variants that have not been launched yet
     try:
         with mock.patch.object(launch, "_handle", wrong):
             yield
     finally:
-        gaussian._forward.cache_clear()
+        clear()
 
 
 def main() -> None:

@@ -224,12 +224,17 @@ def test_memory_order():
 
 
 def test_arrange_prefers_long_rows_and_few_copies():
+    def arranged(*tensors):
+        stand_ins = [layout.stand_in(t) for t in tensors]
+        dense, places, _ = layout.arrange([], [(t, t) for t in stand_ins], ())
+        return dense, [layout.operand(t, p) for t, p in zip(tensors, places, strict=True)]
+
     a, b = torch.randn(4, 6, 8), torch.randn(4, 12, 8)[:, :6]
-    dense, (rows_a, rows_b), _ = layout.arrange([], (a, b), ())
+    dense, (rows_a, rows_b) = arranged(a, b)
     assert not dense
     assert rows_a.shape == rows_b.shape == (4, 48)
     assert rows_b.stride() == (96, 1)
     assert rows_b.data_ptr() == b.data_ptr()
     scattered = torch.randn(8, 6, 4).permute(2, 1, 0)[:, ::2]
-    dense, (rows,), _ = layout.arrange([], (scattered,), ())
+    dense, (rows,) = arranged(scattered)
     assert torch.equal(rows.reshape(-1), scattered.reshape(-1))

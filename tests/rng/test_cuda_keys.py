@@ -16,6 +16,7 @@ from fused_reparam.backends import triton as backend
 from fused_reparam.functional import sources
 from fused_reparam.ops import elementwise
 from fused_reparam.ops.differentiable import DifferentiableOp
+from fused_reparam.ops.library import facts_of
 from fused_reparam.rng import cuda as cuda_keys
 from fused_reparam.rng import keys as rng_keys
 from tests.helpers import gaussian_calls as gaussian
@@ -122,7 +123,7 @@ def test_randint_draws_where_a_state_on_the_host_will_not_do(capturing, monkeypa
     generator = OldGenerator(1)
     capturing(True)
     rng_keys.draw_bits(CUDA, generator)
-    rng_keys.draw_for_kernel(CUDA, generator)
+    rng_keys.Fresh(generator).draw_for(backend, CUDA)
     capturing(False)
     with pytest.raises(ValueError, match="generator must be on cuda:1, got one on cuda:0"):
         rng_keys.draw_bits(torch.device("cuda", 1), generator)
@@ -234,10 +235,10 @@ def forced(capturing, monkeypatch):
     """
     generator = NewGenerator(2**63 + 3)
     monkeypatch.setattr(cuda_keys, "_cuda_generator", lambda device, own: own or generator)
+    monkeypatch.setattr(sources, "_drawn_key", lambda like, own: rng_keys.Fresh(own))
     monkeypatch.setattr(
-        sources, "_drawn_key", lambda like, own: rng_keys.draw_for(backend, like.device, own)
+        DifferentiableOp, "__call__", lambda op, *call: op._directly(*call, facts_of(call[0]))
     )
-    monkeypatch.setattr(DifferentiableOp, "__call__", DifferentiableOp._directly)
     with fused_reparam.backend("triton"):
         yield generator
 

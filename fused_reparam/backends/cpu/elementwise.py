@@ -52,6 +52,7 @@ def elementwise_forward(
     dense: bool,
     z: Tensor | None,
     values: Sequence[Tensor],
+    memo: object = None,
 ) -> None:
     """See ``reference.elementwise_forward``."""
     entry = loaded().elementwise_forward
@@ -75,6 +76,7 @@ def elementwise_backward(
     weight: float,
     dense: bool,
     grads: Sequence[Tensor | None],
+    memo: object = None,
 ) -> None:
     """See ``reference.elementwise_backward``."""
     entry = loaded().elementwise_backward

@@ -22,6 +22,8 @@ The op layer allocates all outputs, arranges memory and guarantees:
   ``value[s] = weight * sum of the element values s N / S .. (s + 1) N / S - 1``, where N is n, or
   ``samples * n`` if the family is sampled. S divides n; if sampled, ``S = samples * (a divisor of
   n)``.
+* ``memo``: a dict in which a backend may keep what it finds out, the same one in each call that
+  differs in nothing but the tensors' memory and the key; or None.
 
 Arithmetic is float32 (float64 for float64), rounded once when a result is stored. Sums are made in
 a fixed order. z within the base noise's error (normal: 4e-6; the others: 1e-6 relative to the
@@ -63,6 +65,7 @@ def elementwise_forward(
     dense: bool,
     z: Tensor | None,
     values: Sequence[Tensor],
+    memo: object = None,
 ) -> None:
     """The family's formula, its values summed and weighed. ``z`` may be None."""
     if is_standard(family, numbers, samples):
@@ -93,6 +96,7 @@ def elementwise_backward(
     weight: float,
     dense: bool,
     grads: Sequence[Tensor | None],
+    memo: object = None,
 ) -> None:
     """Gradients of ``elementwise_forward`` for the parameters whose entry in ``grads`` is not None.
 

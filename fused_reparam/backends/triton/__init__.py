@@ -21,6 +21,7 @@ Here, what runs on the host:
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -103,13 +104,6 @@ DERIVES_KEYS = True
 
 
 @cache
-def _calls() -> Any:
-    from . import gaussian
-
-    return gaussian
-
-
-@cache
 def torch_random() -> Any:
     """The calls for ``rng="torch"`` inside the kernels."""
     from . import rng_torch
@@ -117,42 +111,21 @@ def torch_random() -> Any:
     return rng_torch
 
 
-def normal(*arguments: Any) -> None:
-    """Fill `out` (dense) with the noise stream of `key`, in memory order: see `reference`."""
-    _calls().normal(*arguments)
+# The backend's functions, stated in `reference`, and where they are.
+_FUNCTIONS = {
+    "normal": "gaussian",
+    "base_noise": "gaussian",
+    "elementwise_forward": "elementwise",
+    "elementwise_backward": "elementwise",
+    "softmax_forward": "softmax",
+    "softmax_backward": "softmax",
+}
 
 
-@cache
-def _draws() -> Any:
-    from . import elementwise
-
-    return elementwise
-
-
-def base_noise(*arguments: Any) -> None:
-    """Fill `out` (dense) with base noise: see `reference.elementwise`."""
-    _calls().base_noise(*arguments)
-
-
-def elementwise_forward(*arguments: Any) -> None:
-    """A draw of an element-wise family: see `reference.elementwise`."""
-    _draws().elementwise_forward(*arguments)
-
-
-def elementwise_backward(*arguments: Any) -> None:
-    """Its gradients; the noise is made again from the key."""
-    _draws().elementwise_backward(*arguments)
-
-
-def softmax_forward(*arguments: Any) -> None:
-    """Gumbel-softmax: see `reference.softmax`."""
-    from .softmax import softmax_forward as call
-
-    call(*arguments)
-
-
-def softmax_backward(*arguments: Any) -> None:
-    """Their gradient: see `reference.softmax`."""
-    from .softmax import softmax_backward as call
-
-    call(*arguments)
+def __getattr__(name: str) -> Any:
+    """A function of the backend, at its first use: from then on it is in this module."""
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_FUNCTIONS[name]}")
+    globals()[name] = getattr(module, name)
+    return globals()[name]

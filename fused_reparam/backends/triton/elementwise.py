@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,12 +20,14 @@ from ...rng.stream import LANES
 from ..reference.memory import elements, flat, store
 from .gaussian import (
     Forward,
+    Launch,
     Rows,
     _key,
     _layout,
     _rows,
     _tried,
     finish_of,
+    forward_launch,
     gaussian_backward,
     gaussian_forward,
     gkl_mode,
@@ -144,43 +145,55 @@ def _forward(
 
 
 def elementwise_forward(
-    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
-) -> None:
-    if is_standard(family, numbers, samples):
-        (loc, scale), (low, high) = params, numbers[:2]
-        kl = values[0] if values else None
-        gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
-        return
-    p0, p1, p2, p3 = _four(params)
-    value0, value1 = (*values, None, None)[:2]
-    n = p0.numel()
-    if _ranges(samples, n) > 1:
-        _forward_in_ranges(
-            family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
-        )  # fmt: skip
-        return
+    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values,
+    memo=None,
+) -> None:  # fmt: skip
     mode, bits, state, seed, offset = _key(key)
+    found = None if memo is None else memo.get(mode)
+    if found is None:
+        n = params[0].numel()
+        if _ranges(samples, n) > 1:
+            _forward_in_ranges(
+                family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z,
+                values,
+            )  # fmt: skip
+            return
+        if is_standard(family, numbers, samples):
+            found = gaussian_forward(mode, params, eps, kind, numbers, weight, dense, z, values)
+        else:
+            found = _forward_launch(
+                mode, family, kind, prior_kind, numbers, params, eps, samples, weight, dense, z,
+                values,
+            )  # fmt: skip
+        if memo is not None:
+            memo[mode] = found
+    variant, head, tail, absent, no_values, partial, finish, finish_numbers = found
+    targets = values if finish is None else [v.new_empty(partial) for v in values]
+    variant.launch(
+        (*params, *absent, bits, *state, eps, z, *targets, *no_values),
+        (*head, seed, offset, *tail),
+    )
+    if finish is not None:
+        for target, value in zip(targets, values, strict=True):
+            finish.launch((target, value), finish_numbers)
+
+
+def _forward_launch(
+    mode, family, kind, prior_kind, numbers, params, eps, samples, weight, dense, z, values
+) -> Launch:
+    first, n = params[0], params[0].numel()
     scalars, floor = kernel_numbers(family, tuple(numbers))
-    segments = value0.numel() if values else 0
+    segments = values[0].numel() if values else 0
     if FAMILIES[family].sampled:
         segments //= samples
-    call = _forward(
-        p0.device, p0.dtype, n, samples, segments, len(params),
+    absent = (None,) * (4 - len(params))
+    found = _forward(
+        first.device, first.dtype, n, samples, segments, len(params),
         _constants(family, kind, prior_kind, scalars, floor, bool(values)), mode,
         (eps is not None, z is not None),
-        _rows(dense, (p0, p1, p2, p3, eps if samples == 1 else None)), _tried(n),
+        _rows(dense, (*params, *absent, eps if samples == 1 else None)), _tried(n),
     )  # fmt: skip
-    targets, factor = [value0, value1], weight
-    if call.finish is not None:
-        targets, factor = [v if v is None else v.new_empty(call.partial) for v in targets], 1.0
-    call.variant.launch(
-        (p0, p1, p2, p3, bits, *state, eps, z, *targets),
-        (*call.numbers, seed, offset, *scalars, factor),
-    )
-    if call.finish is not None:
-        tiles, length = call.variant.programs, call.numbers[1]
-        for target, value in zip(targets, values, strict=False):
-            call.finish.launch((target, value), (tiles, length, segments, weight))
+    return forward_launch(found, scalars, absent, values, 2, segments, weight)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -212,43 +225,59 @@ def _backward(
 
 def elementwise_backward(
     family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
-    dense, grads,
+    dense, grads, memo=None,
 ) -> None:  # fmt: skip
-    if is_standard(family, numbers, samples):
-        (loc, scale), (low, high) = params, numbers[:2]
-        grad_kl = grad_values[0] if grad_values else None
-        gaussian_backward(
-            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, *grads
-        )
-        return
-    p0, p1, p2, p3 = _four(params)
-    grad0, grad1 = (*grad_values, None, None)[:2]
-    n = p0.numel()
-    if _ranges(samples, n) > 1:
-        _backward_in_ranges(
-            family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples,
-            weight, dense, grads,
-        )  # fmt: skip
-        return
     mode, bits, _, seed, offset = _key(key)
+    found = None if memo is None else memo.get(mode)
+    if found is None:
+        n = params[0].numel()
+        if _ranges(samples, n) > 1:
+            _backward_in_ranges(
+                family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples,
+                weight, dense, grads,
+            )  # fmt: skip
+            return
+        if is_standard(family, numbers, samples):
+            found = gaussian_backward(
+                mode, grad_z, grad_values, params, eps, kind, numbers, weight, dense, grads
+            )
+        else:
+            found = _backward_launch(
+                mode, family, kind, prior_kind, numbers, grad_z, grad_values, params, eps, samples,
+                weight, dense, grads,
+            )  # fmt: skip
+        if memo is not None:
+            memo[mode] = found
+    variant, head, tail, absent, no_values, *_ = found
+    variant.launch(
+        (grad_z, *grad_values, *no_values, *params, *absent, bits, eps, *grads, *absent),
+        (*head, seed, offset, *tail),
+    )
+
+
+def _backward_launch(
+    mode, family, kind, prior_kind, numbers, grad_z, grad_values, params, eps, samples, weight,
+    dense, grads,
+) -> Launch:  # fmt: skip
+    first, n = params[0], params[0].numel()
     scalars, floor = kernel_numbers(family, tuple(numbers))
-    some = grad0 if grad0 is not None else grad1
+    some = next((g for g in grad_values if g is not None), None)
     segments = 0 if some is None else some.numel()
     if FAMILIES[family].sampled:
         segments //= samples
-    outs = _four(grads)
+    absent, no_values = (None,) * (4 - len(params)), (None,) * (2 - len(grad_values))
     alone = samples == 1
-    variant, found = _backward(
-        p0.device, p0.dtype, n, samples, segments, len(params),
+    variant, head = _backward(
+        first.device, first.dtype, n, samples, segments, len(params),
         _constants(family, kind, prior_kind, scalars, floor, some is not None), mode,
-        tuple(t is not None for t in (grad_z, grad0, grad1, eps, *outs)),
-        _rows(dense, (p0, p1, p2, p3, *((eps, grad_z) if alone else (None, None)), *outs)),
+        tuple(t is not None for t in (grad_z, *grad_values, *no_values, eps, *grads, *absent)),
+        _rows(
+            dense,
+            (*params, *absent, *((eps, grad_z) if alone else (None, None)), *grads, *absent),
+        ),
         _tried(n),
     )  # fmt: skip
-    variant.launch(
-        (grad_z, grad0, grad1, p0, p1, p2, p3, bits, eps, *outs),
-        (*found, seed, offset, *scalars, weight),
-    )
+    return Launch(variant, head, (*scalars, weight), absent, no_values)
 
 
 # Many samples of few elements. A program works on a tile of the elements for all samples, one after
@@ -350,7 +379,3 @@ def _backward_in_ranges(
         if grad is not None:
             parts = [elements(f[i], False).view(-1, n).sum(0) for f in found]
             store(grad, torch.stack(parts).sum(0), dense)
-
-
-def _four(tensors: Sequence[Any]) -> tuple[Any, ...]:
-    return (*tensors, None, None, None)[:4]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,20 +28,22 @@ Rows = tuple[tuple[int, int], tuple[tuple[int, int] | None, ...]] | None  # size
 # A key as kernels take it (see `keys`): mode, pointer, a generator's state, seed, offset.
 Key = tuple[int, torch.Tensor | None, tuple[torch.Tensor | None, torch.Tensor | None], int, int]
 _NO_STATE = (None, None)
-_NO_KEY: Key = (keys.GIVEN.value, None, _NO_STATE, 0, 0)
+_GIVEN: int = keys.GIVEN.value
+_NO_KEY: Key = (_GIVEN, None, _NO_STATE, 0, 0)
 
 
 def _key(key: torch.Tensor | rng_keys.HostKey | rng_keys.GraphKey | None) -> Key:
     if key is None:
         return _NO_KEY
     if isinstance(key, rng_keys.HostKey):
-        return keys.GIVEN.value, None, _NO_STATE, *key
+        return _GIVEN, None, _NO_STATE, *key
     if isinstance(key, rng_keys.GraphKey):
         return keys.GRAPH.value, key.bits, (key.seed, key.offset), 0, key.intragraph
     if not key.is_cpu:
         return _loaded(key)
-    seed, offset = key.view(torch.int64).tolist()
-    return keys.GIVEN.value, None, _NO_STATE, seed, offset
+    # The view of another dtype takes four times as long as all else.
+    seed, offset = (key if key.dtype is torch.int64 else key.view(torch.int64)).tolist()
+    return _GIVEN, None, _NO_STATE, seed, offset
 
 
 def _loaded(key: torch.Tensor) -> Key:
@@ -168,25 +171,47 @@ def _forward(
     )
 
 
-def gaussian_forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl) -> None:
-    n = loc.numel()
-    mode, bits, state, seed, offset = _key(key)
-    call = _forward(
-        loc.device, loc.dtype, n, 0 if kl is None else kl.numel(), kind,
-        low != -_INF or high != _INF, mode, (eps is not None, z is not None),
+class Launch(NamedTuple):
+    """A pass but for what changes from call to call: addresses and the key."""
+
+    variant: Variant
+    head: tuple[int, ...]  # the numbers ahead of the key
+    tail: tuple[float, ...]  # and behind it
+    parameters: tuple[None, ...]  # that the kernel takes and this call has not
+    values: tuple[None, ...]  # likewise
+    partial: int = 0  # as in Forward
+    finish: Variant | None = None
+    finish_numbers: tuple[float, ...] = ()
+
+
+def gaussian_forward(mode, params, eps, kind, numbers, weight, dense, z, values) -> Launch:
+    (loc, scale), (low, high), n = params, numbers[:2], params[0].numel()
+    segments = values[0].numel() if values else 0
+    found = _forward(
+        loc.device, loc.dtype, n, segments, kind, low != -_INF or high != _INF, mode,
+        (eps is not None, z is not None),
         _rows(dense, (loc, scale, eps, None if dense or z is None else flat(z).view(loc.shape))),
         _tried(n),
     )  # fmt: skip
-    target, factor = kl, weight
-    if call.finish is not None:
-        target, factor = torch.empty(call.partial, dtype=kl.dtype, device=kl.device), 1.0
-    call.variant.launch(
-        (loc, scale, bits, *state, eps, z, target),
-        (*call.numbers, seed, offset, low, high, factor),
-    )
-    if call.finish is not None:
-        tiles = call.variant.programs
-        call.finish.launch((target, kl), (tiles, call.numbers[1], kl.numel(), weight))
+    return forward_launch(found, (low, high), (), values, 1, segments, weight)
+
+
+def forward_launch(
+    found: Forward,
+    scalars: tuple,
+    absent: tuple,
+    values: Sequence,
+    most: int,
+    segments: int,
+    weight: float,
+) -> Launch:
+    """`segments`: of one sample's values; `most`: values that the kernel takes."""
+    variant, head, partial, finish = found
+    factor = weight if finish is None else 1.0
+    return Launch(
+        variant, head, (*scalars, factor), absent, (None,) * (most - len(values)), partial, finish,
+        (variant.programs, head[1], segments, weight),
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)
@@ -217,21 +242,18 @@ def _backward(
 
 
 def gaussian_backward(
-    grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc, grad_scale
-) -> None:
-    n = loc.numel()
+    mode, grad_z, grad_values, params, eps, kind, numbers, weight, dense, grads
+) -> Launch:
+    (loc, scale), (low, high), n = params, numbers[:2], params[0].numel()
+    grad_kl = grad_values[0] if grad_values else None
     segments = 0 if grad_kl is None else grad_kl.numel()
-    mode, bits, _, seed, offset = _key(key)
     # z and what is element-wise of the KL are consecutive whatever the others are.
     each = grad_kl if segments == n else None
     if each is not None and not dense:
         each = flat(each).view(loc.shape)
-    variant, numbers = _backward(
+    variant, head = _backward(
         loc.device, loc.dtype, n, segments, kind, low != -_INF or high != _INF, mode,
-        (grad_z is not None, eps is not None, grad_loc is not None, grad_scale is not None),
-        _rows(dense, (loc, scale, eps, grad_z, grad_loc, grad_scale, each)), _tried(n),
+        tuple(t is not None for t in (grad_z, eps, *grads)),
+        _rows(dense, (loc, scale, eps, grad_z, *grads, each)), _tried(n),
     )  # fmt: skip
-    variant.launch(
-        (grad_z, grad_kl, loc, scale, bits, eps, grad_loc, grad_scale),
-        (*numbers, seed, offset, low, high, weight),
-    )
+    return Launch(variant, head, (low, high, weight), (), (None,) * (1 - len(grad_values)))

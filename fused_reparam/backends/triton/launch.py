@@ -8,6 +8,8 @@ variants.
 from __future__ import annotations
 
 import ctypes
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from triton import knobs
 from .kernels import approx
 from .shapes import SEGMENT, SMALL, Shape, flat_shape
 
+_HIP = torch.version.hip is not None
 INTERPRETED = approx.INTERPRETED.value
 
 
@@ -171,7 +174,8 @@ class Variant:
 
     def _launch(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> None:
         addresses = [None if p is None else p.data_ptr() for p in pointers]
-        facts = _facts(pointers, addresses)
+        low = functools.reduce(operator.or_, filter(None, addresses), 0)
+        facts = True if low % 16 == 0 and not _HIP else _facts(pointers, addresses)
         handle = self.handles.get(facts)
         if handle is None:
             with _loading_allowed():
@@ -202,17 +206,13 @@ class Variant:
 
 
 def _facts(pointers: Sequence[torch.Tensor | None], addresses: Sequence[int | None]) -> Any:
-    """Alignment; on ROCm also whether a storage can be addressed in 32 bits."""
-    if torch.version.hip:
+    """Alignment, where not all is aligned; on ROCm also whether 32 bits address a storage."""
+    if _HIP:
         return tuple(
             None if p is None else (p.data_ptr() % 16 == 0, p.untyped_storage().nbytes() < 1 << 31)
             for p in pointers
         )
-    low = 0
-    for address in addresses:
-        if address is not None:
-            low |= address
-    return low % 16 == 0 or tuple(a is None or a % 16 == 0 for a in addresses)
+    return tuple(a is None or a % 16 == 0 for a in addresses)
 
 
 def _handle(compiled: Any) -> Any:

@@ -323,3 +323,22 @@ def test_every_kind_of_key_compiles():
         "print('compiled')\n"
     )
     assert compiled("-c", code).strip().endswith("compiled")
+
+
+@needs_backend
+def test_a_parameter_of_a_subclass_beside_a_plain_one(capturing, monkeypatch):
+    class Own(torch.Tensor):
+        pass
+
+    generator = NewGenerator(3)
+    monkeypatch.setattr(cuda_keys, "_cuda_generator", lambda device, own: own or generator)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)  # as of a device's tensors
+    mu = torch.zeros(3, 4, requires_grad=True)
+    logvar = torch.zeros(3, 4).as_subclass(Own).requires_grad_()
+    with fused_reparam.backend("triton"):
+        z, kl = gaussian_latent(mu, logvar)
+        (z.sum() + kl).backward()
+    assert type(z) is Own
+    assert torch.equal(mu.grad, torch.ones(3, 4))
+    found, eps = (t.detach().as_subclass(torch.Tensor) for t in (logvar.grad, z))
+    torch.testing.assert_close(found, 0.5 * eps)

@@ -109,15 +109,16 @@ inline bool wants_gradient(const Tensor& t) {
 // ---- how values of each element are reduced ------------------------------------------------------------
 
 enum class Reduction { none, sample, sum, mean, batchmean, last };
+// As fused_reparam/core/reductions.py names them, in the same order.
+constexpr const char* reduction_names[] = {"none", "sample", "sum", "mean", "batchmean", "last"};
 
-// As fused_reparam/core/reductions.py names them.
 inline std::optional<Reduction> reduction_of(const std::string& name) {
-  static const std::pair<const char*, Reduction> all[] = {
-      {"batchmean", Reduction::batchmean}, {"sum", Reduction::sum},   {"mean", Reduction::mean},
-      {"none", Reduction::none},           {"sample", Reduction::sample}, {"last", Reduction::last}};
-  for (const auto& [text, reduction] : all)
-    if (name == text) return reduction;
+  for (size_t i = 0; i < std::size(reduction_names); ++i)
+    if (name == reduction_names[i]) return static_cast<Reduction>(i);
   return std::nullopt;
+}
+inline IValue name_of(std::optional<Reduction> reduction) {
+  return reduction ? IValue(reduction_names[static_cast<size_t>(*reduction)]) : IValue();
 }
 
 inline int64_t kept_dims(int64_t dims, Reduction reduction) {

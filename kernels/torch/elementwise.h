@@ -12,6 +12,7 @@ using DrawEntry = int (*)(const fused_reparam_elementwise*);
 
 // What Python says of a family (fused_reparam/families).
 struct FamilyFacts {
+  std::string name;
   int64_t code, parameters, numbers, values;
   bool sampled;  // whether values depend on the noise
   bool linear;   // whether z is the first parameter and something that does not depend on it
@@ -47,6 +48,14 @@ struct Elementwise {
     int64_t value_samples() const { return family->sampled ? samples : 0; }
     bool noisy() const { return sample || (family->sampled && reduction); }
   };
+
+  // The same the other way round, the order settled.
+  static std::vector<IValue> options_of(const Spec& spec) {
+    const FamilyFacts& family = *spec.family;
+    const auto numbers = at::ArrayRef<double>(spec.numbers, static_cast<size_t>(family.numbers));
+    return {c10::List<int64_t>(spec.order), family.name, spec.kind, spec.prior_kind, c10::List<double>(numbers),
+            spec.samples, spec.sample, name_of(spec.reduction), spec.split};
+  }
 
   // What a call's parameters are: views of one shape each but for broadcasting.
   struct Parameters {
@@ -352,7 +361,6 @@ struct Elementwise {
     for (const Tensor& t : in) node.keep(t);
   }
   static Spec with_gradient(Spec spec) { return spec; }
-  static void settle(std::vector<IValue>&) {}
   static bool visible(const Spec&, size_t) { return true; }
 };
 

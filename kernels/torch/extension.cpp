@@ -25,7 +25,7 @@ void set_families(PyObject* families) {
     TORCH_CHECK_VALUE(parameters >= 1 && parameters <= 4 && numbers >= 0 && numbers <= 6 && values >= 0 &&
                           values <= 2,
                       "start: the family ", text, " has more than a call has room for");
-    Elementwise::families[text] = {code, parameters, numbers, values, sampled != 0, linear != 0};
+    Elementwise::families[text] = {text, code, parameters, numbers, values, sampled != 0, linear != 0};
   }
 }
 

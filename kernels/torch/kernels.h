@@ -67,11 +67,12 @@ bool forward_here(Stack* stack, bool with_autograd) {
   }
   const typename Op::Spec whole = Op::with_gradient(spec);
   variable_list found = Op::forward(whole, in, p);
-  std::vector<IValue> options(args + Op::inputs, args + count);
-  auto node = make_node<OpNode<Op>>(whole, std::move(options), in[0].scalar_type());
-  std::vector<Tensor> differentiable_inputs;
-  for (size_t i : Op::differentiable) differentiable_inputs.push_back(in[i]);
-  node->set_next_edges(torch::autograd::collect_next_edges(differentiable_inputs));
+  auto node = make_node<OpNode<Op>>(whole, in[0].scalar_type());
+  torch::autograd::edge_list edges;
+  edges.reserve(Op::differentiable.size());
+  for (size_t i : Op::differentiable)
+    edges.push_back(in[i].defined() ? torch::autograd::impl::gradient_edge(in[i]) : torch::autograd::Edge());
+  node->set_next_edges(std::move(edges));
   for (size_t i = 0; i < Op::outputs; ++i) {
     if (!found[i].defined()) continue;
     torch::autograd::set_history(found[i], node);

@@ -43,9 +43,7 @@ class OpNode final : public Node {
  public:
   using Spec = typename Op::Spec;
 
-  // `options` are the spec as the op's arguments.
-  OpNode(Spec spec, std::vector<IValue> options, at::ScalarType dtype)
-      : spec_(std::move(spec)), options_(std::move(options)), dtype_(dtype) {}
+  OpNode(Spec spec, at::ScalarType dtype) : spec_(std::move(spec)), dtype_(dtype) {}
 
   std::string name() const override { return Op::node_name; }
 
@@ -56,7 +54,7 @@ class OpNode final : public Node {
     Kept& kept = kept_.emplace_back();
     if (!t.defined()) return;
     kept.defined = true;
-    kept.shape = t.sizes();
+    kept.shape.assign(t.sizes().begin(), t.sizes().end());
     kept.is_key = !t.is_floating_point();
     kept.dtype = t.scalar_type();
   }
@@ -101,10 +99,8 @@ class OpNode final : public Node {
       args.collect(saved_[i], of_outputs_[i]);
       for (int64_t size : kept_[i].shape) args.collect(size);
     }
-    for (const IValue& option : options_) args.collect(option, true);  // constants
-    // An order that was left to the inputs is no option, and follows from strides, which are no part of this.
-    args.collect(static_cast<int64_t>(spec_.order.size()));
-    for (int64_t d : spec_.order) args.collect(d);
+    // Constants. The order is among them, for it may follow from strides, which are no part of this.
+    for (const IValue& option : Op::options_of(spec_)) args.collect(option, true);
   }
 
   variable_list apply_with_saved(const variable_list& grads,
@@ -122,7 +118,7 @@ class OpNode final : public Node {
 
  private:
   struct Kept {
-    at::DimVector shape;
+    Dims shape;
     at::ScalarType dtype = at::kFloat;
     bool defined = false, is_key = false;
   };
@@ -144,7 +140,7 @@ class OpNode final : public Node {
   bool as_kept(const Tensor& t, const Kept& kept) const {
     if (!t.defined()) return !kept.defined;
     if (kept.is_key) return is_key(t);
-    return plain(t) && t.scalar_type() == dtype_ && t.sizes() == kept.shape;
+    return plain(t) && t.scalar_type() == dtype_ && t.sizes() == IntArrayRef(kept.shape);
   }
 
   // Shape and dtype of each tensor that was saved, None where there was none.
@@ -173,10 +169,8 @@ class OpNode final : public Node {
     for (size_t i = 0; i < count; ++i)
       PyTuple_SET_ITEM(needs.get(), static_cast<Py_ssize_t>(i),
                        PyBool_FromLong(task_should_compute_output(i)));
-    std::vector<IValue> settled = options_;
-    settled[0] = c10::List<int64_t>(spec_.order);
-    Op::settle(settled);
-    THPObjectPtr options(tuple_of_values(settled.data(), settled.size()));
+    const std::vector<IValue> all = Op::options_of(spec_);
+    THPObjectPtr options(tuple_of_values(all.data(), all.size()));
     THPObjectPtr of_grads(tuple_of(grads)), of_saved(tuple_of(saved));
     THPObjectPtr kept(to_check ? kept_as_tuple() : THPObjectPtr(Py_NewRef(Py_None)));
     THPObjectPtr arguments(PyTuple_Pack(last ? 8 : 6, native, options.get(), needs.get(), of_grads.get(),
@@ -194,11 +188,10 @@ class OpNode final : public Node {
   }
 
   Spec spec_;
-  std::vector<IValue> options_;
-  std::vector<SavedVariable> saved_;
-  std::vector<bool> of_outputs_;
-  std::vector<Kept> kept_;
-  std::vector<size_t> places_;
+  c10::SmallVector<SavedVariable, Op::kept> saved_;
+  c10::SmallVector<bool, Op::kept> of_outputs_;
+  c10::SmallVector<Kept, Op::kept> kept_;
+  c10::SmallVector<size_t, Op::outputs> places_;
   at::ScalarType dtype_;
   std::atomic<bool> spent_ = false;
 };

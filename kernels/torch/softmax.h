@@ -58,6 +58,12 @@ struct GumbelSoftmax {
            spec.unimix >= 0 && spec.unimix < 1 && (!spec.want_soft || (spec.mode == hard && spec.want_y));
   }
 
+  // The same the other way round, the order settled.
+  static std::vector<IValue> options_of(const Spec& spec) {
+    return {c10::List<int64_t>(spec.order), spec.mode, spec.tau, spec.unimix, spec.dim, spec.want_y,
+            spec.want_soft, name_of(spec.reduction)};
+  }
+
   static bool shape_fits(Spec& spec, const Tensor& like, Parameters& p) {
     if (!like.defined() || dtype_code(like) < 0 || like.numel() == 0 || like.numel() > most_elements ||
         spec.dim < 0 || spec.dim >= like.dim() || like.size(spec.dim) > INT32_MAX)
@@ -236,10 +242,6 @@ struct GumbelSoftmax {
   static Spec with_gradient(Spec spec) {
     spec.want_soft = spec.want_y && spec.mode == hard;
     return spec;
-  }
-  // The same in the options, as Python reads them.
-  static void settle(std::vector<IValue>& options) {
-    options[6] = options[5].toBool() && options[1].toInt() == hard;
   }
   static bool visible(const Spec& spec, size_t output) { return output != 1 || spec.want_soft; }
 };

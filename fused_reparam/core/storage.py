@@ -15,12 +15,12 @@ from torch import Tensor
 
 from .mistakes import described
 
-_PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
+PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
 
 
 def held(t: Tensor) -> bool:
     """Whether a tensor has its memory; one of a subclass, or without a storage, need not."""
-    if type(t) not in _PLAIN_TYPES:
+    if type(t) not in PLAIN_TYPES:
         return True
     try:
         nbytes = t.untyped_storage().nbytes()

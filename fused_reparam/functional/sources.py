@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..core.modes import eager
-from ..core.storage import check_given
+from ..core.storage import PLAIN_TYPES, check_given
 from ..ops.layout import empty_ordered, memory_order
 from ..ops.library import all_plain, as_tensor
+from ..ops.noise import draw_key
 from ..rng import keys
 from .arguments import given_noise
 
@@ -56,6 +57,9 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
     if not like.is_cpu and not torch.compiler.is_compiling():
         return keys.Fresh(generator)
     if eager():  # nothing but the backend sees the key
+        # A subclass would take the op for one of its own.
+        if generator is None and type(like) in PLAIN_TYPES:
+            return draw_key(like)
         return keys.random_bits(like.device, generator)
     return keys.draw_key(like.device, generator)
 

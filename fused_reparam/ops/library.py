@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..core.modes import eager
-from ..core.storage import held
+from ..core.storage import PLAIN_TYPES, held
 from ..rng.cuda import GraphKey, HostKey
 from ..rng.keys import Fresh
 
@@ -25,7 +25,6 @@ def define(schema: str, *tags: torch.Tag) -> None:
     LIB.define(schema, tags=(*_TAGS, *tags))
 
 
-_PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
 _NO_TENSORS = frozenset((Fresh, HostKey, GraphKey))
 _STRIDED = torch.strided
 Facts = tuple[Any, ...]
@@ -56,7 +55,7 @@ def plain_facts(tensors: Sequence[Any]) -> Facts | None:
     for t in tensors:
         if t is None:
             found.append(None)
-        elif type(t) in _PLAIN_TYPES:
+        elif type(t) in PLAIN_TYPES:
             if t.is_nested or t.layout is not _STRIDED or t.is_neg() or t._is_zerotensor():
                 return None
             if not held(t):

@@ -67,6 +67,8 @@ PyObject* start(PyObject*, PyObject* args) {
   // Never removed, as the modules of Python are not.
   auto& library = *new torch::Library(torch::Library::IMPL, "fused_reparam", std::nullopt, __FILE__, __LINE__);
   library.impl("draw_key", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(draw_key)));
+  library.impl("draw_key",
+               torch::dispatch(c10::DispatchKey::AutogradCPU, torch::CppFunction::makeFallthrough()));
   serve<Elementwise>(library, by_name);
   serve<GumbelSoftmax>(library, by_name);
   serve_noise(library, by_name);

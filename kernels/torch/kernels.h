@@ -3,6 +3,7 @@
 // arguments, of which Python says what is wrong) goes to the op's kernels in Python.
 #pragma once
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/library.h>
@@ -185,10 +186,15 @@ inline void serve_noise(torch::Library& library, PyObject* ops) {
                                              CppFunction::makeFromBoxedFunction<&noise_kernel<true>>()));
 }
 
-// A fresh key as noise.random_bits draws it.
+// A fresh key: the numbers that `keys.random_bits` would have drawn, without torch.randint's way to them.
 inline Tensor draw_key(const Tensor&) {
-  const auto options = at::TensorOptions().dtype(at::kLong).device(at::kCPU);
-  return at::randint(INT64_MAX, {2}, std::optional<at::Generator>(), options).view(at::kUInt64);
+  Tensor key = at::cpu::empty({2}, at::kUInt64);
+  const at::Generator& usual = at::detail::getDefaultCPUGenerator();
+  auto* generator = at::check_generator<at::CPUGeneratorImpl>(usual);
+  std::lock_guard<std::mutex> lock(generator->mutex_);
+  for (uint64_t *bits = key.data_ptr<uint64_t>(), *end = bits + 2; bits < end; ++bits)
+    *bits = generator->random64() % static_cast<uint64_t>(INT64_MAX);
+  return key;
 }
 
 }  // namespace fr::ops

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
-from fused_reparam import noise
+from fused_reparam import gaussian_latent, gumbel_softmax, noise
 from fused_reparam.rng import bases as streams
 from fused_reparam.rng import stream as rng_stream
 
@@ -245,6 +246,14 @@ def test_a_drawn_key_follows_the_generator():
     own = torch.Generator().manual_seed(1)
     assert torch.equal(noise.draw_key(generator=own).view(torch.int64), a.view(torch.int64))
     assert torch.equal(torch.get_rng_state(), state), "a given generator leaves the default alone"
+
+
+def test_a_subclass_is_drawn_one_key():
+    """Not one for each of the tensors that it is made of, as an op of its own would be."""
+    two = TwoTensor(torch.zeros(4, 3), torch.zeros(4, 3))
+    for z in (gaussian_latent(two, torch.zeros(4, 3))[0], gumbel_softmax(two)):
+        assert type(z) is TwoTensor
+        assert torch.equal(z.a, z.b)
 
 
 def test_drawn_keys_use_all_bits():

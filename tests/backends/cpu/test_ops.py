@@ -306,13 +306,17 @@ def test_no_gradient_is_an_incoming_one():
 
 
 def test_keys_are_those_of_the_generator():
-    torch.manual_seed(4)
-    want = rng_keys.random_bits("cpu", None).view(torch.uint64)
-    torch.manual_seed(4)
-    got = OPS.draw_key(torch.empty(0))
-    assert got.dtype == torch.uint64
-    assert torch.equal(got, want)
-    assert not torch.equal(OPS.draw_key(torch.empty(0)), want)
+    """The very numbers of torch.randint, which also draws where PyTorch alone serves."""
+    witness = torch.empty(0, requires_grad=True)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        want, then = rng_keys.random_bits("cpu", None).view(torch.uint64), torch.get_rng_state()
+        torch.manual_seed(seed)
+        got = OPS.draw_key(witness)
+        assert torch.equal(torch.get_rng_state(), then)
+        assert (got.dtype, got.requires_grad) == (torch.uint64, False)
+        assert torch.equal(got, want)
+        assert not torch.equal(OPS.draw_key(witness), want)
 
 
 def test_a_compiled_model_takes_it():

@@ -15,9 +15,9 @@ from ..core.reductions import REDUCTIONS
 from ..core.scalars import integer, is_number, real
 from ..core.scales import LOG_STD, LOGVAR, SCALE_KINDS
 from ..core.storage import check_given
-from ..rng.keys import check_generator
 
 _RNGS = ("philox", "torch")
+_TINY = torch.finfo(torch.float32).tiny
 
 
 def moments_dim(moments: Tensor, dim: int) -> int:
@@ -70,25 +70,6 @@ def check_rng(rng: str) -> None:
         check_choice("rng", rng, _RNGS)
 
 
-def check_sources(
-    key: Tensor | None, generator: torch.Generator | None, rng: str, eps: Tensor | None
-) -> None:
-    """Raise ValueError unless the noise has one source."""
-    check_rng(rng)
-    check_generator(generator)
-    if (key is not None) + (generator is not None) + (eps is not None) > 1:
-        raise ValueError("give at most one of key, generator and eps: each decides the noise")
-    if rng == "torch" and (key is not None or eps is not None):
-        raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
-
-
-def check_key_sources(key: Tensor | None, generator: torch.Generator | None) -> None:
-    """`check_sources` of a function that takes no other."""
-    check_generator(generator)
-    if key is not None and generator is not None:
-        raise ValueError("give at most one of key and generator: each decides the noise")
-
-
 def one_scale(
     name: str,
     loc: Tensor,
@@ -121,10 +102,46 @@ def one_scale(
 
 
 def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
-    """Named parameters, checked, of one dtype. The first is a tensor; a number becomes 0-d."""
-    usual = _usual(named)
-    if usual is not None:
-        return usual
+    """Named parameters, checked, of one dtype. The first is a tensor; a number becomes 0-d.
+
+    Of a small call such checks take a good part of the time. So the usual parameters are seen at
+    one glance: each has the first one's dtype and device, and broadcasts to its shape. What was
+    freed behind its back the op itself refuses.
+    """
+    loc = named[0][1]
+    if not isinstance(loc, Tensor) or loc.dtype not in DTYPES:
+        return _promoted(named)
+    if loc.is_nested or loc.layout is not torch.strided:
+        return _promoted(named)
+    dtype, device, shape = loc.dtype, loc.device, loc.shape
+    found = [loc]
+    for name, t in named[1:]:
+        if not isinstance(t, Tensor):
+            t = _as_tensor(name, t, loc)
+        elif not (
+            t.dtype is dtype
+            and not t.is_nested
+            and t.layout is torch.strided
+            and t.device == device
+            and _broadcasts_to(shape, t)
+        ):
+            return _promoted(named)
+        found.append(t)
+    return found
+
+
+def _broadcasts_to(shape: torch.Size, t: Tensor) -> bool:
+    """Whether a tensor broadcasts to a shape, which does not get wider by it."""
+    # The number of dims first, as in _check_together.
+    ahead = len(shape) - t.dim()
+    if ahead < 0:
+        return False
+    behind = shape[ahead:]
+    return t.shape == behind or all(n in (1, m) for m, n in zip(behind, t.shape, strict=True))
+
+
+def _promoted(named: Sequence[tuple[str, Tensor | float]]) -> list[Tensor]:
+    """The same, whatever the parameters are."""
     name, loc = named[0]
     check_tensor(name, loc)  # type: ignore[arg-type]
     assert isinstance(loc, Tensor)
@@ -136,40 +153,11 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
             _check_together(before, other, name, t)
         found.append(t)
     if any(t.dtype != loc.dtype for t in found):
-        dtype = _promoted(found)
+        # 0-d tensors decide the dtype only among themselves.
+        deciding = [t.dtype for t in found if t.dim()] or [t.dtype for t in found]
+        dtype = functools.reduce(torch.promote_types, deciding)
         return [t.to(dtype) for t in found]
     return found
-
-
-def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None:
-    """The parameters where they are right as they are: of a small call, the checks cost most."""
-    loc = named[0][1]
-    # What was freed behind its back the op itself refuses.
-    if not isinstance(loc, Tensor) or not _served(loc):
-        return None
-    dtype, device, shape = loc.dtype, loc.device, loc.shape
-    found = [loc]
-    for name, t in named[1:]:
-        if not isinstance(t, Tensor):
-            t = _as_tensor(name, t, loc)
-        elif (
-            t.dtype is not dtype
-            or t.device != device
-            or not _served(t)
-            # The number of dims first, as in _check_together.
-            or (
-                (t.dim() != loc.dim() or t.shape != shape)
-                and (len(named) > 2 or not _broadcastable(shape, t.shape))
-            )
-        ):
-            return None
-        found.append(t)
-    return found
-
-
-def _served(t: Tensor) -> bool:
-    """What ``check_tensor`` requires."""
-    return t.dtype in DTYPES and t.layout is torch.strided and not t.is_nested
 
 
 def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
@@ -179,7 +167,7 @@ def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
         return value
     if not is_number(value):
         raise TypeError(f"{name} must be a floating tensor or a number, got {not_a_tensor(value)}")
-    return torch.full((), real(name, value), dtype=like.dtype, device=like.device)
+    return torch.scalar_tensor(real(name, value), dtype=like.dtype, device=like.device)
 
 
 def _check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
@@ -198,12 +186,6 @@ def _check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
 
 def _broadcastable(a: Sequence[int], b: Sequence[int]) -> bool:
     return all(m == n or m == 1 or n == 1 for m, n in zip(reversed(a), reversed(b), strict=False))
-
-
-def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
-    """The dtype of an expression of all: 0-d tensors decide it only among themselves."""
-    deciding = [t.dtype for t in tensors if t.dim()] or [t.dtype for t in tensors]
-    return functools.reduce(torch.promote_types, deciding)
 
 
 def check_tensor(name: str, t: Tensor) -> None:
@@ -246,15 +228,14 @@ def positive(name: str, value: float) -> float:
 def deviation(name: str, value: float) -> float:
     """A standard deviation whose inverse float32 can hold."""
     found = positive(name, value)
-    least = torch.finfo(torch.float32).tiny
-    if found < least:
-        raise ValueError(f"{name} must be at least {least:.3g}, got {found}")
+    if found < _TINY:
+        raise ValueError(f"{name} must be at least {_TINY:.3g}, got {found}")
     return found
 
 
 def temperature(tau: float) -> float:
     """A temperature, at least float32's smallest normal number."""
-    return max(positive("tau", tau), torch.finfo(torch.float32).tiny)
+    return max(positive("tau", tau), _TINY)
 
 
 def share(name: str, value: float) -> float:

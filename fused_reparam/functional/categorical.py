@@ -13,8 +13,8 @@ from ..core.tracers import fx, node_of, special
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..ops import softmax
 from ..ops.softmax_check import MOST_CLASSES
-from .arguments import check_key_sources, check_reduction, class_dim, share, temperature
-from .sources import Sources, key_of
+from .arguments import check_reduction, class_dim, share, temperature
+from .sources import key_of, key_source
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 
@@ -211,8 +211,7 @@ def _draw(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     dim = _class_dim(logits, dim, reduction)
-    check_key_sources(key, generator)
-    key = key_of(Sources(key, generator), logits)
+    key = key_of(key_source(key, generator), logits)
     return softmax.gumbel_softmax(logits, key, None, mode, tau, unimix, dim, reduction)
 
 

@@ -13,7 +13,7 @@ from ..core import reductions
 from ..core.mistakes import described, suggestion
 from ..core.scales import SCALE_KINDS
 from ..core.storage import check_given
-from .arguments import check_choice, check_tensor, deviation, number, one_scale
+from .arguments import check_choice, check_reduction, check_tensor, deviation, number, one_scale
 
 # What a user gives: None, (mean, std) or (mean, {"logvar": tensor}).
 PriorArgument = tuple[Any, Any] | None
@@ -134,20 +134,6 @@ def usual(reduction: str | None) -> Divergence:
     return _USUAL[reduction]
 
 
-def _standard(
-    prior: PriorArgument, free_bits: float | None, free_bits_per: str, beta: Tensor | float
-) -> bool:
-    """Whether nothing but the reduction was asked for, as most often."""
-    return (
-        prior is None
-        and free_bits is None
-        and type(free_bits_per) is str
-        and free_bits_per == "sample"
-        and type(beta) is int
-        and beta == 1
-    )
-
-
 def divergence(
     reduction: str,
     prior: PriorArgument,
@@ -155,10 +141,11 @@ def divergence(
     free_bits_per: str,
     beta: Tensor | float,
 ) -> Divergence:
-    """What a user asked for, checked; the reduction has been."""
-    if _standard(prior, free_bits, free_bits_per, beta):
-        return usual(reduction)
+    """What a user asked for, checked."""
+    check_reduction(reduction)
     check_choice("free_bits_per", free_bits_per, _PER)
+    if prior is None and free_bits is None and type(beta) is int and beta == 1:
+        return usual(reduction)
     floor = -math.inf
     if free_bits is not None:
         floor = number("free_bits", free_bits)

@@ -14,8 +14,6 @@ from ..ops import gaussian_torch
 from . import latent
 from .arguments import (
     bounds_of,
-    check_reduction,
-    check_sources,
     moments_dim,
     one_scale,
     sample_count,
@@ -23,7 +21,7 @@ from .arguments import (
 )
 from .divergence import PriorArgument, divergence, usual
 from .options import LatentOptions, MomentsOptions, RsampleOptions
-from .sources import Sources
+from .sources import one_source
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
 
@@ -155,11 +153,10 @@ def gaussian_latent(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    check_reduction(reduction)
-    check_sources(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+    samples = sample_count(num_samples)
     if rng == "torch" and not (return_eps or samples) and wanted.standard:
         fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
         if fused is not None:
@@ -232,9 +229,9 @@ def gaussian_rsample(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    check_sources(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
-    samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+    samples = sample_count(num_samples)
     z, *used = latent.latent(mu, scale, kind, bounds, usual(None), samples, sources, return_eps)
     return (z, *used) if return_eps else z  # type: ignore[return-value]
 
@@ -280,7 +277,6 @@ def gaussian_kl(
         if node is not None:
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    check_reduction(reduction)
     bounds = bounds_of(clamp, kind)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
     return latent.kl(mu, scale, kind, bounds, wanted)
@@ -365,10 +361,9 @@ def gaussian_latent_from_moments(
     kind = scale_kind(scale)
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
-    check_reduction(reduction)
-    check_sources(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     dim = moments_dim(moments, dim)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    samples, sources = sample_count(num_samples), Sources(key, generator, rng, eps)
+    samples = sample_count(num_samples)
     return latent.latent(moments, None, kind, bounds, wanted, samples, sources, return_eps, dim)

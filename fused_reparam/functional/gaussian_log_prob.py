@@ -11,9 +11,9 @@ from ..core.mistakes import names_mistakes
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
-from .arguments import bounds_of, check_sources, one_scale, sample_count
+from .arguments import bounds_of, one_scale, sample_count
 from .divergence import PriorArgument, prior_of
-from .sources import Sources
+from .sources import one_source
 
 __all__ = ["gaussian_rsample_log_prob"]
 
@@ -76,14 +76,14 @@ def gaussian_rsample_log_prob(
         if node is not None:
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    check_sources(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps)
     bounds = bounds_of(clamp, kind)
     samples = sample_count(num_samples)
     against = prior_of(prior)
     z, (log_q, log_p), _ = elementwise.sample(
         against.of("log_prob"),
         (("mu", mu), (SCALE_KINDS[kind], scale), *against.parameters),
-        sources=Sources(key, generator, rng, eps),
+        sources=sources,
         kind=kind,
         prior_kind=against.kind,
         numbers=(*bounds, *against.numbers),

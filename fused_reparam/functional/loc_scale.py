@@ -10,12 +10,14 @@ from torch import Tensor
 from ..core import reductions
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import names_mistakes
+from ..core.scales import STD
 from ..core.tracers import fx, special
 from ..families import FAMILIES
 from . import elementwise
-from .arguments import check_choice, check_key_sources, check_reduction, parameters, positive
-from .gaussian import gaussian_latent, gaussian_rsample
-from .sources import Sources
+from .arguments import check_choice, check_reduction, parameters, positive
+from .divergence import usual
+from .gaussian import gaussian_latent
+from .sources import key_source
 
 __all__ = ["loc_scale_latent", "loc_scale_rsample"]
 
@@ -87,13 +89,11 @@ def loc_scale_rsample(
         if node is not None:
             return node  # type: ignore[no-any-return]
     numbers = _numbers(base, df)
-    check_key_sources(key, generator)
+    sources, named = key_source(key, generator), (("loc", loc), ("scale", scale))
     if base == "normal":
-        loc, scale = parameters(("loc", loc), ("scale", scale))
-        return gaussian_rsample(loc, std=scale, key=key, generator=generator)  # type: ignore[return-value]
-    return elementwise.sample(
-        base, (("loc", loc), ("scale", scale)), Sources(key, generator), numbers=numbers
-    )[0]
+        numbers = *elementwise.UNBOUNDED, *usual(None).numbers
+        return elementwise.sample("gaussian", named, sources, STD, numbers=numbers)[0]
+    return elementwise.sample(base, named, sources, numbers=numbers)[0]
 
 
 @names_mistakes
@@ -156,7 +156,7 @@ def loc_scale_latent(
             "loc_scale_rsample and estimate it"
         )
     _numbers(base, None)
-    check_key_sources(key, generator)
+    sources = key_source(key, generator)
     if base == "normal":
         loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_latent(loc, std=scale, reduction=reduction, key=key, generator=generator)  # type: ignore[return-value]
@@ -164,7 +164,7 @@ def loc_scale_latent(
     z, found, _ = elementwise.sample(
         base,
         (("loc", loc), ("scale", scale)),
-        sources=Sources(key, generator),
+        sources=sources,
         reduction=reduction if in_op else None,
     )
     if in_op:

@@ -11,9 +11,9 @@ from ..core.mistakes import described, names_mistakes
 from ..core.scales import RHO, SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
-from .arguments import check_key_sources, check_reduction, deviation, number
+from .arguments import check_reduction, deviation, number
 from .gaussian import gaussian_latent
-from .sources import Sources
+from .sources import key_source
 
 __all__ = ["sample_weight"]
 
@@ -79,7 +79,7 @@ def sample_weight(
         if node is not None:
             return node  # type: ignore[no-any-return]
     check_reduction(reduction)
-    check_key_sources(key, generator)
+    sources = key_source(key, generator)
     mean, std = number("prior_mean", prior_mean), deviation("prior_std", prior_std)
     if mixture is None:
         prior = None if (mean, std) == (0.0, 1.0) else (mean, std)
@@ -90,7 +90,7 @@ def sample_weight(
     w, (kl,), _ = elementwise.sample(
         "mixture",
         (("mu", mu), (SCALE_KINDS[RHO], rho)),
-        sources=Sources(key, generator),
+        sources=sources,
         kind=RHO,
         numbers=numbers,
         reduction=reduction,

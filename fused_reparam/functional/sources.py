@@ -13,7 +13,7 @@ from ..ops.layout import empty_ordered, memory_order
 from ..ops.library import all_plain, as_tensor
 from ..ops.noise import draw_key
 from ..rng import keys
-from .arguments import given_noise
+from .arguments import check_rng, given_noise
 
 
 class Sources(NamedTuple):
@@ -23,6 +23,34 @@ class Sources(NamedTuple):
     generator: torch.Generator | None = None
     rng: str = "philox"
     eps: Tensor | None = None
+
+
+_FRESH = Sources()
+
+
+def one_source(
+    key: Tensor | None, generator: torch.Generator | None, rng: str, eps: Tensor | None
+) -> Sources:
+    """Raise ValueError unless the noise has one source."""
+    check_rng(rng)
+    if key is None and generator is None and eps is None and rng == "philox":
+        return _FRESH
+    keys.check_generator(generator)
+    if (key is not None) + (generator is not None) + (eps is not None) > 1:
+        raise ValueError("give at most one of key, generator and eps: each decides the noise")
+    if rng == "torch" and (key is not None or eps is not None):
+        raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
+    return Sources(key, generator, rng, eps)
+
+
+def key_source(key: Tensor | None, generator: torch.Generator | None) -> Sources:
+    """The same of a function that takes no other."""
+    if key is None and generator is None:
+        return _FRESH
+    keys.check_generator(generator)
+    if key is not None and generator is not None:
+        raise ValueError("give at most one of key and generator: each decides the noise")
+    return Sources(key, generator)
 
 
 def key_of(sources: Sources, like: Tensor) -> Any:

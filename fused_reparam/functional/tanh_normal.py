@@ -11,8 +11,8 @@ from ..core.mistakes import names_mistakes
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from . import elementwise
-from .arguments import bounds_of, check_sources, interval, one_scale, parameters
-from .sources import Sources
+from .arguments import bounds_of, interval, one_scale, parameters
+from .sources import one_source
 
 __all__ = ["tanh_normal_rsample"]
 
@@ -75,12 +75,12 @@ def tanh_normal_rsample(
         if node is not None:
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mean", mean, logvar, log_std, std, var, rho)
-    check_sources(key, generator, "philox", eps)
+    sources = one_source(key, generator, "philox", eps)
     numbers = (*bounds_of(clamp, kind), *interval(low, high))
     action, (log_prob,), _ = elementwise.sample(
         "tanh_normal",
         (("mean", mean), (SCALE_KINDS[kind], scale)),
-        sources=Sources(key, generator, eps=eps),
+        sources=sources,
         kind=kind,
         numbers=numbers,
         reduction="last",

@@ -14,14 +14,12 @@ from ..core.tracers import fx, node_of, special
 from . import elementwise
 from .arguments import (
     bounds_of,
-    check_key_sources,
     check_reduction,
-    check_sources,
     check_tensor,
     one_scale,
     temperature,
 )
-from .sources import Sources
+from .sources import Sources, key_source, one_source
 
 __all__ = [
     "kumaraswamy_rsample",
@@ -66,7 +64,7 @@ def log_normal_rsample(
         if node is not None:
             return node  # type: ignore[no-any-return]
     scales = (logvar, log_std, std, var, rho)
-    return _log_normal(loc, scales, clamp, None, Sources(key, generator))[0]
+    return _log_normal(loc, scales, clamp, None, key_source(key, generator))[0]
 
 
 @names_mistakes
@@ -117,7 +115,7 @@ def log_normal_latent(
             return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     scales = (logvar, log_std, std, var, rho)
-    z, kl = _log_normal(loc, scales, clamp, reduction, Sources(key, generator))
+    z, kl = _log_normal(loc, scales, clamp, reduction, key_source(key, generator))
     return z, kl[0]
 
 
@@ -129,7 +127,6 @@ def _log_normal(
     sources: Sources,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     kind, scale = one_scale("loc", loc, *scales)
-    check_key_sources(sources.key, sources.generator)
     numbers = bounds_of(clamp, kind)
     return elementwise.sample(
         "log_normal",
@@ -189,12 +186,12 @@ def relaxed_bernoulli(
         node = special(relaxed_bernoulli, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    check_sources(key, generator, "philox", eps)
+    sources = one_source(key, generator, "philox", eps)
     numbers = (temperature(tau),)
     return elementwise.sample(
         "relaxed_bernoulli",
         (("logits", logits),),
-        sources=Sources(key, generator, eps=eps),
+        sources=sources,
         kind=int(flag("hard", hard)),
         numbers=numbers,
     )[0]
@@ -249,9 +246,8 @@ def kumaraswamy_rsample(
         node = special(kumaraswamy_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    check_key_sources(key, generator)
     return elementwise.sample(
         "kumaraswamy",
         (("concentration1", concentration1), ("concentration0", concentration0)),
-        sources=Sources(key, generator),
+        sources=key_source(key, generator),
     )[0]

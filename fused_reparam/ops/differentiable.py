@@ -202,10 +202,6 @@ class DifferentiableOp(ABC):
             # Within the dispatcher no Function of a transform can be applied.
             if functorch_active():
                 return self._autograd(*inputs, *spec)  # type: ignore[no-any-return]
-            # The first call loads the extension, or finds none; a compiler would trace that.
-            if first.is_cpu and not torch.compiler.is_compiling() and not extension.asked:
-                extension.asked = True
-                dispatch.pick(first.device)
             return self.op(*inputs, *spec)  # type: ignore[no-any-return]
         if not torch._C._autograd._profiler_enabled():
             return self._directly(inputs, spec, facts)

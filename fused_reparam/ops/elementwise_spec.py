@@ -82,7 +82,7 @@ def member(spec: Spec) -> Family:
 
 def count(spec: Spec) -> int:
     """The number of values that are computed."""
-    return member(spec).values if spec.reduction is not None else 0
+    return 0 if spec.reduction is None else FAMILIES[spec.family].values
 
 
 def value_samples(spec: Spec) -> int:

@@ -23,8 +23,6 @@ from ...rng import bases
 from .. import dispatch
 
 module: Any = None
-# Whether a call has asked for the library, which loads this.
-asked = False
 origin, reason = "", "the native library is not loaded"
 _served: dict[str, Any] = {}
 _FUNCTIONS = (

@@ -67,6 +67,20 @@ def dsigma_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
     return torch.sigmoid(x)
 
 
+def dlog_sigma_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
+    """``d log sigma / d x``."""
+    if kind == LOGVAR:
+        return torch.full_like(x, 0.5)
+    if kind == LOG_STD:
+        return torch.ones_like(x)
+    if kind == STD:
+        return 1.0 / x
+    if kind == VAR:
+        return 0.5 / x
+    linear = x < -softplus_edge(x)  # there it tends to 1, and both of the quotient underflow
+    return torch.where(linear, 1.0, torch.sigmoid(x) / torch.where(linear, 1.0, sigma))
+
+
 def _softplus(x: Tensor) -> Tensor:
     return softplus(x, threshold=softplus_edge(x))
 

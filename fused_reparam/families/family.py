@@ -15,9 +15,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..core.scales import clamp, log_var_of, sigma_of
+from ..core.scales import LOG_STD, LOGVAR, clamp, log_var_of, sigma_of
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 Values = tuple[Tensor, ...]
@@ -47,8 +48,21 @@ def scale_of(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Ten
 
 
 def sigma_and_log(x: Tensor, kind: int) -> tuple[Tensor, Tensor]:
-    sigma = sigma_of(x, kind)
-    return sigma, log_var_of(x, sigma, kind)
+    if kind not in (LOGVAR, LOG_STD):
+        sigma = sigma_of(x, kind)
+        return sigma, log_var_of(x, sigma, kind)
+    log_sigma = 0.5 * x if kind == LOGVAR else x
+    return bounded_exp(log_sigma), 2.0 * log_sigma
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """e^x, 0 or infinite as ever; its derivatives may meet a gradient that is 0 or infinite.
+
+    Above the dtype's range they are large rather than infinite, and below it there are none.
+    """
+    least, most = (-746.0, 709.78) if x.dtype == torch.float64 else (-104.0, 88.72)
+    beyond = 1.0 + 1e30 * torch.relu(x - most)
+    return torch.exp(x.clamp(least, most)) * beyond
 
 
 def located(loc: Tensor, scale: Tensor, eps: Tensor | None) -> Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.scales import STD, clamp, sigma_of
-from .family import HALF_LOG_2PI, Family, Values, located, log_q, sigma_and_log
+from ..core.scales import RHO, STD, VAR, clamp, sigma_of
+from .family import HALF_LOG_2PI, Family, Values, bounded_exp, located, log_q, sigma_and_log
 
 
 class _Prior(NamedTuple):
@@ -38,27 +38,41 @@ def _in_prior(
     Without eps the distance is loc's. Where a sigma, or a power of it that a gradient has, may be
     beyond the dtype, the ratio is of the logarithms, and the distance is divided by the root of the
     prior's sigma twice. It is NaN where two parts of it overflow with opposite signs.
+
+    A sigma that is itself a number of the dtype is divided as it is, far out too: a quotient's
+    gradient is made of quotients that fit where it does.
     """
     edge, most = (230.0, 700.0) if loc.dtype == torch.float64 else (28.0, 87.0)
-    near = (log_var.abs() < edge) & (prior.log_var.abs() < edge)
+    number = _is_number(x, kind)
+    plain = (number | (log_var.abs() < edge)) & (
+        (number & _is_number(prior.x, prior.kind)) | (prior.log_var.abs() < edge)
+    )
     # Elsewhere of any number, so that no infinite derivative meets a gradient that is masked.
-    sigma = sigma_of(torch.where(near, x, 1.0), kind)
-    prior_sigma = sigma_of(torch.where(near, prior.x, 1.0), prior.kind)
-    far_log_var = torch.where(near, 0.0, prior.log_var)
+    prior_sigma = sigma_of(torch.where(plain, prior.x, 1.0), prior.kind)
+    sigma = sigma_of(torch.where(plain, x, 1.0), kind)
+    ratio = sigma / prior_sigma
+    far_log_var = torch.where(plain, 0.0, prior.log_var)
     fixed = far_log_var.detach()
     # 1, with the derivatives that the prior's scale gives the whole distance: those of its parts
     # may be infinities that cancel.
     shrink = torch.exp(0.5 * (fixed - far_log_var))
-    far_ratio = torch.exp(0.5 * (torch.where(near, 0.0, log_var) - fixed))
+    far_ratio = bounded_exp(0.5 * (torch.where(plain, 0.0, log_var) - fixed))
     root = torch.exp((-0.25 * fixed).clamp(max=most))  # bounded, so that nothing times it is NaN
     far = (loc - prior.mean) * root * root
+    distance = (loc - prior.mean) / prior_sigma
     if eps is not None:
         far = far + far_ratio * eps
-    distance = (located(loc, sigma, eps) - prior.mean) / prior_sigma
-    return (
-        torch.where(near, distance, far * shrink),
-        torch.where(near, sigma / prior_sigma, far_ratio * shrink),
-    )
+        # In one quotient, whose parts' gradients may be infinities that cancel, and of a sixteenth:
+        # loc + sigma eps may be beyond the dtype.
+        distance = 16.0 * (((loc - prior.mean) / 16.0 + (sigma / 16.0) * eps) / prior_sigma)
+    return torch.where(plain, distance, far * shrink), torch.where(plain, ratio, far_ratio * shrink)
+
+
+def _is_number(x: Tensor, kind: int) -> Tensor:
+    """Where sigma is about the parameter itself or its root: not an exponential, which may be
+    beyond the dtype.
+    """
+    return x > 0.0 if kind == RHO else torch.full_like(x, kind in (STD, VAR), dtype=torch.bool)
 
 
 def _gaussian_kl(

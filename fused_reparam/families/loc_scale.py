@@ -43,8 +43,8 @@ def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
     """log(((1 + scale)^2 + loc^2) / (4 scale))."""
-    # Of the root, and by the difference of the logarithms: neither overflows.
-    return 2.0 * torch.log(0.5 * torch.hypot(1.0 + scale, loc)) - torch.log(scale)
+    # Of the root of halves, and by the difference of the logarithms: neither overflows.
+    return 2.0 * torch.log(torch.hypot(0.5 + 0.5 * scale, 0.5 * loc)) - torch.log(scale)
 
 
 LAPLACE = Family(2, 0, "laplace", 1, False, _loc_scale(laplace_kl))

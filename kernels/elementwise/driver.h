@@ -43,7 +43,19 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
     p.prior_sigma = prior.sigma;
     p.prior_log_sigma = prior.log_sigma;
   }
-  if (traits.scaled && want_log) p.far = kernels.far[c.wide()](p, t.count());
+  const bool gaussian = traits.draw == Transform::log_prob || traits.draw == Transform::log_prob_prior ||
+                        traits.value == Value::gaussian || traits.value == Value::gaussian_prior;
+  p.far = gaussian && want_log && kernels.far[c.wide()](p, t.count());
+  if (!p.far) return;
+  for (void** x : {&p.distance, &p.ratio, &p.first, &p.second}) *x = t.take();
+  if (want_gradient) {
+    p.dsigma = scale.dsigma;
+    p.dlog_sigma = scale.dlog_sigma;
+    p.prior_dlog_sigma = prior.dlog_sigma;
+    p.dratio = t.take();
+    p.unit = t.take();
+  }
+  kernels.in_prior[c.wide()][traits.parameters > 2](p, traits.sampled());
 }
 
 // Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.
@@ -95,15 +107,18 @@ inline void forward_item(const Kernels& common, const ElementwiseKernels& kernel
 
 // ---- gradients ------------------------------------------------------------------------------------
 
-// Where a pass adds the gradients of loc, sigma, log sigma, and of the prior's loc and log sigma.
-constexpr int kSums = 5;
+// Where a pass adds the gradients of loc, sigma, log sigma, of the prior's loc and log sigma, and in a
+// tile with far numbers of the ratio to the prior.
+constexpr int kSums = 6;
 inline void*& sum_of(TilePass& p, int j) {
   void** const all[kSums] = {&p.to_loc, &p.to_sigma, &p.to_log_sigma, &p.to_prior_loc,
-                             &p.to_prior_log_sigma};
+                             &p.to_prior_log_sigma, &p.to_ratio};
   return *all[j];
 }
-inline bool has_sum(const ElementwiseCall& c, int j) {
-  return j < 2 || (j == 2 && c.traits().sampled()) || (j > 2 && c.traits().parameters > 2);
+inline bool has_sum(const ElementwiseCall& c, const TilePass& p, int j) {
+  if (j == 2) return c.traits().sampled();
+  if (j == 5) return c.traits().sampled() && p.far;
+  return j < 2 || c.traits().parameters > 2;
 }
 
 // Adds the gradients of some samples. The noise of the first of them may be there already.
@@ -173,10 +188,10 @@ inline void backward_item(const ElementwiseKernels& kernels, const ElementwiseCa
   ScalePass scale{}, prior{};
   set_parameters(kernels, c, c.traits().sampled(), true, t, p, scale, prior);
   for (int j = 0; j < kSums; ++j)
-    if (has_sum(c, j)) sum_of(p, j) = t.zeros();
+    if (has_sum(c, p, j)) sum_of(p, j) = t.zeros();
   add_samples(kernels, c, item, t, p);
   for (int j = 0; j < kSums; ++j) {
-    if (!has_sum(c, j)) continue;
+    if (!has_sum(c, p, j)) continue;
     if (c.wide())
       sums.set(row, j, static_cast<const double*>(sum_of(p, j)), t.count());
     else
@@ -211,6 +226,7 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
   p.to_loc = room(t.room(c.grads[0]));
   p.to_sigma = room(traits.scaled ? t.take() : t.room(c.grads[1]));
   if (sampled || valued) p.to_log_sigma = room(t.take());
+  if (p.far) p.to_ratio = room(t.take());
   if (traits.parameters > 2) {
     p.to_prior_loc = room(t.room(c.grads[2]));
     p.to_prior_log_sigma = room(t.take());
@@ -221,7 +237,7 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
   }
   if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);
   for (int j = 0; sums && j < kSums; ++j) {
-    if (!has_sum(c, j)) continue;
+    if (!has_sum(c, p, j)) continue;
     if (c.wide())
       sums->add(tile * rows, rows, j, static_cast<double*>(sum_of(p, j)), t.count());
     else
@@ -229,20 +245,21 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
   }
 
   // From sigma and log sigma to the scale's own parameter.
-  const auto to_scale = [&](const Operand& op, const ScalePass& s, const void* sigma, const void* log) {
+  const auto to_scale = [&](const Operand& op, const ScalePass& s, const void* sigma, const void* log,
+                            const void* ratio) {
     if (!op.data) return;
     void* out = t.room(op);
-    kernels.scale_gradient[c.wide()](s, sigma, log, out);
+    kernels.scale_gradient[c.wide()](s, sigma, log, ratio, p.dratio, out);
     t.written(op, out);
   };
   t.written(c.grads[0], p.to_loc);
   if (traits.scaled)
-    to_scale(c.grads[1], scale, p.to_sigma, p.to_log_sigma);
+    to_scale(c.grads[1], scale, p.to_sigma, p.to_log_sigma, p.to_ratio);
   else
     t.written(c.grads[1], p.to_sigma);
   if (traits.parameters > 2) {
     t.written(c.grads[2], p.to_prior_loc);
-    to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma);
+    to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma, nullptr);
   }
 }
 

@@ -51,6 +51,7 @@ struct Results {
   __attribute__((always_inline)) void loc(V v) const { add(p.to_loc, v); }
   __attribute__((always_inline)) void sigma(V v) const { add(p.to_sigma, v); }
   __attribute__((always_inline)) void log_sigma(V v) const { add(p.to_log_sigma, v); }
+  __attribute__((always_inline)) void ratio(V v) const { add(p.to_ratio, v); }
   __attribute__((always_inline)) void prior_loc(V v) const { add(p.to_prior_loc, v); }
   __attribute__((always_inline)) void prior_log_sigma(V v) const { add(p.to_prior_log_sigma, v); }
 };
@@ -84,36 +85,49 @@ FR_INLINE Prior<V> prior_of(const Operands<V>& in) {
     return {in.constant(0), in.constant(1), in.constant(2)};
 }
 
-// d = (loc - prior mean) / prior sigma and ratio = sigma / prior sigma. One over the prior's sigma is in
-// two factors, so that a division by both neither overflows nor underflows before its result does.
-template <class V>
-struct InPrior {
-  V d, ratio, first, second;
-  decltype(V{} < V{}) near;  // set in a tile that has far ones
-  __attribute__((always_inline)) V over_sigma(V x) const { return x * first * second; }
-};
-
+// What a tile with far numbers needs of its parameters, to be read by its loops:
+//
+//   first, second   one over the prior's sigma in two factors, so that a division by both neither
+//                   overflows nor underflows before its result does
+//   distance        (loc - prior mean) / prior sigma
+//   ratio           sigma / prior sigma; NaN of a near element where the value is `sampled`, which then
+//                   takes the distance of z
+//   dratio          the ratio's derivative in the scale's own parameter. Through sigma or through log
+//                   sigma it is the same number, but one of these may overflow or underflow on the way
+//   unit            1, or 2^-64 where a square of distance or ratio may overflow before the prior's scale,
+//                   a large number, divides it. Then prior_dlog_sigma becomes 2^64 times as large
+//
 // Near, a sigma rounds less than its logarithm; far out only the logarithms are right. So each element
-// of a tile that has any far ones chooses, by logarithms within which no power in a gradient overflows.
-template <bool kLearned, bool kFar, class V>
-FR_INLINE InPrior<V> in_prior(const Operands<V>& in, const Prior<V>& prior) {
-  const V one = num<V>(1.0), distance = in.loc() - prior.mean;
-  V ratio = in.sigma() * prior.inverse, first = prior.inverse, second = one;
-  decltype(V{} < V{}) near{};
-  if constexpr (kFar) {
-    constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
-    const V log_sigma = in.log_sigma(), edge = num<V>(single ? 20.0 * 20.0 : 160.0 * 160.0);
-    near = fma(log_sigma, log_sigma, prior.log_sigma * prior.log_sigma) < edge;
-    ratio = near ? ratio : exp(log_sigma - prior.log_sigma);
-    if constexpr (kLearned) {
-      // Bounded, so that nothing times it is NaN.
-      const V most = num<V>(single ? 87.0 : 700.0);
-      const V root = exp(min_keep_nan(most, num<V>(-0.5) * prior.log_sigma));
-      first = near ? first : root;
-      second = near ? second : root;
-    }
+// chooses, by logarithms within which no power in a gradient overflows.
+template <bool kLearned, class V>
+FR_INLINE void in_prior(const Operands<V>& in, int64_t i, bool sampled) {
+  using Real = typename Scalar<V>::type;
+  constexpr bool single = sizeof(Real) == 4;
+  const TilePass& p = in.p;
+  const Prior<V> prior = prior_of<kLearned>(in);
+  const auto put = [i](void* x, V v) { store((Real*)x + i, v); };
+  const V log_sigma = in.log_sigma(), edge = num<V>(single ? 20.0 * 20.0 : 160.0 * 160.0);
+  const auto near = fma(log_sigma, log_sigma, prior.log_sigma * prior.log_sigma) < edge;
+  // Bounded, so that nothing times it is NaN.
+  const V root = exp(min_keep_nan(num<V>(single ? 87.0 : 700.0), num<V>(-0.5) * prior.log_sigma));
+  const V first = near ? prior.inverse : root, second = near ? num<V>(1.0) : root;
+  const V ratio = near ? in.sigma() * prior.inverse : exp(log_sigma - prior.log_sigma);
+  const V distance = (in.loc() - prior.mean) * first * second;
+  put(p.first, first);
+  put(p.second, second);
+  put(p.distance, distance);
+  put(p.ratio, sampled & near ? num<V>(__builtin_nan("")) : ratio);
+  if (!p.dratio) return;
+  const V dsigma = in.at(p.dsigma), least = num<V>(single ? __FLT_MIN__ : __DBL_MIN__);
+  const V most = num<V>(single ? __FLT_MAX__ : __DBL_MAX__);
+  put(p.dratio, (dsigma >= least) & (dsigma <= most) ? dsigma * first * second
+                                                     : times(in.at(p.dlog_sigma), ratio));
+  if constexpr (kLearned) {
+    const auto large = (max_keep_nan(abs(distance), ratio) > num<V>(0x1p60)) & (first < num<V>(1.0));
+    put(p.unit, large ? num<V>(0x1p-64) : num<V>(1.0));
+    const V slope = in.at(p.prior_dlog_sigma);
+    put(p.prior_dlog_sigma, large ? slope * num<V>(0x1p64) : slope);
   }
-  return {distance * first * second, ratio, first, second, near};
 }
 
 // ---- draws ---------------------------------------------------------------------------------------
@@ -136,19 +150,23 @@ struct TransformFormula<Transform::linear> {
   }
 };
 
-// log q and log p of z. Far out, d of it is d of loc and ratio * eps: z itself may be beyond the dtype
-// where d is not. An element that is near has the same bits whether its tile has far ones or not.
+// log q and log p of z. Far out, d of it is the distance of loc and ratio * eps: z itself may be beyond
+// the dtype where d is not. A near element has the same bits whether its tile has far ones or not.
 template <bool kLearned, bool kFar>
 struct LogDensities {
+  // (z - prior mean) / prior sigma.
+  template <class V>
+  FR_INLINE V distance_of(const Operands<V>& in, V z, V eps, const Prior<V>& prior) {
+    if constexpr (!kFar) return (z - prior.mean) * prior.inverse;
+    const V ratio = in.at(in.p.ratio);
+    const V near = (z - prior.mean) * in.at(in.p.first);
+    return ratio == ratio ? fma(ratio, eps, in.at(in.p.distance)) : near;
+  }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
     const Prior<V> prior = prior_of<kLearned>(in);
-    V d = (z - prior.mean) * prior.inverse;
-    if constexpr (kFar) {
-      const InPrior<V> p = in_prior<kLearned, true>(in, prior);
-      d = p.near ? d : fma(p.ratio, eps, p.d);
-    }
+    const V d = distance_of(in, z, eps, prior);
     out.z(z);
     out.value(0, log_q(eps, in.log_sigma()));
     out.value(1, log_q(d, prior.log_sigma));
@@ -157,18 +175,20 @@ struct LogDensities {
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_value(1);
     const Prior<V> prior = prior_of<kLearned>(in);
-    V d = (fma(in.sigma(), eps, in.loc()) - prior.mean) * prior.inverse;
+    const V d = distance_of(in, fma(in.sigma(), eps, in.loc()), eps, prior);
     V to_prior, to_prior_log;
     if constexpr (kFar) {
-      const InPrior<V> p = in_prior<kLearned, true>(in, prior);
-      d = p.near ? d : fma(p.ratio, eps, p.d);
-      const V slope = times(gp, d);
-      to_prior = p.over_sigma(slope);
-      to_prior_log = slope == V{} ? -gp : fma(slope, d, -gp);
+      const V slope = times(gp, d), ratio = in.at(in.p.ratio);
+      to_prior = slope * in.at(in.p.first) * in.at(in.p.second);
       const V to_z = gz - to_prior;
       out.loc(to_z);
-      out.sigma((p.near ? to_z : gz) * eps);
-      out.log_sigma(-in.grad_value(0) - (p.near ? V{} : times(slope, p.ratio * eps)));
+      out.sigma((ratio == ratio ? gz : to_z) * eps);
+      out.log_sigma(-in.grad_value(0));
+      out.ratio(ratio == ratio ? -slope * eps : V{});
+      if constexpr (kLearned) {
+        const V unit = in.at(in.p.unit), less = gp * unit;
+        to_prior_log = slope == V{} ? -less : fma(slope, d * unit, -less);
+      }
     } else {
       const V slope = gp * d;
       to_prior = slope * prior.inverse;
@@ -300,18 +320,18 @@ template <>
 struct TransformFormula<Transform::kumaraswamy> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    out.z(exp(log1mexp(in.eps() / in.sigma()) / in.loc()));
+    out.z(exp(log1mexp_of_quotient(in.eps(), in.sigma()).log / in.loc()));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     // Beyond the bounds nothing is left of z's gradient. The concentrations divide last: their
     // reciprocals are infinite where they are subnormal.
     const V most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? 128.0 : 1100.0);
-    const V a = in.loc(), b = in.sigma(), t = min_keep_nan(most, in.eps() / b);
-    const V log_z = max_keep_nan(-most, log1mexp(t) / a), gz = in.grad_z() * exp(log_z);
+    const V a = in.loc(), b = in.sigma();
+    const LogOfQuotient<V> of = log1mexp_of_quotient(in.eps(), b);
+    const V log_z = max_keep_nan(-most, of.log / a), gz = in.grad_z() * exp(log_z);
     out.loc(-(gz * log_z / a));
-    // d ln(1 - e^-t) / dt = 1 / (e^t - 1).
-    out.sigma(-(gz * (t / expm1(t)) / a / b));
+    out.sigma(-(gz * of.slope / a / b));
   }
 };
 
@@ -329,39 +349,54 @@ FR_INLINE V floored(V kl, V floor) {
 template <bool kLearned, bool kFar>
 struct GaussianDivergence {
   template <class V>
-  FR_INLINE V kl(const Operands<V>& in, const InPrior<V>& p, V rest, V log_prior) {
-    return fma(num<V>(0.5), fma(p.d, p.d, rest), log_prior - in.log_sigma());
+  struct Terms {
+    V d, ratio, rest, kl;  // rest = ratio^2 - 1
+  };
+  template <class V>
+  FR_INLINE Terms<V> terms(const Operands<V>& in, const Prior<V>& prior) {
+    V d, ratio;
+    if constexpr (kFar) {
+      d = in.at(in.p.distance);
+      ratio = in.at(in.p.ratio);
+    } else {
+      d = (in.loc() - prior.mean) * prior.inverse;
+      ratio = in.sigma() * prior.inverse;
+    }
+    const V rest = fma(ratio, ratio, num<V>(-1.0));
+    return {d, ratio, rest, fma(num<V>(0.5), fma(d, d, rest), prior.log_sigma - in.log_sigma())};
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const Prior<V> prior = prior_of<kLearned>(in);
-    const InPrior<V> p = in_prior<kLearned, kFar>(in, prior);
-    const V rest = fma(p.ratio, p.ratio, num<V>(-1.0));
-    out.value(0, floored(kl(in, p, rest, prior.log_sigma), in.constant(3)));
+    out.value(0, floored(terms(in, prior_of<kLearned>(in)).kl, in.constant(3)));
   }
   template <bool kFloor, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const Prior<V> prior = prior_of<kLearned>(in);
-    const InPrior<V> p = in_prior<kLearned, kFar>(in, prior);
-    const V rest = fma(p.ratio, p.ratio, num<V>(-1.0));
+    const Terms<V> t = terms(in, prior);
     V g = in.grad_value(0);
-    if constexpr (kFloor) g = kl(in, p, rest, prior.log_sigma) < in.constant(3) ? V{} : g;
-    const V slope = product(g, p.d), to_loc = p.over_sigma(slope), to_log = product(g, rest);
-    out.loc(to_loc);
+    if constexpr (kFloor) g = t.kl < in.constant(3) ? V{} : g;
     out.sigma(V{});
-    out.log_sigma(to_log);
-    if constexpr (kLearned) {
-      out.prior_loc(-to_loc);
-      out.prior_log_sigma(-to_log - product(slope, p.d));
+    if constexpr (kFar) {
+      const V slope = times(g, t.d), to_loc = slope * in.at(in.p.first) * in.at(in.p.second);
+      // A square that overflows leaves the ratio once to its derivative, which may be small.
+      const auto fits = t.rest < num<V>(__builtin_inf());
+      out.loc(to_loc);
+      out.log_sigma(fits ? times(g, t.rest) : -g);
+      out.ratio(fits ? V{} : times(g, t.ratio));
+      if constexpr (kLearned) {
+        const V unit = in.at(in.p.unit), rest = fma(t.ratio * unit, t.ratio, -unit);
+        out.prior_loc(-to_loc);
+        out.prior_log_sigma(-times(g, rest) - times(slope, t.d * unit));
+      }
+    } else {
+      const V slope = g * t.d, to_loc = slope * prior.inverse, to_log = g * t.rest;
+      out.loc(to_loc);
+      out.log_sigma(to_log);
+      if constexpr (kLearned) {
+        out.prior_loc(-to_loc);
+        out.prior_log_sigma(-to_log - slope * t.d);
+      }
     }
-  }
-
- private:
-  // Near, no derivative is infinite.
-  template <class V>
-  FR_INLINE V product(V gradient, V slope) {
-    if constexpr (kFar) return times(gradient, slope);
-    return gradient * slope;
   }
 };
 template <bool kFar>
@@ -411,11 +446,12 @@ struct ValueFormula<Value::uniform> {
   }
 };
 
-// sqrt(x^2 + y^2) of numbers that are not negative, whose squares may overflow.
+// sqrt(x^2 + y^2) of numbers that are not negative, whose squares may overflow, times a factor below 1:
+// the root may overflow too.
 template <class V>
-FR_INLINE V hypotenuse(V x, V y) {
+FR_INLINE V hypotenuse(V x, V y, double factor) {
   const V most = max_keep_nan(x, y), share = min_keep_nan(x, y) / most;
-  return most * sqrt(fma(share, share, num<V>(1.0)));
+  return most * (num<V>(factor) * sqrt(fma(share, share, num<V>(1.0))));
 }
 
 // log(((1 + scale)^2 + loc^2) / (4 scale)), of the root and of the scale apart: neither overflows.
@@ -423,13 +459,13 @@ template <>
 struct ValueFormula<Value::cauchy> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V scale = in.sigma(), root = hypotenuse(scale + num<V>(1.0), abs(in.loc()));
-    out.value(0, fma(num<V>(2.0), log(num<V>(0.5) * root), -log(scale)));
+    const V scale = in.sigma(), half = hypotenuse(scale + num<V>(1.0), abs(in.loc()), 0.5);
+    out.value(0, fma(num<V>(2.0), log(half), -log(scale)));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V loc = in.loc(), scale = in.sigma(), one = num<V>(1.0), up = scale + one;
-    const V g = in.grad_value(0), inverse = one / hypotenuse(up, abs(loc)), twice = (g + g) * inverse;
+    const V g = in.grad_value(0), inverse = one / hypotenuse(up, abs(loc), 1.0), twice = (g + g) * inverse;
     out.loc(twice * (loc * inverse));
     out.sigma(fma(twice, up * inverse, -times(g, one / scale)));
   }

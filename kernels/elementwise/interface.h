@@ -86,12 +86,14 @@ struct TilePass {
   const double* constants;  // as set_constants in elementwise/tile.h makes them
   const void *loc, *sigma, *log_sigma;  // log sigma: only where a value (backward: a floor) takes it
   const void *prior_loc, *prior_sigma, *prior_log_sigma;
-  bool far;               // as ElementwiseKernels::far says
+  const void *dsigma, *dlog_sigma;  // of ScalePass, where gradients are wanted
+  bool far;               // as ElementwiseKernels::far says; what follows is there only then
+  void *distance, *ratio, *first, *second, *dratio, *unit, *prior_dlog_sigma;  // see `in_prior`
   const void* eps;
   void *z, *value[2];
   // Backward: gradients that came, and sums of those to give, which a pass adds to.
   const void *grad_z, *grad_value[2];
-  void *to_loc, *to_sigma, *to_log_sigma, *to_prior_loc, *to_prior_log_sigma;
+  void *to_loc, *to_sigma, *to_log_sigma, *to_prior_loc, *to_prior_log_sigma, *to_ratio;
 };
 
 // From a scale keyword's parameter x, bounded: sigma, log sigma and their derivatives in x, which are
@@ -111,10 +113,13 @@ struct ElementwiseKernels {
   void (*narrow)(Dtype, const void* in, void* out, int64_t count);
   // [0] for float, [1] for double.
   void (*scale[2][kKinds])(const ScalePass&);
-  void (*scale_gradient[2])(const ScalePass&, const void* to_sigma, const void* to_log_sigma, void* out);
+  void (*scale_gradient[2])(const ScalePass&, const void* to_sigma, const void* to_log_sigma,
+                            const void* to_ratio, const void* dratio, void* out);
   // Whether any of the first `count` parameters of a pass is so large or so small that a ratio to the
   // prior has to be formed of logarithms.
   bool (*far[2])(const TilePass&, int64_t count);
+  // What a pass needs of such parameters: [learned], whether the prior is of tensors.
+  void (*in_prior[2][2])(const TilePass&, bool sampled);
   void (*transform[2][kTransforms])(const TilePass&);
   void (*transform_backward[2][kTransforms])(const TilePass&);
   void (*value[2][kValues])(const TilePass&);

@@ -140,7 +140,7 @@ static void scale_pass(const ScalePass& pass) {
 
 template <class V>
 static void scale_gradient_pass(const ScalePass& p, const void* to_sigma, const void* to_log_sigma,
-                                void* out) {
+                                const void* to_ratio, const void* dratio, void* out) {
   using T = typename Scalar<V>::type;
   constexpr int64_t lanes = sizeof(V) / sizeof(T);
   for (int64_t i = 0; i < p.count; i += lanes) {
@@ -149,6 +149,7 @@ static void scale_gradient_pass(const ScalePass& p, const void* to_sigma, const 
       g = times(load<V>((const T*)to_log_sigma + i), load<V>((const T*)p.dlog_sigma + i));
     if (to_sigma)
       g = g + times(load<V>((const T*)to_sigma + i), load<V>((const T*)p.dsigma + i));
+    if (to_ratio) g = g + times(load<V>((const T*)to_ratio + i), load<V>((const T*)dratio + i));
     store((T*)out + i, g);
   }
 }
@@ -263,6 +264,16 @@ static bool any_far(const TilePass& p, int64_t count) {
          !within(p.prior_sigma, 1 / wide, wide);
 }
 
+template <class V, bool kLearned>
+static void in_prior_pass(const TilePass& pass, bool sampled) {
+  const TilePass p = pass;
+  V c[kConstants];
+  for (int j = 0; j < kConstants; ++j) c[j] = num<V>(p.constants[j]);
+  constexpr int64_t lanes = sizeof(V) / sizeof(typename Scalar<V>::type);
+  for (int64_t i = 0; i < p.count; i += lanes)
+    in_prior<kLearned>(Operands<V>{p, c, i}, i, sampled);
+}
+
 #define FR_DRAWS(pass, V)                                                                     \
   {                                                                                           \
     pass<V, Transform::linear>, pass<V, Transform::log_prob>, pass<V, Transform::log_prob_prior>,            \
@@ -286,6 +297,8 @@ const ElementwiseKernels& elementwise_kernels() {
   static constexpr ElementwiseKernels table = {
       draw_noise, widen, narrow, {FR_SCALES(f32), FR_SCALES(f64)},
       {scale_gradient_pass<f32>, scale_gradient_pass<f64>}, {any_far<f32>, any_far<f64>},
+      {{in_prior_pass<f32, false>, in_prior_pass<f32, true>},
+       {in_prior_pass<f64, false>, in_prior_pass<f64, true>}},
       FR_BOTH(FR_DRAWS, draw_pass), FR_BOTH(FR_DRAWS, draw_backward_pass),
       FR_BOTH(FR_VALUES, value_pass), FR_BOTH(FR_VALUES, value_backward_pass)};
   return table;

@@ -187,7 +187,7 @@ class ElementwiseTile {
   const ElementwiseCall& c_;
   int64_t begin_, count_, padded_;
   int used_ = 0;
-  Slot slots_[24], raw_;
+  Slot slots_[32], raw_;
   alignas(64) unsigned char noise_[kNoiseBytes];
 };
 

@@ -323,20 +323,28 @@ FR_INLINE f32 reciprocal(f32 x) {
 }
 FR_INLINE f64 reciprocal(f64 x) { return 1.0 / x; }
 
-// ln(1 - x) for 0 <= x <= 1/2.
+// ln(1 - e^-t) of t = x / y > 0, and its derivative times t, t / (e^t - 1): from the side on which
+// nothing cancels.
 template <class V>
-FR_INLINE V log1m_small(V x) {
-  const V u = num<V>(1.0) - x;
-  V m, e;
-  split<true>(u, m, e);
-  return log_split(m, e) + ((num<V>(1.0) - u) - x) / u;
-}
-
-// ln(1 - e^-x) for x > 0: from the side on which nothing cancels.
+struct LogOfQuotient {
+  V log, slope;
+};
 template <class V>
-FR_INLINE V log1mexp(V x) {
-  const V e = exp(-x), small = log(-expm1(-x));
-  return x < num<V>(0.6931471805599453) ? small : log1m_small(e);
+FR_INLINE LogOfQuotient<V> log1mexp_of_quotient(V x, V y) {
+  constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+  // A t that is tiny, also one that the dtype does not hold, is 1 - e^-t itself: it is taken this many
+  // times as large, and the logarithm less.
+  constexpr double up = single ? 0x1p100 : 0x1p900, log_up = 0.69314718055994530942 * (single ? 100 : 900);
+  const V one = num<V>(1.0), scaled = x * num<V>(up) / y, t = scaled * num<V>(1 / up);
+  const V bounded = min_keep_nan(num<V>(single ? 128.0 : 1100.0), t);
+  V e, minus;
+  exp_expm1_within(-bounded, e, minus);
+  const auto tiny = t < num<V>(single ? 0x1p-30 : 0x1p-60), large = t > num<V>(0.6931471805599453);
+  const V rest = one - e;                                   // e is at most 1/2 where this is taken
+  const V lost = ((one - rest) - e) * reciprocal(rest + num<V>(0x1p-60));
+  const V shift = tiny ? num<V>(-log_up) : large ? lost : V{};
+  const V y_log = log(tiny ? scaled : large ? rest : -minus) + shift;
+  return {y_log, tiny ? one : bounded * e / -minus};
 }
 
 }  // namespace fr::FR_NS

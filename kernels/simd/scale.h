@@ -28,7 +28,8 @@ FR_INLINE Softplus<V> softplus(V x, bool want_log, bool want_gradient) {
   const V half = num<V>(0.5) * e;
   if (want_log) s.log_sigma = x < num<V>(far) ? x - half : log_positive(s.sigma);
   if (want_gradient) {
-    const V inverse = reciprocal(one + e), finite = min_keep_nan(num<V>(1e38), s.sigma);
+    const V inverse = reciprocal(one + e);
+    const V finite = min_keep_nan(num<V>(sizeof(T) == 4 ? __FLT_MAX__ : __DBL_MAX__), s.sigma);
     s.sigmoid = x < zero ? e * inverse : inverse;
     s.ratio = x < num<V>(far) ? one - half : s.sigmoid * reciprocal(finite);
   }
@@ -65,18 +66,18 @@ FR_INLINE void sigma_and_rest(V x, V& sigma, V& rest) {
 }
 
 // The gradient of x: from_z * eps * dsigma/dx + from_kl * dKL/dx, each part if it is there.
-// With kMayBeZero an element's from_kl may be 0, which stays 0 where its slope is infinite.
+// With kMayBeZero an element's z_times_eps or from_kl may be 0, which stays 0 where its slope is infinite.
 template <Kind kind, bool kCoarse, bool kMayBeZero, class V>
 FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_kl) {
   const V one = num<V>(1.0), half = num<V>(0.5);
-  V dsigma, dkl;
+  V sigma, dsigma, dlog;
   if constexpr (kind == Kind::logvar) {
-    const V sigma = sigma_of<kind, kCoarse>(x);
+    sigma = sigma_of<kind, kCoarse>(x);
     dsigma = half * sigma;
-    dkl = fma(dsigma, sigma, -half);
+    dlog = half;
   } else if constexpr (kind == Kind::log_std) {
-    dsigma = sigma_of<kind, kCoarse>(x);
-    dkl = fma(dsigma, dsigma, -one);
+    sigma = dsigma = sigma_of<kind, kCoarse>(x);
+    dlog = one;
   } else if constexpr (kind == Kind::std) {
     if (!has_kl) return z_times_eps;
     // The parameter divides the gradient: a gradient of 0 stays 0 where 1 / x is infinite.
@@ -89,13 +90,20 @@ FR_INLINE V scale_gradient(V x, bool has_z, V z_times_eps, bool has_kl, V from_k
     return has_kl ? of_z + of_kl : of_z;
   } else {
     const Softplus<V> s = softplus(x, false, true);
+    sigma = s.sigma;
     dsigma = s.sigmoid;
-    dkl = fma(s.sigma, s.sigmoid, -s.ratio);
+    dlog = s.ratio;
   }
-  if (!has_kl) return z_times_eps * dsigma;
-  if constexpr (kMayBeZero) dkl = from_kl == V{} ? V{} : dkl;
-  if (!has_z) return from_kl * dkl;
-  return fma(z_times_eps, dsigma, from_kl * dkl);
+  // Both parts are added before dsigma multiplies them, which may be infinite: a sample's gradient of 0
+  // must not meet it alone.
+  V to_sigma = has_z ? z_times_eps : V{};
+  if (has_kl) {
+    V more = fma(from_kl, sigma, to_sigma);
+    if constexpr (kMayBeZero) more = from_kl == V{} ? to_sigma : more;
+    to_sigma = more;
+  }
+  if constexpr (kMayBeZero) dsigma = to_sigma == V{} ? V{} : dsigma;
+  return has_kl ? fma(to_sigma, dsigma, -(from_kl * dlog)) : to_sigma * dsigma;
 }
 
 // sigma and log sigma and their derivatives in x.

@@ -81,26 +81,43 @@ def test_kumaraswamy_of_extreme_concentrations(device, dtype):
         assert not grad.isnan().any()
 
 
-@pytest.mark.parametrize("eps", [1e-6, 0.7, 10.0, 20.0])
-def test_kumaraswamy_keeps_its_digits(backend, eps):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kumaraswamy_keeps_its_digits(backend, dtype):
     """Of a quotient eps / b so large that 1 - exp(-eps / b) rounds to 1, or so small that it has
-    no reciprocal."""
-    a, b = torch.cartesian_prod(
-        torch.tensor([1e-8, 1e-5, 0.5, 50.0]), torch.tensor([1.0, 1e20, 1e38, 3e38])
-    ).T.contiguous()
-    p = [t.requires_grad_() for t in (a, b)]
-    noise_given = torch.full_like(a, eps)
-    (z,) = results(p, spec("kumaraswamy"), eps=noise_given)
+    no reciprocal, or is no number of the dtype."""
+    check_kumaraswamy(dtype)
+
+
+def test_kumaraswamy_on_each_instruction_set(isa):
+    check_kumaraswamy(torch.float32)
+
+
+def check_kumaraswamy(dtype):
+    b = [1.0, 1e20, 1e38, 3e38] if dtype == torch.float32 else [1.0, 1e160, 1e307, 1.5e308]
+    grid = [torch.tensor(t, dtype=dtype) for t in ([1e-5, 0.5, 50.0], b, [1e-9, 0.7, 10.0, 20.0])]
+    a, b, eps = torch.cartesian_prod(*grid).T.contiguous()
+    p = [t.clone().requires_grad_() for t in (a, b)]
+    (z,) = results(p, spec("kumaraswamy"), eps=eps)
     grads = gradients([z], p, [torch.ones_like(z)])
-    a, b = a.detach().double(), b.detach().double()
-    t = noise_given.double() / b
-    log_base = torch.where(t < 0.5, torch.log(-torch.expm1(-t)), torch.log1p(-torch.exp(-t)))
+    # t may be below float64's smallest number: its logarithm is not.
+    a, b, eps = a.double(), b.double(), eps.double()
+    t, log_t = eps / b, eps.log() - b.log()
+    ordinary = torch.where(t < 0.5, torch.log(-torch.expm1(-t)), torch.log1p(-torch.exp(-t)))
+    log_base = torch.where(t < 1e-20, log_t, ordinary)
     want = torch.exp(log_base / a)
-    # 1 / b may be subnormal, which has fewer digits.
-    torch.testing.assert_close(z.double(), want, rtol=2e-2, atol=1e-6)
-    right = -want * log_base / a**2, -want * t / torch.expm1(t) / a / b
+    slope = torch.where(t < 1e-20, 1.0, t / torch.expm1(t))
+    close = {"rtol": 1e-4 if dtype == torch.float32 else 1e-11, "atol": 1e-37}
+    torch.testing.assert_close(z.double(), want, **close)
+    right = -want * log_base / a / a, -want * slope / a / b
     for got, exact in zip(grads, right, strict=True):
-        torch.testing.assert_close(got.double(), exact, rtol=2e-2, atol=1e-30)
+        torch.testing.assert_close(got.double(), exact, **close)
+
+
+def test_a_cauchy_kl_of_the_largest_numbers(backend):
+    """The root of the sum of squares is beyond the dtype, the divergence is not."""
+    p = [torch.full((3,), v) for v in (3e38, 3.3e38)]
+    kl = results(p, spec("cauchy", sample=False))[0].tolist()
+    assert kl == pytest.approx([math.log((3.3**2 + 3.0**2) * 1e38 / 3.3 / 4.0)] * 3, rel=1e-6)
 
 
 def test_relaxed_bernoulli_at_a_tiny_temperature(device):

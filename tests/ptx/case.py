@@ -54,7 +54,8 @@ class Case:
     "sum" for expanded ones, as `sum()` gives them; key_from: "host", or where kernels get their key
     from otherwise; big: with the 64-bit indices that tensors beyond 2^31 elements take;
     every_dtype: it is executed in each of them, whatever else is (see `coverage.chosen`); frozen:
-    the tensors without gradients; unused: the outputs that get none.
+    the tensors without gradients; unused: the outputs that get none; scaled: what the tensors'
+    values are multiplied by in turn.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Case:
     every_dtype: bool = False
     frozen: tuple[str, ...] = ()
     unused: tuple[int, ...] = ()
+    scaled: tuple[float, ...] = ()
 
     def inputs(self, dtype: torch.dtype) -> list[Tensor]:
         layouts = dict(enumerate(self.layouts))
@@ -81,7 +83,8 @@ class Case:
     def values(self, index: int) -> Tensor:
         generator = torch.Generator().manual_seed(31 + index)
         values = torch.randn(self.shape, generator=generator, dtype=torch.float64)
-        return 0.2 + values.abs() if self.tensors[index] in _POSITIVE else values
+        values = 0.2 + values.abs() if self.tensors[index] in _POSITIVE else values
+        return values * self.scaled[index] if self.scaled else values
 
     def call(self, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         given: dict[str, Any] = dict(zip(self.tensors, tensors, strict=True))

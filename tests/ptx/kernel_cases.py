@@ -19,6 +19,7 @@ def cases() -> dict[str, Case]:
         *_layouts(),
         *_other_gaussians(),
         *_families(),
+        *_far_out(),
         *_categories(),
         *_categories_along_an_inner_dim(),
     ]
@@ -189,6 +190,17 @@ def _families():
     halves = ("half", "half")
     name, options = "loc_scale halves", {"base": "logistic"}
     yield _case(name, fr.loc_scale_rsample, "loc scale", (9, 24), options, layouts=halves)
+
+
+def _far_out():
+    """Subnormal numbers, which instructions with `.ftz` take for zeros."""
+    scaled = {"scaled": (1e-37, 1.6e-38, 1e-37, 1e-35), "key": None}
+    names = "mu std prior_loc prior_std"
+    yield _case("kl of subnormal std", fr.gaussian_kl, names, (9, 20), **scaled)
+    small = {"scaled": (1.0, 1e-39)}
+    yield _case(
+        "log_prob of subnormal var", fr.gaussian_rsample_log_prob, "mu var", (9, 20), **small
+    )
 
 
 def _soft(shape, options=None, name="", **rest) -> Case:

@@ -63,6 +63,9 @@ MUTATIONS = {
     "stores one element further": (
         "latent halves", r"(st\.global\.v4\.b32 \[ %rd\d+) \+ 0", r"\1 + 4", 1
     ),
+    "subnormal numbers taken for zeros": (
+        "kl of subnormal std", r"rcp\.approx\.f32", "rcp.approx.ftz.f32", 0
+    ),
     "a sum that is contracted": (
         "categorical dim 1 (2, 6, 4)", r"add(\.f32\s+%r\d+, %r\d+), (%r\d+);",
         r"fma.rn\1, 0f3F800000, \2;", 0,

@@ -185,6 +185,8 @@ def all_outputs(kind, x, loc, samples):
     """Those of every function with a sampled value or a prior, each with its leaves."""
     many = {"num_samples": samples}
     learned = {"prior": (torch.zeros_like(x), {kind: torch.ones_like(x)})}
+    yield (fr.gaussian_rsample(loc, **{kind: x}, **many),)
+    yield fr.gaussian_latent(loc, **{kind: x}, reduction="none", **many)
     yield fr.gaussian_latent(loc, **{kind: x}, prior=(0.3, 2.0), reduction="none", **many)
     yield fr.gaussian_latent(loc, **{kind: x}, **learned, reduction="none", **many)
     yield fr.gaussian_rsample_log_prob(loc, **{kind: x}, **many)
@@ -209,6 +211,21 @@ def test_an_explicit_gradient_of_zero(kind, samples, device):
             )
             for grad in grads:
                 assert grad is None or not grad.any(), grad
+
+
+def test_a_kl_beside_a_sample_without_a_gradient(device):
+    """The sum of both is as the KL's alone, whose slope is infinite."""
+    mu, logvar = leaf(0.5, device), leaf(180.0, device)
+    z, kl = fr.gaussian_latent(mu, logvar)
+    assert gradients((0.0 * z.nan_to_num()).sum() + kl, mu, logvar)[1] == [math.inf] * 6
+
+
+@pytest.mark.parametrize("kind", ["logvar", "log_std"])
+def test_an_action_where_the_map_is_flat(kind, device):
+    """It has no slope where it meets an infinite sigma."""
+    mean, x = leaf(0.5, device), leaf(190.0, device)
+    action, _ = fr.tanh_normal_rsample(mean, **{kind: x}, low=-2.0, high=3.0)
+    assert gradients(action, mean, x) == [[0.0] * 6, [0.0] * 6]
 
 
 def test_a_gradient_of_zero_beside_others(device):

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from ...core.scales import (
-    LOG_STD,
-    LOGVAR,
-    STD,
-    VAR,
     clamp,
+    dlog_sigma_of,
     dsigma_of,
     inside,
     log_var_of,
     sigma_of,
-    softplus_edge,
 )
 from ...rng import stream as noise_stream
 from ...rng.keys import on_device
@@ -77,22 +73,26 @@ def backward(
     """
     mu, raw = elements(loc, dense), elements(scale, dense)
     x = clamp(raw, low, high)
-    to_loc, to_scale = torch.zeros_like(mu), torch.zeros_like(mu)
-    sigma = sigma_of(x, kind)
+    to_loc, to_sigma = torch.zeros_like(mu), torch.zeros_like(mu)
+    sigma, from_kl = sigma_of(x, kind), None
     if grad_z is not None:
         gz = elements(grad_z, dense)
         to_loc = gz
         if grad_scale is not None:
-            to_scale = gz * _noise(key, eps, mu, dense) * dsigma_of(x, sigma, kind)
+            to_sigma = gz * _noise(key, eps, mu, dense)
     if grad_kl is not None:
         segment = mu.numel() // grad_kl.numel()
         gk = (weight * flat(grad_kl).view(-1, 1)).expand(-1, segment).reshape(-1)
         to_loc = to_loc + gk * mu
-        # A gradient of 0 stays 0 where the derivative overflows.
-        to_scale = to_scale + torch.where(gk == 0.0, 0.0, gk * dkl_of(x, sigma, kind))
+        # sigma's part of the KL goes with the sample's, so that no infinity is taken off another.
+        to_sigma = to_sigma + times(gk, sigma)
+        from_kl = times(gk, dlog_sigma_of(x, sigma, kind))
     if grad_loc is not None:
         store(grad_loc, to_loc, dense)
     if grad_scale is not None:
+        to_scale = times(to_sigma, dsigma_of(x, sigma, kind))
+        if from_kl is not None:
+            to_scale = to_scale - from_kl
         if x is not raw:
             to_scale = torch.where(inside(raw, low, high), to_scale, 0.0)
         store(grad_scale, to_scale, dense)
@@ -103,23 +103,9 @@ def kl_element(mu: Tensor, x: Tensor, sigma: Tensor, kind: int) -> Tensor:
     return 0.5 * (mu * mu + sigma * sigma - 1.0 - log_var_of(x, sigma, kind))
 
 
-def dkl_of(x: Tensor, sigma: Tensor, kind: int) -> Tensor:
-    """``d KL / d x``."""
-    if kind == LOGVAR:
-        return 0.5 * (sigma * sigma - 1.0)
-    if kind == LOG_STD:
-        return sigma * sigma - 1.0
-    if kind == STD:
-        return sigma - 1.0 / sigma
-    if kind == VAR:
-        return 0.5 * (1.0 - 1.0 / x)
-    return sigma * torch.sigmoid(x) - _dlog_softplus(x, sigma)
-
-
-def _dlog_softplus(x: Tensor, sigma: Tensor) -> Tensor:
-    """``sigmoid(x) / softplus(x)``, which tends to 1 where both underflow."""
-    linear = x < -softplus_edge(x)
-    return torch.where(linear, 1.0, torch.sigmoid(x) / torch.where(linear, 1.0, sigma))
+def times(gradient: Tensor, slope: Tensor) -> Tensor:
+    """A gradient times a derivative, which may be infinite: either of them that is 0 stays 0."""
+    return torch.where((gradient == 0.0) | (slope == 0.0), 0.0, gradient * slope)
 
 
 def _noise(key: Tensor | None, eps: Tensor | None, like: Tensor, dense: bool) -> Tensor:

@@ -159,6 +159,17 @@ def reciprocal(x, MATH: tl.constexpr):
 
 
 @triton.jit
+def reciprocal_of_any(x, MATH: tl.constexpr):
+    """1 / x, also where either is subnormal: six instructions more."""
+    if MATH == PTX:
+        return ptx("rcp.approx.f32", x)
+    elif MATH == AMD:
+        return 1.0 / x
+    else:
+        return reciprocal(x, MATH)
+
+
+@triton.jit
 def exp2(x, MATH: tl.constexpr):
     """2 to the x; results below 2^-126 are flushed to zero."""
     if MATH == PTX:

@@ -23,9 +23,9 @@ def pull_sample(
     k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio, n2, n3, n4, n5, n6,
     grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
     gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
-    FAMILY: tl.constexpr, BASE: tl.constexpr, GVALUE: tl.constexpr, ONE: tl.constexpr,
-    ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr,
-    VEC: tl.constexpr, MATH: tl.constexpr,
+    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, GVALUE: tl.constexpr,
+    ONE: tl.constexpr, ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr,
+    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The sums with sample k's part of the gradients added."""
     EXACT: tl.constexpr = VEC == 4
@@ -66,7 +66,7 @@ def pull_sample(
             )  # fmt: skip
     return pull(
         a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
-        n2, n3, n4, n5, n6, FAMILY, EXACT, MATH,
+        n2, n3, n4, n5, n6, FAMILY, KIND, EXACT, MATH,
     )  # fmt: skip
 
 
@@ -153,8 +153,8 @@ def pull_tile(
                 n2, n3, n4, n5, n6,
                 grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
                 gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
-                FAMILY, BASE, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q, VEC,
-                MATH,
+                FAMILY, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q,
+                VEC, MATH,
             )  # fmt: skip
         else:
             for k in range(samples):
@@ -163,8 +163,8 @@ def pull_tile(
                     n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
                     mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
                     count, weight,
-                    FAMILY, BASE, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q,
-                    VEC, MATH,
+                    FAMILY, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT,
+                    Q, VEC, MATH,
                 )  # fmt: skip
     gk = None
     if GVALUE != GKL_NONE and not SAMPLED:

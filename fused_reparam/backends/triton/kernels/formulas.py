@@ -20,10 +20,12 @@ from .approx import exp, expm1, reciprocal, sqrt
 from .scale import (
     LOG_STD,
     LOGVAR,
+    RHO,
     STD,
     VAR,
     clamp,
     inverse_of,
+    is_number,
     ratio_to,
     sigma_squares,
     slopes,
@@ -225,7 +227,7 @@ def draw(
 def pull(
     a, sigma, inverse_b, mean, inverse, unit, ratio,
     eps, gz, g0, g1, s0, s1, s2, s3, s4, n2, n3, n4, n5, n6,
-    FAMILY: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
+    FAMILY: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The sums s0 .. s4 with one sample's part added.
 
@@ -244,6 +246,7 @@ def pull(
     else:
         x = a + sigma * eps
         dx = gz
+        to_eps = None  # the gradient of sigma eps where it is not dx, as z is not what p is made of
         if FAMILY == LOG_NORMAL:
             dx = times(gz, exp(x, 1.0, 1.0, EXACT, MATH))
         elif FAMILY == LOG_PROB or FAMILY == LOG_PROB_PRIOR:
@@ -256,8 +259,15 @@ def pull(
                 distance += spread
                 slope = g1 * distance
                 to_mean = over_sigma(slope, inverse, unit, FAMILY)
-                s0 -= to_mean
-                s2 += slope * spread
+                # Through sigma where it is a number, or it would lose or overflow by way of its
+                # logarithm; else through log sigma, which is right where sigma is not.
+                dx = gz - to_mean
+                if KIND == RHO:
+                    to_eps = tl.where(sigma > 1.0, dx, gz)
+                    s2 += tl.where(sigma > 1.0, 0.0, slope * spread)
+                elif not is_number(KIND):
+                    to_eps = gz
+                    s2 += slope * spread
                 if FAMILY == LOG_PROB_PRIOR:
                     s3 += to_mean
                     s4 += g1 - slope * distance
@@ -279,7 +289,7 @@ def pull(
                 s2 += g0
                 tanh = -expm1(-2.0 * tl.abs(x), e) * share
                 dx += 2.0 * g0 * tl.where(x >= 0.0, tanh, -tanh)
-        return s0 + dx, s1 + dx * eps, s2, s3, s4
+        return s0 + dx, s1 + (dx if to_eps is None else to_eps) * eps, s2, s3, s4
 
 
 @triton.jit
@@ -296,7 +306,8 @@ def finish(
         # here sigma = 1 / a and log_square = 1 / b
         return -s0 * sigma * sigma, -s1 * sigma * log_square, s0, s0
     else:
-        to_sigma, to_log = slopes(b, sigma, KIND, MATH)
+        LOC_SCALE: tl.constexpr = FAMILY == LAPLACE or FAMILY == UNIFORM or FAMILY == CAUCHY
+        to_sigma, to_log = slopes(b, sigma, KIND, MATH, not LOC_SCALE)
         # Only these may be infinite where no gradient of a sample came.
         to_b = times(s1, to_sigma) if KIND == LOGVAR or KIND == LOG_STD else s1 * to_sigma
         if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
@@ -316,7 +327,14 @@ def finish(
                 to_mean = over_sigma(slope, inverse, unit, FAMILY)
                 grown = gk * (ratio * ratio - 1.0)
                 s0 += to_mean
-                to_b += of_log(grown, to_log, KIND)
+                # The ratio's square may overflow before a large number divides it.
+                if is_number(KIND):
+                    grown_b = over_sigma(gk * ratio, inverse, unit, FAMILY) * to_sigma
+                    to_b += grown_b - times(gk, to_log)
+                elif KIND == RHO:
+                    to_b += gk * (ratio * (ratio * to_log) - to_log)
+                else:
+                    to_b += grown * to_log
                 s3 -= to_mean
                 s4 += slope * distance + grown
         elif FAMILY == LOG_NORMAL:

@@ -116,7 +116,8 @@ def backward_tile(
             drawn = dz * noise
         if GKL == GKL_NONE:
             dkl = 0.0
-        total = gradient(slope, kl_slope, drawn, dkl, GKL != GKL_NONE, KIND)
+        zeros: tl.constexpr = grad_z is None or GKL != GKL_ONE
+        total = gradient(slope, kl_slope, drawn, dkl, GKL != GKL_NONE, zeros, KIND)
         if CLAMP:
             total = tl.where(outside, 0.0, total)
         at = locate(

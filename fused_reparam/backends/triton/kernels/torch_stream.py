@@ -230,7 +230,7 @@ def backward_slice(
         x = clamp(x, floor, ceiling)
     slope, kl_slope = derivatives(x, KIND, EXACT, MATH)
     noise = narrow(noise, loc.dtype.element_ty).to(tl.float32)
-    total = gradient(slope, kl_slope, dz * noise, dkl, True, KIND)
+    total = gradient(slope, kl_slope, dz * noise, dkl, True, False, KIND)
     if CLAMP:
         total = tl.where(outside, 0.0, total)
     tl.store(grad_scale + begin + lane, narrow(total, grad_scale.dtype.element_ty), mask=mask)

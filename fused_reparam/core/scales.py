@@ -6,6 +6,8 @@ PyTorch code.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -19,12 +21,18 @@ def clamp(x: Tensor, low: float, high: float) -> Tensor:
     if low == -torch.inf and high == torch.inf:
         return x
     # torch.clamp's own gradient at the bounds is not the same in every release of PyTorch.
-    return torch.where(inside(x, low, high), x, x.detach().clamp(low, high))
+    least, most = _held(low, x), _held(high, x)
+    return torch.where(inside(x, low, high), x, x.detach().clamp(least, most))
 
 
 def inside(x: Tensor, low: float, high: float) -> Tensor:
     """Where the gradient of the clamp is 1: at and inside the bounds, and at NaN."""
-    return ~((x < low) | (x > high))
+    return ~((x < _held(low, x)) | (x > _held(high, x)))
+
+
+def _held(bound: float, x: Tensor) -> float:
+    """A bound as x's dtype holds it: PyTorch refuses a number that is beyond it."""
+    return math.copysign(math.inf, bound) if abs(bound) > torch.finfo(x.dtype).max else bound
 
 
 def sigma_of(x: Tensor, kind: int) -> Tensor:

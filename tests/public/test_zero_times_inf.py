@@ -46,6 +46,14 @@ def test_a_clamped_scale_of_every_function(kind, beyond, device):
             assert grad.tolist() == [0.0] * 6, function.__name__
 
 
+def test_bounds_beyond_the_dtype_are_none(device):
+    mu, logvar = leaf(0.5, device), leaf(1.0, device)
+    z, kl = fr.gaussian_latent(mu, logvar, clamp=(-1e300, 1e300), eps=torch.ones(6, device=device))
+    assert z.tolist() == pytest.approx([0.5 + math.exp(0.5)] * 6)
+    assert gradients(z.sum(), logvar)[0] == pytest.approx([0.5 * math.exp(0.5)] * 6)
+    assert kl.isfinite()
+
+
 def test_only_z_of_a_sample_whose_density_overflows(device):
     eps = noise.normal(noise.key(1).to(device), 6)
     loc, log_std = leaf(1.0, device), leaf(89.0, device)

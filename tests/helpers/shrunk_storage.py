@@ -44,22 +44,22 @@ def of_parameters():
                 for layout, laid in layouts.items():
                     params = [laid(p) for p in case.params()]
                     shrunk(params[at], share)
-                    attempt(f"{name}: {parameter} {part} {layout}", lambda: case(*params))  # noqa: B023
+                    attempt(f"{name}: {parameter} {part} {layout}", lambda: case(*params))
 
 
 def of_noise():
     for name, case in CASES.items():
         if case.noisy:
             key = shrunk(noise.key(1))
-            attempt(f"{name}: key", lambda: case(*case.params(), key=key))  # noqa: B023
+            attempt(f"{name}: key", lambda: case(*case.params(), key=key))
     for at in (2, 3):
         given = given_noise_params()
         shrunk(given[at], 0.5)
-        attempt(f"eps {at}", lambda: given_noise(*given))  # noqa: B023
+        attempt(f"eps {at}", lambda: given_noise(*given))
     x = torch.zeros(3, 4)
     attempt("beta", lambda: fr.gaussian_kl(x, x, beta=shrunk(torch.ones(()))))
     for dtype in (torch.float32, torch.float64):
-        attempt(f"noise.normal {dtype}", lambda: noise.normal(shrunk(noise.key(1)), 5, dtype=dtype))  # noqa: B023
+        attempt(f"noise.normal {dtype}", lambda: noise.normal(shrunk(noise.key(1)), 5, dtype=dtype))
     attempt(
         "noise.normal of a shard", lambda: noise.normal(shrunk(noise.key(1)), 5, index_offset=3)
     )
@@ -96,7 +96,7 @@ def of_ops():
                 given = [torch.ones(a) if isinstance(a, tuple) else a for a in args]
                 op(*given)  # with its memory it is right
                 given[at] = shrunk(given[at].clone())
-                attempt(f"op {name}: argument {at}", lambda: op(*given))  # noqa: B023
+                attempt(f"op {name}: argument {at}", lambda: op(*given))
 
 
 def ours(t):
@@ -121,7 +121,7 @@ def of_gradients():
                     grad = shrunk(torch.ones_like(output))
                     attempt(
                         f"{name}: gradient {at} {broadcast} {create_graph}",
-                        lambda: torch.autograd.grad(output, params, grad, **kwargs),  # noqa: B023
+                        lambda: torch.autograd.grad(output, params, grad, **kwargs),
                     )
 
 

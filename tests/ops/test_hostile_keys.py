@@ -8,10 +8,10 @@ import torch
 import fused_reparam as fr
 from fused_reparam import noise
 from tests.helpers import op_calls
+from tests.helpers.loops import where
 
 OPS = torch.ops.fused_reparam
 X = torch.full((3, 4), 0.5)
-pytestmark = pytest.mark.usefixtures("way")
 
 
 def leaf(t):
@@ -106,37 +106,34 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+# Which have no operand beside which a key could lie on another device.
+ALONE = ("normal", "base noise", "noise.normal", "noise.normal, offset")
+
+
 @pytest.mark.parametrize("call", CALLS)
-def test_the_ops_say_what_is_wrong(call, wrong):
-    make, kind, message = WRONG[wrong]
-    if wrong == "nested":
-        kind, message = (TypeError, NotImplementedError), "strided|uint64|NestedTensor"
-    if wrong == "on meta" and call in ("normal", "base noise"):
-        pytest.skip("there is no other device that it would be beside")
-    with pytest.raises(kind, match=message):
-        CALLS[call](make())
+def test_the_ops_say_what_is_wrong(way, call):
+    for wrong, (make, kind, message) in WRONG.items():
+        if wrong == "nested":
+            kind, message = (TypeError, NotImplementedError), "strided|uint64|NestedTensor"
+        if wrong != "on meta" or call not in ALONE:
+            with where(wrong), pytest.raises(kind, match=message):
+                CALLS[call](make())
 
 
-@pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("call", FUNCTIONS)
-def test_the_functions_say_what_is_wrong(call, wrong):
-    make, kind, message = WRONG[wrong]
-    if wrong == "on meta" and call.startswith("noise.normal"):
-        pytest.skip("there is no other device that it would be beside")
-    with pytest.raises(kind, match=message):
-        FUNCTIONS[call](make())
-
-
-@pytest.mark.parametrize("wrong", [3, (1, 2), [1, 2], "key", True, 1.5])
-@pytest.mark.parametrize("call", FUNCTIONS)
-def test_the_functions_refuse_what_is_no_tensor(call, wrong):
-    with pytest.raises(TypeError, match="key must be a uint64 tensor of shape"):
-        FUNCTIONS[call](wrong)
+def test_the_functions_say_what_is_wrong(call):
+    """They check a key before a backend has a say."""
+    for wrong, (make, kind, message) in WRONG.items():
+        if wrong != "on meta" or call not in ALONE:
+            with where(wrong), pytest.raises(kind, match=message):
+                FUNCTIONS[call](make())
+    for wrong in (3, (1, 2), [1, 2], "key", True, 1.5):
+        with where(wrong), pytest.raises(TypeError, match="must be a uint64 tensor of shape"):
+            FUNCTIONS[call](wrong)
 
 
 @pytest.mark.parametrize("call", [*CALLS, *FUNCTIONS])
-def test_a_key_that_lies_elsewhere_gives_the_same(call):
+def test_a_key_that_lies_elsewhere_gives_the_same(way, call):
     """Strided, between other words, expanded; for an op as int64 too."""
     run = CALLS.get(call) or FUNCTIONS[call]
     words = torch.arange(8).view(torch.uint64)

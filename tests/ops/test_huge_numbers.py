@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ import fused_reparam as fr
 from fused_reparam import noise
 from fused_reparam.families import FAMILIES
 from tests.helpers import op_calls
+from tests.helpers.loops import where
 
 OPS = torch.ops.fused_reparam
 KEY = noise.key(3)
@@ -34,30 +37,26 @@ def arguments(family, shapes, **spec):
     return params, op_calls.elementwise(family, params, KEY, **spec)
 
 
-@pytest.mark.parametrize("samples", COUNTS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_samples_of_the_op(family, samples):
+def test_samples_of_the_op():
     """3 of 2^58 - 1 are too many already: no memory is asked for, and nothing is multiplied."""
-    for shapes in SHAPES:
-        for sample in (True, False):
-            for reduction in (None, "sum", "sample"):
-                spec = {"samples": samples, "sample": sample, "reduction": reduction}
-                _, args = arguments(family, shapes, **spec)
+    for family, samples, shapes in product(FAMILIES, COUNTS, SHAPES):
+        for sample, reduction in product((True, False), (None, "sum", "sample")):
+            spec = {"samples": samples, "sample": sample, "reduction": reduction}
+            _, args = arguments(family, shapes, **spec)
+            with where(family, shapes, spec):
                 with pytest.raises(ValueError, match=TOO_MANY) as error:
                     OPS.elementwise(*args)
                 assert f"{samples} samples of shape (3,)" in str(error.value)
 
 
-@pytest.mark.parametrize("samples", COUNTS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_samples_of_the_backward_op(family, samples):
+def test_samples_of_the_backward_op():
     """With the gradient of a value alone no tensor of the samples' size is needed."""
-    for shapes in SHAPES:
+    for family, samples, shapes in product(FAMILIES, COUNTS, SHAPES):
         params, args = arguments(family, shapes, samples=samples, sample=False, reduction="sum")
         of_value = torch.zeros(()).expand(samples if FAMILIES[family].sampled else ())
         grads = [of_value if i < FAMILIES[family].values else None for i in range(2)]
         needs = op_calls.needs(*range(len(params)))
-        with pytest.raises(ValueError, match=TOO_MANY):
+        with where(family, samples, shapes), pytest.raises(ValueError, match=TOO_MANY):
             OPS.elementwise_backward(None, *grads, *args, needs)
 
 
@@ -73,16 +72,13 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("samples", COUNTS)
 @pytest.mark.parametrize("call", CALLS)
-def test_samples_of_the_functions(call, samples):
-    with pytest.raises(ValueError, match=TOO_MANY) as error:
-        CALLS[call](samples)
-    assert f"{samples} samples of shape (" in str(error.value)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_samples_that_no_integer_holds(call):
+def test_samples_of_the_functions(call):
+    for samples in COUNTS:
+        with where(samples):
+            with pytest.raises(ValueError, match=TOO_MANY) as error:
+                CALLS[call](samples)
+            assert f"{samples} samples of shape (" in str(error.value)
     for samples in BEYOND:
         if samples > 0:
             with pytest.raises(ValueError, match=r"num_samples must be below 2\^63, got"):
@@ -104,63 +100,64 @@ def test_no_elements_are_no_fault_however_many_samples():
     assert kl == 0
 
 
-@pytest.mark.parametrize("dim", DIMS)
-def test_dims(dim):
-    calls = []
-    if dim != -1:
+def test_dims():
+    for dim in DIMS:
         args = op_calls.elementwise("gaussian", [M, None], KEY, reduction="sum", split=dim)
         back = None, torch.zeros(()), None, *args, op_calls.needs(0)
-        calls += [(OPS.elementwise, args), (OPS.elementwise_backward, back)]
-    for mode in range(3):
-        spec = op_calls.softmax(mode=mode, dim=dim)
-        calls += [
-            (OPS.gumbel_softmax, (M, KEY, None, *spec)),
-            (OPS.gumbel_softmax_backward, (M, None, None, M, M, *spec, [True])),
-        ]
-    for op, args in calls:
-        with pytest.raises(ValueError, match=f"got (dim )?{dim}( of shape|$)"):
-            op(*args)
-    with pytest.raises(ValueError, match="permutation"):
-        OPS.normal(KEY, [2, 2], [0, dim], torch.float32)
+        calls = [(OPS.elementwise, args), (OPS.elementwise_backward, back)]
+        for mode in range(3):
+            spec = op_calls.softmax(mode=mode, dim=dim)
+            calls += [
+                (OPS.gumbel_softmax, (M, KEY, None, *spec)),
+                (OPS.gumbel_softmax_backward, (M, None, None, M, M, *spec, [True])),
+            ]
+        for op, args in calls:
+            says = f"got (dim )?{dim}( of shape|$)"
+            with where(op, dim), pytest.raises(ValueError, match=says):
+                op(*args)
+        with where(dim), pytest.raises(ValueError, match="permutation"):
+            OPS.normal(KEY, [2, 2], [0, dim], torch.float32)
 
 
-@pytest.mark.parametrize("dim", [*DIMS, *BEYOND])
-def test_dims_of_the_functions(dim):
-    for call in (fr.gumbel_softmax, fr.categorical_latent, fr.one_hot_categorical):
-        with pytest.raises(ValueError, match=f"have no dim {dim}"):
-            call(M, dim=dim)
-    with pytest.raises(ValueError, match=f"have no dim {dim}"):
-        fr.gaussian_latent_from_moments(M, dim)
+def test_dims_of_the_functions():
+    functions = (
+        fr.gumbel_softmax, fr.categorical_latent, fr.one_hot_categorical,
+        fr.gaussian_latent_from_moments,
+    )  # fmt: skip
+    for function, dim in product(functions, [*DIMS, *BEYOND]):
+        with where(function, dim), pytest.raises(ValueError, match=f"have no dim {dim}"):
+            function(M, dim=dim)
 
 
-@pytest.mark.parametrize("number", [-(2**63), -(2**32), -2, 5, 2**31, 2**32, 2**63 - 1])
-def test_other_integers_of_the_ops(number):
+def test_other_integers_of_the_ops():
     """What C++ keeps in 32 bits must not be cut off on its way."""
-    for field in ("kind", "prior_kind", "split"):
-        _, args = arguments("gaussian", SHAPES[0], **{field: number})
-        with pytest.raises(ValueError, match=f"{field} must be .* got {number}|p0, p2, p3, got 2"):
-            OPS.elementwise(*args)
-    with pytest.raises(ValueError, match=f"mode must be one of .* got {number}"):
-        OPS.gumbel_softmax(X, KEY, None, *op_calls.softmax(mode=number, dim=0))
+    for number in (-(2**63), -(2**32), -2, 5, 2**31, 2**32, 2**63 - 1):
+        for field in ("kind", "prior_kind", "split"):
+            _, args = arguments("gaussian", SHAPES[0], **{field: number})
+            says = f"{field} must be .* got {number}|p0, p2, p3, got 2"
+            with where(field, number), pytest.raises(ValueError, match=says):
+                OPS.elementwise(*args)
+        with where(number), pytest.raises(ValueError, match=f"mode must be one of .* got {number}"):
+            OPS.gumbel_softmax(X, KEY, None, *op_calls.softmax(mode=number, dim=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("near", [2**62, 2**63, 2**64, 2**65, 2**66])
-def test_index_offsets(dtype, near):
+def test_index_offsets(dtype):
     """Blocks are counted modulo 2^64, and indices are not: four times as many."""
     lanes = 4 if dtype == torch.float32 else 2
-    for first in (near - 5, near - 1, near, near + 3):
+    for near, beside in product((2**62, 2**63, 2**64, 2**65, 2**66), (-5, -1, 0, 3)):
+        first = near + beside
         got = noise.normal(KEY, 9, dtype=dtype, index_offset=first)
         seed, offset = KEY.view(torch.int64).tolist()
         key = noise.key(seed, (offset + first // lanes) % 2**64)
         want = noise.normal(key, 9 + lanes, dtype=dtype)[first % lanes :][:9]
-        assert torch.equal(got, want)
+        assert torch.equal(got, want), first
 
 
-@pytest.mark.parametrize("shape", [2**63, 2**64, (2, 2**63), (0, 2**63)])
-def test_shapes_of_noise(shape):
-    for offset in (0, 3):
-        with pytest.raises(ValueError, match=r"shape must be of sizes below 2\^63, got"):
+def test_shapes_of_noise():
+    for shape, offset in product((2**63, 2**64, (2, 2**63), (0, 2**63)), (0, 3)):
+        says = r"shape must be of sizes below 2\^63, got"
+        with where(shape, offset), pytest.raises(ValueError, match=says):
             noise.normal(KEY, shape, index_offset=offset)
     with pytest.raises(ValueError, match="shape must be of fewer elements, got"):
         noise.normal(KEY, 2**63 - 1, index_offset=3)
@@ -171,9 +168,14 @@ def test_shapes_of_noise(shape):
 EXPANDED = [2**58 + 1, 2**59, 2**60, 2**61, 2**62, 2**63 - 2048, 2**63 - 1]
 
 
-@pytest.mark.parametrize("n", EXPANDED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_expanded_tensors(n, dtype):
+def test_expanded_tensors(dtype):
+    for n in EXPANDED:
+        with where(n):
+            of_expanded(n, dtype)
+
+
+def of_expanded(n, dtype):
     """One element seen as more than 2^58: sums over them would never end, and bytes overflow."""
     t = torch.zeros((), dtype=dtype).expand(n)
     one = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
@@ -212,13 +214,12 @@ def test_expanded_tensors(n, dtype):
             call()
 
 
-@pytest.mark.parametrize("n", [2**59, 2**60, 2**61 + 1])
-def test_products_of_sizes_wrap_around(n):
+def test_products_of_sizes_wrap_around():
     """Against a row of 8 they are 2^62, 2^63 and 2^64 + 8, of which 64 bits leave 8."""
-    column, row = torch.zeros(()).expand(n, 1), torch.zeros(1, 8)
-    for params in ((column, row), (row, column)):
-        args = op_calls.elementwise("laplace", params, KEY, sample=False, reduction="sum")
-        for key in (None, KEY):
-            args[4] = key
-            with pytest.raises((ValueError, RuntimeError), match=f"{TOO_MANY}|overflow"):
+    for n in (2**59, 2**60, 2**61 + 1):
+        column, row = torch.zeros(()).expand(n, 1), torch.zeros(1, 8)
+        for params, key in product(((column, row), (row, column)), (None, KEY)):
+            args = op_calls.elementwise("laplace", params, key, sample=False, reduction="sum")
+            says = f"{TOO_MANY}|overflow"
+            with where(n, key), pytest.raises((ValueError, RuntimeError), match=says):
                 OPS.elementwise(*args)

@@ -85,7 +85,7 @@ def test_few_functions_are_called(elsewhere, name):
     mu, scale = (torch.linspace(-1, 1, 60).view(3, 20).requires_grad_() for _ in range(2))
     for _ in range(2):  # the first finds what the second looks up
         outputs = []
-        forward = functions_called(lambda: outputs.extend(call(mu, scale)))  # noqa: B023
+        forward = functions_called(lambda: outputs.extend(call(mu, scale)))
         loss = sum(o.sum() for o in outputs)
         backward = functions_called(loss.backward)
     assert forward <= most_forward

@@ -107,9 +107,7 @@ def test_compiled_equals_eager(case):
             for way in (call, compiled):
                 torch.manual_seed(1)
                 outputs = way(key, *params)
-                grads, drawn = keys_drawn(
-                    lambda: gradients(outputs, params, cotangents(outputs))  # noqa: B023
-                )
+                grads, drawn = keys_drawn(lambda: gradients(outputs, params, cotangents(outputs)))
                 found[way] = *outputs, *grads
                 assert drawn == (2 if case.noisy and way is compiled else 0)
             for got, want in zip(found[compiled], found[call], strict=True):

@@ -212,8 +212,8 @@ def test_actions():
 def test_location_scale():
     for call in (loc_scale_rsample, loc_scale_latent):
         for base in ("normal", "laplace"):
-            raises(TypeError, "loc must be float32, ", lambda b=base: call(MU.int(), 1.0, b))  # noqa: B023
-            raises(TypeError, "scale must be a floating", lambda b=base: call(MU, "1", b))  # noqa: B023
+            raises(TypeError, "loc must be float32, ", lambda b=base: call(MU.int(), 1.0, b))
+            raises(TypeError, "scale must be a floating", lambda b=base: call(MU, "1", b))
         raises(ValueError, "base must be one of normal, laplace, .*, got 'beta'",
                lambda call=call: call(MU, 1.0, "beta"))  # fmt: skip
         raises(ValueError, r"loc \(4, 6\) and scale \(5,\)",

@@ -165,7 +165,7 @@ def test_only_what_is_asked_for_is_written(target, latent):
         z, kl = latent(inputs[0], logvar=inputs[1])
         wanted = [t for t in inputs if t.requires_grad]
         grads = torch.randn_like(z), torch.ones_like(kl)
-        used[needs] = allocated(device, lambda: torch.autograd.grad((z, kl), wanted, grads))  # noqa: B023
+        used[needs] = allocated(device, lambda: torch.autograd.grad((z, kl), wanted, grads))
     for needs in ((True, False), (False, True)):
         assert used[needs] <= used[True, True] - size
         if name == "native":

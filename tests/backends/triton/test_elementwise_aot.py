@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("triton")
 from fused_reparam.families import FAMILIES, Family
 from tests.helpers import aot
+from tests.helpers.loops import where
 from tests.helpers.machine_code import narrow, run, wide
 
 # Instructions for an element on sm_90, one sample: float32 forward and backward, bfloat16 forward
@@ -136,19 +137,22 @@ def listings(target: str) -> dict[tuple, aot.Listing]:
     return {case: aot.Listing(**json.loads(line)) for case, line in zip(cases, lines, strict=True)}
 
 
-def name_of(case) -> str:
-    *names, one = case
-    return "-".join([*names, "one" if one else "loop"])
-
-
 def about(family: str) -> Family:
     return FAMILIES[family.partition(" ")[0]]
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_no_spills_and_wide_accesses(case):
-    target, dtype, name, family, _ = case
-    one, parameters = listings(target)[case], about(family).parameters
+TARGET = pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+
+
+@TARGET
+def test_no_spills_and_wide_accesses(target):
+    for case, one in listings(target).items():
+        with where(*case):
+            check_accesses(one, *case[:4])
+
+
+def check_accesses(one: aot.Listing, target: str, dtype: str, name: str, family: str) -> None:
+    parameters = about(family).parameters
     assert one.spills == 0
     assert one.local == []
     # Every latent tensor moves in accesses of 128 bits: the parameters, and z or its gradient and
@@ -163,19 +167,23 @@ def test_no_spills_and_wide_accesses(case):
         assert one.shared == []  # no tile changes threads
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_instructions_per_element(case):
-    target, *kind, family, single = case
-    one = listings(target)[case]
+@TARGET
+def test_instructions_per_element(target):
     amd = target.startswith("gfx")
-    if amd:
-        bound = AMD[family][SOME.index(tuple(kind))]
-    else:
-        bound = (BOUNDS if single else LOOP)[family][ALL.index(tuple(kind))]
-    aot.check_count(one, bound, exact=target in ("sm_90", "gfx942"))  # whose bounds they are
-    # The loop's own. AMD's compiler jumps over what only the first thread does: storing a sum.
-    sums = about(family).values if amd and "forward" in kind else 0
-    assert one.branches <= (sums if single else 2)
+    for case, one in listings(target).items():
+        _, *kind, family, single = case
+        if amd:
+            bound = AMD[family][SOME.index(tuple(kind))]
+        else:
+            bound = (BOUNDS if single else LOOP)[family][ALL.index(tuple(kind))]
+        with where(*case):
+            aot.check_count(
+                one, bound, exact=target in ("sm_90", "gfx942")
+            )  # whose bounds they are
+            # The loop's own. AMD's compiler jumps over what only the first thread does: storing a
+            # sum.
+            sums = about(family).values if amd and "forward" in kind else 0
+            assert one.branches <= (sums if single else 2)
 
 
 VARIANTS = [  # what the hot path leaves out, each at least once

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("triton")
 from tests.helpers import aot, aot_softmax
+from tests.helpers.loops import where
 from tests.helpers.machine_code import narrow, run, wide
 
 # Instructions for an element on sm_90, by what is held; sm_80 and sm_100 get no more. They are made
@@ -59,7 +60,6 @@ CASES = [
     *(("sm_90", *kind) for kind in BOUNDS),
     *((target, *kind) for target in ("sm_80", "sm_100", "gfx942") for kind in AMD),
 ]
-IDS = ["-".join(case) for case in CASES]
 
 
 @cache
@@ -74,15 +74,21 @@ def listings() -> dict[tuple[str, str, str], aot.Listing]:
     return {case: aot.Listing(**json.loads(line)) for case, line in zip(CASES, lines, strict=True)}
 
 
-def skip_unrolled(case):
-    if "long" in case[2] and not aot.counted_here():
-        pytest.skip("another Triton may unroll a loop, whose body is then counted several times")
+def counted() -> dict[tuple[str, str, str], aot.Listing]:
+    """Without long rows for another Triton, which may unroll a loop, whose body then counts several
+    times.
+    """
+    here = aot.counted_here()
+    return {case: one for case, one in listings().items() if here or "long" not in case[2]}
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_no_spills_and_wide_accesses(case):
-    skip_unrolled(case)
-    one = listings()[case]
+def test_no_spills_and_wide_accesses():
+    for case, one in counted().items():
+        with where(*case):
+            check_accesses(one, case)
+
+
+def check_accesses(one: aot.Listing, case: tuple[str, str, str]) -> None:
     assert one.spills == 0
     assert one.local == []
     # Each tensor moves in accesses of 128 bits, once; where rows are long, what is read once for
@@ -98,11 +104,14 @@ def test_no_spills_and_wide_accesses(case):
     assert narrow(one) == []
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_instructions_per_element(case):
-    skip_unrolled(case)
+def test_instructions_per_element():
+    for case, one in counted().items():
+        with where(*case):
+            check_instructions(one, case)
+
+
+def check_instructions(one: aot.Listing, case: tuple[str, str, str]) -> None:
     target, *kind = case
-    one = listings()[case]
     bound = (AMD if target == "gfx942" else BOUNDS)[tuple(kind)]
     aot.check_count(one, bound, exact=target in ("sm_90", "gfx942"))  # whose bounds they are
     # For a long row: whether there are chunks, on some targets once more for each walk, and the end
@@ -112,14 +121,15 @@ def test_instructions_per_element(case):
         assert one.branches <= (most if "long" in kind[1] else 0)
 
 
-@pytest.mark.parametrize(("dtype", "name"), BOUNDS)
-def test_shared_memory_serves_the_reductions_only(dtype, name):
+def test_shared_memory_serves_the_reductions_only():
     """A tile that changed threads would need all of its elements there, and wide accesses."""
-    one = listings()["sm_90", dtype, name]
-    assert set(one.shared) <= {"STS", "LDS", "STS.128", "LDS.128", "STS.64", "LDS.64"}
-    if aot.counted_here():  # another Triton may exchange one element at a time
-        assert len(one.shared) <= (4 if "backward" in name else 12)
-    assert one.shared_bytes <= 1024
+    for dtype, name in BOUNDS:
+        with where(dtype, name):
+            one = listings()["sm_90", dtype, name]
+            assert set(one.shared) <= {"STS", "LDS", "STS.128", "LDS.128", "STS.64", "LDS.64"}
+            if aot.counted_here():  # another Triton may exchange one element at a time
+                assert len(one.shared) <= (4 if "backward" in name else 12)
+            assert one.shared_bytes <= 1024
 
 
 SOFT, HARD, ONE_HOT = range(3)

@@ -134,14 +134,16 @@ _NO_MATTER_OF_TILES = (
 @cache
 def chosen() -> list[tuple[str, str]]:
     """The cases to execute, with their dtypes: float32 in all of them, another dtype in those that
-    must be, and in as many more as it takes to have every feature that any of them has.
+    must be, and in as many more as it takes to have every feature that any of them has. float16 is
+    cut into tiles as bfloat16 is, and float64, which takes a compiler longest, as float32 with half
+    the elements: theirs need only be what is no matter of tiles.
     """
     made = []
     for dtype in DTYPES:
         own = {name: features()[name, dtype] for name in cases()}
         picked = [name for name, case in cases().items() if dtype == "float32" or case.every_dtype]
         left = set().union(*own.values()).difference(*(own[name] for name in picked))
-        if dtype == "float16":  # it is cut into tiles as bfloat16 is
+        if dtype in ("float16", "float64"):
             left = {f for f in left if f[1] in _NO_MATTER_OF_TILES}
         while left:
             best = max(own, key=lambda name: len(own[name] & left))

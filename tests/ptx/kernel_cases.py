@@ -147,7 +147,7 @@ def _other_gaussians():
     half, transposed = ("half", "half"), ("transposed", "dense")
     yield _case("log_prob halves", log_prob, "mu logvar", (9, 24), layouts=half)
     yield _case("log_prob odd halves", log_prob, "mu logvar", (9, 21), layouts=half)
-    yield _case("log_prob long halves", log_prob, "mu logvar", (3, 2200), layouts=half)
+    yield _case("log_prob long halves", log_prob, "mu logvar", (3, 4400), layouts=half)
     yield _case("log_prob transposed", log_prob, "mu rho", (12, 20), layouts=transposed)
     name = "log_prob halves of many columns"
     yield _case(name, log_prob, "mu logvar", (9, 20), layouts=half, big=True)

@@ -32,8 +32,11 @@ def test_approximate_instructions_at_their_bounds(ask, name, salt):
     assert answer["problem"] is None, answer["problem"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(size, dtype) for size in SIZES for dtype in ("float32", "bfloat16")]
+    + [("one element", "float16"), ("slices", "float16")],  # as bfloat16, but for the rounding
+)
 def test_numbers_of_pytorchs_generator(ask, size, dtype):
     """rng="torch" draws the bits of torch.randn, and the latent's kernels use them."""
     answer = ask(stream=size, dtype=dtype)

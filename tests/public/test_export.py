@@ -28,24 +28,37 @@ def assert_plain(graph):
 
 
 @every
-@pytest.mark.parametrize("strict", [False, True])
-def test_an_exported_program_has_no_op_of_this_package(name, strict):
+def test_an_exported_program_has_no_op_of_this_package(name):
+    """Also by the tracer that reads Python's bytecode."""
     module, args = made(name)
-    program = torch.export.export(module, args, strict=strict)
-    assert_plain(program.graph)
-    assert_close(program.module()(*args), module(*args))
+    for strict in (False, True):
+        program = torch.export.export(module, args, strict=strict)
+        assert_plain(program.graph)
+        assert_close(program.module()(*args), module(*args))
 
 
-@every
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_other_dtypes_agree(name, dtype):
-    if name == "local" and dtype == torch.float16:
-        dtype = torch.bfloat16
-    module, args = made(name, dtype)
-    assert_close(torch.export.export(module, args).module()(*args), module(*args))
+# One of each class, for the dtypes and for an exporter that takes seconds a module.
+KINDS = (
+    "prior", "moments", "tanh", "gates", "gumbel", "categorical", "one hot", "local", "mixture",
+    "strided conv",
+)  # fmt: skip
+a_kind = pytest.mark.parametrize("name", KINDS)
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n != "moments"])
+def test_there_is_one_of_each_class():
+    assert {type(made(name)[0]) for name in KINDS} == {
+        type(made(name)[0]) for name in MODULES if name != "learned prior"
+    }
+
+
+@a_kind
+def test_other_dtypes_agree(name):
+    for dtype in (torch.bfloat16, torch.float64):
+        module, args = made(name, dtype)
+        assert_close(torch.export.export(module, args).module()(*args), module(*args))
+
+
+@pytest.mark.parametrize("name", [n for n in KINDS if n != "moments"])
 def test_the_batch_can_be_any(name):
     module, args = made(name)
     if "conv" in name:
@@ -93,7 +106,7 @@ def test_a_trace_loads_without_an_op_of_this_package(name):
 
 
 @NAMELESS
-@every
+@a_kind
 def test_onnx_runtime_agrees(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript, onnxruntime")
     pytest.importorskip("onnxscript")

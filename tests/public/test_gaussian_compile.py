@@ -44,8 +44,9 @@ def of_op(order, kind, low, high, reduction, sample=True, split=-1):
     return (order, "gaussian", kind, 0, numbers, 0, sample, reduction, split)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("spec", "dtype"), list(zip(SPECS, 3 * [torch.float32, torch.bfloat16], strict=True))
+)
 def test_opcheck(device, spec, dtype):
     mu, x = parameters("std", (3, 5), dtype, device)
     *_, reduction, sample = spec

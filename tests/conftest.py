@@ -1,9 +1,7 @@
 """Shared by all tests: which backends are at hand, memory filled with NaN, fixed seeds."""
 
-import json
 import os
 from contextlib import nullcontext
-from pathlib import Path
 
 # Workers share the cores; threads that wait for a busy one take most of the time. Tests of several
 # threads ask for them.
@@ -129,13 +127,3 @@ def _fresh_memory_is_nan():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(20140412)
-
-
-@pytest.fixture(scope="session")
-def golden():
-    """The cases of noise_stream_v1.json, with integers for seed and offset."""
-    path = Path(__file__).parent / "golden" / "noise_stream_v1.json"
-    cases = json.loads(path.read_text())["cases"]
-    for case in cases:
-        case["seed"], case["offset"] = int(case["seed"]), int(case["offset"])
-    return cases

@@ -5,9 +5,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.paths import ROOT
 
 # A process in which neither triton nor a native library is to be had, and its warnings.
 START = """

@@ -1,7 +1,6 @@
 """README's swap: a script that follows it to the letter trains the very model that it had."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +8,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy
 
 import fused_reparam as fr
+from tests.helpers.paths import ROOT
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 SWAP = README[README.index("## The swap") : README.index("## What it is worth")]
 ROWS = re.findall(r"^\| (.*?) \| .*? \| `\"(\w+)\"` \|$", SWAP, re.MULTILINE)
 BLOCKS = re.findall(r"```python\n(.*?)```", SWAP, re.DOTALL)
@@ -102,7 +102,7 @@ def test_the_mean_looks_better_than_the_model_is():
 def test_the_install_lines_name_what_the_build_needs():
     """Without build isolation nothing is installed for a build but what is there already."""
     tomllib = pytest.importorskip("tomllib")
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     first, second = re.findall(r"^pip install (.*?)\s+#", README, re.MULTILINE)[:2]
     assert second == "--no-build-isolation ."
     for needed in (*project["build-system"]["requires"], "torch"):

@@ -17,7 +17,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -371,7 +370,6 @@ def main() -> None:
     parser.add_argument("--warps", nargs="*", type=int, default=[4], help="for --sweep")
     options = parser.parse_args()
     options.targets = options.targets or (["sm_90"] if options.limits else TARGETS)
-    sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, installed or not
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on"):
         parser.error("TRITON_INTERPRET is set: nothing is compiled in the interpreter; unset it")
     if options.sweep:

@@ -10,10 +10,10 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 ISAS = ("avx512", "avx2")
 REGISTER = {"avx512": "%zmm", "avx2": "%ymm"}
 
@@ -142,5 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -7,13 +7,14 @@ import importlib
 import io
 import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.helpers.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
 
 
 def skip_unless_installed():

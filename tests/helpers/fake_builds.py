@@ -13,8 +13,8 @@ import pytest
 from fused_reparam.backends import cpu
 from fused_reparam.backends.cpu import build, extension
 from fused_reparam.backends.cpu import cache as cpu_cache
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # An installed library is hidden, so that there is something to build.
 HIDDEN = (
     "import pathlib, torch; from fused_reparam.backends import cpu, dispatch;"

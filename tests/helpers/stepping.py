@@ -23,7 +23,6 @@ from pathlib import Path
 
 from tests.helpers import paths
 
-ROOT = Path(__file__).parents[2]
 CHILD = ["-m", "tests.helpers.stepping"]
 # What the compiler leaves in a library whose instructions were counted, and how many times as many
 # those of other compilers and versions may be.
@@ -94,7 +93,6 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
 
 def child(cases: list[list[str]]) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # never left behind, stopped
-    sys.path.insert(0, str(ROOT))
     import torch
 
     from fused_reparam.backends import cpu

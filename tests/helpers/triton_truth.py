@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +15,6 @@ np = pytest.importorskip("numpy")
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 _REASON = backend.unavailable_reason(DEVICE)
 needs_backend = pytest.mark.skipif(_REASON is not None, reason=f"triton backend: {_REASON}")
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "noise_stream_v1.json").read_text())[
-    "cases"
-]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 KINDS = ["logvar", "log_std", "std", "var", "rho"]
 INF = float("inf")

@@ -9,6 +9,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 from fused_reparam import gaussian_latent, gumbel_softmax, noise
 from fused_reparam.rng import bases as streams
 from fused_reparam.rng import stream as rng_stream
+from tests.helpers import golden
+from tests.helpers.loops import where
 
 TWO64 = 1 << 64
 
@@ -17,8 +19,8 @@ def words(seed, offset, blocks):
     return rng_stream.words(noise.key(seed, offset), blocks).tolist()
 
 
-def test_words_are_the_golden_ones(golden):
-    for case in golden:
+def test_words_are_the_golden_ones():
+    for case in golden.CASES:
         want = case["philox4x32_10_words"]
         assert words(case["seed"], case["offset"], len(want)) == want
 
@@ -42,8 +44,8 @@ def test_random123_known_answers(counter, key, want):
     assert " ".join(f"{int(w):08x}" for w in got) == want
 
 
-def test_normals_are_the_golden_ones(golden, device):
-    for case in golden:
+def test_normals_are_the_golden_ones(device):
+    for case in golden.CASES:
         key = noise.key(case["seed"], case["offset"], device=device)
         for name, dtype, atol in (
             ("float32", torch.float32, 4e-6),
@@ -100,15 +102,16 @@ def test_float64_noise_is_another_draw(device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("base", streams.BASES)
-def test_a_long_stream_is_made_in_parts_that_fit(base, dtype, monkeypatch):
-    """In the reference: parts of a few blocks, across a carry, and all in one go."""
-    key = noise.key(3, (1 << 32) - 40)
-    found = []
-    for blocks in (7, 1 << 16):
-        monkeypatch.setattr(rng_stream, "_PART", blocks)
-        found.append(streams.BASES[base](key, 301, dtype, 4.0))
-    assert found[0].shape == (301,)
-    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+def test_a_long_stream_goes_on_where_its_parts_meet(base, dtype):
+    """The reference makes it part by part; here are its last elements by a key of their own."""
+    blocks, last, offset = 140_000, 75, (1 << 32) - 130_000  # a carry lies in the third part
+    lanes = (4 if dtype == torch.float32 else 2) // (2 if base == "student_t" else 1)
+    long = streams.BASES[base](noise.key(3, offset), blocks * lanes - 1, dtype, 4.0)
+    assert long.shape == (blocks * lanes - 1,)
+    for first in (65_500, 131_000, blocks - last):
+        part = streams.BASES[base](noise.key(3, offset + first), last * lanes - 1, dtype, 4.0)
+        at = first * lanes
+        torch.testing.assert_close(long[at : at + part.numel()], part, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -155,12 +158,13 @@ def test_counter_carries_into_the_high_word(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("index_offset", [0, 1, 2, 3, 4, 1001])
-def test_a_shard_is_a_slice(device, dtype, index_offset):
-    key = noise.key(11, (1 << 32) - 100, device=device)
-    whole = noise.normal(key, 1500, dtype=dtype)
-    shard = noise.normal(key, (7, 13), dtype=dtype, index_offset=index_offset)
-    assert torch.equal(shard.flatten(), whole[index_offset : index_offset + 91])
+def test_a_shard_is_a_slice(device, dtype):
+    for index_offset in [0, 1, 2, 3, 4, 1001]:
+        with where(index_offset):
+            key = noise.key(11, (1 << 32) - 100, device=device)
+            whole = noise.normal(key, 1500, dtype=dtype)
+            shard = noise.normal(key, (7, 13), dtype=dtype, index_offset=index_offset)
+            assert torch.equal(shard.flatten(), whole[index_offset : index_offset + 91])
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from fused_reparam import gaussian_latent
 from fused_reparam.ops import gaussian_torch
 from fused_reparam.rng import cuda as cuda_keys
 from tests.helpers import gaussian_calls as gaussian
+from tests.helpers.cuda_generators import OldGenerator
 from tests.helpers.triton_truth import DEVICE, latent64, needs_backend, scale_values, values
 
 np = pytest.importorskip("numpy")
@@ -257,31 +258,10 @@ def test_a_failure_may_pass_and_is_believed_the_third_time(unknown, monkeypatch)
 # --- the whole way -------------------------------------------------------------------------------
 
 
-class Generator:
-    """As much of a CUDA generator as the way needs."""
-
-    device = torch.device("cuda", 0)
-
-    def __init__(self, seed: int, offset: int):
-        self.seed, self.offset = seed, offset
-
-    def initial_seed(self) -> int:
-        return self.seed
-
-    def get_offset(self) -> int:
-        return self.offset
-
-    def graphsafe_get_state(self):
-        return self  # shares the state
-
-    def set_offset(self, offset: int) -> None:
-        self.offset = offset
-
-
 @pytest.fixture
 def forced(stream, monkeypatch):
     """The fused way with a stand-in generator, for a GPU of two blocks; returns the generator."""
-    generator = Generator(2**63 + 6, 20)
+    generator = OldGenerator(2**63 + 6, 20)
     monkeypatch.setattr(cuda_keys, "plain_generator", lambda device, own: own or generator)
     monkeypatch.setattr(stream, "most_blocks", lambda device: 2)
     monkeypatch.setattr(stream, "holds", lambda device, dtype: True)
@@ -318,7 +298,7 @@ def test_latent_draws_in_the_kernel_and_keeps_no_noise(forced):
 def test_general_backward_has_the_same_noise(forced):
     """One gradient only, a stride-0 gradient, no gradient of z, and a second derivative."""
     mu, logvar = pair((4, 150))
-    own = Generator(6, 8)
+    own = OldGenerator(6, 8)
     z, kl = gaussian_latent(mu, logvar, rng="torch", generator=own)
     assert (own.offset, forced.offset) == (12, 20)
     eps = randn64(6, 8, 600, 2).view(4, 150).float().to(DEVICE)

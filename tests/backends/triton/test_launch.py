@@ -8,15 +8,13 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.helpers.paths import ROOT
 from tests.helpers.triton_truth import needs_backend
-
-ROOT = Path(__file__).parents[3]
 
 
 def python(code: str, **environment: str) -> str:

@@ -19,6 +19,7 @@ from tests.helpers.elementwise_cases import (
     spec,
 )
 from tests.helpers.formulas import within_twice_the_error
+from tests.helpers.loops import where
 
 OPS = torch.ops.fused_reparam
 # Of values with a batch dim, of one number each, of each element, and none at all.
@@ -45,26 +46,30 @@ def compare(p, s, key, *, grads=None, rtol=2e-5, atol=2e-5):
     return got
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
 @QUICK
-def test_numbers(device, key, family, dtype):
+def test_numbers(device, key, family):
     """Given noise, so that nothing but the arithmetic differs."""
-    p = params(family, (5, 7), dtype, device)
-    exact = [t.detach().double().requires_grad_() for t in p]
-    for samples in (0, 3):
-        s = spec(family, samples)
-        bound = 2 if family == "log_normal" else 20
-        eps = noise_for(key, p, s).clamp(-bound, bound).to(dtype)
-        got, want, plain = results(p, s, eps=eps), formula(exact, eps, s), formula(p, eps, s, dtype)
-        of_z, *of_values = cotangents(want)
-        grads = [g.to(dtype) for g in (of_z, *(0.5 * g for g in of_values))]  # in every dtype
-        outcomes = [
-            (*outputs, *gradients(outputs, of, [g.to(o.dtype) for g, o in zip(grads, outputs)]))  # noqa: B905
-            for outputs, of in ((got, p), (want, exact), (plain, p))
-        ]
-        for g, w, h in zip(*outcomes, strict=True):
-            assert within_twice_the_error(g, w, h)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        for samples in (0, 3):
+            with where(dtype, samples):
+                judge(params(family, (5, 7), dtype, device), spec(family, samples), key)
+
+
+def judge(p, s, key):
+    """At most twice the error of the formula in the same dtype in plain PyTorch."""
+    dtype, exact = p[0].dtype, [t.detach().double().requires_grad_() for t in p]
+    bound = 2 if s.family == "log_normal" else 20
+    eps = noise_for(key, p, s).clamp(-bound, bound).to(dtype)
+    got, want, plain = results(p, s, eps=eps), formula(exact, eps, s), formula(p, eps, s, dtype)
+    of_z, *of_values = cotangents(want)
+    grads = [g.to(dtype) for g in (of_z, *(0.5 * g for g in of_values))]  # in every dtype
+    outcomes = [
+        (*outputs, *gradients(outputs, of, [g.to(o.dtype) for g, o in zip(grads, outputs)]))  # noqa: B905
+        for outputs, of in ((got, p), (want, exact), (plain, p))
+    ]
+    for g, w, h in zip(*outcomes, strict=True):
+        assert within_twice_the_error(g, w, h)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,18 +77,19 @@ def test_every_backend_has_every_family(device, key, family):
     compare(params(family, (3, 5), device=device), spec(family, 2), key)
 
 
-@pytest.mark.parametrize("reduction", EVERY_REDUCTION)
 @pytest.mark.parametrize(
     "family", ["gaussian", "log_prob", "laplace", "tanh_normal", "relaxed_bernoulli"]
 )
 @QUICK
-def test_reductions(device, key, family, reduction):
-    for shape in ((3, 4, 5), (6,), ()):
-        p = params(family, shape, device=device)
-        for samples in (0, 1, 2):
-            s = spec(family, samples, reduction)
-            compare(p, s, key)
-            compare(p, s, key, grads=expanded)
+def test_reductions(device, key, family):
+    for reduction in EVERY_REDUCTION:
+        with where(reduction):
+            for shape in ((3, 4, 5), (6,), ()):
+                p = params(family, shape, device=device)
+                for samples in (0, 1, 2):
+                    s = spec(family, samples, reduction)
+                    compare(p, s, key)
+                    compare(p, s, key, grads=expanded)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "tanh_normal"])
@@ -141,15 +147,16 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("samples", [0, 1, 3])
 @QUICK
-def test_views(device, key, view, samples):
-    for family in ("tanh_normal", "gaussian_prior"):
-        leaves = params(family, (3, 4, 5), device=device)
-        views = [VIEWS[view](leaves[0]), *leaves[1:]]
-        for p in (views, [*views[1:], views[0]]):
-            for reduction in ("sample", "none"):
-                compare(p, spec(family, samples, reduction), key)
+def test_views(device, key, view):
+    for samples in [0, 1, 3]:
+        with where(samples):
+            for family in ("tanh_normal", "gaussian_prior"):
+                leaves = params(family, (3, 4, 5), device=device)
+                views = [VIEWS[view](leaves[0]), *leaves[1:]]
+                for p in (views, [*views[1:], views[0]]):
+                    for reduction in ("sample", "none"):
+                        compare(p, spec(family, samples, reduction), key)
 
 
 @pytest.mark.parametrize("samples", [0, 2])
@@ -194,21 +201,27 @@ def test_scale_kinds(device, key, kind):
         compare(p, spec(family, kind=kind), key)
 
 
-@pytest.mark.parametrize("samples", [0, 1, 3])
 @pytest.mark.parametrize("family", ["gaussian", "gaussian_prior", "tanh_normal", "student_t"])
 @QUICK
-def test_two_parameters_in_one_tensor(device, key, family, samples):
-    for dim in range(3):
-        for reduction in ("none", "sample"):
-            first, second, *rest = p = params(family, (4, 2, 6), device=device)
-            joined = torch.cat((first, second), dim).detach().requires_grad_()
-            s = spec(family, samples, reduction)
-            want, got = results(p, s, key), results((joined, *rest), s._replace(split=dim), key)
-            grads = cotangents(want)
-            of_first, of_second, *others = gradients(want, p, grads)
-            wants = *want, torch.cat((of_first, of_second), dim), *others
-            for g, w in zip((*got, *gradients(got, (joined, *rest), grads)), wants, strict=True):
-                torch.testing.assert_close(g, w)
+def test_two_parameters_in_one_tensor(device, key, family):
+    for samples in [0, 1, 3]:
+        with where(samples):
+            for dim in range(3):
+                for reduction in ("none", "sample"):
+                    first, second, *rest = p = params(family, (4, 2, 6), device=device)
+                    joined = torch.cat((first, second), dim).detach().requires_grad_()
+                    s = spec(family, samples, reduction)
+                    want, got = (
+                        results(p, s, key),
+                        results((joined, *rest), s._replace(split=dim), key),
+                    )
+                    grads = cotangents(want)
+                    of_first, of_second, *others = gradients(want, p, grads)
+                    wants = *want, torch.cat((of_first, of_second), dim), *others
+                    for g, w in zip(
+                        (*got, *gradients(got, (joined, *rest), grads)), wants, strict=True
+                    ):
+                        torch.testing.assert_close(g, w)
 
 
 @QUICK

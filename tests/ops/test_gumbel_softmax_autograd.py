@@ -1,5 +1,7 @@
 """Gradients of the Gumbel-softmax: checks, double backward, checkpoints, what is saved."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -8,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from fused_reparam import categorical_latent, gumbel_softmax, noise, one_hot_categorical
 from fused_reparam.families.categorical import SOFT
 from tests.helpers.elementwise_cases import cotangents
+from tests.helpers.loops import where
 from tests.helpers.softmax_cases import (
     CASES,
     composition,
@@ -37,19 +40,20 @@ def key():
     return noise.key(5)
 
 
-@pytest.mark.parametrize(("shape", "dim"), [((2, 4), 1), ((2, 3, 2), 1), ((3,), 0), ((2, 1), 1)])
 @CASE
-def test_gradients_against_finite_differences(key, case, shape, dim):
+def test_gradients_against_finite_differences(key, case):
     """A one-hot y is flat: only its KL has differences, but its gradient's gradient has."""
-    logits = logits_of(shape, torch.float64)
-    for want in ((True, True), (True, False), (False, True)):
+    for shape, dim in [((2, 4), 1), ((2, 3, 2), 1), ((3,), 0), ((2, 1), 1)]:
+        with where(shape, dim):
+            logits = logits_of(shape, torch.float64)
+            for want in ((True, True), (True, False), (False, True)):
 
-        def call(x, want=want):
-            return run(case, x, key, dim=dim, want_y=want[0], want_kl=want[1])
+                def call(x, want=want):
+                    return run(case, x, key, dim=dim, want_y=want[0], want_kl=want[1])
 
-        if case.mode == SOFT or not want[0]:
-            assert gradcheck(call, logits)
-        assert gradgradcheck(call, logits)
+                if case.mode == SOFT or not want[0]:
+                    assert gradcheck(call, logits)
+                assert gradgradcheck(call, logits)
 
 
 def test_gradcheck_of_other_layouts_and_unused_outputs(key):
@@ -122,50 +126,51 @@ def test_second_backward_is_the_first(call):
     assert torch.equal(first, gradient(outputs, logits, grads))
 
 
-@pytest.mark.parametrize("use_reentrant", [False, True])
 @CALL
-def test_activation_checkpointing(call, use_reentrant):
+def test_activation_checkpointing(call):
     """The recomputed forward draws the noise of the first one; saved tensors are unpacked once."""
-    logits = logits_of((31, 7, 3))
-    weight = torch.randn(31, 7, 3)
+    for use_reentrant in [False, True]:
+        with where(use_reentrant):
+            logits = logits_of((31, 7, 3))
+            weight = torch.randn(31, 7, 3)
 
-    def block(x):
-        y, *kl = call(2.0 * x)
-        return (weight * y).sin().sum() + sum(k.sum() for k in kl)
+            def block(x):
+                y, *kl = call(2.0 * x)
+                return (weight * y).sin().sum() + sum(k.sum() for k in kl)
 
-    torch.manual_seed(3)
-    (want,) = torch.autograd.grad(block(logits), logits)
-    torch.manual_seed(3)
-    checkpoint(block, logits, use_reentrant=use_reentrant).backward()
-    assert torch.equal(logits.grad, want)
+            torch.manual_seed(3)
+            (want,) = torch.autograd.grad(block(logits), logits)
+            torch.manual_seed(3)
+            checkpoint(block, logits, use_reentrant=use_reentrant).backward()
+            assert torch.equal(logits.grad, want)
 
 
-@pytest.mark.parametrize(
-    ("name", "tensors"),
-    [
-        ("gumbel_softmax", 1),
-        ("hard", 1),
-        ("one_hot_categorical", 0),
-        ("categorical_latent", 1),
-        ("hard latent", 1),
-    ],
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_saved(key, name, tensors, dtype):
+def test_what_is_saved(key):
     """Besides the logits at most one tensor of y's size: no key, no noise, no second y."""
-    logits = logits_of((32, 5, 3), dtype)
-    saved = {}
+    for (name, tensors), dtype in product(
+        [
+            ("gumbel_softmax", 1),
+            ("hard", 1),
+            ("one_hot_categorical", 0),
+            ("categorical_latent", 1),
+            ("hard latent", 1),
+        ],
+        [torch.float32, torch.bfloat16],
+    ):
+        with where(name, tensors, dtype):
+            logits = logits_of((32, 5, 3), dtype)
+            saved = {}
 
-    def pack(t):
-        if t.untyped_storage().data_ptr() != logits.untyped_storage().data_ptr():
-            saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+            def pack(t):
+                if t.untyped_storage().data_ptr() != logits.untyped_storage().data_ptr():
+                    saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+                return t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        outputs = CALLS[name](logits, key=key)
-    assert list(saved.values()) == [logits.numel() * dtype.itemsize] * tensors
-    if name == "gumbel_softmax":
-        assert list(saved) == [outputs[0].untyped_storage().data_ptr()], "y itself"
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                outputs = CALLS[name](logits, key=key)
+            assert list(saved.values()) == [logits.numel() * dtype.itemsize] * tensors
+            if name == "gumbel_softmax":
+                assert list(saved) == [outputs[0].untyped_storage().data_ptr()], "y itself"
 
 
 def test_the_logits_are_kept_only_where_they_are_read(key):
@@ -190,21 +195,19 @@ def test_no_graph_without_need(key, call):
 
 
 @CASE
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("shape", [(301, 257), (3, 257, 301), (2, 40_003)])
-def test_bits_do_not_depend_on_the_number_of_threads(key, case, shape, threads):
-    logits = logits_of(shape)
-    found = []
+def test_bits_do_not_depend_on_the_number_of_threads(key, case):
     before = torch.get_num_threads()
-    try:
-        for count in (1, threads):
-            torch.set_num_threads(count)
-            outputs = run(case, logits, key, dim=1)
-            found.append((*outputs, gradient(outputs, logits, cotangents(outputs))))
-    finally:
-        torch.set_num_threads(before)
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
+    for shape in ((301, 257), (3, 257, 101), (2, 40_003)):
+        logits, found = logits_of(shape), []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                outputs = run(case, logits, key, dim=1)
+                found.append((*outputs, gradient(outputs, logits, cotangents(outputs))))
+        finally:
+            torch.set_num_threads(before)
+        for one, *others in zip(*found, strict=True):
+            assert all(torch.equal(one, other) for other in others), shape
 
 
 @CASE

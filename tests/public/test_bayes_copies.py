@@ -28,6 +28,14 @@ PARAMETRIZED = {
 }
 every_layer = pytest.mark.parametrize("layer", LAYERS)
 every_parametrization = pytest.mark.parametrize("how", PARAMETRIZED)
+# Every layer, and every parametrization of one.
+each = pytest.mark.parametrize(
+    ("layer", "how"),
+    [
+        *((layer, "plain") for layer in LAYERS),
+        *(("linear", how) for how in PARAMETRIZED if how != "plain"),
+    ],
+)
 moments = pytest.mark.parametrize("when", ["forward", "kl", "backward", "eval", "deleted loss"])
 
 
@@ -57,8 +65,7 @@ def assert_same_model(copied, model, x):
     assert all(p.grad is not None for p in copied.parameters())
 
 
-@every_layer
-@every_parametrization
+@each
 @moments
 def test_deepcopy(layer, how, when):
     model, x = used(layer, how, when)
@@ -85,8 +92,7 @@ def test_pickle_and_torch_save(layer, when):
     assert_same_model(torch.load(file, weights_only=False), model, x)
 
 
-@every_layer
-@every_parametrization
+@each
 @moments
 def test_exponential_moving_average(layer, how, when):
     model, x = used(layer, how, when)

@@ -1,5 +1,7 @@
 """Views, memory formats, broadcasting and moments: read in place, the noise in memory order."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from fused_reparam import gaussian_latent, gaussian_latent_from_moments, noise
 from fused_reparam.ops import layout
 from tests.helpers.allocations import allocated
 from tests.helpers.formulas import composition, exact, parameters
+from tests.helpers.loops import where
 
 
 def noise_in_memory_order(key, z):
@@ -51,33 +54,32 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("other", ["contiguous", "same"])
-def test_views(target, view, other, dtype):
-    device = target[1]
-    mu = VIEWS[view](base((5, 7, 11), device, 1, dtype))
-    x = VIEWS[view if other == "same" else other](base((5, 7, 11), device, 2, dtype))
-    # One is enough for the interpreter, which takes seconds; test_triton.py has the others.
-    interpreted = target == ("triton", torch.device("cpu"))
-    for reduction in ("sample",) if interpreted else ("batchmean", "sample", "none"):
-        z = check(mu, x, reduction)
-        assert z.stride() == torch.empty_like(mu).stride()
-        check(x, mu, reduction)
+def test_views(target, other, dtype):
+    for view in VIEWS:
+        with where(view):
+            device = target[1]
+            mu = VIEWS[view](base((5, 7, 11), device, 1, dtype))
+            x = VIEWS[view if other == "same" else other](base((5, 7, 11), device, 2, dtype))
+            # One is enough for the interpreter, which takes seconds; test_triton.py has the others.
+            interpreted = target == ("triton", torch.device("cpu"))
+            for reduction in ("sample",) if interpreted else ("batchmean", "sample", "none"):
+                z = check(mu, x, reduction)
+                assert z.stride() == torch.empty_like(mu).stride()
+                check(x, mu, reduction)
 
 
-@pytest.mark.parametrize(
-    "expand",
-    [
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_incoming_gradients_of_any_stride(device, reduction):
+    for expand in [
         lambda z: torch.ones((), device=z.device, dtype=z.dtype).expand(z.shape),
         lambda z: torch.randn(z.shape[-1], device=z.device, dtype=z.dtype).expand(z.shape),
         lambda z: torch.randn(z.shape[0], 1, 1, device=z.device, dtype=z.dtype).expand(z.shape),
         lambda z: torch.randn(z.shape[1], 1, device=z.device, dtype=z.dtype).expand(z.shape),
         lambda z: torch.randn(z.shape[::-1], device=z.device, dtype=z.dtype).permute(2, 1, 0),
-    ],
-)
-@pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_incoming_gradients_of_any_stride(device, expand, reduction):
-    check(base((5, 7, 11), device, 1), base((5, 7, 11), device, 2), reduction, expand)
+    ]:
+        with where(expand):
+            check(base((5, 7, 11), device, 1), base((5, 7, 11), device, 2), reduction, expand)
 
 
 def test_sum_backward(device):
@@ -96,15 +98,24 @@ def test_sum_backward(device):
         )
 
 
-@pytest.mark.parametrize("shapes", [
-    ((5, 7), (7,)), ((7,), (5, 7)), ((5, 7), (5, 1)), ((5, 1), (1, 7)), ((5, 7), ()), ((), (5, 7)),
-    ((2, 3, 5), (3, 1)), ((4, 1, 6), (4, 5, 1)), ((2, 3, 4, 5), (1, 3, 1, 1)), ((1,), (1, 1)),
-])  # fmt: skip
 @pytest.mark.parametrize("reduction", ["batchmean", "sample", "none"])
-def test_broadcasting(device, shapes, reduction):
-    if reduction == "sample" and torch.broadcast_shapes(*shapes) == ():
-        return
-    check(base(shapes[0], device, 1), base(shapes[1], device, 2), reduction)
+def test_broadcasting(device, reduction):
+    for shapes in [
+        ((5, 7), (7,)),
+        ((7,), (5, 7)),
+        ((5, 7), (5, 1)),
+        ((5, 1), (1, 7)),
+        ((5, 7), ()),
+        ((), (5, 7)),
+        ((2, 3, 5), (3, 1)),
+        ((4, 1, 6), (4, 5, 1)),
+        ((2, 3, 4, 5), (1, 3, 1, 1)),
+        ((1,), (1, 1)),
+    ]:
+        with where(shapes):
+            if reduction == "sample" and torch.broadcast_shapes(*shapes) == ():
+                return
+            check(base(shapes[0], device, 1), base(shapes[1], device, 2), reduction)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -119,23 +130,23 @@ def test_channels_last_is_kept(device, dtype):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dim", [0, 1, 2, -1])
-@pytest.mark.parametrize("clamp", [None, (-0.5, 0.5)])
-def test_moments(device, dim, memory_format, clamp):
-    moments = base((4, 6, 10, 8), device).to(memory_format=memory_format).requires_grad_()
-    key = noise.key(3, device=device)
-    z, kl = gaussian_latent_from_moments(moments, dim, key=key, clamp=clamp)
-    mu, x = (t.contiguous().requires_grad_() for t in moments.detach().chunk(2, dim))
-    eps = noise_in_memory_order(key, z.detach())
-    want_z, want_kl = composition(mu, x, eps, clamp=clamp)
-    torch.testing.assert_close(z, want_z, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(kl, want_kl)
-    cotangent = torch.randn_like(want_z)
-    (got,) = torch.autograd.grad((z, kl), moments, (cotangent, kl.detach()))
-    want = torch.autograd.grad((want_z, want_kl), (mu, x), (cotangent, kl.detach()))
-    rtol = 5e-5 if device.type == "cuda" else 1e-5  # a GPU's instructions are approximate
-    torch.testing.assert_close(got, torch.cat(want, dim), rtol=rtol, atol=1e-5)
-    assert got.stride() == moments.stride()
+def test_moments(device, memory_format):
+    for dim, clamp in product([0, 1, 2, -1], [None, (-0.5, 0.5)]):
+        with where(dim, clamp):
+            moments = base((4, 6, 10, 8), device).to(memory_format=memory_format).requires_grad_()
+            key = noise.key(3, device=device)
+            z, kl = gaussian_latent_from_moments(moments, dim, key=key, clamp=clamp)
+            mu, x = (t.contiguous().requires_grad_() for t in moments.detach().chunk(2, dim))
+            eps = noise_in_memory_order(key, z.detach())
+            want_z, want_kl = composition(mu, x, eps, clamp=clamp)
+            torch.testing.assert_close(z, want_z, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(kl, want_kl)
+            cotangent = torch.randn_like(want_z)
+            (got,) = torch.autograd.grad((z, kl), moments, (cotangent, kl.detach()))
+            want = torch.autograd.grad((want_z, want_kl), (mu, x), (cotangent, kl.detach()))
+            rtol = 5e-5 if device.type == "cuda" else 1e-5  # a GPU's instructions are approximate
+            torch.testing.assert_close(got, torch.cat(want, dim), rtol=rtol, atol=1e-5)
+            assert got.stride() == moments.stride()
 
 
 @pytest.mark.parametrize("scale", ["log_std", "std", "var", "rho"])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fused_reparam import (
     noise,
 )
 from tests.helpers.formulas import parameters
+from tests.helpers.loops import where
 
 
 def test_manual_seed_decides(device):
@@ -46,38 +48,40 @@ def test_a_generator_of_the_callers(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "halves"])
-@pytest.mark.parametrize("own_generator", [False, True])
-def test_rng_torch_draws_what_randn_like_draws(device, dtype, layout, own_generator):
-    mu, x = (t.detach() for t in parameters("logvar", (3, 4, 5, 6), dtype, device))
-    if layout == "channels_last":
-        mu = mu.to(memory_format=torch.channels_last)
-    if layout == "halves":
-        mu = torch.cat((mu, x), 1).chunk(2, 1)[0]
-    generator = torch.Generator(device).manual_seed(5) if own_generator else None
+def test_rng_torch_draws_what_randn_like_draws(device, dtype):
+    for layout, own_generator in product(["contiguous", "channels_last", "halves"], [False, True]):
+        with where(layout, own_generator):
+            mu, x = (t.detach() for t in parameters("logvar", (3, 4, 5, 6), dtype, device))
+            if layout == "channels_last":
+                mu = mu.to(memory_format=torch.channels_last)
+            if layout == "halves":
+                mu = torch.cat((mu, x), 1).chunk(2, 1)[0]
+            generator = torch.Generator(device).manual_seed(5) if own_generator else None
 
-    def seed():
-        if own_generator:
-            generator.manual_seed(5)
-        else:
-            torch.manual_seed(5)
+            def seed():
+                if own_generator:
+                    generator.manual_seed(5)
+                else:
+                    torch.manual_seed(5)
 
-    seed()
-    z, _, eps = gaussian_latent(mu, x, rng="torch", generator=generator, return_eps=True)
-    after = torch.randn(3, device=device, generator=generator)
-    seed()
-    want = (
-        torch.empty_like(mu).normal_(generator=generator) if own_generator else torch.randn_like(mu)
-    )
-    assert torch.equal(eps, want)
-    assert torch.equal(torch.randn(3, device=device, generator=generator), after), (
-        "generator's state"
-    )
-    tolerance = {torch.float32: 1e-6, torch.float64: 1e-15}.get(dtype, 0.02)
-    torch.testing.assert_close(
-        z, (mu.double() + torch.exp(0.5 * x.double()) * want.double()).to(dtype),
-        rtol=tolerance, atol=tolerance,
-    )  # fmt: skip
+            seed()
+            z, _, eps = gaussian_latent(mu, x, rng="torch", generator=generator, return_eps=True)
+            after = torch.randn(3, device=device, generator=generator)
+            seed()
+            want = (
+                torch.empty_like(mu).normal_(generator=generator)
+                if own_generator
+                else torch.randn_like(mu)
+            )
+            assert torch.equal(eps, want)
+            assert torch.equal(torch.randn(3, device=device, generator=generator), after), (
+                "generator's state"
+            )
+            tolerance = {torch.float32: 1e-6, torch.float64: 1e-15}.get(dtype, 0.02)
+            torch.testing.assert_close(
+                z, (mu.double() + torch.exp(0.5 * x.double()) * want.double()).to(dtype),
+                rtol=tolerance, atol=tolerance,
+            )  # fmt: skip
 
 
 def test_rng_torch_reproduces_a_textbook_step(device):
@@ -96,24 +100,25 @@ def test_rng_torch_reproduces_a_textbook_step(device):
         torch.testing.assert_close(g, w, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", ["logvar", "log_std", "std", "var", "rho"])
-def test_module_trains_like_the_function(device, scale):
-    mu, x = parameters(scale, (8, 6), torch.float32, device)
-    key = noise.key(1, device=device)
-    layer = FusedGaussianLatent(scale, reduction="sample")
-    for got, want in zip(
-        layer(mu, x, key=key),
-        gaussian_latent(mu, **{scale: x}, key=key, reduction="sample"),
-        strict=True,
-    ):
-        assert torch.equal(got, want)
-    moments = torch.cat((mu, x), 1)
-    for got, want in zip(
-        layer(moments, key=key),
-        gaussian_latent_from_moments(moments, scale=scale, key=key, reduction="sample"),
-        strict=True,
-    ):
-        assert torch.equal(got, want)
+def test_module_trains_like_the_function(device):
+    for scale in ["logvar", "log_std", "std", "var", "rho"]:
+        with where(scale):
+            mu, x = parameters(scale, (8, 6), torch.float32, device)
+            key = noise.key(1, device=device)
+            layer = FusedGaussianLatent(scale, reduction="sample")
+            for got, want in zip(
+                layer(mu, x, key=key),
+                gaussian_latent(mu, **{scale: x}, key=key, reduction="sample"),
+                strict=True,
+            ):
+                assert torch.equal(got, want)
+            moments = torch.cat((mu, x), 1)
+            for got, want in zip(
+                layer(moments, key=key),
+                gaussian_latent_from_moments(moments, scale=scale, key=key, reduction="sample"),
+                strict=True,
+            ):
+                assert torch.equal(got, want)
 
 
 def test_module_gives_the_mean_in_eval(device):

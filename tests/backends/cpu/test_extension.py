@@ -16,6 +16,7 @@ from fused_reparam.backends.cpu import build, extension
 from tests.helpers.elementwise_cases import cotangents
 from tests.helpers.fake_builds import PROBE, copying_compiler, needs_compiler
 from tests.helpers.fake_builds import start as run
+from tests.helpers.loops import where
 from tests.helpers.public_cases import EVERY
 from tests.helpers.python_kernels import python_kernels
 
@@ -67,24 +68,26 @@ def both(outputs, inputs):
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_every_call_is_the_same_in_python(case, dtype):
-    def results():
-        params = case.params(dtype=dtype)
-        torch.manual_seed(8)
-        outputs = case(*params)
-        # Of one backward pass, then of one that is itself differentiated.
-        once = gradients(outputs, params, retain_graph=True)
-        return [*outputs, *once, *both(outputs, params), torch.get_rng_state()], outputs
+def test_every_call_is_the_same_in_python(case):
+    for dtype in [torch.float32, torch.float64, torch.float16, torch.bfloat16]:
+        with where(dtype):
 
-    got, outputs = results()
-    assert in_cpp(outputs[0])
-    with python_kernels():
-        want, outputs = results()
-        assert not any(map(in_cpp, outputs))
-    for a, b in zip(got, want, strict=True):
-        assert (a.dtype, a.stride()) == (b.dtype, b.stride())
-        assert torch.equal(a, b)
+            def results():
+                params = case.params(dtype=dtype)
+                torch.manual_seed(8)
+                outputs = case(*params)
+                # Of one backward pass, then of one that is itself differentiated.
+                once = gradients(outputs, params, retain_graph=True)
+                return [*outputs, *once, *both(outputs, params), torch.get_rng_state()], outputs
+
+            got, outputs = results()
+            assert in_cpp(outputs[0])
+            with python_kernels():
+                want, outputs = results()
+                assert not any(map(in_cpp, outputs))
+            for a, b in zip(got, want, strict=True):
+                assert (a.dtype, a.stride()) == (b.dtype, b.stride())
+                assert torch.equal(a, b)
 
 
 class Mode(TorchDispatchMode):
@@ -184,25 +187,22 @@ def test_only_what_is_asked_for(call):
 
 
 @EACH
-@pytest.mark.parametrize(
-    ("change", "tolerance"),
-    [
+def test_hooks_on_saved_tensors(call):
+    """A tensor that comes back as another still gives the gradient of the one that was saved."""
+    for change, tolerance in [
         (torch.Tensor.double, 1e-5),
         (torch.Tensor.half, 5e-2),
         (lambda t: t.t().contiguous().t(), 1e-5),
-    ],
-    ids=["double", "half", "strides"],
-)
-def test_hooks_on_saved_tensors(call, change, tolerance):
-    """A tensor that comes back as another still gives the gradient of the one that was saved."""
-    found = []
-    for unpack in (lambda t: t, lambda t: change(t) if t.dim() == 2 else t):
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
-            inputs = parameters(6, 6)
-            found.append(gradients(call(*inputs, key=KEY), inputs))
-    for got, want in zip(*found, strict=True):
-        assert got.dtype == torch.float32
-        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+    ]:
+        with where(change, tolerance):
+            found = []
+            for unpack in (lambda t: t, lambda t: change(t) if t.dim() == 2 else t):
+                with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+                    inputs = parameters(6, 6)
+                    found.append(gradients(call(*inputs, key=KEY), inputs))
+            for got, want in zip(*found, strict=True):
+                assert got.dtype == torch.float32
+                torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
 @EACH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fused_reparam import noise
 from fused_reparam.backends import cpu
 from fused_reparam.core.scales import SCALE_KINDS
 from tests.helpers import gaussian_calls as gaussian
+from tests.helpers.loops import where
 
 CPU = torch.device("cpu")
 INF = math.inf
@@ -58,15 +60,15 @@ def both_ways(mu, x, grad, grad_kl, kind, bounds):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", range(len(SCALE_KINDS)), ids=SCALE_KINDS)
-@pytest.mark.parametrize("n", SIZES)
-def test_the_usual_call_gives_the_bits_of_the_general_one(dtype, kind, n):
-    arguments = (*operands(n, dtype), torch.tensor(2.0), kind)
-    usual = both_ways(*arguments, (-INF, INF))
-    general = both_ways(*arguments, (-1e30, 1e30))
-    for a, b in zip(usual, general, strict=True):
-        assert not a.isnan().any()
-        assert torch.equal(a, b)
+def test_the_usual_call_gives_the_bits_of_the_general_one(dtype):
+    for kind, n in product(range(len(SCALE_KINDS)), SIZES):
+        with where(kind, n):
+            arguments = (*operands(n, dtype), torch.tensor(2.0), kind)
+            usual = both_ways(*arguments, (-INF, INF))
+            general = both_ways(*arguments, (-1e30, 1e30))
+            for a, b in zip(usual, general, strict=True):
+                assert not a.isnan().any()
+                assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -17,6 +17,7 @@ from fused_reparam.ops.elementwise_spec import Spec, count
 from fused_reparam.ops.softmax_call import Spec as OfSoftmax
 from fused_reparam.rng import keys as rng_keys
 from tests.helpers.elementwise_cases import FAMILIES, params, spec
+from tests.helpers.loops import where
 
 cpu.info()  # loads it
 pytestmark = pytest.mark.skipif(
@@ -106,23 +107,24 @@ LAYOUTS = ["dense", "strided", "transposed", "one row", "number", "column and ro
 
 @DTYPES
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", range(5))
-def test_gaussian(layout, kind, dtype):
-    loc, scale, split, grad_z = operands(layout, dtype)
-    if kind in (2, 3):  # std and var
-        loc, scale = loc.abs() + 0.1, None if scale is None else scale.abs() + 0.1
-    second = [split < 0, False, False, False]
-    for bounds in (FREE, (0.2, 0.9)):
-        for reduction in (None, "last", *REDUCTIONS):
-            args = args_of(loc, scale, gaussian(kind, bounds, reduction, split=split))
-            _, kl, _ = assert_same(OPS.elementwise, args)
-            grad_kl = torch.linspace(-1, 1, kl.numel(), dtype=kl.dtype).view(kl.shape)
-            grad_kl = grad_kl if reduction else None
-            strided = grad_z.mT.contiguous().mT, grad_kl
-            for grads in ((grad_z, grad_kl), (grad_z, None), (None, grad_kl), strided):
-                for of_scale in {False, split < 0}:
-                    needs = [True, of_scale, *second[2:], False]
-                    assert_same(OPS.elementwise_backward, (*grads, None, *args, needs))
+def test_gaussian(layout, dtype):
+    for kind in range(5):
+        with where(kind):
+            loc, scale, split, grad_z = operands(layout, dtype)
+            if kind in (2, 3):  # std and var
+                loc, scale = loc.abs() + 0.1, None if scale is None else scale.abs() + 0.1
+            second = [split < 0, False, False, False]
+            for bounds in (FREE, (0.2, 0.9)):
+                for reduction in (None, "last", *REDUCTIONS):
+                    args = args_of(loc, scale, gaussian(kind, bounds, reduction, split=split))
+                    _, kl, _ = assert_same(OPS.elementwise, args)
+                    grad_kl = torch.linspace(-1, 1, kl.numel(), dtype=kl.dtype).view(kl.shape)
+                    grad_kl = grad_kl if reduction else None
+                    strided = grad_z.mT.contiguous().mT, grad_kl
+                    for grads in ((grad_z, grad_kl), (grad_z, None), (None, grad_kl), strided):
+                        for of_scale in {False, split < 0}:
+                            needs = [True, of_scale, *second[2:], False]
+                            assert_same(OPS.elementwise_backward, (*grads, None, *args, needs))
 
 
 def test_options_of_the_gaussian():
@@ -142,49 +144,58 @@ def test_options_of_the_gaussian():
 
 
 @DTYPES
-@pytest.mark.parametrize("samples", [0, 3])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families(family, samples, dtype):
-    p = [t.detach() for t in params(family, dtype=dtype)]
-    for reduction in ("sample", "last", None):
-        s = spec(family, samples, reduction)
-        args = (*p, *[None] * (4 - len(p)), KEY, None, *s)
-        z, *values = assert_same(OPS.elementwise, args)
-        grads = [torch.randn_like(t) for t in values[: count(s)]]
-        absent = [None] * (2 - len(grads))
-        for of_z in (torch.randn_like(z), None):
-            for of_values in (grads, [None] * len(grads)):
-                for needs in ([True] * 4, [True, False, True, False]):
-                    given = [n and t is not None for n, t in zip(needs, args, strict=False)]
-                    rest = (of_z, *of_values, *absent, *args, [*given, False])
-                    assert_same(OPS.elementwise_backward, rest)
+def test_families(family, dtype):
+    for samples in [0, 3]:
+        with where(samples):
+            p = [t.detach() for t in params(family, dtype=dtype)]
+            for reduction in ("sample", "last", None):
+                s = spec(family, samples, reduction)
+                args = (*p, *[None] * (4 - len(p)), KEY, None, *s)
+                z, *values = assert_same(OPS.elementwise, args)
+                grads = [torch.randn_like(t) for t in values[: count(s)]]
+                absent = [None] * (2 - len(grads))
+                for of_z in (torch.randn_like(z), None):
+                    for of_values in (grads, [None] * len(grads)):
+                        for needs in ([True] * 4, [True, False, True, False]):
+                            given = [n and t is not None for n, t in zip(needs, args, strict=False)]
+                            rest = (of_z, *of_values, *absent, *args, [*given, False])
+                            assert_same(OPS.elementwise_backward, rest)
 
 
 @DTYPES
-@pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("mode", [SOFT, HARD, ONE_HOT])
-def test_softmax(mode, dim, dtype):
-    g = torch.Generator().manual_seed(3)
-    given = torch.randn(2, 3, 4, 5, generator=g).to(dtype)
-    transposed = given.transpose(1, 3).contiguous().transpose(1, 3)
-    for logits, grad_y in (given.unbind(), transposed.unbind(), (given[0], transposed[1])):
-        for want_soft in {False, mode == HARD}:
-            for reduction in (None, *REDUCTIONS):
-                unimix = 0.1 if mode == ONE_HOT else 0.0
-                s = OfSoftmax(None, mode, 0.7, unimix, dim, True, want_soft, reduction)
-                y, soft, kl = assert_same(OPS.gumbel_softmax, (logits, KEY, None, *s))
-                assert_same(OPS.gumbel_softmax, (logits, None, grad_y, *s))
-                if mode == HARD and not want_soft:
-                    continue
-                kept = logits, {SOFT: y, HARD: soft, ONE_HOT: None}[mode]
-                grad_kl = torch.randn_like(kl) if reduction else None
-                for of_y in (grad_y, None):
-                    for of_kl in (grad_kl, None):
-                        args = (of_y, grad_y if want_soft else None, of_kl, *kept, *s, [True])
-                        assert_same(OPS.gumbel_softmax_backward, args)
-                if mode != ONE_HOT and reduction is None:
-                    args = (grad_y, None, None, None, kept[1], *s, [True])
-                    assert_same(OPS.gumbel_softmax_backward, args)
+def test_softmax(mode, dtype):
+    for dim in [0, 1, 2]:
+        with where(dim):
+            g = torch.Generator().manual_seed(3)
+            given = torch.randn(2, 3, 4, 5, generator=g).to(dtype)
+            transposed = given.transpose(1, 3).contiguous().transpose(1, 3)
+            for logits, grad_y in (given.unbind(), transposed.unbind(), (given[0], transposed[1])):
+                for want_soft in {False, mode == HARD}:
+                    for reduction in (None, *REDUCTIONS):
+                        unimix = 0.1 if mode == ONE_HOT else 0.0
+                        s = OfSoftmax(None, mode, 0.7, unimix, dim, True, want_soft, reduction)
+                        y, soft, kl = assert_same(OPS.gumbel_softmax, (logits, KEY, None, *s))
+                        assert_same(OPS.gumbel_softmax, (logits, None, grad_y, *s))
+                        if mode == HARD and not want_soft:
+                            continue
+                        kept = logits, {SOFT: y, HARD: soft, ONE_HOT: None}[mode]
+                        grad_kl = torch.randn_like(kl) if reduction else None
+                        for of_y in (grad_y, None):
+                            for of_kl in (grad_kl, None):
+                                args = (
+                                    of_y,
+                                    grad_y if want_soft else None,
+                                    of_kl,
+                                    *kept,
+                                    *s,
+                                    [True],
+                                )
+                                assert_same(OPS.gumbel_softmax_backward, args)
+                        if mode != ONE_HOT and reduction is None:
+                            args = (grad_y, None, None, None, kept[1], *s, [True])
+                            assert_same(OPS.gumbel_softmax_backward, args)
 
 
 class Mode(TorchDispatchMode):

@@ -83,7 +83,7 @@ def seen():
         yield found
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])  # by 4, 8 and 2 elements
 @pytest.mark.parametrize("name", CASES)
 def test_hints_hold(seen, name, dtype):
     case = cases()[name]

@@ -313,27 +313,32 @@ def test_forbidden_classes_and_nan(small_programs):
         assert kl[1].isnan().all()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_spoilt_row_is_nan_throughout(small_programs, bad):
+@pytest.mark.parametrize(
+    ("shape", "dtype", "modes"),
+    [
+        ((3, 11, 1), torch.float32, [(HARD, 0.0), (ONE_HOT, 0.1)]),
+        ((3, 600, 1), torch.float64, [(SOFT, 0.0), (ONE_HOT, 0.0)]),
+        ((1, 150, 8), torch.float32, [(HARD, 0.0), (ONE_HOT, 0.1)]),
+        ((1, 9, 8), torch.bfloat16, [(SOFT, 0.0), (ONE_HOT, 0.0)]),
+    ],
+)
+def test_a_spoilt_row_is_nan_throughout(small_programs, shape, dtype, modes):
     """By a NaN, by an infinity, or by -inf alone; the rows beside it are what they were."""
-    for shape, dtype in (((3, 11, 1), torch.float32), ((3, 600, 1), torch.float64),
-                         ((1, 150, 8), torch.float32), ((1, 9, 8), torch.bfloat16)):  # fmt: skip
-        clean = logits_of(shape, dtype)
+    clean = logits_of(shape, dtype)
+    wants = [run(mode, clean, unimix=unimix) for mode, unimix in modes]
+    for bad in (math.nan, math.inf, -math.inf):
         logits, rest = clean.clone(), [0, 1, 3]
         rows_last = logits.movedim(1, -1).flatten(0, 1)
         rows_last[2, ... if bad == -math.inf else 7] = bad
-        for mode, unimix in ((SOFT, 0.0), (HARD, 0.0), (ONE_HOT, 0.0), (ONE_HOT, 0.1)):
-            got, want = (run(mode, x, unimix=unimix) for x in (logits, clean))
-            for a, b in zip(got, want, strict=True):
+        for (mode, unimix), want in zip(modes, wants, strict=True):
+            for a, b in zip(run(mode, logits, unimix=unimix), want, strict=True):
                 if a is not None:
                     a, b = (t.movedim(1, -1).flatten(0, 1) if t.dim() == 3 else t.flatten()
                             for t in (a, b))  # fmt: skip
                     assert a[2].isnan().all()
                     assert all(torch.equal(a[i], b[i]) for i in rest if i < a.shape[0])
-        run_without_y = run(SOFT, logits, with_y=False)[2]
-        assert run_without_y.flatten().isnan().tolist() == [
-            i == 2 for i in range(run_without_y.numel())
-        ]
+        without_y = run(SOFT, logits, with_y=False)[2].flatten()
+        assert without_y.isnan().tolist() == [i == 2 for i in range(without_y.numel())]
 
 
 def test_given_noise():

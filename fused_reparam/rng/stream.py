@@ -86,7 +86,7 @@ def in_parts(
 ) -> Tensor:
     """``make(key, n, dtype, *rest)``, a stream of ``per_block`` elements a block, part by part."""
     part = _PART * per_block
-    if n <= part:
+    if n <= part or key.device.type == "meta":  # which has no memory that a part could stay in
         return make(key, n, dtype, *rest)
     out = torch.empty(n, dtype=dtype, device=key.device)
     for first in range(0, n, part):

@@ -1,39 +1,30 @@
-"""The families of distributions, a file for each kind: facts and formula, the specification."""
+"""The families of distributions, a file for each kind: facts and formula, the specification.
+
+Every row that a file here has is a family, whose name is the row's in lower case.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Sequence
 
 from .family import HALF_LOG_2PI, Family
-from .gaussian import GAUSSIAN, GAUSSIAN_PRIOR, LOG_PROB, LOG_PROB_PRIOR
-from .kumaraswamy import KUMARASWAMY
-from .loc_scale import CAUCHY, GUMBEL, LAPLACE, LOGISTIC, STUDENT_T, UNIFORM
-from .log_normal import LOG_NORMAL
-from .mixture import MIXTURE
-from .relaxed_bernoulli import RELAXED_BERNOULLI
-from .tanh_normal import TANH_NORMAL
 
 __all__ = ["FAMILIES", "HALF_LOG_2PI", "Family", "base_number", "is_standard"]
 
-FAMILIES: dict[str, Family] = {
-    "gaussian": GAUSSIAN,
-    "gaussian_prior": GAUSSIAN_PRIOR,
-    "log_prob": LOG_PROB,
-    "log_prob_prior": LOG_PROB_PRIOR,
-    "mixture": MIXTURE,
-    "tanh_normal": TANH_NORMAL,
-    "log_normal": LOG_NORMAL,
-    "laplace": LAPLACE,
-    "logistic": LOGISTIC,
-    "gumbel": GUMBEL,
-    "uniform": UNIFORM,
-    "cauchy": CAUCHY,
-    "student_t": STUDENT_T,
-    "relaxed_bernoulli": RELAXED_BERNOULLI,
-    "kumaraswamy": KUMARASWAMY,
-}
-"""By name, which backends receive; the order is the native library's numbering."""
+
+def _found() -> dict[str, Family]:
+    rows: dict[str, Family] = {}
+    for module in sorted(found.name for found in pkgutil.iter_modules(__path__)):
+        members = vars(importlib.import_module(f"{__name__}.{module}"))
+        rows |= {name.lower(): row for name, row in members.items() if isinstance(row, Family)}
+    return rows
+
+
+FAMILIES: dict[str, Family] = _found()
+"""By name, which backends receive. The order of files and of rows in them means nothing."""
 
 
 def is_standard(family: str, numbers: Sequence[float], samples: int) -> bool:
@@ -44,5 +35,6 @@ def is_standard(family: str, numbers: Sequence[float], samples: int) -> bool:
 
 
 def base_number(family: str, numbers: Sequence[float]) -> float:
-    """The number that the family's base noise takes: Student's degrees of freedom, else unused."""
-    return numbers[0] if family == "student_t" else 0.0
+    """The number that the family's base noise takes, as Student's degrees of freedom; else 0."""
+    at = FAMILIES[family].base_number
+    return 0.0 if at is None else numbers[at]

@@ -21,6 +21,8 @@ import math
 import torch
 from torch import Tensor
 
+MODES = ("soft", "hard", "one_hot")
+"""An op and C++ take their positions."""
 SOFT, HARD, ONE_HOT = range(3)
 
 

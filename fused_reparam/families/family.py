@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,37 @@ class Family(NamedTuple):
     formula: Formula
     linear: bool = True
     """Whether z is parameter 0 and something that does not depend on it."""
+    scaled: bool = False
+    """Whether parameter 1 is a scale, of the keyword ``kind``, and numbers 0 and 1 bound it."""
+    base_number: int | None = None
+    """Which of the numbers the base noise takes."""
+    transform: str = "linear"
+    """The name of what becomes of parameters and noise, in C++ and in Triton."""
+    hard: str = ""
+    """The same where ``kind`` is 1, of a family that is not scaled and has a second form."""
+    value: str = ""
+    """The name of the value that depends on the parameters alone."""
+
+    names: str = ""
+    """Those of the parameters, where it is not scaled; with a "+" that of a positive one."""
+
+    # What follows is of families whose public functions are ``<name>_rsample`` and, where there is
+    # a KL, ``<name>_latent``, with a prior of the same family. Self-test, tests, bench and the
+    # README's table are made of these rows.
+    prior: str = ""
+    """The names of the numbers that say what the KL is to."""
+    constants: Callable[..., tuple[float, ...]] = lambda: ()
+    """The family's numbers, of the prior's."""
+    law: Callable[..., Any] | None = None
+    """The distribution, by its parameters' names."""
+    about: tuple[str, str, str] = ("", "", "")
+    """Its name, its sample as a formula of uniform u and normal eps, and what it is used for."""
+
+    def some_prior(self) -> dict[str, float]:
+        """A prior to check with, which gives all that parameters not below 0.2 do."""
+        return {
+            name.rstrip("+"): 0.15 if name.endswith("+") else 0.3 for name in self.prior.split()
+        }
 
 
 def scale_of(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -67,6 +98,26 @@ def bounded_exp(x: Tensor) -> Tensor:
 
 def located(loc: Tensor, scale: Tensor, eps: Tensor | None) -> Tensor:
     return loc if eps is None else loc + scale * eps
+
+
+def over(number: float, x: Tensor) -> Tensor:
+    """number / x, whose gradient squares no 1 / x, as that of a Python number would."""
+    return torch.full((), number, dtype=x.dtype, device=x.device) / x
+
+
+def stretched(scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """scale e^(x / y), also where the power alone is beyond the dtype."""
+    # Of less the power is 0, with derivatives of 0 that may not meet an infinite quotient.
+    nothing = x / y < (-3000.0 if x.dtype == torch.float64 else -400.0)
+    quotient = torch.where(nothing, -math.inf, x / torch.where(nothing, 1.0, y))
+    half = torch.exp(0.5 * quotient)
+    return (scale * half) * half
+
+
+def bounded_quotient(x: Tensor, y: Tensor, most: float) -> Tensor:
+    """x / y within bounds beyond which e^-|x / y| is 0; no gradient there."""
+    beyond = (x / y).abs() > most
+    return torch.where(beyond, most * torch.sign(x), x / torch.where(beyond, 1.0, y))
 
 
 def log_q(eps: Tensor, log_var: Tensor) -> Tensor:

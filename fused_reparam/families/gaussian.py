@@ -142,7 +142,11 @@ def _log_densities(
     return log_q(eps, log_var), -0.5 * d * d - 0.5 * prior.log_var - HALF_LOG_2PI
 
 
-GAUSSIAN = Family(2, 5, "normal", 1, False, gaussian)
-GAUSSIAN_PRIOR = Family(4, 3, "normal", 1, False, gaussian_prior)
-LOG_PROB = Family(2, 4, "normal", 2, True, log_prob)
-LOG_PROB_PRIOR = Family(4, 2, "normal", 2, True, log_prob_prior)
+GAUSSIAN = Family(2, 5, "normal", 1, False, gaussian, scaled=True, value="gaussian")
+GAUSSIAN_PRIOR = Family(
+    4, 3, "normal", 1, False, gaussian_prior, scaled=True, value="gaussian_prior"
+)
+LOG_PROB = Family(2, 4, "normal", 2, True, log_prob, scaled=True, transform="log_prob")
+LOG_PROB_PRIOR = Family(
+    4, 2, "normal", 2, True, log_prob_prior, scaled=True, transform="log_prob_prior"
+)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import distributions
 
-from .family import Family
+from .family import Family, bounded_quotient
 
 
 def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
@@ -13,7 +13,8 @@ def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
 
     Beyond the bounds z is 1 or 0 and no gradient is left, where the quotients may be infinite.
     """
-    t = _quotient(eps, p[1])
+    most = 1100.0 if eps.dtype == torch.float64 else 128.0
+    t = bounded_quotient(eps, p[1], most)
     # A tiny t is 1 - exp(-t) to its last digit, but may have no reciprocal, which a gradient would
     # take. Of a large t 1 - exp(-t) rounds to 1.
     tiny, large = t < 1e-20, t > 0.7
@@ -21,14 +22,12 @@ def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
     of_large = torch.log1p(-torch.exp(-torch.where(large, t, 1.0)))
     of_others = torch.log(-torch.expm1(-torch.where(tiny | large, 0.5, t)))
     log_base = torch.where(tiny, of_tiny, torch.where(large, of_large, of_others))
-    return torch.exp(_quotient(log_base, p[0])), ()
+    return torch.exp(bounded_quotient(log_base, p[0], most)), ()
 
 
-def _quotient(x: Tensor, y: Tensor) -> Tensor:
-    """x / y within bounds beyond which e^-|x / y| is 0; there it has no gradient."""
-    most = 1100.0 if x.dtype == torch.float64 else 128.0
-    beyond = (x / y).abs() > most
-    return torch.where(beyond, most * torch.sign(x), x / torch.where(beyond, 1.0, y))
-
-
-KUMARASWAMY = Family(2, 0, "exponential", 0, False, kumaraswamy, linear=False)
+KUMARASWAMY = Family(
+    parameters=2, numbers=0, base="exponential", values=0, sampled=False, formula=kumaraswamy,
+    linear=False, transform="kumaraswamy",
+    names="concentration1+ concentration0+", law=distributions.Kumaraswamy,
+    about=("Kumaraswamy", "(1 - u^(1/b))^(1/a)", "stick-breaking VAEs, in place of Beta"),
+)  # fmt: skip

@@ -47,9 +47,13 @@ def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
     return 2.0 * torch.log(torch.hypot(0.5 + 0.5 * scale, 0.5 * loc)) - torch.log(scale)
 
 
-LAPLACE = Family(2, 0, "laplace", 1, False, _loc_scale(laplace_kl))
-LOGISTIC = Family(2, 0, "logistic", 0, False, _loc_scale(None))
-GUMBEL = Family(2, 0, "gumbel", 0, False, _loc_scale(None))
-UNIFORM = Family(2, 0, "uniform", 1, False, _loc_scale(uniform_kl))
-CAUCHY = Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl))
-STUDENT_T = Family(2, 1, "student_t", 0, False, _loc_scale(None))
+LAPLACE = Family(
+    2, 0, "laplace", 1, False, _loc_scale(laplace_kl), names="loc scale+", value="laplace"
+)
+LOGISTIC = Family(2, 0, "logistic", 0, False, _loc_scale(None), names="loc scale+")
+GUMBEL = Family(2, 0, "gumbel", 0, False, _loc_scale(None), names="loc scale+")
+UNIFORM = Family(
+    2, 0, "uniform", 1, False, _loc_scale(uniform_kl), names="loc scale+", value="uniform"
+)
+CAUCHY = Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl), names="loc scale+", value="cauchy")
+STUDENT_T = Family(2, 1, "student_t", 0, False, _loc_scale(None), names="loc scale+", base_number=0)

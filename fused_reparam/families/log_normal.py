@@ -17,4 +17,7 @@ def log_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-de
     return torch.exp(located(p[0], sigma, eps)), (kl,)
 
 
-LOG_NORMAL = Family(2, 2, "normal", 1, False, log_normal, linear=False)
+LOG_NORMAL = Family(
+    2, 2, "normal", 1, False, log_normal, linear=False, scaled=True, transform="exponent",
+    value="gaussian",
+)  # fmt: skip

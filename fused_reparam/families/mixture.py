@@ -44,4 +44,4 @@ def wider_and_narrower(share: float, std1: float, std2: float) -> tuple[float, f
     return wide, constant, other - constant, fall
 
 
-MIXTURE = Family(2, 6, "normal", 1, True, mixture)
+MIXTURE = Family(2, 6, "normal", 1, True, mixture, scaled=True, transform="mixture")

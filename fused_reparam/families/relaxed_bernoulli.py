@@ -19,4 +19,7 @@ def relaxed_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-unt
     return (total > 0).to(soft.dtype) + (soft - soft.detach()), ()
 
 
-RELAXED_BERNOULLI = Family(1, 1, "logistic", 0, False, relaxed_bernoulli, linear=False)
+RELAXED_BERNOULLI = Family(
+    1, 1, "logistic", 0, False, relaxed_bernoulli, linear=False, transform="relaxed_bernoulli",
+    hard="hard_bernoulli", names="logits",
+)  # fmt: skip

@@ -38,4 +38,6 @@ def tanh_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
     return action, (log_q(eps, log_var) - math.log(half) - log_slope,)
 
 
-TANH_NORMAL = Family(2, 4, "normal", 1, True, tanh_normal, linear=False)
+TANH_NORMAL = Family(
+    2, 4, "normal", 1, True, tanh_normal, linear=False, scaled=True, transform="tanh_normal"
+)

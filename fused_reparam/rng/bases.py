@@ -134,3 +134,6 @@ BASES: dict[str, Base] = {
     "cauchy": _stream_of(_cauchy),
     "student_t": _stream_of(_student_t, uniforms=2, numbered=True),
 }
+
+WORDS = dict.fromkeys(BASES, 1) | {"student_t": 2}
+"""How many uniform numbers each takes for one of its own."""

@@ -6,13 +6,20 @@
 
 namespace fr {
 
+// Python's names of the dtypes.
+#define FR_DTYPES(X) X(float32) X(bfloat16) X(float16) X(float64)
 enum class Dtype : int { f32, bf16, f16, f64 };
 constexpr int kDtypes = 4;
 constexpr int64_t kItemSize[kDtypes] = {4, 2, 2, 8};
 
 // How sigma is parameterized.
+#define FR_KINDS(X) X(logvar) X(log_std) X(std) X(var) X(rho)
 enum class Kind : int { logvar, log_std, std, var, rho };
 constexpr int kKinds = 5;
+
+// What the Gumbel-softmax gives.
+#define FR_MODES(X) X(soft) X(hard) X(one_hot)
+enum class Mode : int { soft, hard, one_hot };
 
 // The unit of work, in elements of the linear index. Fixed, so that sums never depend on threads.
 constexpr int64_t kTile = 2048;

@@ -27,24 +27,24 @@ inline ScalePass scale_pass(const ElementwiseKernels& kernels, const Elementwise
 inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseCall& c, bool want_log,
                            bool want_gradient, ElementwiseTile& t, TilePass& p, ScalePass& scale,
                            ScalePass& prior) {
-  const FamilyTraits& traits = c.traits();
+  const FamilyFacts& family = c.family;
   p.count = t.padded();
   p.constants = c.constants;
   p.loc = t.read(c.params[0]);
-  if (traits.parameters > 1) p.sigma = t.read(c.params[1]);
-  if (traits.scaled) {
+  if (family.parameters > 1) p.sigma = t.read(c.params[1]);
+  if (family.scaled) {
     scale = scale_pass(kernels, c, p.sigma, c.kind, true, want_log, want_gradient, t);
     p.sigma = scale.sigma;
     p.log_sigma = scale.log_sigma;
   }
-  if (traits.parameters > 2) {
-    p.prior_loc = t.read(c.params[2]);
+  if (family.parameters > 2) p.prior_loc = t.read(c.params[2]);
+  if (family.parameters > 3) {
     prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, false, want_log, want_gradient, t);
     p.prior_sigma = prior.sigma;
     p.prior_log_sigma = prior.log_sigma;
   }
-  const bool gaussian = traits.draw == Transform::log_prob || traits.draw == Transform::log_prob_prior ||
-                        traits.value == Value::gaussian || traits.value == Value::gaussian_prior;
+  const bool gaussian = family.transform == Transform::log_prob || family.transform == Transform::log_prob_prior ||
+                        family.value == Value::gaussian || family.value == Value::gaussian_prior;
   p.far = gaussian && want_log && kernels.far[c.wide()](p, t.count());
   if (!p.far) return;
   for (void** x : {&p.distance, &p.ratio, &p.first, &p.second}) *x = t.take();
@@ -55,7 +55,7 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
     p.dratio = t.take();
     p.unit = t.take();
   }
-  kernels.in_prior[c.wide()][traits.parameters > 2](p, traits.sampled());
+  kernels.in_prior[c.wide()][family.parameters > 3](p, family.sampled());
 }
 
 // Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.
@@ -67,8 +67,8 @@ inline const void* noise_of(ElementwiseTile& t, const ElementwiseCall& c, int64_
 
 inline void forward_item(const Kernels& common, const ElementwiseKernels& kernels, const ElementwiseCall& c,
                          const TileItem& item, const PartialSums& partial) {
-  const FamilyTraits& traits = c.traits();
-  const bool sampled = traits.sampled(), draws = c.z.data || (sampled && c.length);
+  const FamilyFacts& family = c.family;
+  const bool sampled = family.sampled(), draws = c.z.data || (sampled && c.length);
   const bool valued = !sampled && c.length && item.first == 0;
   ElementwiseTile t(kernels, c, item.tile);
   const auto sum = [&](int value, int64_t run, const void* x) {
@@ -91,16 +91,16 @@ inline void forward_item(const Kernels& common, const ElementwiseKernels& kernel
   p.value[0] = t.take();
   p.value[1] = t.take();
   if (valued) {
-    kernels.value[c.wide()][static_cast<int>(traits.value)](p);
+    kernels.formulas[c.wide()].value[static_cast<int>(family.value)](p);
     sum(0, 0, p.value[0]);
   }
   for (int64_t k = item.first; draws && k < item.last; ++k) {
     const int used = t.used();
     if (k > item.first) p.eps = noise_of(t, c, k);
     p.z = t.room(c.z, k);
-    kernels.transform[c.wide()][static_cast<int>(c.transform())](p);
+    kernels.formulas[c.wide()].transform[static_cast<int>(c.family.transform)](p);
     t.written(c.z, p.z, k);
-    for (int j = 0; sampled && c.length && j < traits.values; ++j) sum(j, k, p.value[j]);
+    for (int j = 0; sampled && c.length && j < family.values; ++j) sum(j, k, p.value[j]);
     t.release(used);
   }
 }
@@ -116,22 +116,22 @@ inline void*& sum_of(TilePass& p, int j) {
   return *all[j];
 }
 inline bool has_sum(const ElementwiseCall& c, const TilePass& p, int j) {
-  if (j == 2) return c.traits().sampled();
-  if (j == 5) return c.traits().sampled() && p.far;
-  return j < 2 || c.traits().parameters > 2;
+  if (j == 2) return c.family.sampled();
+  if (j == 5) return c.family.sampled() && p.far;
+  return j < 2 || c.family.parameters >= j;
 }
 
 // Adds the gradients of some samples. The noise of the first of them may be there already.
 inline void add_samples(const ElementwiseKernels& kernels, const ElementwiseCall& c, const TileItem& item,
                         ElementwiseTile& t, TilePass& p) {
-  const FamilyTraits& traits = c.traits();
+  const FamilyFacts& family = c.family;
   for (int64_t k = item.first; k < item.last; ++k) {
     const int used = t.used();
     if (k > item.first) p.eps = noise_of(t, c, k);
     p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
-    for (int j = 0; traits.sampled() && j < traits.values; ++j)
+    for (int j = 0; family.sampled() && j < family.values; ++j)
       p.grad_value[j] = gradient_of_value(c, j, k, item.tile, t);
-    kernels.transform_backward[c.wide()][static_cast<int>(c.transform())](p);
+    kernels.formulas[c.wide()].transform_backward[static_cast<int>(c.family.transform)](p);
     t.release(used);
   }
 }
@@ -186,7 +186,7 @@ inline void backward_item(const ElementwiseKernels& kernels, const ElementwiseCa
   TilePass p{};
   p.eps = noise_of(t, c, item.first);
   ScalePass scale{}, prior{};
-  set_parameters(kernels, c, c.traits().sampled(), true, t, p, scale, prior);
+  set_parameters(kernels, c, c.family.sampled(), true, t, p, scale, prior);
   for (int j = 0; j < kSums; ++j)
     if (has_sum(c, p, j)) sum_of(p, j) = t.zeros();
   add_samples(kernels, c, item, t, p);
@@ -202,10 +202,10 @@ inline void backward_item(const ElementwiseKernels& kernels, const ElementwiseCa
 // The gradients of a tile. `sums` has those of the samples, `rows` for each tile; null: they are made.
 inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCall& c, int64_t tile,
                           const RangeSums* sums, int64_t rows) {
-  const FamilyTraits& traits = c.traits();
-  const bool sampled = traits.sampled(), any = c.values[0] || c.values[1];
+  const FamilyFacts& family = c.family;
+  const bool sampled = family.sampled(), any = c.values[0] || c.values[1];
   const bool draws = !sums && (c.z.data || (sampled && any)), valued = !sampled && any;
-  const bool logs = (valued || sampled) && traits.scaled;
+  const bool logs = (valued || sampled) && family.scaled;
   ElementwiseTile t(kernels, c, tile);
   TilePass p{};
   if (draws) {
@@ -224,16 +224,14 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
     return x;
   };
   p.to_loc = room(t.room(c.grads[0]));
-  p.to_sigma = room(traits.scaled ? t.take() : t.room(c.grads[1]));
+  p.to_sigma = room(family.scaled ? t.take() : t.room(c.grads[1]));
   if (sampled || valued) p.to_log_sigma = room(t.take());
   if (p.far) p.to_ratio = room(t.take());
-  if (traits.parameters > 2) {
-    p.to_prior_loc = room(t.room(c.grads[2]));
-    p.to_prior_log_sigma = room(t.take());
-  }
+  if (family.parameters > 2) p.to_prior_loc = room(t.room(c.grads[2]));
+  if (family.parameters > 3) p.to_prior_log_sigma = room(t.take());
   if (valued) {
     p.grad_value[0] = gradient_of_value(c, 0, 0, tile, t);
-    kernels.value_backward[c.wide()][static_cast<int>(traits.value)](p);
+    kernels.formulas[c.wide()].value_backward[static_cast<int>(family.value)](p);
   }
   if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);
   for (int j = 0; sums && j < kSums; ++j) {
@@ -253,14 +251,12 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
     t.written(op, out);
   };
   t.written(c.grads[0], p.to_loc);
-  if (traits.scaled)
+  if (family.scaled)
     to_scale(c.grads[1], scale, p.to_sigma, p.to_log_sigma, p.to_ratio);
   else
     t.written(c.grads[1], p.to_sigma);
-  if (traits.parameters > 2) {
-    t.written(c.grads[2], p.to_prior_loc);
-    to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma, nullptr);
-  }
+  if (family.parameters > 2) t.written(c.grads[2], p.to_prior_loc);
+  if (family.parameters > 3) to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma, nullptr);
 }
 
 // ---- samples of few elements ----------------------------------------------------------------------
@@ -277,12 +273,12 @@ class Folded {
     // Whole steps of the kernels, where such a number of samples fits in.
     const int64_t step = std::lcm(c.n, kTileStep), unit = step <= c.tile_size() ? step : c.n;
     const int64_t all = c.samples * c.n, size = c.tile_size() / unit * unit;
-    for (int i = 0; i < c.traits().parameters; ++i) {
+    for (int i = 0; i < c.family.parameters; ++i) {
       repeat(c, c.params[i], std::min(all, size), params_[i].bytes);
       whole.params[i] = rest.params[i] = Operand{params_[i].bytes};
     }
     for (ElementwiseCall* f : {&whole, &rest}) {
-      if (!c.traits().sampled()) f->length = 0;             // they are no sample's
+      if (!c.family.sampled()) f->length = 0;             // they are no sample's
       for (Operand& grad : f->grads) grad = {};
       f->n = f->columns = size;
     }

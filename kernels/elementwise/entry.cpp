@@ -17,10 +17,10 @@ void forward_items(const ElementwiseCall& c) {
   const int64_t tiles = c.tiles();
   // Of a single tile there are no parts to join.
   const bool sums = c.length > 1 && tiles > 1;
-  const PartialSums partial(sums ? c.traits().values * c.runs() * tiles : 0);
+  const PartialSums partial(sums ? c.family.values * c.runs() * tiles : 0);
   for_tiles(c.items(), c.grain(),
             [&](int64_t i) { forward_item(common, kernels, c, item_of(c, i), partial); });
-  for (int value = 0; sums && value < c.traits().values; ++value)
+  for (int value = 0; sums && value < c.family.values; ++value)
     for (int64_t run = 0; run < c.runs(); ++run)
       join_partial_sums(c.sums(), tiles, pairs_of(c, partial, value, run),
                         [&](int64_t s, double sum) { put_value(c, value, run, s, sum); });
@@ -29,13 +29,13 @@ void forward_items(const ElementwiseCall& c) {
 void run_forward(const ElementwiseCall& c) {
   if (c.z.data) prefer_huge_pages(c.z.data, c.samples * c.n * c.item());
   if (!Folded::suits(c)) return forward_items(c);
-  if (c.length && !c.traits().sampled()) {
+  if (c.length && !c.family.sampled()) {
     ElementwiseCall values = c;
     values.z = {};
     values.samples = 1;
     forward_items(values);
   }
-  if (!c.z.data && !(c.length && c.traits().sampled())) return;
+  if (!c.z.data && !(c.length && c.family.sampled())) return;
   const Folded folded(c);
   if (folded.whole.n) forward_items(folded.whole);
   if (folded.rest.n) forward_items(folded.rest);
@@ -45,7 +45,7 @@ void run_backward(const ElementwiseCall& c) {
   const ElementwiseKernels& kernels = FR_CURRENT(elementwise_kernels);
   for (const Operand& grad : c.grads)
     if (grad.data && grad.linear) prefer_huge_pages(grad.data, c.n * c.item());
-  const bool draws = c.z.data || (c.traits().sampled() && (c.values[0] || c.values[1]));
+  const bool draws = c.z.data || (c.family.sampled() && (c.values[0] || c.values[1]));
   const bool fold = Folded::suits(c);
   const auto finish = [&](const RangeSums* sums, int64_t rows) {
     for_tiles(c.tiles(), c.grain(), [&](int64_t t) { backward_tile(kernels, c, t, sums, rows); });
@@ -98,15 +98,16 @@ fr::Operand operand(const fused_reparam_elementwise& p, void* data, const fused_
 fr::ElementwiseCall unpack(const fused_reparam_elementwise& p) {
   fr::ElementwiseCall c{};
   c.dtype = static_cast<fr::Dtype>(p.dtype);
-  c.family = static_cast<fr::Family>(p.family);
-  const bool scaled = c.traits().scaled;
-  c.kind = static_cast<fr::Kind>(scaled ? p.kind : 0);
+  c.family = {static_cast<fr::Base>(p.base),    static_cast<fr::Transform>(p.transform),
+              static_cast<fr::Value>(p.value),  static_cast<int>(p.parameters),
+              static_cast<int>(p.value_count),  p.scaled != 0};
+  c.kind = static_cast<fr::Kind>(c.family.scaled ? p.kind : 0);
   c.prior_kind = static_cast<fr::Kind>(p.prior_kind);
-  c.hard = c.family == fr::Family::relaxed_bernoulli && p.kind == 1;
+  c.number = p.base_number;
   c.n = p.n;
   c.samples = p.samples;
   c.columns = p.columns > 0 ? p.columns : p.n;
-  const int64_t of_values = c.traits().sampled() ? p.samples * p.n : p.n;
+  const int64_t of_values = c.family.sampled() ? p.samples * p.n : p.n;
   c.length = p.segments ? of_values / p.segments : 0;
   for (int j = 0; j < 4; ++j) c.params[j] = operand(p, p.params[j], &p.param_strides[j]);
   // Of several samples, noise and samples are consecutive whatever the parameters are.
@@ -125,7 +126,8 @@ fr::ElementwiseCall unpack(const fused_reparam_elementwise& p) {
 
 // A sample of a Gaussian and its KL to N(0, 1) has kernels of its own, which take 1.6 to 1.8 times less.
 bool is_standard(const fused_reparam_elementwise& p) {
-  return static_cast<fr::Family>(p.family) == fr::Family::gaussian && p.samples == 1 && p.numbers[2] == 0 &&
+  return static_cast<fr::Transform>(p.transform) == fr::Transform::linear &&
+         static_cast<fr::Value>(p.value) == fr::Value::gaussian && p.samples == 1 && p.numbers[2] == 0 &&
          p.numbers[3] == 1 && p.numbers[4] == -fr::kInfinity;
 }
 
@@ -165,6 +167,13 @@ int guarded(const F& f) {
 #define FR_API __attribute__((visibility("default")))
 
 extern "C" {
+
+// The names of what calls hold as a number, each table in its order: a word for the table, then its words.
+FR_API const char* fused_reparam_names() {
+#define FR_WORD(name) " " #name
+  return "dtype" FR_DTYPES(FR_WORD) "\nscale" FR_KINDS(FR_WORD) "\nmode" FR_MODES(FR_WORD)
+         "\nbase" FR_BASES(FR_WORD) "\ntransform" FR_TRANSFORMS(FR_WORD) "\nvalue" FR_VALUES(FR_WORD);
+}
 
 // 0 is success.
 FR_API int fused_reparam_elementwise_forward(const fused_reparam_elementwise* p) {

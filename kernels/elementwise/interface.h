@@ -8,57 +8,36 @@
 #pragma once
 
 #include "common/interface.h"
+#include "elementwise/formula_names.h"
 
 namespace fr {
 
 constexpr double kHalfLogTwoPi = 0.91893853320467274178;
 
-// In the order of fused_reparam/families/__init__.py.
-enum class Family : int {
-  gaussian, gaussian_prior, log_prob, log_prob_prior, mixture, tanh_normal, log_normal, laplace,
-  logistic, gumbel, uniform, cauchy, student_t, relaxed_bernoulli, kumaraswamy
-};
-constexpr int kFamilies = 15;
+// The lists of names that C++ shares with Python. entry.cpp tells them to whoever loads the library, which
+// looks up its own names in them: no number is written down twice.
+#define FR_BASES(X) X(normal) X(exponential) X(gumbel) X(laplace) X(logistic) X(uniform) X(cauchy) X(student_t)
+#define FR_ENUMERATOR(name) name,
+#define FR_ONE(name) +1
 
-// In the order of fused_reparam/rng/bases.py.
-enum class Base : int { normal, exponential, gumbel, laplace, logistic, uniform, cauchy, student_t };
+enum class Base : int { FR_BASES(FR_ENUMERATOR) };
 
-// How a parameter and noise become a sample. `linear` serves every loc + scale * noise.
-enum class Transform : int {
-  linear, log_prob, log_prob_prior, mixture, tanh_normal, exponent, relaxed_bernoulli,
-  hard_bernoulli, kumaraswamy
-};
-constexpr int kTransforms = 9;
+// How parameters and noise become a sample. `linear` serves every loc + scale * noise.
+enum class Transform : int { FR_TRANSFORMS(FR_ENUMERATOR) };
+constexpr int kTransforms = FR_TRANSFORMS(FR_ONE);
 
 // Values that depend on the parameters alone.
-enum class Value : int { gaussian, gaussian_prior, laplace, uniform, cauchy, none };
-constexpr int kValues = 5;
+enum class Value : int { none = -1, FR_VALUES(FR_ENUMERATOR) };
+constexpr int kValues = FR_VALUES(FR_ONE);
 
-struct FamilyTraits {
+// What a family's row says (fused_reparam/families/family.py).
+struct FamilyFacts {
   Base base;
-  Transform draw;
+  Transform transform;
   Value value;            // none also where the values depend on the noise
   int parameters, values;
   bool scaled;            // parameter 1 is a scale keyword, bounded by numbers 0 and 1
   bool sampled() const { return values > 0 && value == Value::none; }
-};
-
-constexpr FamilyTraits kFamily[kFamilies] = {
-    {Base::normal, Transform::linear, Value::gaussian, 2, 1, true},
-    {Base::normal, Transform::linear, Value::gaussian_prior, 4, 1, true},
-    {Base::normal, Transform::log_prob, Value::none, 2, 2, true},
-    {Base::normal, Transform::log_prob_prior, Value::none, 4, 2, true},
-    {Base::normal, Transform::mixture, Value::none, 2, 1, true},
-    {Base::normal, Transform::tanh_normal, Value::none, 2, 1, true},
-    {Base::normal, Transform::exponent, Value::gaussian, 2, 1, true},
-    {Base::laplace, Transform::linear, Value::laplace, 2, 1, false},
-    {Base::logistic, Transform::linear, Value::none, 2, 0, false},
-    {Base::gumbel, Transform::linear, Value::none, 2, 0, false},
-    {Base::uniform, Transform::linear, Value::uniform, 2, 1, false},
-    {Base::cauchy, Transform::linear, Value::cauchy, 2, 1, false},
-    {Base::student_t, Transform::linear, Value::none, 2, 0, false},
-    {Base::logistic, Transform::relaxed_bernoulli, Value::none, 1, 0, false},
-    {Base::exponential, Transform::kumaraswamy, Value::none, 2, 0, false},
 };
 
 // A tile's elements of one operand as Real: its buffers together stay within the nearest cache.
@@ -78,7 +57,7 @@ struct FetchList {
   int64_t bytes;          // of one element
 };
 
-constexpr int kConstants = 5;
+constexpr int kConstants = 5;  // of a call, for its formulas
 
 // One pass over a tile. All operands hold `count` Reals, a multiple of kTileStep, in memory order.
 struct TilePass {
@@ -105,6 +84,11 @@ struct ScalePass {
   void *sigma, *log_sigma, *dsigma, *dlog_sigma;
 };
 
+using Pass = void (*)(const TilePass&);
+struct FormulaPasses {
+  Pass transform[kTransforms], transform_backward[kTransforms], value[kValues], value_backward[kValues];
+};
+
 struct ElementwiseKernels {
   // Base noise of elements first .. first + count; returns where in the buffer it begins.
   const void* (*noise)(bool wide, Base, double number, uint64_t seed, uint64_t offset, int64_t first,
@@ -120,10 +104,7 @@ struct ElementwiseKernels {
   bool (*far[2])(const TilePass&, int64_t count);
   // What a pass needs of such parameters: [learned], whether the prior is of tensors.
   void (*in_prior[2][2])(const TilePass&, bool sampled);
-  void (*transform[2][kTransforms])(const TilePass&);
-  void (*transform_backward[2][kTransforms])(const TilePass&);
-  void (*value[2][kValues])(const TilePass&);
-  void (*value_backward[2][kValues])(const TilePass&);
+  FormulaPasses formulas[2];
 };
 
 // Room for the noise of a tile: what comes before its first element in a block, and whole groups.

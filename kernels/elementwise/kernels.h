@@ -1,6 +1,6 @@
 // The element-wise families of one instruction set. Included by avx512.cpp, avx2.cpp and portable.cpp
 // of this folder, which set FR_ISA and are compiled with the flags for it.
-#include "elementwise/formulas.h"
+#include "elementwise/formula_files.h"
 #include "simd/element.h"
 #include "simd/scale.h"
 #include "simd/uniform.h"
@@ -173,16 +173,16 @@ FR_INLINE void for_steps(const TilePass& pass, const Step& step) {
 // A loop for tiles without far numbers, and one for those with some, apart from one another.
 #define FR_LOOP __attribute__((noinline)) static void
 
-template <class V, Transform draw, bool kFar>
+template <class V, Transform transform, bool kFar>
 FR_LOOP transform_loop(const TilePass& p) {
   for_steps<V, true>(p, [](auto in, auto out) __attribute__((always_inline)) {
-    TransformFormula<draw, kFar>::forward(in, out);
+    TransformFormula<transform, kFar>::forward(in, out);
   });
 }
-template <class V, Transform draw, bool kFar>
+template <class V, Transform transform, bool kFar>
 FR_LOOP transform_backward_loop(const TilePass& p) {
   for_steps<V, true>(p, [](auto in, auto out) __attribute__((always_inline)) {
-    TransformFormula<draw, kFar>::backward(in, out);
+    TransformFormula<transform, kFar>::backward(in, out);
   });
 }
 template <class V, Value value, bool kFar>
@@ -209,18 +209,18 @@ FR_INLINE void near_or_far(const TilePass& p, const Loop& loop) {
     if (p.far) return loop(Flag<true>{});
   loop(Flag<false>{});
 }
-template <Transform draw>
-constexpr bool kDensities = draw == Transform::log_prob || draw == Transform::log_prob_prior;
+template <Transform transform>
+constexpr bool kDensities = transform == Transform::log_prob || transform == Transform::log_prob_prior;
 template <Value value>
 constexpr bool kGaussian = value == Value::gaussian || value == Value::gaussian_prior;
 
-template <class V, Transform draw>
-static void draw_pass(const TilePass& p) {
-  near_or_far<kDensities<draw>>(p, [&](auto far) { transform_loop<V, draw, far.value>(p); });
+template <class V, Transform transform>
+static void transform_pass(const TilePass& p) {
+  near_or_far<kDensities<transform>>(p, [&](auto far) { transform_loop<V, transform, far.value>(p); });
 }
-template <class V, Transform draw>
-static void draw_backward_pass(const TilePass& p) {
-  near_or_far<kDensities<draw>>(p, [&](auto far) { transform_backward_loop<V, draw, far.value>(p); });
+template <class V, Transform transform>
+static void transform_backward_pass(const TilePass& p) {
+  near_or_far<kDensities<transform>>(p, [&](auto far) { transform_backward_loop<V, transform, far.value>(p); });
 }
 template <class V, Value value>
 static void value_pass(const TilePass& p) {
@@ -229,8 +229,9 @@ static void value_pass(const TilePass& p) {
 template <class V, Value value>
 static void value_backward_pass(const TilePass& p) {
   near_or_far<kGaussian<value>>(p, [&](auto far) {
-    p.constants[3] > -__builtin_inf() ? value_backward_loop<V, value, true, far.value>(p)
-                                      : value_backward_loop<V, value, false, far.value>(p);
+    if constexpr (kGaussian<value>)
+      if (p.constants[3] > -__builtin_inf()) return value_backward_loop<V, value, true, far.value>(p);
+    value_backward_loop<V, value, false, far.value>(p);
   });
 }
 
@@ -274,24 +275,21 @@ static void in_prior_pass(const TilePass& pass, bool sampled) {
     in_prior<kLearned>(Operands<V>{p, c, i}, i, sampled);
 }
 
-#define FR_DRAWS(pass, V)                                                                     \
-  {                                                                                           \
-    pass<V, Transform::linear>, pass<V, Transform::log_prob>, pass<V, Transform::log_prob_prior>,            \
-        pass<V, Transform::mixture>, pass<V, Transform::tanh_normal>, pass<V, Transform::exponent>,          \
-        pass<V, Transform::relaxed_bernoulli>, pass<V, Transform::hard_bernoulli>,                      \
-        pass<V, Transform::kumaraswamy>                                                            \
-  }
-#define FR_VALUES(pass, V)                                                                    \
-  {                                                                                           \
-    pass<V, Value::gaussian>, pass<V, Value::gaussian_prior>, pass<V, Value::laplace>,        \
-        pass<V, Value::uniform>, pass<V, Value::cauchy>                                       \
-  }
 #define FR_SCALES(V)                                                                          \
   {                                                                                           \
     scale_pass<V, Kind::logvar>, scale_pass<V, Kind::log_std>, scale_pass<V, Kind::std>,      \
         scale_pass<V, Kind::var>, scale_pass<V, Kind::rho>                                    \
   }
-#define FR_BOTH(table, pass) {table(pass, f32), table(pass, f64)}
+// A table of a pass for each name, of float and of double.
+#define FR_TRANSFORM(name) transform_pass<V, Transform::name>,
+#define FR_TRANSFORM_BACKWARD(name) transform_backward_pass<V, Transform::name>,
+#define FR_VALUE(name) value_pass<V, Value::name>,
+#define FR_VALUE_BACKWARD(name) value_backward_pass<V, Value::name>,
+template <class V>
+constexpr FormulaPasses formula_passes = {{FR_TRANSFORMS(FR_TRANSFORM)},
+                                          {FR_TRANSFORMS(FR_TRANSFORM_BACKWARD)},
+                                          {FR_VALUES(FR_VALUE)},
+                                          {FR_VALUES(FR_VALUE_BACKWARD)}};
 
 const ElementwiseKernels& elementwise_kernels() {
   static constexpr ElementwiseKernels table = {
@@ -299,8 +297,7 @@ const ElementwiseKernels& elementwise_kernels() {
       {scale_gradient_pass<f32>, scale_gradient_pass<f64>}, {any_far<f32>, any_far<f64>},
       {{in_prior_pass<f32, false>, in_prior_pass<f32, true>},
        {in_prior_pass<f64, false>, in_prior_pass<f64, true>}},
-      FR_BOTH(FR_DRAWS, draw_pass), FR_BOTH(FR_DRAWS, draw_backward_pass),
-      FR_BOTH(FR_VALUES, value_pass), FR_BOTH(FR_VALUES, value_backward_pass)};
+      {formula_passes<f32>, formula_passes<f64>}};
   return table;
 }
 

@@ -21,9 +21,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct ElementwiseCall {
   Dtype dtype;
-  Family family;
+  FamilyFacts family;
   Kind kind, prior_kind;
-  bool hard;                // of the relaxed Bernoulli
   int64_t n, samples, columns;
   int64_t length;           // how many elements a value is the sum of; 0: no values
   int64_t origin;           // of the stream: the index of sample 0's first element
@@ -32,8 +31,6 @@ struct ElementwiseCall {
   uint64_t seed, offset;
   double low, high, number, weight, constants[kConstants];
 
-  const FamilyTraits& traits() const { return kFamily[static_cast<int>(family)]; }
-  Transform transform() const { return hard ? Transform::hard_bernoulli : traits().draw; }
   int64_t item() const { return kItemSize[static_cast<int>(dtype)]; }
   bool wide() const { return dtype == Dtype::f64; }
   int64_t real() const { return wide() ? 8 : 4; }
@@ -41,7 +38,7 @@ struct ElementwiseCall {
   int64_t tiles() const { return (n + tile_size() - 1) / tile_size(); }
   bool large() const { return samples * n * item() >= kLarge; }
   // How many runs over the parameters give values: sums never cross from one to the next.
-  int64_t runs() const { return traits().sampled() ? samples : 1; }
+  int64_t runs() const { return family.sampled() ? samples : 1; }
   Segments sums() const { return {n, length, tile_size()}; }
 
   // How many ranges the samples are cut into. Sizes alone decide, never the number of threads, and so
@@ -69,7 +66,8 @@ inline TileItem item_of(const ElementwiseCall& c, int64_t index) {
   return {index / ranges, first, first + each + (range < more)};
 }
 
-// The constants that the formulas take, from the family's numbers (fused_reparam/families).
+// The constants that the formulas take: the family's numbers (fused_reparam/families), or what follows
+// from them.
 inline void set_constants(ElementwiseCall& c, const double (&numbers)[6]) {
   constexpr double kLog2 = 0.69314718055994530942;
   const auto set = [&](double a, double b, double d, double e = -kInfinity, double f = 0) {
@@ -79,15 +77,17 @@ inline void set_constants(ElementwiseCall& c, const double (&numbers)[6]) {
   const double mean = numbers[2], std = numbers[3];
   const double most = c.wide() ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
   const double inverse = std::fmin(1 / std, most);          // 0 times it is 0
-  c.low = c.traits().scaled ? numbers[0] : -kInfinity;
-  c.high = c.traits().scaled ? numbers[1] : kInfinity;
-  c.number = numbers[0];
-  set(0, 1, 0);
-  switch (c.family) {
-    case Family::gaussian: return set(mean, inverse, std::log(std), numbers[4]);
-    case Family::gaussian_prior: return set(0, 1, 0, numbers[2]);
-    case Family::log_prob: return set(mean, inverse, std::log(std));
-    case Family::mixture: {
+  c.low = c.family.scaled ? numbers[0] : -kInfinity;
+  c.high = c.family.scaled ? numbers[1] : kInfinity;
+  std::memcpy(c.constants, numbers, sizeof c.constants);
+  if (c.family.scaled) set(0, 1, 0);
+  switch (c.family.transform) {
+    case Transform::linear:
+      if (c.family.value == Value::gaussian) return set(mean, inverse, std::log(std), numbers[4]);
+      if (c.family.value == Value::gaussian_prior) return set(0, 1, 0, numbers[2]);
+      return;
+    case Transform::log_prob: return set(mean, inverse, std::log(std));
+    case Transform::mixture: {
       double wide = numbers[4], narrow = numbers[5];
       double log_wide = std::log(numbers[3]) - std::log(wide);
       double log_narrow = std::log1p(-numbers[3]) - std::log(narrow);
@@ -100,12 +100,13 @@ inline void set_constants(ElementwiseCall& c, const double (&numbers)[6]) {
       const double fall = std::fmin(std::fmax(0.5 * (ratio * ratio - 1), 0x1p-126), 0x1p126);
       return set(mean, 1 / wide, log_wide - kHalfLogTwoPi, log_narrow - log_wide, fall);
     }
-    case Family::tanh_normal: {
+    case Transform::tanh_normal: {
       const double lowest = numbers[2], highest = numbers[3], half = 0.5 * (highest - lowest);
       return set(0.5 * (highest + lowest), half, -kHalfLogTwoPi - std::log(half) - 2 * kLog2, lowest,
                  highest);
     }
-    case Family::relaxed_bernoulli: return set(1 / numbers[0], 0, 0);
+    case Transform::relaxed_bernoulli:
+    case Transform::hard_bernoulli: return set(1 / numbers[0], 0, 0);
     default: return;
   }
 }
@@ -172,7 +173,7 @@ class ElementwiseTile {
   // Sample k's base noise: given, or made, while operands are fetched.
   const void* noise(int64_t k, const FetchList& ahead) {
     if (c_.eps.data) return read(c_.eps, k);
-    return k_.noise(c_.wide(), c_.traits().base, c_.number, c_.seed, c_.offset,
+    return k_.noise(c_.wide(), c_.family.base, c_.number, c_.seed, c_.offset,
                     c_.origin + k * c_.n + begin_, count_, noise_, ahead);
   }
 

@@ -12,7 +12,6 @@
 namespace fr {
 
 // As families/categorical.py has them.
-enum class Mode : int { soft, hard, one_hot };
 
 struct SoftmaxCall {
   Dtype dtype;

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "common/c_api.h"
+#include "common/interface.h"
 
 namespace fr::ops {
 
@@ -76,10 +77,10 @@ inline bool plain(const Tensor& t) {
 // The library's number of a dtype; -1 for any that it does not compute.
 inline int64_t dtype_code(const Tensor& t) {
   switch (t.scalar_type()) {
-    case at::kFloat: return 0;
-    case at::kBFloat16: return 1;
-    case at::kHalf: return 2;
-    case at::kDouble: return 3;
+    case at::kFloat: return static_cast<int64_t>(Dtype::f32);
+    case at::kBFloat16: return static_cast<int64_t>(Dtype::bf16);
+    case at::kHalf: return static_cast<int64_t>(Dtype::f16);
+    case at::kDouble: return static_cast<int64_t>(Dtype::f64);
     default: return -1;
   }
 }

@@ -13,9 +13,12 @@ using DrawEntry = int (*)(const fused_reparam_elementwise*);
 // What Python says of a family (fused_reparam/families).
 struct FamilyFacts {
   std::string name;
-  int64_t code, parameters, numbers, values;
-  bool sampled;  // whether values depend on the noise
-  bool linear;   // whether z is the first parameter and something that does not depend on it
+  int64_t base, transform, hard, value;  // codes of the library
+  int64_t parameters, numbers, values;
+  int64_t base_number;  // which of the numbers the base noise takes; -1: none
+  bool scaled;          // whether parameter 1 is a scale keyword
+  bool sampled;         // whether values depend on the noise
+  bool linear;          // whether z is the first parameter and something that does not depend on it
 };
 
 struct Elementwise {
@@ -84,7 +87,7 @@ struct Elementwise {
       if (!spec.reduction) return false;
     }
     spec.split = args[8].toInt();
-    return spec.kind >= 0 && spec.kind < 5 && spec.prior_kind >= 0 && spec.prior_kind < 5 &&
+    return spec.kind >= 0 && spec.kind < kKinds && spec.prior_kind >= 0 && spec.prior_kind < kKinds &&
            spec.samples >= 0 && spec.split >= -1;
   }
 
@@ -177,7 +180,14 @@ struct Elementwise {
     call.n = p.n;
     call.samples = std::max<int64_t>(spec.samples, 1);
     call.dtype = dtype_code(in[0]);
-    call.family = spec.family->code;
+    const FamilyFacts& family = *spec.family;
+    call.base = family.base;
+    call.transform = !family.scaled && spec.kind == 1 ? family.hard : family.transform;
+    call.value = family.value;
+    call.parameters = family.parameters;
+    call.value_count = family.values;
+    call.scaled = family.scaled;
+    call.base_number = family.base_number < 0 ? 0 : spec.numbers[family.base_number];
     call.kind = spec.kind;
     call.prior_kind = spec.prior_kind;
     std::copy_n(spec.numbers, 6, call.numbers);

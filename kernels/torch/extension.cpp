@@ -12,20 +12,22 @@ void set_entry(Entry& entry, unsigned long long address) {
   entry = reinterpret_cast<Entry>(address);
 }
 
-// families: by name, (code, parameters, numbers, values, sampled, linear)
+// families: by name, the fields of FamilyFacts
 void set_families(PyObject* families) {
   PyObject *name, *row;
   Py_ssize_t at = 0;
   while (PyDict_Next(families, &at, &name, &row)) {
     const char* text = PyUnicode_AsUTF8(name);
-    long long code, parameters, numbers, values;
-    int sampled, linear;
-    if (!text || !PyArg_ParseTuple(row, "LLLLpp", &code, &parameters, &numbers, &values, &sampled, &linear))
+    long long base, transform, hard, value, parameters, numbers, values, base_number;
+    int scaled, sampled, linear;
+    if (!text || !PyArg_ParseTuple(row, "LLLLLLLLppp", &base, &transform, &hard, &value, &parameters, &numbers,
+                                   &values, &base_number, &scaled, &sampled, &linear))
       throw python_error();
     TORCH_CHECK_VALUE(parameters >= 1 && parameters <= 4 && numbers >= 0 && numbers <= 6 && values >= 0 &&
-                          values <= 2,
+                          values <= 2 && base_number >= -1 && base_number < numbers,
                       "start: the family ", text, " has more than a call has room for");
-    Elementwise::families[text] = {text, code, parameters, numbers, values, sampled != 0, linear != 0};
+    Elementwise::families[text] = {text,   base,        transform,   hard,         value,      parameters, numbers,
+                                   values, base_number, scaled != 0, sampled != 0, linear != 0};
   }
 }
 

@@ -21,7 +21,8 @@ struct GumbelSoftmax {
   inline static SoftmaxEntry forward_entry = nullptr, backward_entry = nullptr;
 
   // As fused_reparam/families/categorical.py numbers them.
-  enum Mode : int64_t { soft, hard, one_hot };
+  static constexpr auto soft = static_cast<int64_t>(Mode::soft), hard = static_cast<int64_t>(Mode::hard),
+                        one_hot = static_cast<int64_t>(Mode::one_hot);
 
   struct Spec {
     Dims order;

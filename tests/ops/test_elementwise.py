@@ -316,7 +316,7 @@ def changed(**fields):
 @pytest.mark.parametrize(
     ("inputs", "s", "error", "match"),
     [
-        ((A, A), changed(family="levy"), ValueError, "family must be one of gaussian, .*'levy'"),
+        ((A, A), changed(family="levy"), ValueError, "family must be one of .*gaussian, .*'levy'"),
         ((A,), changed(), ValueError, "laplace takes 2 parameters, .*, got 1"),
         ((A, None, A), changed(), ValueError, "the first of p0, p1, .*got 2, not the first"),
         ((A,), changed(split=0, numbers=[1.0]), ValueError, "laplace takes 0 numbers, got 1"),

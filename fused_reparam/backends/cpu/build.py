@@ -148,7 +148,22 @@ def compiler() -> list[str]:
 
 def source_files(sources: Path) -> list[Path]:
     """The headers and sources in the folders of ``kernels/``, in a fixed order."""
-    return sorted(path for path in sources.glob("*/*") if path.suffix in (".h", ".cpp"))
+    return sorted(path for path in sources.rglob("*") if path.suffix in (".h", ".cpp"))
+
+
+def write_formula_lists(sources: Path, work: Path) -> None:
+    """Make the headers that list the element-wise families' formulas, as their files have them."""
+    files = sorted((sources / "elementwise" / "formulas").glob("*.h"))
+    text = "".join(path.read_text() for path in files)
+    names = ""
+    for kind in ("Transform", "Value"):
+        found = dict.fromkeys(re.findall(rf"struct {kind}Formula<{kind}::(\w+)", text))
+        names += f"#define FR_{kind.upper()}S(X) {' '.join(f'X({name})' for name in found)}\n"
+    included = "".join(f'#include "elementwise/formulas/{path.name}"\n' for path in files)
+    folder = work / "elementwise"
+    folder.mkdir()
+    (folder / "formula_names.h").write_text("#pragma once\n" + names)
+    (folder / "formula_files.h").write_text("#pragma once\n" + included)
 
 
 def includes(sources: Path) -> list[str]:
@@ -205,6 +220,7 @@ def build(output: Path, progress: Progress = no_progress) -> None:
     cxx, torch = compiler(), torch_root()
     with _beside(output) as (work, made):
         sources = source_dir()
+        write_formula_lists(sources, work)
         steps = [_compile_step(cxx, unit, sources, work, torch) for unit in units(sources)]
         objects = [str(target) for target, _ in steps]
         link = [*cxx, *COMMON, "-shared", "-o", str(made), *objects]
@@ -286,7 +302,7 @@ def _compile_step(
     cxx: list[str], unit: Unit, sources: Path, work: Path, torch: Path
 ) -> tuple[Path, list[str]]:
     target = work / f"{unit.source.parent.name}_{unit.source.stem}.o"
-    include = includes(sources)
+    include = [*includes(sources), *includes(work)]
     if unit.needs_torch:
         include += ["-isystem", str(torch / "include")]
     command = [*cxx, *FLAGS, *unit.flags, *include, "-c", str(unit.source), "-o", str(target)]

@@ -11,17 +11,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...families import FAMILIES
-from ...rng import bases
-from .library import DTYPE_CODES, Entry, loaded, row_strides
-
-_FAMILY_CODES = {name: code for code, name in enumerate(FAMILIES)}
-_BASE_CODES = {name: code for code, name in enumerate(bases.BASES)}
+from .codes import FamilyCodes
+from .library import Entry, loaded, row_strides
 
 # The fields of fused_reparam_elementwise in kernels/common/c_api.h: operands, options, columns and
 # strides. Dense operands (columns 0) need no strides.
 _pack_operands = struct.Struct("=13q").pack
-_pack_options = struct.Struct("=7q7d").pack
+_pack_options = struct.Struct("=12q8d").pack
 _pack_rows = struct.Struct("=21q").pack
 _DENSE = bytes(8)
 _NO_NUMBERS = (0.0,) * 6
@@ -32,8 +28,9 @@ _ABSENT = [(None,) * count for count in range(5)]
 def base_noise(base: str, number: float, key: Tensor, out: Tensor) -> None:
     """See ``reference.base_noise``."""
     library = loaded()
+    codes = library.codes
     if library.base_noise(
-        key.data_ptr(), _BASE_CODES[base], number, DTYPE_CODES[out.dtype], out.numel(),
+        key.data_ptr(), codes.bases[base], number, codes.dtypes[out.dtype], out.numel(),
         out.data_ptr(),
     ):  # fmt: skip
         raise RuntimeError("the native library failed")
@@ -107,14 +104,14 @@ def _call(
     for value in values:
         if value is not None:
             segments = value.numel()
-    loc = params[0]
+    loc, codes = params[0], loaded().codes
     operands = (
         *params, *_ABSENT[4 - len(params)],
         key, eps, z, *values, *_ABSENT[2 - len(values)],
         *grads, *_ABSENT[4 - len(grads)],
     )  # fmt: skip
     packed = _pack_operands(*[0 if t is None else t.data_ptr() for t in operands]) + _options(
-        loc.numel(), samples, segments, DTYPE_CODES[loc.dtype], _FAMILY_CODES[family], kind,
+        loc.numel(), samples, segments, codes.dtypes[loc.dtype], codes.families[family], kind,
         prior_kind, tuple(numbers), weight,
     )  # fmt: skip
     if dense:
@@ -132,14 +129,16 @@ def _options(
     samples: int,
     segments: int,
     dtype: int,
-    family: int,
+    family: FamilyCodes,
     kind: int,
     prior_kind: int,
     numbers: tuple[float, ...],
     weight: float,
 ) -> bytes:
     """The part of a call that is the same for all calls of a shape: packing it costs 1 us."""
+    transform = family.hard if kind == 1 and not family.scaled else family.transform
     return _pack_options(
-        n, samples, segments, dtype, family, kind, prior_kind,
-        *numbers, *_NO_NUMBERS[len(numbers) :], weight,
+        n, samples, segments, dtype, family.base, transform, family.value, family.parameters,
+        family.values, family.scaled, kind, prior_kind, *numbers, *_NO_NUMBERS[len(numbers) :],
+        numbers[family.base_number] if family.base_number >= 0 else 0.0, weight,
     )  # fmt: skip

@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...families import FAMILIES
-from ...rng import bases
 from .. import dispatch
 
 module: Any = None
@@ -39,7 +37,7 @@ def turned_off() -> bool:
     return os.environ.get("FUSED_REPARAM_NO_EXTENSION", "0") not in ("", "0")
 
 
-def load(library: ctypes.CDLL) -> None:
+def load(library: Any) -> None:
     """Find or build the extension and start it, or say why there is none."""
     global module, origin, reason
     from . import build, cache
@@ -49,14 +47,12 @@ def load(library: ctypes.CDLL) -> None:
             raise build.BuildError("FUSED_REPARAM_NO_EXTENSION is set")
         found, built = cache.load(build.EXTENSION, _imported)
         origin = f"C++, built {built}"
-        entries = (getattr(library, f"fused_reparam_{name}") for name in _FUNCTIONS)
+        entries = (getattr(library.handle, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
-        facts = {
-            name: (code, f.parameters, f.numbers, f.values, f.sampled, f.linear)
-            for code, (name, f) in enumerate(FAMILIES.items())
-        }
-        codes = {name: code for code, name in enumerate(bases.BASES)}
-        found.start(dispatch.asked_for, _recorded_backward, facts, codes, _served, *addresses)
+        codes = library.codes
+        found.start(
+            dispatch.asked_for, _recorded_backward, codes.families, codes.bases, _served, *addresses
+        )
         module = found
     except Exception as error:  # whatever went wrong, Python can do it
         reason = str(error) or type(error).__name__

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from . import build, cache, extension
+from .codes import Codes
 
 ISA_NAMES = ("portable", "avx2", "avx512")
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 # key, base, number, dtype, n, out
 _NOISE_ARGUMENTS = (
@@ -38,6 +38,7 @@ class Library:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         handle = ctypes.CDLL(str(path))
         self.path, self.handle = path, handle
+        self.codes = Codes(handle)
         self.isa, self.set_isa = handle.fused_reparam_isa, handle.fused_reparam_set_isa
         self.elementwise_forward: Entry = handle.fused_reparam_elementwise_forward
         self.elementwise_backward: Entry = handle.fused_reparam_elementwise_backward
@@ -100,7 +101,7 @@ def _load() -> None:
             _check_environment()
             library, _origin = cache.load(build.LIBRARY, Library)
             _library = library
-            extension.load(library.handle)
+            extension.load(library)
         except Exception as error:  # whatever went wrong, the reference backend can serve
             _reason = str(error) or type(error).__name__
 

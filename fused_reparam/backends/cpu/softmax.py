@@ -9,7 +9,7 @@ import struct
 
 from torch import Tensor
 
-from .library import DTYPE_CODES, Entry, loaded
+from .library import Entry, loaded
 
 # The fields of fused_reparam_softmax in kernels/common/c_api.h.
 _pack = struct.Struct("=12q2d6q").pack
@@ -69,7 +69,7 @@ def _call(
         0 if kl is None else kl.data_ptr(),
         0 if grad_logits is None else grad_logits.data_ptr(),
         0 if key is None else key.data_ptr(),
-        DTYPE_CODES[logits.dtype],
+        loaded().codes.dtypes[logits.dtype],
         mode,
         *logits.shape,
         tau,

@@ -1,0 +1,102 @@
+// What the formulas of the element-wise families (formulas/) are made of: what becomes of a register of
+// parameters and noise, and its gradients, as fused_reparam/families has it. A formula reads its operands
+// from `in` and gives its results to `out`; `c` are the constants of the call (elementwise/tile.h).
+//
+// A file of formulas/ has TransformFormula<Transform::name>, what becomes of parameters and noise, or
+// ValueFormula<Value::name>, a value of the parameters alone, or both; the names are those of the
+// families' rows. The build finds them, and lists them in formula_names.h and formula_files.h.
+#pragma once
+
+#include "elementwise/interface.h"
+#include "simd/math.h"
+
+namespace fr::FR_NS {
+
+template <class V>
+struct Operands {
+  using Real = typename Scalar<V>::type;
+  const TilePass& p;
+  const V (&c)[kConstants];
+  int64_t i;
+  __attribute__((always_inline)) V at(const void* x) const { return load<V>((const Real*)x + i); }
+  __attribute__((always_inline)) V loc() const { return at(p.loc); }
+  __attribute__((always_inline)) V sigma() const { return at(p.sigma); }
+  __attribute__((always_inline)) V log_sigma() const { return at(p.log_sigma); }
+  __attribute__((always_inline)) V prior_loc() const { return at(p.prior_loc); }
+  __attribute__((always_inline)) V prior_sigma() const { return at(p.prior_sigma); }
+  __attribute__((always_inline)) V prior_log_sigma() const { return at(p.prior_log_sigma); }
+  __attribute__((always_inline)) V eps() const { return at(p.eps); }
+  __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
+  __attribute__((always_inline)) V grad_value(int j) const { return at(p.grad_value[j]); }
+  __attribute__((always_inline)) V constant(int j) const { return c[j]; }
+};
+
+// A gradient times a derivative. A gradient of 0, which is also one that did not come, and a derivative
+// of 0, as of a bounded parameter, stay 0 whatever they meet: the other may be infinite.
+template <class V>
+FR_INLINE V times(V gradient, V slope) {
+  const V product = gradient * slope;
+  return (gradient == V{}) | (slope == V{}) ? V{} : product;
+}
+
+// The gradients of a draw are added to those of a value, or to zeros.
+template <class V, bool kAdd>
+struct Results {
+  using Real = typename Scalar<V>::type;
+  const TilePass& p;
+  int64_t i;
+  __attribute__((always_inline)) void put(void* x, V v) const { store((Real*)x + i, v); }
+  __attribute__((always_inline)) void add(void* x, V v) const {
+    Real* to = (Real*)x + i;
+    store(to, kAdd ? load<V>(to) + v : v);
+  }
+  __attribute__((always_inline)) void z(V v) const { put(p.z, v); }
+  __attribute__((always_inline)) void value(int j, V v) const { put(p.value[j], v); }
+  __attribute__((always_inline)) void loc(V v) const { add(p.to_loc, v); }
+  __attribute__((always_inline)) void sigma(V v) const { add(p.to_sigma, v); }
+  __attribute__((always_inline)) void log_sigma(V v) const { add(p.to_log_sigma, v); }
+  __attribute__((always_inline)) void ratio(V v) const { add(p.to_ratio, v); }
+  __attribute__((always_inline)) void prior_loc(V v) const { add(p.to_prior_loc, v); }
+  __attribute__((always_inline)) void prior_log_sigma(V v) const { add(p.to_prior_log_sigma, v); }
+};
+
+template <class V>
+FR_INLINE V log_q(V eps, V log_sigma) {
+  return fma(num<V>(-0.5) * eps, eps, num<V>(-kHalfLogTwoPi) - log_sigma);
+}
+
+// sign(x) of magnitude y.
+template <class V>
+FR_INLINE V with_sign(V y, V x) {
+  using Bits = typename Scalar<V>::Bits;
+  const Bits sign = (Bits)num<V>(-0.0);
+  return (V)(((Bits)y & ~sign) | ((Bits)x & sign));
+}
+
+// e^(x / y) in two factors, so that its product with loc neither overflows nor underflows before the result
+// does.
+template <class V>
+struct Stretch {
+  V y, quotient, half;
+  __attribute__((always_inline)) Stretch(V x, V divisor) : y(divisor) {
+    const V most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? 400.0 : 3000.0);
+    quotient = x / y;
+    half = exp(num<V>(0.5) * min_keep_nan(most, max_keep_nan(-most, quotient)));
+  }
+  __attribute__((always_inline)) V of(V scale) const { return (scale * half) * half; }
+  // Of z = loc e^(x / y), with sigma for y.
+  template <class Out>
+  __attribute__((always_inline)) void gradients(const Operands<V>& in, const Out& out) const {
+    const V gz = in.grad_z();
+    out.loc(times(times(gz, half), half));
+    out.sigma(-(times(times(gz, of(in.loc())), quotient) / y));
+  }
+};
+
+// kFar: for a tile with numbers that are `far`.
+template <Transform, bool kFar = false>
+struct TransformFormula;
+template <Value, bool kFar = false>
+struct ValueFormula;
+
+}  // namespace fr::FR_NS

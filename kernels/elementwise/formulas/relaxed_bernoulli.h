@@ -1,0 +1,34 @@
+// The relaxed Bernoulli, or its straight-through form.
+#pragma once
+
+#include "elementwise/formula.h"
+
+namespace fr::FR_NS {
+
+// Constant: 1 / tau.
+template <bool kHard>
+struct Bernoulli {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V total = in.loc() + in.eps(), one = num<V>(1.0);
+    V z;
+    if constexpr (kHard) {
+      z = total > V{} ? one : V{};
+      z = total != total ? total : z;
+    } else {
+      z = one / (one + exp(-(total * in.constant(0))));
+    }
+    out.z(z);
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V e = exp(-abs((in.loc() + in.eps()) * in.constant(0))), up = num<V>(1.0) + e;
+    out.loc(in.grad_z() * (e / (up * up)) * in.constant(0));  // in this order: 0 times infinity is NaN
+  }
+};
+template <>
+struct TransformFormula<Transform::relaxed_bernoulli> : Bernoulli<false> {};
+template <>
+struct TransformFormula<Transform::hard_bernoulli> : Bernoulli<true> {};
+
+}  // namespace fr::FR_NS

@@ -16,6 +16,7 @@ from ...families import (
 )
 from ...families.mixture import wider_and_narrower
 from ...rng import keys as rng_keys
+from ...rng.bases import WORDS
 from ...rng.stream import LANES
 from ..reference.memory import elements, flat, store
 from .gaussian import (
@@ -36,22 +37,21 @@ from .gaussian import (
 from .kernels import bases, scale
 from .kernels.elementwise_backward import elementwise_backward_kernel
 from .kernels.elementwise_forward import elementwise_forward_kernel
+from .kernels.families import FORMULAS
 from .launch import Plan, Variant, math_form, plan
 from .shapes import SINGLE, architecture, sparse_shape
 
 _INF = float("inf")
 _INDEX = {name: index for index, name in enumerate(FAMILIES)}
 Numbers = tuple[float, ...]
-_BOUNDED = ("gaussian", "gaussian_prior", "log_prob", "log_prob_prior", "mixture", "tanh_normal",
-            "log_normal")  # fmt: skip
-_ANY_KIND = (*_BOUNDED, "relaxed_bernoulli")
 
 
 @functools.lru_cache(maxsize=1024)
 def kernel_numbers(family: str, numbers: Numbers) -> tuple[Numbers, float]:
-    """(low, high, n2 .. n6 as `families` reads them), and the least value (-inf: any)."""
-    bounds, floor = (numbers[:2] if family in _BOUNDED else (-_INF, _INF)), -_INF
-    rest: Numbers = ()
+    """(low, high, n2 .. n6 as formulas read them), and the least value (-inf: any)."""
+    about, floor = FAMILIES[family], -_INF
+    bounds = numbers[:2] if about.scaled else (-_INF, _INF)
+    rest: Numbers = () if about.scaled else numbers
     if family in ("gaussian", "log_prob"):
         mean, std = numbers[2:4]
         rest = mean, 1.0 / std, 2.0 * math.log(std)
@@ -68,9 +68,19 @@ def kernel_numbers(family: str, numbers: Numbers) -> tuple[Numbers, float]:
         rest = 0.5 * (highest + lowest), half, constant, lowest, highest
     elif family == "relaxed_bernoulli":
         rest = (min(1.0 / numbers[0], 3e38),)
-    elif family == "student_t":
-        rest = bases.numbers(FAMILIES[family].base, base_number(family, numbers))
+    elif about.base_number is not None:
+        rest = bases.numbers(about.base, base_number(family, numbers))
     return (*bounds, *rest, *[0.0] * (5 - len(rest))), floor
+
+
+def functions(family: str, suffix: str = "") -> tuple[Any, ...]:
+    """FAMILY, and the functions of sample and value that `kernels.families` has, or None.
+
+    suffix: "_gradients" for those of the backward kernel.
+    """
+    about = FAMILIES[family]
+    names = f"{about.transform}_sample{suffix}", f"{about.value}_value{suffix}"
+    return _INDEX[family], *(FORMULAS.get(name) for name in names)
 
 
 def _far_prior(family: str, scalars: Numbers) -> int:
@@ -81,12 +91,11 @@ def _far_prior(family: str, scalars: Numbers) -> int:
 def _constants(
     family: str, kind: int, prior_kind: int, scalars: Numbers, floor: float, values: bool
 ) -> tuple[int | bool, ...]:
-    """The compile-time part of a family: FAMILY .. SAMPLED. `values`: whether there are any."""
+    """The compile-time part of a family: BASE .. SAMPLED. `values`: whether there are any."""
     about = FAMILIES[family]
     return (
-        _INDEX[family],
         bases.INDEX[about.base],
-        kind if family in _ANY_KIND else scale.STD.value,
+        kind if about.scaled or about.hard else scale.STD.value,
         prior_kind if about.parameters == 4 else _far_prior(family, scalars),
         scalars[0] != -_INF or scalars[1] != _INF,
         values and floor != -_INF,
@@ -95,13 +104,21 @@ def _constants(
 
 
 def _plan(
-    n: int, samples: int, segments: int, parameters: int, vector: int, device: torch.device
+    n: int,
+    samples: int,
+    segments: int,
+    parameters: int,
+    constants: tuple[Any, ...],
+    vector: int,
+    device: torch.device,
 ) -> Plan:
-    """A loop over samples and a prior's parameters take registers, and 64 elements for a thread,
-    which the one program for everything may have, are too many for any family.
+    """A loop over samples, a prior's parameters and the functions of `kernels.families` take
+    registers, and 64 elements for a thread, which the one program for everything may have, are too
+    many for any family.
     """
     single = segments == 1 and SINGLE[-2].groups < -(-n // vector) <= SINGLE[-1].groups
-    sparse = samples > 1 or parameters > 2 or single
+    by_function = constants[1] is not None
+    sparse = samples > 1 or parameters > 2 or by_function or single
     only = sparse_shape(vector, architecture(device)) if sparse else None
     return plan(n, segments or n, vector, device, only)
 
@@ -119,7 +136,7 @@ def _forward(
     samples: int,
     segments: int,
     parameters: int,
-    constants: tuple[int | bool, ...],
+    constants: tuple[Any, ...],
     mode: int,
     given: tuple[bool, ...],
     rows: Rows,
@@ -127,7 +144,7 @@ def _forward(
 ) -> Forward:
     """`segments`: of one sample's values, 0 for no values; `given`: which pointers are not None."""
     vector = 16 // dtype.itemsize
-    cut = _plan(n, samples, segments, parameters, vector, device)
+    cut = _plan(n, samples, segments, parameters, constants, vector, device)
     place = _layout(rows, 5, cut, vector)
     value, slots = kl_mode(n, segments, cut, vector)
     partial = cut.programs * slots
@@ -189,7 +206,8 @@ def _forward_launch(
     absent = (None,) * (4 - len(params))
     found = _forward(
         first.device, first.dtype, n, samples, segments, len(params),
-        _constants(family, kind, prior_kind, scalars, floor, bool(values)), mode,
+        functions(family) + _constants(family, kind, prior_kind, scalars, floor, bool(values)),
+        mode,
         (eps is not None, z is not None),
         _rows(dense, (*params, *absent, eps if samples == 1 else None)), _tried(n),
     )  # fmt: skip
@@ -204,7 +222,7 @@ def _backward(
     samples: int,
     segments: int,
     parameters: int,
-    constants: tuple[int | bool, ...],
+    constants: tuple[Any, ...],
     mode: int,
     given: tuple[bool, ...],
     rows: Rows,
@@ -212,7 +230,7 @@ def _backward(
 ) -> tuple[Variant, tuple[int, ...]]:
     """As `_forward`; `segments`: 0 where no value has a gradient."""
     vector = 16 // dtype.itemsize
-    cut = _plan(n, samples, segments, parameters, vector, device)
+    cut = _plan(n, samples, segments, parameters, constants, vector, device)
     place = _layout(rows, 10, cut, vector)
     every = (
         *constants, gkl_mode(n, segments, cut), mode, *_cut(samples, n, cut, vector),
@@ -269,7 +287,8 @@ def _backward_launch(
     alone = samples == 1
     variant, head = _backward(
         first.device, first.dtype, n, samples, segments, len(params),
-        _constants(family, kind, prior_kind, scalars, floor, some is not None), mode,
+        functions(family, "_gradients")
+        + _constants(family, kind, prior_kind, scalars, floor, some is not None), mode,
         tuple(t is not None for t in (grad_z, *grad_values, *no_values, eps, *grads, *absent)),
         _rows(
             dense,
@@ -297,7 +316,7 @@ def _parts(family: str, samples: int, n: int) -> list[tuple[int, int, int, int]]
     """(R, samples of R times the elements, first sample, first block) of both parts."""
     ranges = _ranges(samples, n)
     main = samples // ranges
-    words = 2 if FAMILIES[family].base == "student_t" else 1
+    words = WORDS[FAMILIES[family].base]
     done = ranges * main
     rest = [(1, samples - done, done, words * done * n)] if done < samples else []
     return [(ranges, main, 0, 0), *rest]

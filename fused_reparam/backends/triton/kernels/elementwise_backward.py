@@ -23,7 +23,8 @@ def pull_sample(
     k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio, n2, n3, n4, n5, n6,
     grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
     gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
-    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, GVALUE: tl.constexpr,
+    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
+    GVALUE: tl.constexpr,
     ONE: tl.constexpr, ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -64,10 +65,26 @@ def pull_sample(
                 grad1 + shift, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
                 GVALUE, DENSE, 0, Q, VEC,
             )  # fmt: skip
-    return pull(
-        a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
-        n2, n3, n4, n5, n6, FAMILY, KIND, EXACT, MATH,
-    )  # fmt: skip
+    if GRADIENTS is None:
+        return pull(
+            a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
+            n2, n3, n4, n5, n6, FAMILY, KIND, EXACT, MATH,
+        )  # fmt: skip
+    else:
+        parts = GRADIENTS(a, sigma, mean, noise, gz, n2, n3, n4, n5, n6, EXACT, MATH)
+        s0, s1, s3 = added(s0, s1, s3, parts)
+        return s0, s1, s2, s3, s4
+
+
+@triton.jit
+def added(s0, s1, s3, parts):
+    """The sums with what a family's function gives for its parameters added."""
+    s0 += parts[0]
+    if parts[1] is not None:
+        s1 += parts[1]
+    if parts[2] is not None:
+        s3 += parts[2]
+    return s0, s1, s3
 
 
 @triton.jit
@@ -88,7 +105,8 @@ def pull_tile(
     row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
     gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
     out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
-    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, VALUE_GRADIENTS: tl.constexpr,
+    BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
     ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
@@ -123,6 +141,7 @@ def pull_tile(
         c = load_rows(
             p2, start, group, mask, row, column, row2, column2, VEC, LAYOUT, UNIT & 4, MATH
         )
+    if p3 is not None:
         d = load_rows(
             p3, start, group, mask, row, column, row3, column3, VEC, LAYOUT, UNIT & 8, MATH
         )
@@ -136,9 +155,12 @@ def pull_tile(
     n4 = tl.full((), m4, dtype)
     n5 = tl.full((), m5, dtype)
     n6 = tl.full((), m6, dtype)
-    sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
-        a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, FLOOR, EXACT, MATH
-    )
+    if GRADIENTS is None:
+        sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
+            a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, FLOOR, EXACT, MATH
+        )
+    else:
+        sigma, log_square, mean, inverse, unit, ratio, prior_log = b, b, c, b, b, b, b
     s0 = tl.zeros((Q, VEC), dtype)
     s1 = s0
     s2 = s0
@@ -153,8 +175,8 @@ def pull_tile(
                 n2, n3, n4, n5, n6,
                 grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
                 gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
-                FAMILY, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT, Q,
-                VEC, MATH,
+                FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED,
+                LAYOUT, UNIT, Q, VEC, MATH,
             )  # fmt: skip
         else:
             for k in range(samples):
@@ -163,8 +185,8 @@ def pull_tile(
                     n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
                     mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
                     count, weight,
-                    FAMILY, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED, LAYOUT, UNIT,
-                    Q, VEC, MATH,
+                    FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED,
+                    LAYOUT, UNIT, Q, VEC, MATH,
                 )  # fmt: skip
     gk = None
     if GVALUE != GKL_NONE and not SAMPLED:
@@ -172,11 +194,17 @@ def pull_tile(
             grad0, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
             GVALUE, DENSE, 0, Q, VEC,
         )  # fmt: skip
-    to_a, to_b, to_c, to_d = finish(
-        a, b, d, sigma, log_square, mean, inverse, unit, ratio,
-        prior_log, gk, s0, s1, s2, s3, s4, n5,
-        FAMILY, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH,
-    )  # fmt: skip
+    if GRADIENTS is None:
+        to_a, to_b, to_c, to_d = finish(
+            a, b, d, sigma, log_square, mean, inverse, unit, ratio,
+            prior_log, gk, s0, s1, s2, s3, s4, n5,
+            FAMILY, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH,
+        )  # fmt: skip
+    else:
+        if gk is not None:
+            parts = VALUE_GRADIENTS(a, b, c, gk, n2, n3, n4, n5, n6, EXACT, MATH)
+            s0, s1, s3 = added(s0, s1, s3, parts)
+        to_a, to_b, to_c, to_d = s0, s1, s3, s0
     if CLAMP:
         to_b = tl.where(outside, 0.0, to_b)
     store_rows(
@@ -247,7 +275,8 @@ def elementwise_backward_kernel(
     offset: "i64",
     low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
     weight: "fp64",
-    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, VALUE_GRADIENTS: tl.constexpr,
+    BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
     KEY: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr,
@@ -255,6 +284,7 @@ def elementwise_backward_kernel(
 ):  # fmt: skip
     """One tile of the parameters' gradients out0 .. out3 (n elements; None: not wanted).
 
+    GRADIENTS, VALUE_GRADIENTS: as SAMPLE and VALUE_OF of `elementwise_forward_kernel`.
     p0 .. p3, eps, key, seed, offset, the numbers, count and ALIGNED: as in
     `elementwise_forward_kernel`.
     grad_z (None: none came) lies as eps does. grad0, grad1 (None: none came): see GVALUE, which is
@@ -277,8 +307,9 @@ def elementwise_backward_kernel(
             row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
             out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, GVALUE, ONE, ALIGNED, GROUPS,
-            LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC, MATH,
+            FAMILY, GRADIENTS, VALUE_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
+            GVALUE, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC,
+            MATH,
         )  # fmt: skip
     else:
         pull_tile(
@@ -287,6 +318,6 @@ def elementwise_backward_kernel(
             row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
             out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, GVALUE, ONE, ALIGNED, GROUPS,
-            LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+            FAMILY, GRADIENTS, VALUE_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
+            GVALUE, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
         )  # fmt: skip

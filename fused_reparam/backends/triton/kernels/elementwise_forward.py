@@ -55,9 +55,10 @@ def one_sample(
     prior_log, n2, n3, n4, n5, n6, eps, z, value0,
     value1,
     seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, weight,
-    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, VALUE: tl.constexpr,
-    ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
-    UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
+    VALUE: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
+    MATH: tl.constexpr,
 ):  # fmt: skip
     """Sample k's tile of z, and of the values that depend on its noise."""
     EXACT: tl.constexpr = VEC == 4
@@ -70,14 +71,17 @@ def one_sample(
         )
     else:
         noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
-    drawn, first_value, second_value = draw(
-        a, sigma, log_square, mean, inverse, unit, ratio, prior_log, noise, n2, n3, n4, n5, n6,
-        FAMILY, KIND, EXACT, MATH,
-    )  # fmt: skip
+    if SAMPLE is None:
+        drawn, first_value, second_value = draw(
+            a, sigma, log_square, mean, inverse, unit, ratio, prior_log, noise, n2, n3, n4, n5, n6,
+            FAMILY, KIND, EXACT, MATH,
+        )  # fmt: skip
+    else:
+        drawn = SAMPLE(a, sigma, mean, noise, n2, n3, n4, n5, n6, EXACT, MATH)
     if z is not None:
         at = locate(z, first, group, 0, 0, 0, 0, VEC, DENSE, 0)
         tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
-    if VALUE != KL_NONE:
+    if VALUE != KL_NONE:  # of families that `formulas` has
         shift = 0 if ONE else sample_shift(k, count, ALIGNED and VALUE == KL_EACH, VEC)
         store_value(
             first_value, value0, shift, weight, start, group, mask, n, length,
@@ -95,7 +99,8 @@ def draw_tile(
     p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples, count,
     row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
     low, high, m2, m3, m4, m5, m6, weight,
-    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, VALUE_OF: tl.constexpr, BASE: tl.constexpr,
+    KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
     ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
@@ -129,6 +134,7 @@ def draw_tile(
         c = load_rows(
             p2, start, group, mask, row, column, row2, column2, VEC, LAYOUT, UNIT & 4, MATH
         )
+    if p3 is not None:
         d = load_rows(
             p3, start, group, mask, row, column, row3, column3, VEC, LAYOUT, UNIT & 8, MATH
         )
@@ -139,25 +145,20 @@ def draw_tile(
     n4 = tl.full((), m4, dtype)
     n5 = tl.full((), m5, dtype)
     n6 = tl.full((), m6, dtype)
-    sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
-        a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, VALUE != KL_NONE, EXACT, MATH
-    )
-    if VALUE != KL_NONE and not SAMPLED:
-        value = divergence(
-            a,
-            sigma,
-            log_square,
-            mean,
-            inverse,
-            unit,
-            ratio,
-            prior_log,
-            n5,
-            FAMILY,
-            FLOOR,
-            EXACT,
-            MATH,
+    if SAMPLE is None:
+        sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
+            a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, VALUE != KL_NONE, EXACT, MATH
         )
+    else:  # such a family takes its parameters as they are
+        sigma, log_square, mean, inverse, unit, ratio, prior_log = b, b, c, b, b, b, b
+    if VALUE != KL_NONE and not SAMPLED:
+        if VALUE_OF is None:
+            value = divergence(
+                a, sigma, log_square, mean, inverse, unit, ratio, prior_log, n5,
+                FAMILY, FLOOR, EXACT, MATH,
+            )  # fmt: skip
+        else:
+            value = VALUE_OF(a, sigma, mean, n2, n3, n4, n5, n6, EXACT, MATH)
         store_value(value, value0, 0, weight, start, group, mask, n, length, VALUE, GROUPS, Q, VEC)
     VALUES: tl.constexpr = VALUE if SAMPLED else KL_NONE
     if z is not None or SAMPLED:
@@ -167,7 +168,8 @@ def draw_tile(
                 prior_log, n2, n3, n4, n5, n6, eps, z,
                 value0, value1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
                 n, length, count, weight,
-                FAMILY, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC, MATH,
+                FAMILY, SAMPLE, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC,
+                MATH,
             )  # fmt: skip
         else:
             for k in range(samples):
@@ -177,7 +179,8 @@ def draw_tile(
                     z,
                     value0, value1, seed, offset, start, group, mask, row, column, eps_row,
                     eps_column, n, length, count, weight,
-                    FAMILY, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC, MATH,
+                    FAMILY, SAMPLE, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC,
+                    MATH,
                 )  # fmt: skip
 
 
@@ -209,13 +212,17 @@ def elementwise_forward_kernel(
     row3: "i64", column3: "i64", eps_row: "i64", eps_column: "i64", seed: "i64", offset: "i64",
     low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
     weight: "fp64",
-    FAMILY: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
+    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, VALUE_OF: tl.constexpr, BASE: tl.constexpr,
+    KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
     KEY: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr,
     TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the parameters (n elements), of every sample of z and of the values.
+
+    SAMPLE, VALUE_OF: the family's functions in `families`, or None where `formulas` has it by its
+    number FAMILY.
 
     p0 .. p3 (None: the family has fewer): n elements, LAYOUT and strides as in `tiles`; so is eps
     (None: from key) if there is ONE sample, else it has `samples * n` consecutive elements, as z
@@ -243,14 +250,14 @@ def elementwise_forward_kernel(
             p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE, ALIGNED, GROUPS,
-            LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC, MATH,
+            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE,
+            ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC, MATH,
         )  # fmt: skip
     else:
         draw_tile(
             p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE, ALIGNED, GROUPS,
-            LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE,
+            ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -1,38 +1,28 @@
-"""What a user calls: checks the arguments, finds the noise, calls an op. One file per family."""
+"""What a user calls: checks the arguments, finds the noise, calls an op. One file per kind.
 
-from .categorical import categorical_latent, gumbel_softmax, one_hot_categorical
-from .gaussian import (
-    gaussian_kl,
-    gaussian_latent,
-    gaussian_latent_from_moments,
-    gaussian_rsample,
-)
-from .gaussian_log_prob import gaussian_rsample_log_prob
-from .loc_scale import loc_scale_latent, loc_scale_rsample
-from .sample_weight import sample_weight
-from .tanh_normal import tanh_normal_rsample
-from .transforms import (
-    kumaraswamy_rsample,
-    log_normal_latent,
-    log_normal_rsample,
-    relaxed_bernoulli,
-)
+What a file names in its ``__all__`` is public, here and in ``fused_reparam``.
+"""
 
-__all__ = [
-    "categorical_latent",
-    "gaussian_kl",
-    "gaussian_latent",
-    "gaussian_latent_from_moments",
-    "gaussian_rsample",
-    "gaussian_rsample_log_prob",
-    "gumbel_softmax",
-    "kumaraswamy_rsample",
-    "loc_scale_latent",
-    "loc_scale_rsample",
-    "log_normal_latent",
-    "log_normal_rsample",
-    "one_hot_categorical",
-    "relaxed_bernoulli",
-    "sample_weight",
-    "tanh_normal_rsample",
-]
+from typing import TYPE_CHECKING
+
+from . import categorical as _categorical
+from . import gaussian as _gaussian
+from . import gaussian_log_prob as _gaussian_log_prob
+from . import loc_scale as _loc_scale
+from . import sample_weight as _sample_weight
+from . import tanh_normal as _tanh_normal
+from . import transforms as _transforms
+from .categorical import *
+from .gaussian import *
+from .gaussian_log_prob import *
+from .loc_scale import *
+from .sample_weight import *
+from .tanh_normal import *
+from .transforms import *
+
+if not TYPE_CHECKING:  # which sees what is imported above, and of this only that it is no literal
+    _FILES = (
+        _categorical, _gaussian, _gaussian_log_prob, _loc_scale,
+        _sample_weight, _tanh_normal, _transforms,
+    )  # fmt: skip
+    __all__ = [name for file in _FILES for name in file.__all__]

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import functional, nn, noise
 from .backends import dispatch
 from .core.scales import SCALE_KINDS, STD, VAR
+from .families import FAMILIES
 from .functional import loc_scale
 from .rng.bases import BASES
 
@@ -59,6 +60,32 @@ def _inside(loc: Tensor, scale: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 def _positive(kind: str) -> str:
     return "+" if kind in (SCALE_KINDS[STD], SCALE_KINDS[VAR]) else ""
+
+
+def _milder(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of parameters that are positive or of either sign, in a range in which nothing
+    leaves 16 bits.
+    """
+
+    def call(*, key: Tensor, **given: Any) -> Any:
+        moved = {
+            name: (2.0 + t if bool((t > 0).all()) else 0.3 * t) if isinstance(t, Tensor) else t
+            for name, t in given.items()
+        }
+        return function(**moved, key=key)
+
+    return call
+
+
+def _of_rows() -> Iterator[tuple[str, _Call]]:
+    """The functions that every family with a ``law`` has."""
+    for name, row in FAMILIES.items():
+        if row.law is not None:
+            sample = getattr(functional, f"{name}_rsample")
+            yield f"{name}_rsample", _call(_milder(sample), row.names)
+        if row.law is not None and row.values:
+            latent, prior = getattr(functional, f"{name}_latent"), row.some_prior()
+            yield f"{name}_latent", _call(_milder(latent), row.names, **prior, **_SAMPLE)
 
 
 _SAMPLE: dict[str, Any] = {"reduction": "sample"}
@@ -120,9 +147,7 @@ _CALLS: dict[str, _Call] = {
         )
         for base in loc_scale.BASES
     },
-    "kumaraswamy_rsample": _call(
-        functional.kumaraswamy_rsample, "concentration1+ concentration0+"
-    ),
+    **dict(_of_rows()),
     "one_hot_categorical": _call(functional.one_hot_categorical, "logits", unimix=0.01),
     **{
         f"{name}{' hard' if hard else ''}": _call(function, "logits", hard=hard, **options)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..families import FAMILIES
 from ..ops.elementwise import Spec, elementwise
 from ..ops.elementwise_spec import halves, settled, shape_of, stacked, stacked_order
 from ..ops.elementwise_spec import parameters as split_parameters
 from ..ops.layout import UNSETTLED
 from . import sources as noise_sources
-from .arguments import parameters
-from .sources import Sources
+from .arguments import check_reduction, deviation, number, parameters
+from .sources import Sources, key_source
 
 UNBOUNDED = (-torch.inf, torch.inf)
 Named = tuple[str, Tensor | float]
@@ -51,6 +52,39 @@ def sample(
     if return_eps and eps is None:
         eps = noise_sources.made_of(key, z)
     return z, values, eps if return_eps else None
+
+
+def rsample(
+    family: str,
+    named: tuple[Named, ...],
+    key: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """z of a family that has a ``law``."""
+    numbers = (1.0,) * FAMILIES[family].numbers  # of the KL, which is not wanted
+    return sample(family, named, key_source(key, generator), numbers=numbers)[0]
+
+
+def latent(
+    family: str,
+    named: tuple[Named, ...],
+    prior: tuple[float, ...],
+    reduction: str,
+    key: Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """z of such a family and its KL to the member that ``prior`` tells, reduced."""
+    check_reduction(reduction)
+    row = FAMILIES[family]
+    checked = [
+        deviation(name[:-1], value) if name.endswith("+") else number(name, value)
+        for name, value in zip(row.prior.split(), prior, strict=True)
+    ]
+    numbers = row.constants(*checked)
+    z, (kl,), _ = sample(
+        family, named, key_source(key, generator), numbers=numbers, reduction=reduction
+    )
+    return z, kl
 
 
 def values_alone(

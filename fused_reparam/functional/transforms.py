@@ -1,4 +1,4 @@
-"""Draws that are a transform of one standard draw: log-normal, relaxed Bernoulli, Kumaraswamy."""
+"""Draws that are a transform of one standard draw."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from fused_reparam.families import FAMILIES
 from tests.helpers.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -14,6 +15,15 @@ def test_code_runs(page):
     scope = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, str(page), "exec"), scope)
+
+
+@pytest.mark.parametrize("name", [name for name, row in FAMILIES.items() if row.law])
+def test_the_table_of_families_has_each_row(name):
+    row = FAMILIES[name]
+    title, sample, use = row.about
+    functions = f"`{name}_rsample`" + (f", `{name}_latent`" if row.values else "")
+    line = f"| {title} | {sample} | {'KL' if row.values else ''} | {functions} | | {use} |"
+    assert line.replace("|  |", "| |") in PAGES[0].read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

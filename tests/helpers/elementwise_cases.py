@@ -38,16 +38,20 @@ _NUMBERS = {
     "student_t": (3.0,),
     "relaxed_bernoulli": (0.7,),
 }
-_LOC_SCALE = ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
-_POSITIVE = dict.fromkeys(_LOC_SCALE, (1,)) | {"kumaraswamy": (0, 1)}
+# Positions of the parameters that must be positive.
+_POSITIVE = {
+    name: [i for i, word in enumerate(row.names.split()) if word.endswith("+")]
+    for name, row in FAMILIES.items()
+}
 # Those whose scale parameter has a kind.
-SCALED = [name for name in FAMILIES if name not in (*_POSITIVE, "relaxed_bernoulli")]
+SCALED = [name for name, row in FAMILIES.items() if row.scaled]
 
 
 def spec(family, samples=0, reduction="sample", order=(), kind=None, sample=True):
     """A call of a family; the scale's kind is log_std where the family has one."""
     kind = (1 if family in SCALED else 0) if kind is None else kind
-    numbers = list(_NUMBERS.get(family, ()))
+    row = FAMILIES[family]
+    numbers = list(_NUMBERS.get(family, row.constants(*row.some_prior().values())))
     return Spec(list(order), family, kind, 4, numbers, samples, sample, reduction)
 
 
@@ -59,7 +63,7 @@ def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
         t = 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64)
         # The uniform member stays inside the standard one, where its KL is finite.
         shrink = 0.2 if family == "uniform" else 1.0
-        t = shrink * (t.abs() + 0.2) if i in _POSITIVE.get(family, ()) else shrink * t
+        t = shrink * (t.abs() + 0.2) if i in _POSITIVE[family] else shrink * t
         found.append(t.to(device=device, dtype=dtype).requires_grad_())
     return found
 

@@ -8,12 +8,16 @@ import pytest
 import torch
 
 import fused_reparam as fr
+from fused_reparam.families import FAMILIES
 from fused_reparam.functional import loc_scale
 from tests.helpers.elementwise_cases import cotangents, gradients
 
 SHAPE = (4, 3, 5)
 # Parameters that must be positive; all others may be any number.
-_POSITIVE = ("std", "scale", "concentration1", "concentration0")
+_POSITIVE = {
+    "std", "scale",
+    *(word[:-1] for row in FAMILIES.values() for word in row.names.split() if word.endswith("+")),
+}  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -43,6 +47,8 @@ def leaves(names, shape=SHAPE, dtype=torch.float32, seed=0):
     for name in names:
         t = torch.rand(shape, generator=generator, dtype=torch.float64)
         t = 0.3 + 0.2 * t if name in _POSITIVE else t - 0.5
+        if name == "alpha":  # of a lighter tail
+            t = 4.0 * t
         found.append(t.to(dtype).requires_grad_())
     return found
 
@@ -85,7 +91,15 @@ _CALLS = [
     ),
     case(fr.relaxed_bernoulli, "logits", tau=0.7),
     case(fr.relaxed_bernoulli, "logits", tau=0.7, hard=True),
-    case(fr.kumaraswamy_rsample, "concentration1 concentration0"),
+    *(
+        case(
+            getattr(fr, f"{name}_latent" if row.values else f"{name}_rsample"),
+            row.names.replace("+", ""),
+            **row.some_prior(),
+        )
+        for name, row in FAMILIES.items()
+        if row.law
+    ),
     case(fr.gumbel_softmax, "logits", tau=0.7, dim=0),
     case(fr.gumbel_softmax, "logits", tau=0.7, dim=0, hard=True),
     case(fr.categorical_latent, "logits", tau=0.7, dim=0, reduction="sum"),

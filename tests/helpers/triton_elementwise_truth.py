@@ -63,12 +63,15 @@ def noise_error(eps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def parameters(family: str, n: int, dtype: torch.dtype, kind: int = 0, prior: int = 0) -> list:
     """Each flat and on the CPU."""
     loc = values(n, dtype, 1)
-    if family == "relaxed_bernoulli":
-        return [loc]
-    if family == "kumaraswamy":
-        return [(loc.abs() + 0.2).to(dtype), scale_values("std", n, dtype)]
-    if family not in NUMBERS or family == "student_t":
-        return [(0.3 * loc).to(dtype), scale_values("std", n, dtype, 7)]
+    names = FAMILIES[family].names.split()
+    if len(names) > 1 and names[0] != "loc":
+        lighter = 2.0 if names[1] == "alpha+" else 0.0  # a tail that stays within float32
+        return [(loc.abs() + 0.2).to(dtype), scale_values("std", n, dtype) + lighter]
+    if len(names) > 1:
+        rest = [(0.2 * values(n, dtype, 3)).to(dtype)] * (len(names) - 2)
+        return [(0.3 * loc).to(dtype), scale_values("std", n, dtype, 7), *rest]
+    if names:
+        return [(loc.abs() + 0.2).to(dtype) if names[0].endswith("+") else loc]
     made = [loc, scale_values(KINDS[kind], n, dtype)]
     if FAMILIES[family].parameters == 4:
         made += [values(n, dtype, 3), scale_values(KINDS[prior], n, dtype, 4)]
@@ -140,7 +143,8 @@ def run_and_check(
     segments: of one sample. rows: 0 dense, else the parameters are rows with these layouts.
     """
     about = FAMILIES[family]
-    numbers = NUMBERS.get(family, ()) if numbers is None else numbers
+    if numbers is None:
+        numbers = NUMBERS.get(family, about.constants(*about.some_prior().values()))
     flat = parameters(family, n, dtype, kind, prior_kind) if params is None else params
     dense = rows == 0
     count = samples * n

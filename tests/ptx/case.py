@@ -18,6 +18,7 @@ from torch import Tensor
 
 import fused_reparam as fr
 from fused_reparam import noise
+from fused_reparam.families import FAMILIES
 from fused_reparam.rng import bases as streams
 from fused_reparam.rng import keys as rng_keys
 from fused_reparam.rng import stream as rng_stream
@@ -37,7 +38,10 @@ TOLERANCE = {
 }
 # Keys whose counter's lower half, and whose whole counter, overflows within the first blocks.
 CARRY32, CARRY64 = (2**63 + 11, 2**32 - 3), (5, 2**64 - 3)
-_POSITIVE = ("std", "var", "scale", "concentration1", "concentration0", "prior_std")
+_POSITIVE = {
+    "std", "var", "scale", "prior_std",
+    *(word[:-1] for row in FAMILIES.values() for word in row.names.split() if word.endswith("+")),
+}  # fmt: skip
 
 
 class Result(NamedTuple):

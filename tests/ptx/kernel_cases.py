@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 import fused_reparam as fr
+from fused_reparam.families import FAMILIES
 from fused_reparam.ops import softmax
 from tests.ptx.case import CARRY32, CARRY64, Case, graph_key
 
@@ -184,8 +185,10 @@ def _families():
     yield _case("relaxed_bernoulli", bernoulli, "logits", (33, 20), {"tau": 0.6})
     options = {"tau": 0.6, "hard": True}
     yield _case("relaxed_bernoulli hard", bernoulli, "logits", (33, 20), options)
-    names = "concentration1 concentration0"
-    yield _case("kumaraswamy", fr.kumaraswamy_rsample, names, (33, 20))
+    for name, row in FAMILIES.items():
+        if row.law:
+            function = getattr(fr, f"{name}_latent" if row.values else f"{name}_rsample")
+            yield _case(name, function, row.names.replace("+", ""), (33, 20), row.some_prior())
 
     halves = ("half", "half")
     name, options = "loc_scale halves", {"base": "logistic"}

@@ -35,12 +35,13 @@ reveal_type(fr.FusedCategoricalLatent(0.5)(x))
 reveal_type(fr.BayesianConv2d(3, 4, 3)(x))
 reveal_type(fr.gumbel_softmax(x, 0.5, hard=True))
 reveal_type(fr.sample_weight(x, 0.0))
+reveal_type(fr.pareto_rsample(x, 2.0))
 reveal_type(fr.noise.key(3))
 with fr.backend("reference"):
     pass
 """
 ONE, TWO, THREE = "Tensor", "tuple[Tensor, Tensor]", "tuple[Tensor, Tensor, Tensor]"
-REVEALED = [ONE, TWO, THREE, ONE, TWO, TWO, ONE, TWO, TWO, ONE, ONE, TWO, ONE]
+REVEALED = [ONE, TWO, THREE, ONE, TWO, TWO, ONE, TWO, TWO, ONE, ONE, TWO, ONE, ONE]
 WRONG = """
 import torch
 import fused_reparam as fr

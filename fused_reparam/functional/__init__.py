@@ -9,6 +9,7 @@ from . import categorical as _categorical
 from . import gaussian as _gaussian
 from . import gaussian_log_prob as _gaussian_log_prob
 from . import loc_scale as _loc_scale
+from . import positive as _positive
 from . import sample_weight as _sample_weight
 from . import tanh_normal as _tanh_normal
 from . import transforms as _transforms
@@ -16,13 +17,14 @@ from .categorical import *
 from .gaussian import *
 from .gaussian_log_prob import *
 from .loc_scale import *
+from .positive import *
 from .sample_weight import *
 from .tanh_normal import *
 from .transforms import *
 
 if not TYPE_CHECKING:  # which sees what is imported above, and of this only that it is no literal
     _FILES = (
-        _categorical, _gaussian, _gaussian_log_prob, _loc_scale,
+        _categorical, _gaussian, _gaussian_log_prob, _loc_scale, _positive,
         _sample_weight, _tanh_normal, _transforms,
     )  # fmt: skip
     __all__ = [name for file in _FILES for name in file.__all__]

@@ -1,0 +1,40 @@
+"""The exponential distribution: see `fused_reparam.families.exponential`."""
+
+import triton
+import triton.language as tl
+
+from ..approx import log
+from ..scale import times
+
+
+@triton.jit
+def exponential_sample(
+    rate, _b, _c, eps, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return eps / rate
+
+
+@triton.jit
+def exponential_sample_gradients(
+    rate, _b, _c, eps, gz, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return -(times(gz, eps / rate) / rate), None, None
+
+
+@triton.jit
+def exponential_value(
+    rate, _b, _c, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """n2, n3: the prior's rate and its logarithm."""
+    return n2 / rate - 1.0 - (n3 - log(rate, MATH))
+
+
+@triton.jit
+def exponential_value_gradients(
+    rate, _b, _c, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return times(gk, 1.0 - n2 / rate) / rate, None, None

@@ -14,6 +14,8 @@ from .elementwise import latent, rsample
 __all__ = [
     "exponential_latent",
     "exponential_rsample",
+    "weibull_latent",
+    "weibull_rsample",
 ]
 
 
@@ -102,3 +104,117 @@ def exponential_latent(
             return node  # type: ignore[no-any-return]
     prior = (prior_rate,)
     return latent("exponential", (("rate", rate),), prior, reduction, key, generator)
+
+
+@names_mistakes
+def weibull_rsample(
+    scale: Tensor,
+    concentration: Tensor | float,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Sample the Weibull distribution by reparameterization.
+
+    .. math::
+        z = \mathrm{scale} \cdot (-\log u)^{1 / \mathrm{concentration}}
+
+    Args:
+        scale: positive, any shape; float32, float64, float16 or bfloat16.
+        concentration: the shape parameter, positive, broadcast against scale.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the broadcast shape and the inputs' dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: Zhang, Chen, Guo and Zhou, "WHAI: Weibull hybrid autoencoding inference for deep topic
+    modeling", 2018.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import weibull_rsample
+        >>> weibull_rsample(torch.ones(3, 4), torch.full((4,), 2.0)).shape
+        torch.Size([3, 4])
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(weibull_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    return rsample(
+        "weibull",
+        (
+            ("scale", scale),
+            ("concentration", concentration),
+        ),
+        key,
+        generator,
+    )
+
+
+@names_mistakes
+def weibull_latent(
+    scale: Tensor,
+    concentration: Tensor | float,
+    *,
+    prior_scale: float = 1.0,
+    prior_concentration: float = 1.0,
+    reduction: str = "batchmean",
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample the Weibull distribution and its KL divergence to another one.
+
+    .. math::
+        KL = e^{k s} \Gamma(1 + r) - 1 - k s - \log r + \gamma (r - 1) \text{ per element, reduced}
+
+    with k the prior's concentration, r = k / concentration, s = log(scale / prior_scale) and
+    :math:`\gamma` Euler's constant.
+
+    Args:
+        scale, concentration, key, generator: see :func:`weibull_rsample`.
+        prior_scale, prior_concentration: those of the prior, positive numbers; by default it is
+            the standard exponential.
+        reduction: of the KL, see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z as of :func:`weibull_rsample`, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
+            number of the prior that is not positive.
+
+    Source: Bauckhage, "Computing the Kullback-Leibler divergence between two Weibull
+    distributions", 2013.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import weibull_latent
+        >>> z, kl = weibull_latent(torch.ones(4, 2), 1.0)
+        >>> z.shape, bool(kl.abs() < 1e-5)
+        (torch.Size([4, 2]), True)
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(weibull_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    prior = (
+        prior_scale,
+        prior_concentration,
+    )
+    return latent(
+        "weibull",
+        (
+            ("scale", scale),
+            ("concentration", concentration),
+        ),
+        prior,
+        reduction,
+        key,
+        generator,
+    )

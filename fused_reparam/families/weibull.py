@@ -1,0 +1,42 @@
+"""The Weibull distribution."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import distributions
+
+from .family import Family, over, stretched
+
+EULER = 0.57721566490153286
+
+
+def constants(prior_scale: float, prior_concentration: float) -> tuple[float, ...]:
+    return math.log(prior_scale), prior_concentration, math.log(prior_concentration)
+
+
+def weibull(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = scale eps^(1 / concentration); value: KL to another Weibull distribution.
+
+    Parameters scale, concentration. Numbers: the logarithm of the prior's scale, its concentration
+    k and log k. With r = k / concentration and s = log(scale / the prior's scale)::
+
+        KL = exp(k s) Gamma(1 + r) - 1 - k s - log r + (r - 1) Euler's constant
+    """
+    scale, concentration = p
+    log_prior_scale, k, log_k = numbers
+    r = over(k, concentration)
+    ks = k * (torch.log(scale) - log_prior_scale)
+    grown = torch.expm1(ks + torch.lgamma(1.0 + r))
+    kl = grown - ks - (log_k - torch.log(concentration)) + EULER * (r - 1.0)
+    return scale if eps is None else stretched(scale, torch.log(eps), concentration), (kl,)
+
+
+WEIBULL = Family(
+    parameters=2, numbers=3, base="exponential", values=1, sampled=False, formula=weibull,
+    linear=False, constants=constants, transform="weibull", value="weibull",
+    names="scale+ concentration+", prior="prior_scale+ prior_concentration+",
+    law=distributions.Weibull,
+    about=("Weibull", "scale (-ln u)^(1 / concentration)", "survival, topic models"),
+)  # fmt: skip

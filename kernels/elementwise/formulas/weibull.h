@@ -1,0 +1,78 @@
+// The Weibull distribution.
+#pragma once
+
+#include "elementwise/formula.h"
+
+namespace fr::FR_NS {
+
+// loc is the scale, sigma the concentration: z = scale e^(log eps / concentration).
+template <>
+struct TransformFormula<Transform::weibull> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    out.z(Stretch<V>(log(in.eps()), in.sigma()).of(in.loc()));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    Stretch<V>(log(in.eps()), in.sigma()).gradients(in, out);
+  }
+};
+
+// log Gamma(1 + r) and its derivative for r >= 0, by Stirling's series of a larger argument:
+// Gamma(1 + r + n) = Gamma(1 + r) (r + 1) ... (r + n).
+template <class V>
+FR_INLINE void log_gamma(V r, V& value, V& slope) {
+  constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+  constexpr int shift = single ? 3 : 8;
+  const V one = num<V>(1.0);
+  const auto large = r > num<V>(64.0);
+  V product = one, sum = V{};                               // of the factors, and of their reciprocals times it
+  for (int i = 1; i <= shift; ++i) {
+    const V factor = (large ? V{} : r) + num<V>(i);
+    sum = fma(sum, factor, product);
+    product = product * factor;
+  }
+  const V y = r + (large ? one : num<V>(shift + 1.0)), inverse = one / y, square = inverse * inverse;
+  constexpr typename Scalar<V>::type of_value[] = {1.0 / 12,   -1.0 / 360, 1.0 / 1260,
+                                                   -1.0 / 1680, 1.0 / 1188, -691.0 / 360360};
+  constexpr typename Scalar<V>::type of_slope[] = {1.0 / 12,  -1.0 / 120, 1.0 / 252,      -1.0 / 240,
+                                                   1.0 / 132, -691.0 / 32760, 1.0 / 12};
+  const V log_y = log(y);
+  value = fma(y - num<V>(0.5), log_y, fma(inverse, polynomial(square, of_value), num<V>(kHalfLogTwoPi)) - y);
+  slope = log_y - fma(num<V>(0.5), inverse, square * polynomial(square, of_slope));
+  value = large ? value : value - log(product);
+  slope = large ? slope : slope - sum / product;
+}
+
+// With the prior's concentration k, r = k / concentration and s = log(scale / the prior's scale):
+// e^(k s) Gamma(1 + r) - 1 - k s - log r + (r - 1) Euler's constant. Constants: the logarithm of the prior's
+// scale, k and log k.
+template <>
+struct ValueFormula<Value::weibull> {
+  static constexpr double kEuler = 0.57721566490153286061;
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    V r, ks, value, slope;
+    parts(in, r, ks, value, slope);
+    const V one = num<V>(1.0);
+    out.value(0, expm1(ks + value) - ks - (in.constant(2) - log(in.sigma())) + num<V>(kEuler) * (r - one));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    V r, ks, value, slope;
+    parts(in, r, ks, value, slope);
+    const V one = num<V>(1.0), grown = expm1(ks + value), g = in.grad_value(0);
+    out.loc(times(g, in.constant(1) * grown) / in.loc());
+    out.sigma(times(g, one - r * fma(grown + one, slope, num<V>(kEuler))) / in.sigma());
+  }
+
+ private:
+  template <class V>
+  FR_INLINE void parts(const Operands<V>& in, V& r, V& ks, V& value, V& slope) {
+    r = in.constant(1) / in.sigma();
+    ks = in.constant(1) * (log(in.loc()) - in.constant(0));
+    log_gamma(r, value, slope);
+  }
+};
+
+}  // namespace fr::FR_NS

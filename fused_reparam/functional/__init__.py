@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from . import categorical as _categorical
 from . import gaussian as _gaussian
 from . import gaussian_log_prob as _gaussian_log_prob
+from . import heavy_tails as _heavy_tails
 from . import loc_scale as _loc_scale
 from . import positive as _positive
 from . import sample_weight as _sample_weight
@@ -16,6 +17,7 @@ from . import transforms as _transforms
 from .categorical import *
 from .gaussian import *
 from .gaussian_log_prob import *
+from .heavy_tails import *
 from .loc_scale import *
 from .positive import *
 from .sample_weight import *
@@ -24,7 +26,7 @@ from .transforms import *
 
 if not TYPE_CHECKING:  # which sees what is imported above, and of this only that it is no literal
     _FILES = (
-        _categorical, _gaussian, _gaussian_log_prob, _loc_scale, _positive,
+        _categorical, _gaussian, _gaussian_log_prob, _heavy_tails, _loc_scale, _positive,
         _sample_weight, _tanh_normal, _transforms,
     )  # fmt: skip
     __all__ = [name for file in _FILES for name in file.__all__]

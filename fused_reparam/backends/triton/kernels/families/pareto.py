@@ -1,0 +1,46 @@
+"""The Pareto distribution: see `fused_reparam.families.pareto`."""
+
+import triton
+import triton.language as tl
+
+from ..approx import log
+from ..scale import times
+from ..stretch import stretch, stretch_gradients
+
+
+@triton.jit
+def pareto_sample(
+    scale, alpha, _c, eps, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    _, half = stretch(eps, alpha, EXACT, MATH)
+    return (scale * half) * half
+
+
+@triton.jit
+def pareto_sample_gradients(
+    scale, alpha, _c, eps, gz, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    to_scale, to_alpha = stretch_gradients(scale, eps, alpha, gz, EXACT, MATH)
+    return to_scale, to_alpha, None
+
+
+@triton.jit
+def pareto_value(
+    scale, alpha, _c, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """n2 .. n5: the prior's scale, its logarithm, the prior's alpha, its logarithm."""
+    of_alpha = n4 / alpha - 1.0 - (n5 - log(alpha, MATH))
+    kl = n4 * (log(scale, MATH) - n3) + of_alpha
+    return tl.where(scale < n2, float("inf"), kl)
+
+
+@triton.jit
+def pareto_value_gradients(
+    scale, alpha, _c, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    gk = tl.where(scale < n2, 0.0, gk)
+    return times(gk, n4 / scale), times(gk, 1.0 - n4 / alpha) / alpha, None

@@ -1,0 +1,43 @@
+"""The Pareto distribution."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import distributions
+
+from .family import Family, over, stretched
+
+
+def constants(prior_scale: float, prior_alpha: float) -> tuple[float, ...]:
+    return prior_scale, math.log(prior_scale), prior_alpha, math.log(prior_alpha)
+
+
+def pareto(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    """z = scale exp(eps / alpha); value: KL to another Pareto distribution.
+
+    Parameters scale, alpha. Numbers: the prior's scale, its logarithm, the prior's alpha and its
+    logarithm. With r = prior_alpha / alpha::
+
+        KL = prior_alpha log(scale / prior_scale) - log r + r - 1
+
+    It is infinite, without a gradient, where scale < prior_scale: the prior never gives what lies
+    between them.
+    """
+    scale, alpha = p
+    prior_scale, log_prior_scale, prior_alpha, log_prior_alpha = numbers
+    beyond = scale < prior_scale
+    apart = prior_alpha * (torch.log(torch.where(beyond, 1.0, scale)) - log_prior_scale)
+    inside = torch.where(beyond, 1.0, alpha)
+    kl = apart + (torch.log(inside) - log_prior_alpha) + over(prior_alpha, inside) - 1.0
+    z = scale if eps is None else stretched(scale, eps, alpha)
+    return z, (torch.where(beyond, math.inf, kl),)
+
+
+PARETO = Family(
+    parameters=2, numbers=4, base="exponential", values=1, sampled=False, formula=pareto,
+    linear=False, constants=constants, transform="pareto", value="pareto",
+    names="scale+ alpha+", prior="prior_scale+ prior_alpha+", law=distributions.Pareto,
+    about=("Pareto", "scale u^(-1 / alpha)", "heavy tails, power laws"),
+)  # fmt: skip

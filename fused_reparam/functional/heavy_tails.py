@@ -1,0 +1,132 @@
+"""Draws of positive numbers, and others, whose tails are heavy."""
+
+from __future__ import annotations
+
+from typing import Never
+
+import torch
+from torch import Tensor
+
+from ..core.mistakes import names_mistakes
+from ..core.tracers import fx, special
+from .elementwise import latent, rsample
+
+__all__ = [
+    "pareto_latent",
+    "pareto_rsample",
+]
+
+
+@names_mistakes
+def pareto_rsample(
+    scale: Tensor,
+    alpha: Tensor | float,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Sample the Pareto distribution by reparameterization.
+
+    .. math::
+        z = \mathrm{scale} \cdot u^{-1 / \mathrm{alpha}}
+
+    Args:
+        scale: the least number, positive, any shape; float32, float64, float16 or bfloat16.
+        alpha: the tail's exponent, positive, broadcast against scale.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the broadcast shape and the inputs' dtype. Its tail may exceed the dtype's
+        range.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: Devroye, "Non-uniform random variate generation", 1986, chapter 2.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import pareto_rsample
+        >>> bool((pareto_rsample(torch.full((100,), 2.0), 3.0) >= 2.0).all())
+        True
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(pareto_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    return rsample(
+        "pareto",
+        (
+            ("scale", scale),
+            ("alpha", alpha),
+        ),
+        key,
+        generator,
+    )
+
+
+@names_mistakes
+def pareto_latent(
+    scale: Tensor,
+    alpha: Tensor | float,
+    *,
+    prior_scale: float,
+    prior_alpha: float,
+    reduction: str = "batchmean",
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample the Pareto distribution and its KL divergence to another one.
+
+    .. math::
+        KL = \mathrm{prior\_alpha} \log \frac{\mathrm{scale}}{\mathrm{prior\_scale}}
+        + r - 1 - \log r \text{ per element, reduced}, \qquad
+        r = \mathrm{prior\_alpha} / \mathrm{alpha}
+
+    and infinite where scale < prior_scale, for there the prior gives nothing between them.
+
+    Args:
+        scale, alpha, key, generator: see :func:`pareto_rsample`.
+        prior_scale, prior_alpha: those of the prior, positive numbers. There is no default: of a
+            prior_scale above any scale the KL is infinite.
+        reduction: of the KL, see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z as of :func:`pareto_rsample`, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
+            number of the prior that is not positive.
+
+    Source: Gil, Alajaji and Linder, "Renyi divergence measures for commonly used univariate
+    continuous distributions", 2013.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import pareto_latent
+        >>> z, kl = pareto_latent(torch.ones(4, 2), 2.0, prior_scale=1.0, prior_alpha=2.0)
+        >>> z.shape, bool(kl.abs() < 1e-5)
+        (torch.Size([4, 2]), True)
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(pareto_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    prior = (
+        prior_scale,
+        prior_alpha,
+    )
+    return latent(
+        "pareto",
+        (
+            ("scale", scale),
+            ("alpha", alpha),
+        ),
+        prior,
+        reduction,
+        key,
+        generator,
+    )

@@ -12,6 +12,7 @@ from ..core.tracers import fx, special
 from .elementwise import latent, rsample
 
 __all__ = [
+    "generalized_pareto_rsample",
     "pareto_latent",
     "pareto_rsample",
 ]
@@ -127,6 +128,63 @@ def pareto_latent(
         ),
         prior,
         reduction,
+        key,
+        generator,
+    )
+
+
+@names_mistakes
+def generalized_pareto_rsample(
+    loc: Tensor,
+    scale: Tensor | float,
+    concentration: Tensor | float,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Sample the generalized Pareto distribution by reparameterization.
+
+    .. math::
+        z = \mathrm{loc} + \mathrm{scale} \, \frac{u^{-c} - 1}{c}
+
+    with c the concentration; :math:`\mathrm{loc} - \mathrm{scale} \log u`, smoothly, for c = 0. Its
+    KL divergence to another one is not closed.
+
+    Args:
+        loc: the least number, any shape; float32, float64, float16 or bfloat16.
+        scale: positive, broadcast against loc.
+        concentration: of either sign; z is bounded where it is negative.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the broadcast shape and the inputs' dtype. Its tail may exceed the dtype's
+        range.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: Hosking and Wallis, "Parameter and quantile estimation for the generalized Pareto
+    distribution", 1987, whose k is -c.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import generalized_pareto_rsample
+        >>> loc, concentration = torch.zeros(3, 4), torch.tensor([-0.5, 0.0, 0.1, 0.5])
+        >>> generalized_pareto_rsample(loc, 2.0, concentration).shape
+        torch.Size([3, 4])
+    """
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(generalized_pareto_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    return rsample(
+        "generalized_pareto",
+        (
+            ("loc", loc),
+            ("scale", scale),
+            ("concentration", concentration),
+        ),
         key,
         generator,
     )

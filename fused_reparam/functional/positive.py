@@ -14,6 +14,8 @@ from .elementwise import latent, rsample
 __all__ = [
     "exponential_latent",
     "exponential_rsample",
+    "half_normal_latent",
+    "half_normal_rsample",
     "weibull_latent",
     "weibull_rsample",
 ]
@@ -218,3 +220,87 @@ def weibull_latent(
         key,
         generator,
     )
+
+
+@names_mistakes
+def half_normal_rsample(
+    scale: Tensor,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Sample the half-normal distribution by reparameterization.
+
+    .. math::
+        z = \mathrm{scale} \cdot |\epsilon|, \qquad \epsilon \text{ standard normal}
+
+    Args:
+        scale: positive, any shape; float32, float64, float16 or bfloat16.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the parameter's shape and the inputs' dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: the Gaussian's reparameterization, folded at 0.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import half_normal_rsample
+        >>> bool((half_normal_rsample(torch.ones(100)) >= 0).all())
+        True
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(half_normal_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    return rsample("half_normal", (("scale", scale),), key, generator)
+
+
+@names_mistakes
+def half_normal_latent(
+    scale: Tensor,
+    *,
+    prior_scale: float = 1.0,
+    reduction: str = "batchmean",
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample the half-normal distribution and its KL divergence to another one.
+
+    .. math::
+        KL = \tfrac12 (r^2 - 1) - \log r \text{ per element, reduced}, \qquad
+        r = \mathrm{scale} / \mathrm{prior\_scale}
+
+    Args:
+        scale, key, generator: see :func:`half_normal_rsample`.
+        prior_scale: that of the prior, a positive number; by default the standard one's.
+        reduction: of the KL, see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z as of :func:`half_normal_rsample`, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
+            number of the prior that is not positive.
+
+    Source: both densities are twice those of normals of mean 0 on one half, and the KL is theirs.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import half_normal_latent
+        >>> z, kl = half_normal_latent(torch.full((4, 2), 3.0), prior_scale=3.0)
+        >>> z.shape, bool(kl.abs() < 1e-5)
+        (torch.Size([4, 2]), True)
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(half_normal_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    prior = (prior_scale,)
+    return latent("half_normal", (("scale", scale),), prior, reduction, key, generator)

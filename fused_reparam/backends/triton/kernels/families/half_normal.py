@@ -1,0 +1,43 @@
+"""The half-normal distribution, and the sample of every folded one: see
+`fused_reparam.families.half_normal`.
+"""
+
+import triton
+import triton.language as tl
+
+from ..approx import log
+from ..scale import times
+
+
+@triton.jit
+def folded_sample(
+    scale, _b, _c, eps, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return scale * tl.abs(eps)
+
+
+@triton.jit
+def folded_sample_gradients(
+    scale, _b, _c, eps, gz, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return gz * tl.abs(eps), None, None
+
+
+@triton.jit
+def half_normal_value(
+    scale, _b, _c, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """n2, n3: the prior's scale and its logarithm."""
+    r = scale / n2
+    return 0.5 * (r * r - 1.0) - (log(scale, MATH) - n3)
+
+
+@triton.jit
+def half_normal_value_gradients(
+    scale, _b, _c, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return times(gk, (scale / n2) / n2 - 1.0 / scale), None, None

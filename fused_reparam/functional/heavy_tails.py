@@ -13,6 +13,8 @@ from .elementwise import latent, rsample
 
 __all__ = [
     "generalized_pareto_rsample",
+    "half_cauchy_latent",
+    "half_cauchy_rsample",
     "pareto_latent",
     "pareto_rsample",
 ]
@@ -188,3 +190,89 @@ def generalized_pareto_rsample(
         key,
         generator,
     )
+
+
+@names_mistakes
+def half_cauchy_rsample(
+    scale: Tensor,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Sample the half-Cauchy distribution by reparameterization.
+
+    .. math::
+        z = \mathrm{scale} \cdot |\tan(\pi (u - \tfrac12))|
+
+    Args:
+        scale: positive, any shape; float32, float64, float16 or bfloat16.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the parameter's shape and the inputs' dtype. Its tail may exceed the dtype's
+        range.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: Carvalho, Polson and Scott, "Handling sparsity via the horseshoe", 2009.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import half_cauchy_rsample
+        >>> bool((half_cauchy_rsample(torch.ones(100)) >= 0).all())
+        True
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(half_cauchy_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    return rsample("half_cauchy", (("scale", scale),), key, generator)
+
+
+@names_mistakes
+def half_cauchy_latent(
+    scale: Tensor,
+    *,
+    prior_scale: float = 1.0,
+    reduction: str = "batchmean",
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample the half-Cauchy distribution and its KL divergence to another one.
+
+    .. math::
+        KL = \log \frac{(\mathrm{scale} + \mathrm{prior\_scale})^2}
+        {4 \, \mathrm{scale} \, \mathrm{prior\_scale}} \text{ per element, reduced}
+
+    Args:
+        scale, key, generator: see :func:`half_cauchy_rsample`.
+        prior_scale: that of the prior, a positive number; by default the standard one's.
+        reduction: of the KL, see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z as of :func:`half_cauchy_rsample`, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
+            number of the prior that is not positive.
+
+    Source: Chyzak and Nielsen, "A closed-form formula for the Kullback-Leibler divergence between
+    Cauchy distributions", 2019, which is that of their halves.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import half_cauchy_latent
+        >>> z, kl = half_cauchy_latent(torch.full((4, 2), 3.0), prior_scale=3.0)
+        >>> z.shape, bool(kl.abs() < 1e-5)
+        (torch.Size([4, 2]), True)
+    """
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(half_cauchy_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    prior = (prior_scale,)
+    return latent("half_cauchy", (("scale", scale),), prior, reduction, key, generator)

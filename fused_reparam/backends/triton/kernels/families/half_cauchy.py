@@ -1,0 +1,25 @@
+"""The half-Cauchy distribution: see `fused_reparam.families.half_cauchy`."""
+
+import triton
+import triton.language as tl
+
+from ..approx import log
+from ..scale import times
+
+
+@triton.jit
+def half_cauchy_value(
+    scale, _b, _c, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """n2, n3: half the prior's scale, and the scale's logarithm."""
+    return 2.0 * log(0.5 * scale + n2, MATH) - log(scale, MATH) - n3
+
+
+@triton.jit
+def half_cauchy_value_gradients(
+    scale, _b, _c, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    half = 0.5 * scale
+    return times(gk, (half - n2) / (half + n2)) / scale, None, None

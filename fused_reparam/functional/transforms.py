@@ -19,9 +19,12 @@ from .arguments import (
     one_scale,
     temperature,
 )
+from .elementwise import latent, rsample
 from .sources import Sources, key_source, one_source
 
 __all__ = [
+    "continuous_bernoulli_latent",
+    "continuous_bernoulli_rsample",
     "kumaraswamy_rsample",
     "log_normal_latent",
     "log_normal_rsample",
@@ -251,3 +254,93 @@ def kumaraswamy_rsample(
         (("concentration1", concentration1), ("concentration0", concentration0)),
         sources=key_source(key, generator),
     )[0]
+
+
+@names_mistakes
+def continuous_bernoulli_rsample(
+    logits: Tensor,
+    *,
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Sample the continuous Bernoulli distribution by reparameterization.
+
+    .. math::
+        z = \frac{\log(1 - u + u e^{\ell})}{\ell}
+
+    and z = u, smoothly, for logits of 0. Its density on [0, 1] is proportional to
+    :math:`e^{\ell z}`.
+
+    Args:
+        logits: log p / (1 - p), any shape; float32, float64, float16 or bfloat16.
+        key, generator: the source of the noise, see :func:`gaussian_latent`.
+
+    Returns:
+        z, of the logits' shape and the inputs' dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
+
+    Source: Loaiza-Ganem and Cunningham, "The continuous Bernoulli: fixing a pervasive error in
+    variational autoencoders", 2019.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import continuous_bernoulli_rsample
+        >>> z = continuous_bernoulli_rsample(torch.linspace(-5.0, 5.0, 100))
+        >>> bool(((z >= 0) & (z <= 1)).all())
+        True
+    """
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(continuous_bernoulli_rsample, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    return rsample("continuous_bernoulli", (("logits", logits),), key, generator)
+
+
+@names_mistakes
+def continuous_bernoulli_latent(
+    logits: Tensor,
+    *,
+    prior_logits: float = 0.0,
+    reduction: str = "batchmean",
+    key: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **mistaken: Never,
+) -> tuple[Tensor, Tensor]:
+    r"""Sample the continuous Bernoulli distribution and its KL divergence to another one.
+
+    .. math::
+        KL = A(\ell_0) - A(\ell) + A'(\ell) (\ell - \ell_0) \text{ per element, reduced}, \qquad
+        A(\ell) = \log \frac{e^\ell - 1}{\ell}
+
+    Args:
+        logits, key, generator: see :func:`continuous_bernoulli_rsample`.
+        prior_logits: those of the prior, a number; by default 0, of the uniform distribution.
+        reduction: of the KL, see :func:`gaussian_latent`.
+
+    Returns:
+        ``(z, kl)``: z as of :func:`continuous_bernoulli_rsample`, kl float32 (float64 for float64
+        inputs).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
+            number of the prior that is not finite.
+
+    Source: the Bregman divergence of the log-partition function of an exponential family; see
+    Loaiza-Ganem and Cunningham, 2019.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import continuous_bernoulli_latent
+        >>> z, kl = continuous_bernoulli_latent(torch.zeros(4, 2))
+        >>> z.shape, kl.item()
+        (torch.Size([4, 2]), 0.0)
+    """
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(continuous_bernoulli_latent, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    prior = (prior_logits,)
+    return latent("continuous_bernoulli", (("logits", logits),), prior, reduction, key, generator)

@@ -71,7 +71,7 @@ def within_twice_the_error(got, want, plain, largest=0.0, roundings=1):
     error = (got.double() - want).abs().max().item()
     allowed = 2 * (plain.double() - want).abs().max().item()
     if got.dtype == torch.float64:
-        roundings = 16
+        roundings = max(roundings, 16)
     elif got.dtype == torch.float32 and got.is_cuda:
         roundings = 4
     largest = max(largest, want.abs().max().item())

@@ -69,7 +69,9 @@ def judge(p, s, key):
         for outputs, of in ((got, p), (want, exact), (plain, p))
     ]
     for g, w, h in zip(*outcomes, strict=True):
-        assert within_twice_the_error(g, w, h)
+        # The continuous Bernoulli's slope is a difference over the logits.
+        slope = s.family == "continuous_bernoulli" and dtype == torch.float64
+        assert within_twice_the_error(g, w, h, roundings=128 if slope else 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,115 @@
+// The continuous Bernoulli distribution.
+#pragma once
+
+#include "elementwise/formula.h"
+
+namespace fr::FR_NS {
+
+// loc is the logits, and u = e^-eps. By symmetry of a = -|logits|: y(a, w) = log(1 - w + w e^a) / a of
+// w = u for negative logits, else 1 - y of w = 1 - u.
+template <>
+struct TransformFormula<Transform::continuous_bernoulli> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const Parts<V> p(in);
+    out.z(in.loc() < V{} ? p.y : num<V>(1.0) - p.y);
+  }
+  // dy / da, which is the gradient on both sides.
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+    const Parts<V> p(in);
+    const V one = num<V>(1.0), direct = (p.w * p.e / p.left - p.y) / p.a;
+    // Near 0 the two cancel: there of the cumulants of a Bernoulli variable of the middle's chance.
+    const V up = p.w * sqrt(p.e), all = p.rest + up, mean = up / all, other = p.rest / all;
+    const V q = mean * other, d = other - mean, b = num<V>(0.5) * p.a;
+    constexpr typename Scalar<V>::type fourth[] = {1.0 / 12, -6.0 / 12}, fifth[] = {1.0 / 60, -12.0 / 60},
+                                       sixth[] = {1.0 / 240, -30.0 / 240, 120.0 / 240},
+                                       seventh[] = {1.0 / 1680, -60.0 / 1680, 360.0 / 1680},
+                                       eighth[] = {1.0 / 10080, -126.0 / 10080, 1680.0 / 10080, -5040.0 / 10080};
+    const V odd = fma(fma(polynomial(q, seventh), b * b, polynomial(q, fifth)), b * b, num<V>(1.0 / 6)) * b;
+    const V even = fma(fma(polynomial(q, eighth), b * b, polynomial(q, sixth)), b * b, polynomial(q, fourth));
+    const V series = q * fma(d, odd, fma(even, b * b, num<V>(0.5)));
+    out.loc(in.grad_z() * (p.a > num<V>(single ? -1.0 : -0.05) ? series : direct));
+  }
+
+ private:
+  template <class V>
+  struct Parts {
+    V w, rest, a, e, left, y;  // rest = 1 - w; e = e^a; left = rest + w e
+    __attribute__((always_inline)) explicit Parts(const Operands<V>& in) {
+      const V most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? -128.0 : -1100.0);
+      const V logits = in.loc();
+      V u, minus;
+      exp_expm1_within(max_keep_nan(most, -in.eps()), u, minus);
+      const auto below = logits < V{};
+      w = below ? u : -minus;
+      rest = below ? -minus : u;
+      a = -abs(logits);
+      exp_expm1_within(max_keep_nan(most, a), e, minus);
+      left = fma(w, e, rest);
+      const V lost = -(w * minus);
+      // The logarithm from the side on which nothing cancels.
+      const auto few = lost < num<V>(0.5);
+      const V one = num<V>(1.0), most_of = one - lost, rounded = (one - most_of) - lost;
+      y = (log(few ? most_of : left) + (few ? rounded / most_of : V{})) / a;
+      y = a > num<V>(-1e-20) ? w : min_keep_nan(num<V>(1.0), y);
+    }
+  };
+};
+
+// With b = logits / 2, S = log(sinh b / b) and L = coth b - 1 / b: S(prior b) - S(b) + L(b) (b - prior b).
+// Constants: the prior's b, S, and S - |b|.
+template <>
+struct ValueFormula<Value::continuous_bernoulli> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V one = num<V>(1.0), b = num<V>(0.5) * in.loc(), prior = in.constant(0), square = b * b;
+    constexpr typename Scalar<V>::type log_shc[] = {kLangevin[0] / 2, kLangevin[1] / 4,  kLangevin[2] / 6,
+                                                    kLangevin[3] / 8, kLangevin[4] / 10, kLangevin[5] / 12,
+                                                    kLangevin[6] / 14};
+    constexpr typename Scalar<V>::type slope[] = {kLangevin[0], kLangevin[1], kLangevin[2], kLangevin[3],
+                                                  kLangevin[4], kLangevin[5], kLangevin[6]};
+    const V small = fma(polynomial(square, slope) * b, b - prior,
+                        fma(-square, polynomial(square, log_shc), in.constant(1)));
+    // Of a large one without what is as large as |b|: S = |b| + log((1 - e) / 2 |b|), e = e^(-2 |b|).
+    V size, e, other;
+    parts(b, size, e, other);
+    const V grown = (e + e) / other, more = grown - one / size;                 // |L| - 1
+    const V apart = (b > V{}) == (prior > V{}) ? -more : num<V>(2.0) + more;
+    const V rest = num<V>(0.69314718055994530942) + log(size / other);
+    const V large = fma(abs(prior), apart, in.constant(2)) + rest + fma(size, grown, -one);
+    out.value(0, abs(b) < near<V>() ? small : large);
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V b = num<V>(0.5) * in.loc(), apart = b - in.constant(0);
+    constexpr typename Scalar<V>::type slope[] = {kLangevin[0],     kLangevin[1] * 3, kLangevin[2] * 5,
+                                                  kLangevin[3] * 7, kLangevin[4] * 9, kLangevin[5] * 11,
+                                                  kLangevin[6] * 13};
+    V size, e, other;
+    parts(b, size, e, other);
+    const V large = apart / size / size - apart * (num<V>(4.0) * e / (other * other));
+    const V small = apart * polynomial(b * b, slope);
+    out.loc(num<V>(0.5) * in.grad_value(0) * (abs(b) < near<V>() ? small : large));
+  }
+
+ private:
+  // coth b - 1 / b is their sum times b^(2 n - 1), n = 1, 2, ...
+  static constexpr double kLangevin[] = {1.0 / 3,     -1.0 / 45,            2.0 / 945,       -1.0 / 4725,
+                                         2.0 / 93555, -1382.0 / 638512875.0, 4.0 / 18243225.0};
+  template <class V>
+  FR_INLINE V near() {
+    return num<V>(sizeof(typename Scalar<V>::type) == 4 ? 1.0 : 0.25);
+  }
+  // |b|, e^(-2 |b|), and what it leaves of 1.
+  template <class V>
+  FR_INLINE void parts(V b, V& size, V& e, V& other) {
+    size = abs(b);
+    exp_expm1_within(max_keep_nan(num<V>(sizeof(typename Scalar<V>::type) == 4 ? -128.0 : -1100.0), -(size + size)),
+                     e, other);
+    other = -other;
+  }
+};
+
+}  // namespace fr::FR_NS

@@ -43,6 +43,12 @@ BOUNDS = {
     ("transform", "relaxed_bernoulli"): (26, 34),  # exp, quotient
     ("transform", "hard_bernoulli"): (8.8, 8.8),  # sum, choices 3
     ("transform", "kumaraswamy"): (97.5, 112),  # two quotients, exp; log(1 - e^-t): exp, expm1, log
+    ("transform", "exponential"): (5, 5),  # a quotient
+    ("transform", "weibull"): (59, 68),  # log of any number, quotient, exp
+    ("transform", "pareto"): (27, 35.5),  # quotient, exp
+    ("transform", "generalized_pareto"): (53, 81.5),  # expm1, exp, two quotients
+    ("transform", "folded"): (5, 5),  # a sign
+    ("transform", "continuous_bernoulli"): (129, 146.5),  # two exp with expm1, two logs, a quotient
     # Two or three results.
     ("transform_backward", "linear"): (3.9, 3.9),
     ("transform_backward", "log_prob"): (6.8, 6.8),
@@ -54,6 +60,15 @@ BOUNDS = {
     ("transform_backward", "exponent"): (16.5, 20.5),  # exp
     ("transform_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
     ("transform_backward", "kumaraswamy"): (56, 67),  # the same, a quotient; two results
+    ("transform_backward", "exponential"): (15.5, 14),  # two quotients
+    ("transform_backward", "weibull"): (43, 50.5),  # the same, a quotient; two results
+    ("transform_backward", "pareto"): (26.5, 33),  # the same, a quotient; two results
+    ("transform_backward", "generalized_pareto"): (41, 51.5),  # the same, a series; three results
+    ("transform_backward", "folded"): (6, 6),  # a sign
+    ("transform_backward", "continuous_bernoulli"): (
+        168,
+        190,
+    ),  # the same, a root, quotients, series 10
     ("value", "gaussian"): (13.4, 13.4),  # two squares, sums, bound
     ("value", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
     ("value", "gaussian far"): (11.3, 11.3),  # ratio and distance read
@@ -61,6 +76,12 @@ BOUNDS = {
     ("value", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("value", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("value", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
+    ("value", "exponential"): (41.5, 42.5),  # quotient, log of any number
+    ("value", "weibull"): (221.5, 224),  # logs of any number 4, expm1, two series
+    ("value", "pareto"): (87, 81.5),  # two logs of any number
+    ("value", "half_normal"): (41.5, 42.5),  # quotient, log of any number
+    ("value", "half_cauchy"): (83.5, 75.5),  # two logs of any number
+    ("value", "continuous_bernoulli"): (101, 110.5),  # exp with expm1, log, quotients, two series
     ("value_backward", "gaussian"): (6.8, 6.8),
     ("value_backward", "gaussian_prior"): (5.8, 5.8),
     ("value_backward", "gaussian far"): (9.5, 10),
@@ -68,6 +89,12 @@ BOUNDS = {
     ("value_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("value_backward", "uniform"): (10, 10.5),
     ("value_backward", "cauchy"): (14, 15),
+    ("value_backward", "exponential"): (13.5, 12),  # two quotients
+    ("value_backward", "weibull"): (100.5, 108.5),  # two results; logs 3, expm1, two series
+    ("value_backward", "pareto"): (11.5, 12),  # two results; three quotients
+    ("value_backward", "half_normal"): (15.5, 14),  # three quotients
+    ("value_backward", "half_cauchy"): (15.5, 14),  # two quotients
+    ("value_backward", "continuous_bernoulli"): (48.5, 58),  # exp with expm1, quotients, a series
     # Every result that may be wanted: sigma, its logarithm, both derivatives.
     ("scale", "logvar"): (9.1, 11.7),
     ("scale", "log_std"): (8.8, 11.2),

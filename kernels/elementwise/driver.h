@@ -43,8 +43,9 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
     p.prior_sigma = prior.sigma;
     p.prior_log_sigma = prior.log_sigma;
   }
-  const bool gaussian = family.transform == Transform::log_prob || family.transform == Transform::log_prob_prior ||
-                        family.value == Value::gaussian || family.value == Value::gaussian_prior;
+  const auto any_of = [](auto x, auto... all) { return ((x == all) || ...); };
+  const bool gaussian = any_of(family.transform, Transform::log_prob, Transform::log_prob_prior) ||
+                        any_of(family.value, Value::gaussian, Value::gaussian_prior);
   p.far = gaussian && want_log && kernels.far[c.wide()](p, t.count());
   if (!p.far) return;
   for (void** x : {&p.distance, &p.ratio, &p.first, &p.second}) *x = t.take();

@@ -50,7 +50,7 @@ def truth_of_kl(mu, x, kind, mean, prior_x, prior_kind):
 
 
 def right(got, want, size, dtype, tolerance):
-    got, big = float(got), BIG[dtype]
+    got, big = got.item(), BIG[dtype]
     if abs(want) > big:
         return got == math.copysign(math.inf, want)
     # A square that overflows makes its sum infinite only where the sum is.

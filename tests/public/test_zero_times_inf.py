@@ -154,7 +154,7 @@ def test_laplace_divergence_of_tiny_scales(loc, scale, device):
     location, spread = leaf(loc, device), leaf(scale, device)
     _, kl = fr.loc_scale_latent(location, spread, "laplace", reduction="none")
     to_loc, to_scale = torch.autograd.grad(kl.sum(), (location, spread))
-    loc, scale = float(location[0]), float(spread[0])
+    loc, scale = location[0].item(), spread[0].item()
     t = abs(loc) / scale
     want = math.copysign(-math.expm1(-t), loc) if loc else 0.0
     torch.testing.assert_close(

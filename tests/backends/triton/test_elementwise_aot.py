@@ -198,9 +198,8 @@ def test_instructions_per_element(target):
         else:
             bound = (BOUNDS if single else LOOP)[family][ALL.index(tuple(kind))]
         with where(*case):
-            aot.check_count(
-                one, bound, exact=target in ("sm_90", "gfx942")
-            )  # whose bounds they are
+            exact = target in ("sm_90", "gfx942")  # whose bounds they are
+            aot.check_count(one, bound, exact=exact)
             # The loop's own. AMD's compiler jumps over what only the first thread does: storing a
             # sum.
             sums = about(family).values if amd and "forward" in kind else 0

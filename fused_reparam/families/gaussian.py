@@ -72,7 +72,7 @@ def _is_number(x: Tensor, kind: int) -> Tensor:
     """Where sigma is about the parameter itself or its root: not an exponential, which may be
     beyond the dtype.
     """
-    return x > 0.0 if kind == RHO else torch.full_like(x, kind in (STD, VAR), dtype=torch.bool)
+    return x > 0.0 if kind == RHO else torch.full_like(x, int(kind in (STD, VAR)), dtype=torch.bool)
 
 
 def _gaussian_kl(

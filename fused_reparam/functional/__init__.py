@@ -10,23 +10,25 @@ from . import gaussian as _gaussian
 from . import gaussian_log_prob as _gaussian_log_prob
 from . import heavy_tails as _heavy_tails
 from . import loc_scale as _loc_scale
+from . import log_normal as _log_normal
 from . import positive as _positive
 from . import sample_weight as _sample_weight
 from . import tanh_normal as _tanh_normal
-from . import transforms as _transforms
+from . import unit_interval as _unit_interval
 from .categorical import *
 from .gaussian import *
 from .gaussian_log_prob import *
 from .heavy_tails import *
 from .loc_scale import *
+from .log_normal import *
 from .positive import *
 from .sample_weight import *
 from .tanh_normal import *
-from .transforms import *
+from .unit_interval import *
 
 if not TYPE_CHECKING:  # which sees what is imported above, and of this only that it is no literal
     _FILES = (
-        _categorical, _gaussian, _gaussian_log_prob, _heavy_tails, _loc_scale, _positive,
-        _sample_weight, _tanh_normal, _transforms,
+        _categorical, _gaussian, _gaussian_log_prob, _heavy_tails, _loc_scale, _log_normal,
+        _positive, _sample_weight, _tanh_normal, _unit_interval,
     )  # fmt: skip
     __all__ = [name for file in _FILES for name in file.__all__]

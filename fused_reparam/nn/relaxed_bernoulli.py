@@ -9,7 +9,7 @@ from .. import functional
 from ..core.mistakes import names_mistakes, not_scriptable, unknown
 from ..core.scalars import flag
 from ..functional import arguments
-from ..functional.transforms import without_noise
+from ..functional.unit_interval import without_noise
 
 __all__ = ["FusedRelaxedBernoulli"]
 

@@ -24,8 +24,9 @@ struct SoftmaxCall {
   double inverse_tau, unimix;
 };
 
-// Memory for the numerators of a panel, until their sum is known, and for what each block's are relative
-// to. Most panels keep their numerators where the shares will be; then none is taken for them.
+// Memory for a panel's numerators, which wait until their sum is known, and for the maximum that each
+// block's numerators are relative to. Most panels keep their numerators in the output, where the shares
+// will be: for these nothing is allocated.
 class Scratch {
  public:
   Scratch(const Cut& cut)

@@ -1,11 +1,14 @@
 // What the driver of the Gumbel-softmax (softmax/driver.h) and their kernels of each instruction set
 // say to one another. Plain data only: it is compiled for several instruction sets and linked together.
 //
-// A panel is what one softmax after another is computed on: `steps` of `width` numbers, reduced over
-// the steps. Of classes that are not last in memory a step is a class and its numbers are neighbouring
-// softmaxes; of classes that are (unless they are few and the rows are turned), a panel is one softmax, a
-// step is `width` classes, and what the steps leave is reduced over the width too (the `join` kernels). A block is some consecutive steps, all in the
-// nearest cache. All arithmetic is in `Real`: double for float64, else float.
+// The work is cut into panels: `steps` rows of `width` numbers, which are reduced over the steps.
+// - Where the classes are not last in memory, a step is one class, and its numbers belong to `width`
+//   neighbouring softmaxes.
+// - Where they are last, a panel is one softmax and a step is `width` of its classes. What the steps leave is
+//   then reduced over the width too, by the `join` kernels. Rows of few classes are transposed instead, so
+//   that they are served as in the first case.
+// A block is as many consecutive steps as the nearest cache holds. All arithmetic is in `Real`: double for
+// float64, else float.
 #pragma once
 
 #include "common/interface.h"

@@ -125,11 +125,11 @@ POINTERS = {
 }
 CONSTANTS = {
     "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
-    "LONG": False, "BIG": False, "TAIL": 0, "eps": None,
+    "LONG_ROWS": False, "WIDE_INDEX": False, "TAIL": 0, "eps": None,
     # Element-wise families: one sample, and a summed value, by branches of `formulas`.
     **dict.fromkeys(("SAMPLE", "VALUE_OF", "GRADIENTS", "VALUE_GRADIENTS")),
     "BASE": 0, "PRIOR_KIND": 0, "FLOOR": False, "SAMPLED": False, "VALUE": 2, "GVALUE": 2,
-    "ONE": True, "ALIGNED": True,
+    "ONE_SAMPLE": True, "ALIGNED": True,
 }  # fmt: skip
 
 

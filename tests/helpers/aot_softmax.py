@@ -43,7 +43,7 @@ def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kerne
     }[name]
     known = dict(
         zip(
-            ("IN", "A", "B", "C", "VEC", "TAIL", "BIG"), softmax._constants(cut), strict=True
+            ("IN", "A", "B", "C", "VEC", "TAIL", "WIDE_INDEX"), softmax._constants(cut), strict=True
         ),
         KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
         DOUBLE=dtype == "float64", MATH=aot.math_form(dtype, target),

@@ -38,7 +38,18 @@ VALUES = {
     "IN": {0, 2},
     "VEC": {2, 4, 8},
     **dict.fromkeys(
-        ("CLAMP", "FLOOR", "SAMPLED", "ONE", "ALIGNED", "LONG", "BIG", "MIXED", "RESIDENT"), FLAGS
+        (
+            "CLAMP",
+            "FLOOR",
+            "SAMPLED",
+            "ONE_SAMPLE",
+            "ALIGNED",
+            "LONG_ROWS",
+            "WIDE_INDEX",
+            "MIXED",
+            "RESIDENT",
+        ),
+        FLAGS,
     ),
     **dict.fromkeys(("DOUBLE", "WHOLE"), FLAGS),
     # Groups of a tile: one program for everything, segments, and small tiles.

@@ -124,7 +124,7 @@ def _plan(
 
 
 def _cut(samples: int, n: int, cut: Plan, vector: int) -> tuple[bool, bool, int]:
-    """ONE, ALIGNED, GROUPS."""
+    """ONE_SAMPLE, ALIGNED, GROUPS."""
     return samples == 1, samples == 1 or n % vector == 0, cut.segment_groups
 
 

@@ -125,7 +125,7 @@ from fused_reparam.backends.triton.kernels import bases, scale
 def draw(name, dtype, target, family, one, **changes):
     family, _, kind = family.partition(" from ")
     about = FAMILIES[family]
-    known = dict(FAMILY=list(FAMILIES).index(family), BASE=bases.INDEX[about.base], ONE=one)
+    known = dict(FAMILY=list(FAMILIES).index(family), BASE=bases.INDEX[about.base], ONE_SAMPLE=one)
     known |= dict(SAMPLED=about.sampled, KIND=2 if about.base != "normal" else 0)
     absent = [f"{kind}{i}" for kind in ("p", "out") for i in range(about.parameters, 4)]
     absent += [f"{kind}{i}" for kind in ("value", "grad") for i in range(about.values, 2)]
@@ -211,8 +211,9 @@ VARIANTS = [  # what the hot path leaves out, each at least once
         "KEY": 2, "CLAMP": True, "LAYOUT": 1, "UNIT": 5, "VALUE": 4, "GROUPS": 8, "TAIL": 2,
         "ALIGNED": False, "KIND": 4, "PRIOR_KIND": 3}),
     ("backward", "float64", "gaussian_prior", {
-        "FLOOR": True, "LAYOUT": 2, "GVALUE": 3, "KIND": 2, "out0": None, "BIG": True, "TAIL": 2}),
-    ("backward", "bfloat16", "kumaraswamy", {"KEY": 1, "LAYOUT": 1, "UNIT": 65, "LONG": True}),
+        "FLOOR": True, "LAYOUT": 2, "GVALUE": 3, "KIND": 2, "out0": None, "WIDE_INDEX": True,
+        "TAIL": 2}),
+    ("backward", "bfloat16", "kumaraswamy", {"KEY": 1, "LAYOUT": 1, "UNIT": 65, "LONG_ROWS": True}),
 ]  # fmt: skip
 
 

@@ -114,10 +114,10 @@ def test_a_slow_kernel_is_seen():
 VARIANTS = [  # what the hot path leaves out, each at least once
     ("forward", {"KIND": 1, "CLAMP": True, "TAIL": 2, "KL": 3}),
     ("forward", {"KIND": 2, "LAYOUT": 2, "KL": 4, "GROUPS": 8, "TAIL": 2}),
-    ("forward", {"KIND": 3, "LAYOUT": 1, "UNIT": 9, "LONG": True, "KL": 1, "TAIL": 1}),
+    ("forward", {"KIND": 3, "LAYOUT": 1, "UNIT": 9, "LONG_ROWS": True, "KL": 1, "TAIL": 1}),
     ("forward", {"KIND": 4, "z": None, "key": None, "KL": 4, "GROUPS": 64}),
     ("backward", {"KIND": 1, "CLAMP": True, "TAIL": 2, "GKL": 3}),
-    ("backward", {"KIND": 2, "LAYOUT": 2, "GKL": 4, "GROUPS": 8, "TAIL": 2, "BIG": True}),
+    ("backward", {"KIND": 2, "LAYOUT": 2, "GKL": 4, "GROUPS": 8, "TAIL": 2, "WIDE_INDEX": True}),
     ("backward", {"KIND": 3, "LAYOUT": 1, "UNIT": 65, "GKL": 1, "grad_loc": None}),
     ("backward", {"KIND": 4, "grad_z": None, "key": None}),
     ("normal", {"TAIL": 2}),

@@ -133,19 +133,19 @@ def test_shared_memory_serves_the_reductions_only():
 
 
 SOFT, HARD, ONE_HOT = range(3)
-LONG = {"RESIDENT": False}
+LONG_ROWS = {"RESIDENT": False}
 VARIANTS = [  # what the hot path leaves out, each at least once: pass, size, given, mode, changes
     ("forward", (4, 61, 1), ("y", "soft", "kl"), HARD, {"KEY": 1}),
-    ("forward", (4, 61, 1), ("y", "kl"), ONE_HOT, LONG | {"MIXED": True, "KEY": 2}),
-    ("forward", (1, 6, 24), ("y", "soft", "kl"), HARD, LONG),
+    ("forward", (4, 61, 1), ("y", "kl"), ONE_HOT, LONG_ROWS | {"MIXED": True, "KEY": 2}),
+    ("forward", (1, 6, 24), ("y", "soft", "kl"), HARD, LONG_ROWS),
     ("forward", (1, 6, 24), ("y", "kl"), ONE_HOT, {"MIXED": True, "FORM": 1}),
-    ("forward", (1, 6, 23), ("y",), ONE_HOT, LONG | {"FORM": 2, "BIG": True}),
+    ("forward", (1, 6, 23), ("y",), ONE_HOT, LONG_ROWS | {"FORM": 2, "WIDE_INDEX": True}),
     ("forward", (4, 64, 1), ("kl",), SOFT, {"FORM": 1}),
-    ("forward", (4, 61, 1), ("y", "noise"), SOFT, LONG | {"FORM": 2}),
+    ("forward", (4, 61, 1), ("y", "noise"), SOFT, LONG_ROWS | {"FORM": 2}),
     ("backward", (4, 61, 1), ("grad_y", "grad_kl", "soft"), HARD, {"GRAD_FORM": 2}),
-    ("backward", (4, 64, 1), ("grad_y", "grad_kl"), ONE_HOT, LONG | {"FORM": 1}),
-    ("backward", (1, 6, 24), ("grad_kl",), SOFT, LONG | {"FORM": 2}),
-    ("backward", (1, 6, 24), ("grad_y",), ONE_HOT, {"GRAD_FORM": 1, "BIG": True}),
+    ("backward", (4, 64, 1), ("grad_y", "grad_kl"), ONE_HOT, LONG_ROWS | {"FORM": 1}),
+    ("backward", (1, 6, 24), ("grad_kl",), SOFT, LONG_ROWS | {"FORM": 2}),
+    ("backward", (1, 6, 24), ("grad_y",), ONE_HOT, {"GRAD_FORM": 1, "WIDE_INDEX": True}),
 ]
 
 

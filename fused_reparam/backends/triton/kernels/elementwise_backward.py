@@ -20,17 +20,18 @@ from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_
 
 @triton.jit
 def pull_sample(
-    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio, n2, n3, n4, n5, n6,
+    k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma, log_square, mean,
+    inverse, unit, ratio, n2, n3, n4, n5, n6,
     grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
     gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
     FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
     GVALUE: tl.constexpr,
-    ONE: tl.constexpr, ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr,
+    ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The sums with sample k's part of the gradients added."""
     EXACT: tl.constexpr = VEC == 4
-    if ONE:
+    if ONE_SAMPLE:
         first = start
         shift = k
     else:
@@ -38,7 +39,7 @@ def pull_sample(
         shift = sample_shift(k, count, ALIGNED and GVALUE == GKL_EACH, VEC)
     if eps is None:
         noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
-    elif ONE:
+    elif ONE_SAMPLE:
         noise = load_rows(
             eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH
         )
@@ -46,7 +47,7 @@ def pull_sample(
         noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
     if grad_z is None:
         gz = tl.zeros((Q, VEC), noise.dtype)
-    elif ONE:
+    elif ONE_SAMPLE:
         gz = load_rows(
             grad_z, start, group, mask, row, column, gz_row, gz_column, VEC, LAYOUT, UNIT & 32, MATH
         )
@@ -67,24 +68,25 @@ def pull_sample(
             )  # fmt: skip
     if GRADIENTS is None:
         return pull(
-            a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, s0, s1, s2, s3, s4,
+            a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, sum_loc,
+            sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log,
             n2, n3, n4, n5, n6, FAMILY, KIND, EXACT, MATH,
         )  # fmt: skip
     else:
         parts = GRADIENTS(a, sigma, mean, noise, gz, n2, n3, n4, n5, n6, EXACT, MATH)
-        s0, s1, s3 = added(s0, s1, s3, parts)
-        return s0, s1, s2, s3, s4
+        sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
+        return sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log
 
 
 @triton.jit
-def added(s0, s1, s3, parts):
+def added(sum_loc, sum_sigma, sum_prior_loc, parts):
     """The sums with what a family's function gives for its parameters added."""
-    s0 += parts[0]
+    sum_loc += parts[0]
     if parts[1] is not None:
-        s1 += parts[1]
+        sum_sigma += parts[1]
     if parts[2] is not None:
-        s3 += parts[2]
-    return s0, s1, s3
+        sum_prior_loc += parts[2]
+    return sum_loc, sum_sigma, sum_prior_loc
 
 
 @triton.jit
@@ -108,8 +110,8 @@ def pull_tile(
     FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, VALUE_GRADIENTS: tl.constexpr,
     BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
-    ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
-    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
+    UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = tl.float64 if VEC == 2 else tl.float32
@@ -127,7 +129,7 @@ def pull_tile(
     row = 0
     column = 0
     if LAYOUT != DENSE:
-        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
+        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG_ROWS, WIDE_INDEX)
 
     a = load_rows(p0, start, group, mask, row, column, row0, column0, VEC, LAYOUT, UNIT & 1, MATH)
     b = a
@@ -161,31 +163,34 @@ def pull_tile(
         )
     else:
         sigma, log_square, mean, inverse, unit, ratio, prior_log = b, b, c, b, b, b, b
-    s0 = tl.zeros((Q, VEC), dtype)
-    s1 = s0
-    s2 = s0
+    sum_loc = tl.zeros((Q, VEC), dtype)
+    sum_sigma = sum_loc
+    sum_log_sigma = sum_loc
     if FAMILY != LOG_PROB and FAMILY != LOG_PROB_PRIOR:  # there it is of weights alone
-        s2 = no_weight(GVALUE, Q, VEC, dtype)
-    s3 = s0
-    s4 = s0
+        sum_log_sigma = no_weight(GVALUE, Q, VEC, dtype)
+    sum_prior_loc = sum_loc
+    sum_prior_log = sum_loc
     if grad_z is not None or SAMPLED:
-        if ONE:
-            s0, s1, s2, s3, s4 = pull_sample(
-                0, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio,
+        if ONE_SAMPLE:
+            sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log = pull_sample(
+                0, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma,
+                log_square, mean, inverse, unit, ratio,
                 n2, n3, n4, n5, n6,
                 grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
                 gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
-                FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED,
+                FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE_SAMPLE, ALIGNED,
                 LAYOUT, UNIT, Q, VEC, MATH,
             )  # fmt: skip
         else:
             for k in range(samples):
-                s0, s1, s2, s3, s4 = pull_sample(
-                    k, s0, s1, s2, s3, s4, a, sigma, log_square, mean, inverse, unit, ratio,
+                sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log = pull_sample(
+                    k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma,
+                    log_square, mean, inverse, unit, ratio,
                     n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
                     mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
                     count, weight,
-                    FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE, ALIGNED,
+                    FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE_SAMPLE,
+                    ALIGNED,
                     LAYOUT, UNIT, Q, VEC, MATH,
                 )  # fmt: skip
     gk = None
@@ -197,14 +202,14 @@ def pull_tile(
     if GRADIENTS is None:
         to_a, to_b, to_c, to_d = finish(
             a, b, d, sigma, log_square, mean, inverse, unit, ratio,
-            prior_log, gk, s0, s1, s2, s3, s4, n5,
+            prior_log, gk, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, n5,
             FAMILY, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH,
         )  # fmt: skip
     else:
         if gk is not None:
             parts = VALUE_GRADIENTS(a, b, c, gk, n2, n3, n4, n5, n6, EXACT, MATH)
-            s0, s1, s3 = added(s0, s1, s3, parts)
-        to_a, to_b, to_c, to_d = s0, s1, s3, s0
+            sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
+        to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, sum_loc
     if CLAMP:
         to_b = tl.where(outside, 0.0, to_b)
     store_rows(
@@ -278,8 +283,8 @@ def elementwise_backward_kernel(
     FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, VALUE_GRADIENTS: tl.constexpr,
     BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
-    KEY: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
-    LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr,
+    KEY: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr,
     TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the parameters' gradients out0 .. out3 (n elements; None: not wanted).
@@ -308,7 +313,8 @@ def elementwise_backward_kernel(
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
             out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
             FAMILY, GRADIENTS, VALUE_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
-            GVALUE, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC,
+            GVALUE, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX,
+            0 if MASKED else TAIL, Q, VEC,
             MATH,
         )  # fmt: skip
     else:
@@ -319,5 +325,6 @@ def elementwise_backward_kernel(
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
             out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
             FAMILY, GRADIENTS, VALUE_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
-            GVALUE, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+            GVALUE, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC,
+            MATH,
         )  # fmt: skip

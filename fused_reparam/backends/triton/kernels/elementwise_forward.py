@@ -56,16 +56,16 @@ def one_sample(
     value1,
     seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, weight,
     FAMILY: tl.constexpr, SAMPLE: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
-    VALUE: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    VALUE: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
     """Sample k's tile of z, and of the values that depend on its noise."""
     EXACT: tl.constexpr = VEC == 4
-    first = start if ONE else start + sample_shift(k, n, ALIGNED, VEC)
+    first = start if ONE_SAMPLE else start + sample_shift(k, n, ALIGNED, VEC)
     if eps is None:
         noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
-    elif ONE:
+    elif ONE_SAMPLE:
         noise = load_rows(
             eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH
         )
@@ -82,7 +82,7 @@ def one_sample(
         at = locate(z, first, group, 0, 0, 0, 0, VEC, DENSE, 0)
         tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
     if VALUE != KL_NONE:  # of families that `formulas` has
-        shift = 0 if ONE else sample_shift(k, count, ALIGNED and VALUE == KL_EACH, VEC)
+        shift = 0 if ONE_SAMPLE else sample_shift(k, count, ALIGNED and VALUE == KL_EACH, VEC)
         store_value(
             first_value, value0, shift, weight, start, group, mask, n, length,
             VALUE, GROUPS, Q, VEC,
@@ -102,8 +102,8 @@ def draw_tile(
     FAMILY: tl.constexpr, SAMPLE: tl.constexpr, VALUE_OF: tl.constexpr, BASE: tl.constexpr,
     KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
-    ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
-    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
+    UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = tl.float64 if VEC == 2 else tl.float32
@@ -120,7 +120,7 @@ def draw_tile(
     row = 0
     column = 0
     if LAYOUT != DENSE:
-        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
+        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG_ROWS, WIDE_INDEX)
 
     a = load_rows(p0, start, group, mask, row, column, row0, column0, VEC, LAYOUT, UNIT & 1, MATH)
     b = a
@@ -162,13 +162,14 @@ def draw_tile(
         store_value(value, value0, 0, weight, start, group, mask, n, length, VALUE, GROUPS, Q, VEC)
     VALUES: tl.constexpr = VALUE if SAMPLED else KL_NONE
     if z is not None or SAMPLED:
-        if ONE:
+        if ONE_SAMPLE:
             one_sample(
                 0, a, sigma, log_square, mean, inverse, unit, ratio,
                 prior_log, n2, n3, n4, n5, n6, eps, z,
                 value0, value1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
                 n, length, count, weight,
-                FAMILY, SAMPLE, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC,
+                FAMILY, SAMPLE, BASE, KIND, VALUES, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, Q,
+                VEC,
                 MATH,
             )  # fmt: skip
         else:
@@ -179,7 +180,8 @@ def draw_tile(
                     z,
                     value0, value1, seed, offset, start, group, mask, row, column, eps_row,
                     eps_column, n, length, count, weight,
-                    FAMILY, SAMPLE, BASE, KIND, VALUES, ONE, ALIGNED, GROUPS, LAYOUT, UNIT, Q, VEC,
+                    FAMILY, SAMPLE, BASE, KIND, VALUES, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT,
+                    Q, VEC,
                     MATH,
                 )  # fmt: skip
 
@@ -215,8 +217,8 @@ def elementwise_forward_kernel(
     FAMILY: tl.constexpr, SAMPLE: tl.constexpr, VALUE_OF: tl.constexpr, BASE: tl.constexpr,
     KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
-    KEY: tl.constexpr, ONE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
-    LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr,
+    KEY: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr,
     TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the parameters (n elements), of every sample of z and of the values.
@@ -225,12 +227,13 @@ def elementwise_forward_kernel(
     number FAMILY.
 
     p0 .. p3 (None: the family has fewer): n elements, LAYOUT and strides as in `tiles`; so is eps
-    (None: from key) if there is ONE sample, else it has `samples * n` consecutive elements, as z
+    (None: from key) if there is ONE_SAMPLE sample, else it has `samples * n` consecutive elements,
+    as z
     always (None: not wanted). key, state_seed, state_offset, seed, offset: as in
     `gaussian_forward_kernel`.
     low .. m6: the family's numbers. value0, value1 (None: not wanted): VALUE says how, as
     `forward`'s KL; where the values depend on the noise (SAMPLED) each sample has `count` of them.
-    ALIGNED: n is a multiple of VEC, or there is ONE sample.
+    ALIGNED: n is a multiple of VEC, or there is ONE_SAMPLE sample.
     """
     n = tl.cast(n, tl.int64)
     length = tl.cast(length, tl.int64)
@@ -250,14 +253,17 @@ def elementwise_forward_kernel(
             p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE,
-            ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, 0 if MASKED else TAIL, Q, VEC, MATH,
+            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE,
+            ONE_SAMPLE,
+            ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0 if MASKED else TAIL, Q, VEC,
+            MATH,
         )  # fmt: skip
     else:
         draw_tile(
             p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE, ONE,
-            ALIGNED, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE,
+            ONE_SAMPLE,
+            ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -226,23 +226,37 @@ def draw(
 @triton.jit
 def pull(
     a, sigma, inverse_b, mean, inverse, unit, ratio,
-    eps, gz, g0, g1, s0, s1, s2, s3, s4, n2, n3, n4, n5, n6,
+    eps, gz, g0, g1, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, n2, n3, n4,
+    n5, n6,
     FAMILY: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """The sums s0 .. s4 with one sample's part added.
+    """The five sums with one sample's part of the gradients added.
 
-    gz: gradient of z; g0, g1: weighted gradients of the values, or None. s0: gradient of loc; s1:
-    of sigma through the sample; s2: of the density's -log sigma; s3, s4: of the prior's mean and
-    -log sigma. Kumaraswamy: s0, s1 of 1 / a and, times a, of log t.
+    gz is the gradient of z; g0 and g1 are the weighted gradients of the values, or None. The sums
+    are the gradients of loc (sum_loc), of sigma through the sample (sum_sigma), of the density's
+    -log sigma (sum_log_sigma), of the prior's mean (sum_prior_loc) and of its -log sigma
+    (sum_prior_log). Of Kumaraswamy sum_loc is of 1 / a, and sum_sigma, times a, of log t.
     """
     if FAMILY == RELAXED_BERNOULLI:
         e = exp(-tl.abs((a + eps) * n2), 1.0, 1.0, EXACT, MATH)
         share = reciprocal(1.0 + e, MATH)
-        return s0 + gz * (e * share) * share * n2, s1, s2, s3, s4
+        return (
+            sum_loc + gz * (e * share) * share * n2,
+            sum_sigma,
+            sum_log_sigma,
+            sum_prior_loc,
+            sum_prior_log,
+        )
     elif FAMILY == KUMARASWAMY:
         t, e, base, log_base = kumaraswamy_parts(inverse_b, eps, EXACT, MATH)
         gz *= exp(log_base * sigma, 1.0, 1.0, EXACT, MATH)
-        return s0 + gz * log_base, s1 + gz * (e * t * reciprocal(base, MATH)), s2, s3, s4
+        return (
+            sum_loc + gz * log_base,
+            sum_sigma + gz * (e * t * reciprocal(base, MATH)),
+            sum_log_sigma,
+            sum_prior_loc,
+            sum_prior_log,
+        )
     else:
         x = a + sigma * eps
         dx = gz
@@ -251,7 +265,7 @@ def pull(
             dx = times(gz, exp(x, 1.0, 1.0, EXACT, MATH))
         elif FAMILY == LOG_PROB or FAMILY == LOG_PROB_PRIOR:
             if g0 is not None:
-                s2 += g0
+                sum_log_sigma += g0
             if g1 is not None:
                 # Nothing infinite is left for a gradient of 0 to meet.
                 spread = tl.where(g1 == 0.0, 0.0, ratio * eps)
@@ -264,16 +278,16 @@ def pull(
                 dx = gz - to_mean
                 if KIND == RHO:
                     to_eps = tl.where(sigma > 1.0, dx, gz)
-                    s2 += tl.where(sigma > 1.0, 0.0, slope * spread)
+                    sum_log_sigma += tl.where(sigma > 1.0, 0.0, slope * spread)
                 elif not is_number(KIND):
                     to_eps = gz
-                    s2 += slope * spread
+                    sum_log_sigma += slope * spread
                 if FAMILY == LOG_PROB_PRIOR:
-                    s3 += to_mean
-                    s4 += g1 - slope * distance
+                    sum_prior_loc += to_mean
+                    sum_prior_log += g1 - slope * distance
         elif FAMILY == MIXTURE:
             if g0 is not None:
-                s2 += g0
+                sum_log_sigma += g0
                 d, _, ahead = two_normals(x, mean, n3, n4, n5, n6)
                 e = exp(-tl.abs(ahead), 1.0, 1.0, EXACT, MATH)
                 # The slopes d / std of both by their shares; the narrower one's is steeper times
@@ -286,30 +300,40 @@ def pull(
             share = reciprocal(1.0 + e, MATH)
             dx = gz * (4.0 * n3) * (e * share) * share
             if g0 is not None:
-                s2 += g0
+                sum_log_sigma += g0
                 tanh = -expm1(-2.0 * tl.abs(x), e) * share
                 dx += 2.0 * g0 * tl.where(x >= 0.0, tanh, -tanh)
-        return s0 + dx, s1 + (dx if to_eps is None else to_eps) * eps, s2, s3, s4
+        return (
+            sum_loc + dx,
+            sum_sigma + (dx if to_eps is None else to_eps) * eps,
+            sum_log_sigma,
+            sum_prior_loc,
+            sum_prior_log,
+        )
 
 
 @triton.jit
 def finish(
     a, b, d, sigma, log_square, mean, inverse, unit, ratio,
-    prior_log, gk, s0, s1, s2, s3, s4, floor,
+    prior_log, gk, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, floor,
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, FLOOR: tl.constexpr,
     SAMPLED: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the four parameters; gk: the weighted gradient of `divergence`, or None."""
     if FAMILY == RELAXED_BERNOULLI:
-        return s0, s0, s0, s0
+        return sum_loc, sum_loc, sum_loc, sum_loc
     elif FAMILY == KUMARASWAMY:
         # here sigma = 1 / a and log_square = 1 / b
-        return -s0 * sigma * sigma, -s1 * sigma * log_square, s0, s0
+        return -sum_loc * sigma * sigma, -sum_sigma * sigma * log_square, sum_loc, sum_loc
     else:
         LOC_SCALE: tl.constexpr = FAMILY == LAPLACE or FAMILY == UNIFORM or FAMILY == CAUCHY
         to_sigma, to_log = slopes(b, sigma, KIND, MATH, not LOC_SCALE)
         # Only these may be infinite where no gradient of a sample came.
-        to_b = times(s1, to_sigma) if KIND == LOGVAR or KIND == LOG_STD else s1 * to_sigma
+        to_b = (
+            times(sum_sigma, to_sigma)
+            if KIND == LOGVAR or KIND == LOG_STD
+            else sum_sigma * to_sigma
+        )
         if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
             if gk is not None:
                 if FLOOR:
@@ -326,7 +350,7 @@ def finish(
                 slope = gk * distance
                 to_mean = over_sigma(slope, inverse, unit, FAMILY)
                 grown = gk * (ratio * ratio - 1.0)
-                s0 += to_mean
+                sum_loc += to_mean
                 # The ratio's square may overflow before a large number divides it.
                 if is_number(KIND):
                     grown_b = over_sigma(gk * ratio, inverse, unit, FAMILY) * to_sigma
@@ -335,33 +359,33 @@ def finish(
                     to_b += gk * (ratio * (ratio * to_log) - to_log)
                 else:
                     to_b += grown * to_log
-                s3 -= to_mean
-                s4 += slope * distance + grown
+                sum_prior_loc -= to_mean
+                sum_prior_log += slope * distance + grown
         elif FAMILY == LOG_NORMAL:
             if gk is not None:
-                s0 += gk * a
+                sum_loc += gk * a
                 to_b += times(gk, sigma * to_sigma - to_log)
         elif FAMILY == LAPLACE:
             if gk is not None:
                 t = in_scales(tl.abs(a), to_log)
                 shrunk = exp(-t, 1.0, 1.0, EXACT, MATH)
-                s0 += gk * tl.where(a >= 0.0, 1.0 - shrunk, shrunk - 1.0)
+                sum_loc += gk * tl.where(a >= 0.0, 1.0 - shrunk, shrunk - 1.0)
                 to_b += times(gk, shrunk + shrunk * t - to_log)
         elif FAMILY == UNIFORM:
             if gk is not None:
                 end = tl.abs(a) + sigma
-                s0 += tl.where(end > 1.0, 0.0, 0.0 * end)
+                sum_loc += tl.where(end > 1.0, 0.0, 0.0 * end)
                 to_b += tl.where(end > 1.0, 0.0, 0.0 * end - times(gk, to_log))
         elif FAMILY == CAUCHY:
             if gk is not None:
                 inverse = reciprocal(hypotenuse(1.0 + sigma, tl.abs(a), MATH), MATH)
                 twice = 2.0 * gk * inverse
-                s0 += twice * (a * inverse)
+                sum_loc += twice * (a * inverse)
                 to_b += twice * ((1.0 + sigma) * inverse) - times(gk, to_log)
         elif SAMPLED:
-            to_b -= of_log(s2, to_log, KIND)
+            to_b -= of_log(sum_log_sigma, to_log, KIND)
         if FAMILY == GAUSSIAN_PRIOR or FAMILY == LOG_PROB_PRIOR:
             _, prior_to_log = slopes(d, d, PRIOR_KIND, MATH)
-            return s0, to_b, s3, -of_log(s4, prior_to_log, PRIOR_KIND)
+            return sum_loc, to_b, sum_prior_loc, -of_log(sum_prior_log, prior_to_log, PRIOR_KIND)
         else:
-            return s0, to_b, s0, s0
+            return sum_loc, to_b, sum_loc, sum_loc

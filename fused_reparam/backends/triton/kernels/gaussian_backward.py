@@ -50,7 +50,7 @@ def backward_tile(
     gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high, weight,
     KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
     tl.constexpr,
-    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = tl.float64 if VEC == 2 else tl.float32
@@ -68,7 +68,7 @@ def backward_tile(
     row = 0
     column = 0
     if LAYOUT != DENSE:
-        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
+        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG_ROWS, WIDE_INDEX)
 
     if grad_z is not None:
         at = locate(grad_z, start, group, row, column, gz_row, gz_column, VEC, LAYOUT, UNIT & 8)
@@ -160,7 +160,7 @@ def gaussian_backward_kernel(
     low: "fp64", high: "fp64", weight: "fp64",
     KEY: tl.constexpr, KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr,
     GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
-    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the gradients (n elements).
@@ -182,7 +182,7 @@ def gaussian_backward_kernel(
                 gz_column,
                 gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
                 weight,
-                KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG, BIG, 0, Q, VEC, MATH,
+                KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0, Q, VEC, MATH,
             )  # fmt: skip
         else:
             backward_tile(
@@ -192,7 +192,7 @@ def gaussian_backward_kernel(
                 gz_column,
                 gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
                 weight,
-                KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+                KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
             )  # fmt: skip
     else:
         backward_tile(
@@ -201,5 +201,5 @@ def gaussian_backward_kernel(
             loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row, gz_column,
             gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
             weight,
-            KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+            KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -62,7 +62,7 @@ def forward_tile(
     loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, weight,
     KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
     tl.constexpr,
-    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     mask = None
@@ -77,7 +77,7 @@ def forward_tile(
     row = 0
     column = 0
     if LAYOUT != DENSE:
-        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG, BIG)
+        row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG_ROWS, WIDE_INDEX)
     twice = sample_tile(
         loc, scale, seed, offset, eps, z, start, group, mask, low, high, row, column,
         loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, columns,
@@ -134,7 +134,7 @@ def gaussian_forward_kernel(
     low: "fp64", high: "fp64", weight: "fp64",
     KEY: tl.constexpr, KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr,
     GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
-    UNIT: tl.constexpr, LONG: tl.constexpr, BIG: tl.constexpr, TAIL: tl.constexpr,
+    UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of z (n elements) and of the KL, times `weight`.
@@ -158,18 +158,18 @@ def gaussian_forward_kernel(
                 loc, scale, seed, offset, eps, z, kl, n, length, columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
                 weight,
-                KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG, BIG, 0, Q, VEC, MATH,
+                KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0, Q, VEC, MATH,
             )  # fmt: skip
         else:
             forward_tile(
                 loc, scale, seed, offset, eps, z, kl, n, length, columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
                 weight,
-                KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+                KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
             )  # fmt: skip
     else:
         forward_tile(
             loc, scale, seed, offset, eps, z, kl, n, length, columns,
             loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, weight,
-            KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG, BIG, TAIL, Q, VEC, MATH,
+            KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -122,7 +122,7 @@ def softmax_backward_kernel(
     grad_outer: "i64", grad_class: "i64", grad_inner: "i64", factor: "fp64",
     RESIDENT: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
-    TAIL: tl.constexpr, BIG: tl.constexpr, FORM: tl.constexpr, GRAD_FORM: tl.constexpr,
+    TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, GRAD_FORM: tl.constexpr,
     DOUBLE: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """The rows of one tile.
@@ -149,7 +149,7 @@ def softmax_backward_kernel(
     top = zeros + lowest(dtype)
     total, weighted, dot = zeros, zeros, zeros
     if RESIDENT:
-        place = place_of(0, size, IN, A, B, C, VEC, TAIL, BIG)
+        place = place_of(0, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
         x, g, stored = load_operands(
             grad_y, logits, soft, place, strides, grad_strides,
             P, IN, VEC, TAIL, FORM, GRAD_FORM, MATH,
@@ -163,7 +163,7 @@ def softmax_backward_kernel(
     else:
         walks = tl.cast(chunks, tl.int32)
         for chunk in range(walks):
-            place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, BIG)
+            place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
             x, g, stored = load_operands(
                 grad_y, logits, soft, place, strides, grad_strides,
                 P, IN, VEC, TAIL, FORM, GRAD_FORM, MATH,
@@ -173,7 +173,7 @@ def softmax_backward_kernel(
             )
         sums = row_sums(top, total, weighted, dot, P, GRAD, SOFT, IN, MATH)
         for chunk in range(walks):
-            place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, BIG)
+            place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
             x, g, stored = load_operands(
                 grad_y, logits, soft, place, strides, grad_strides,
                 P, IN, VEC, TAIL, FORM, GRAD_FORM, MATH,

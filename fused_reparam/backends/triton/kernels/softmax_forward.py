@@ -97,11 +97,11 @@ def resident(
     logits, noise, y, soft, kl, key, size, strides, rate, keep, share, log_classes,
     MODE: tl.constexpr, MIXED: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
-    TAIL: tl.constexpr, BIG: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
+    TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
     """Rows that are one chunk."""
-    place = place_of(0, size, IN, A, B, C, VEC, TAIL, BIG)
+    place = place_of(0, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
     x = load_tile(logits, place, strides, -_INFINITY, IN, VEC, TAIL, FORM, MATH)
     top = row_max(largest(x, IN), IN)
     x -= tl.expand_dims(top, IN)
@@ -137,7 +137,7 @@ def scan(
     SHARES: tl.constexpr, SCORES: tl.constexpr, SUMS: tl.constexpr, LABELS: tl.constexpr,
     MIXED: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
-    TAIL: tl.constexpr, BIG: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
+    TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
     """One walk along the rows: (top, total, weighted, best, sum, label) of each row.
@@ -154,7 +154,7 @@ def scan(
     best = zeros + lowest(dtype)
     label = zeros.to(tl.int32)
     for chunk in range(chunks):
-        place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, BIG)
+        place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
         x = load_tile(logits, place, strides, -_INFINITY, IN, VEC, TAIL, FORM, MATH)
         new_top = larger(top, largest(x, IN))
         shift = top - new_top
@@ -196,7 +196,7 @@ def chunked(
     logits, noise, y, soft, kl, key, size, strides, chunks, rate, keep, share, log_classes,
     MODE: tl.constexpr, MIXED: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
-    TAIL: tl.constexpr, BIG: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
+    TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
     """Rows of many chunks. The mixture needs its row's total before any score: a third walk."""
@@ -206,7 +206,7 @@ def chunked(
     top, total, weighted, best, sums, label = scan(
         logits, noise, key, size, strides, chunks, lowest(dtype), 0.0, rate, keep, share,
         kl is not None or MIXED, SAMPLE and not MIXED, SUMS, MODE != SOFT, False,
-        IN, A, B, C, VEC, TAIL, BIG, FORM, DOUBLE, MATH,
+        IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
     )  # fmt: skip
     if kl is not None:
         store_kl(kl, total, weighted, log_classes, size, IN, A, C, MATH)
@@ -214,12 +214,12 @@ def chunked(
         _, _, _, best, sums, label = scan(
             logits, noise, key, size, strides, chunks, top, tl.expand_dims(total, IN), rate, keep,
             share, False, True, False, True, True,
-            IN, A, B, C, VEC, TAIL, BIG, FORM, DOUBLE, MATH,
+            IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
         )  # fmt: skip
     if SAMPLE:
         inverse = 1.0 / sums
         for chunk in range(chunks):
-            place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, BIG)
+            place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
             if MODE != SOFT:
                 store_one_hot(
                     y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), IN, TAIL
@@ -249,7 +249,7 @@ def softmax_forward_kernel(
     rate: "fp64", keep: "fp64", share: "fp64", log_classes: "fp64",
     KEY: tl.constexpr, MODE: tl.constexpr, MIXED: tl.constexpr, RESIDENT: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
-    TAIL: tl.constexpr, BIG: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
+    TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
     """The rows of one tile.
@@ -272,11 +272,11 @@ def softmax_forward_kernel(
     if RESIDENT:
         resident(
             logits, noise, y, soft, kl, (seed, offset), size, strides, rate, keep, share,
-            log_classes, MODE, MIXED, IN, A, B, C, VEC, TAIL, BIG, FORM, DOUBLE, MATH,
+            log_classes, MODE, MIXED, IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
         )  # fmt: skip
     else:
         chunked(
             logits, noise, y, soft, kl, (seed, offset), size, strides, tl.cast(chunks, tl.int32),
             rate, keep, share, log_classes,
-            MODE, MIXED, IN, A, B, C, VEC, TAIL, BIG, FORM, DOUBLE, MATH,
+            MODE, MIXED, IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
         )  # fmt: skip

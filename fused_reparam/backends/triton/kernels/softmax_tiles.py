@@ -42,7 +42,7 @@ def outer_and_inner(inners, C: tl.constexpr):
 def place_of(
     chunk, size,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr,
-    VEC: tl.constexpr, TAIL: tl.constexpr, BIG: tl.constexpr,
+    VEC: tl.constexpr, TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr,
 ):  # fmt: skip
     """(start, group, element, outer, column, inner, mask, label) of a chunk of this program's
     [A, B, C].
@@ -51,7 +51,7 @@ def place_of(
     element lies after it in the output. outer, column (the class, int32), inner: its indices. All
     but start have the shape in which memory is accessed, or are broadcast to it: [A, B, C], and
     [A * B, C] where IN == 0. label: the class again, broadcast to [A, B, C] in any case.
-    size: (outers, classes, inners), int64. BIG: classes * inners does not fit 32 bits.
+    size: (outers, classes, inners), int64. WIDE_INDEX: classes * inners does not fit 32 bits.
 
     Columns are accessed in two dims because of three, [K, L, B], the compiler may choose which it
     cuts into threads after B. Triton 3.9 takes L, but 3.6 takes K, which is to lie within a thread:
@@ -78,13 +78,14 @@ def place_of(
             mask = (label >= 0) & (label < length) & (outer < outers)
         return start, group, element, outer, label, 0, mask, label
     else:
-        inners = inners // VEC * VEC  # it is a multiple: for the compiler
+        # The number is a multiple of VEC; the compiler sees that only in a product.
+        inners = inners // VEC * VEC
         outer, begin = outer_and_inner(inners, C)
         start = outer * classes * inners + begin
         column = (chunk * (A * B) + tl.arange(0, A * B))[:, None]
         inner = (begin + tl.arange(0, C))[None, :]
         mask = (column < classes) & (inner < inners)
-        step = inners if BIG else inners.to(tl.int32)
+        step = inners if WIDE_INDEX else inners.to(tl.int32)
         group = column * (step // VEC) + tl.arange(0, C // VEC)[None, :]
         element = column * step + tl.arange(0, C)[None, :]
         label = chunk * (A * B) + (tl.arange(0, A) * B)[:, None] + tl.arange(0, B)[None, :]

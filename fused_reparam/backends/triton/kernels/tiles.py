@@ -76,27 +76,27 @@ def row_and_column(
     columns,
     VEC: tl.constexpr,
     LAYOUT: tl.constexpr,
-    LONG: tl.constexpr,
-    BIG: tl.constexpr,
+    LONG_ROWS: tl.constexpr,
+    WIDE_INDEX: tl.constexpr,
 ):
     """(row, column) as int64, of each group ([Q]) for ROWS, of each element ([Q, VEC]) when
     SCATTERED.
 
-    LONG: a row is at least as long as a tile, so that a comparison replaces the division.
-    BIG: columns do not fit 32 bits.
+    LONG_ROWS: a row is at least as long as a tile, so that a comparison replaces the division.
+    WIDE_INDEX: columns do not fit 32 bits.
     """
     row0 = start // columns
     column0 = start - row0 * columns
     step = group * VEC
     if LAYOUT != ROWS:
         step = step[:, None] + tl.arange(0, VEC)[None, :]
-    if BIG:
+    if WIDE_INDEX:
         place = column0 + step
         width = columns
     else:
         place = column0.to(tl.int32) + step
         width = columns.to(tl.int32)
-    if LONG:
+    if LONG_ROWS:
         carry = (place >= width).to(tl.int32)
         column = tl.where(place >= width, place - width, place)
     else:

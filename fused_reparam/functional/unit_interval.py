@@ -1,4 +1,4 @@
-"""Draws that are a transform of one standard draw."""
+"""Distributions within (0, 1): relaxed Bernoulli, Kumaraswamy, continuous Bernoulli."""
 
 from __future__ import annotations
 
@@ -9,136 +9,21 @@ from torch import Tensor
 
 from ..core.mistakes import names_mistakes
 from ..core.scalars import flag
-from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from . import elementwise
 from .arguments import (
-    bounds_of,
-    check_reduction,
     check_tensor,
-    one_scale,
     temperature,
 )
 from .elementwise import latent, rsample
-from .sources import Sources, key_source, one_source
+from .sources import key_source, one_source
 
 __all__ = [
     "continuous_bernoulli_latent",
     "continuous_bernoulli_rsample",
     "kumaraswamy_rsample",
-    "log_normal_latent",
-    "log_normal_rsample",
     "relaxed_bernoulli",
 ]
-
-
-@names_mistakes
-def log_normal_rsample(
-    loc: Tensor,
-    *,
-    log_std: Tensor | float | None = None,
-    std: Tensor | float | None = None,
-    logvar: Tensor | float | None = None,
-    var: Tensor | float | None = None,
-    rho: Tensor | float | None = None,
-    clamp: tuple[float, float] | None = None,
-    key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
-) -> Tensor:
-    """Sample ``z = exp(loc + sigma * eps)``, eps standard normal, without the KL.
-
-    Arguments, dtypes and errors are those of :func:`log_normal_latent`.
-
-    Returns:
-        z, of the broadcast shape and the inputs' dtype.
-
-    Source: the reparameterization is the Gaussian's, pushed through exp (Kingma and Welling, 2014,
-    section 2.4).
-
-    Example:
-        >>> import torch
-        >>> from fused_reparam import log_normal_rsample
-        >>> bool((log_normal_rsample(torch.zeros(100), std=1.0) > 0).all())
-        True
-    """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
-        node = special(log_normal_rsample, locals())
-        if node is not None:
-            return node  # type: ignore[no-any-return]
-    scales = (logvar, log_std, std, var, rho)
-    return _log_normal(loc, scales, clamp, None, key_source(key, generator))[0]
-
-
-@names_mistakes
-def log_normal_latent(
-    loc: Tensor,
-    *,
-    log_std: Tensor | float | None = None,
-    std: Tensor | float | None = None,
-    logvar: Tensor | float | None = None,
-    var: Tensor | float | None = None,
-    rho: Tensor | float | None = None,
-    reduction: str = "batchmean",
-    clamp: tuple[float, float] | None = None,
-    key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
-) -> tuple[Tensor, Tensor]:
-    r"""Sample a log-normal and its KL divergence to the standard one (loc 0, sigma 1).
-
-    .. math::
-        z = e^{\mu + \sigma \epsilon} \qquad
-        KL = \tfrac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2) \text{ per element, reduced}
-
-    Args:
-        loc: mean of log z, any shape; float32, float64, float16 or bfloat16.
-        log_std, std, logvar, var, rho: the scale of log z. Exactly one must be given.
-        reduction, clamp, key, generator: see :func:`gaussian_latent`.
-
-    Returns:
-        ``(z, kl)``: z of the broadcast shape in the inputs' dtype, kl float32 (float64 for float64
-        inputs).
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does.
-
-    Source: a KL divergence does not change under a common invertible map: it is the Gaussian's.
-
-    Example:
-        >>> import torch
-        >>> from fused_reparam import log_normal_latent
-        >>> z, kl = log_normal_latent(torch.ones(4, 2), std=1.0)
-        >>> z.shape, kl.item()
-        (torch.Size([4, 2]), 1.0)
-    """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
-        node = special(log_normal_latent, locals())
-        if node is not None:
-            return node  # type: ignore[no-any-return]
-    check_reduction(reduction)
-    scales = (logvar, log_std, std, var, rho)
-    z, kl = _log_normal(loc, scales, clamp, reduction, key_source(key, generator))
-    return z, kl[0]
-
-
-def _log_normal(
-    loc: Tensor,
-    scales: tuple[Tensor | float | None, ...],
-    clamp: tuple[float, float] | None,
-    reduction: str | None,
-    sources: Sources,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    kind, scale = one_scale("loc", loc, *scales)
-    numbers = bounds_of(clamp, kind)
-    return elementwise.sample(
-        "log_normal",
-        (("loc", loc), (SCALE_KINDS[kind], scale)),
-        sources=sources,
-        kind=kind,
-        numbers=numbers,
-        reduction=reduction,
-    )[:2]
 
 
 @names_mistakes

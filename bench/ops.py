@@ -17,6 +17,7 @@ from torch import distributions as D
 
 import fused_reparam as fr
 from bench.noise import DRAWS, degrees
+from fused_reparam.families import FAMILIES, Family
 
 Shape = tuple[int, ...]
 Tensors = tuple[Tensor, ...]
@@ -224,6 +225,27 @@ def located(base: str) -> Op:
     )
 
 
+def of_row(name: str, row: Family) -> Op:
+    """The sample of a family whose row says all: against its distribution in PyTorch."""
+    names = row.names.split()
+    numbers = row.constants(**row.some_prior())
+
+    def inputs(normals: Normals) -> Tensors:
+        made = [tensor.mul_(0.3) for tensor in normals(len(names))]
+        return tuple(t.exp_() if n.endswith("+") else t for n, t in zip(names, made, strict=True))
+
+    def eager(*parameters: Tensor) -> Tensors:
+        named = {n.rstrip("+"): t for n, t in zip(names, parameters, strict=True)}
+        return (row.law(**named).rsample(),)
+
+    return Op(
+        f"{name}_rsample", inputs,
+        lambda noise, *parameters: row.formula(parameters, noise, 0, 0, numbers)[:1],
+        lambda *parameters: (getattr(fr, f"{name}_rsample")(*parameters),),
+        moves=((len(names), 1), (len(names) + 1, len(names))), base=row.base, eager=eager,
+    )  # fmt: skip
+
+
 _ROWS = (
     Op(
         "gaussian_latent", scaled(*PAIR), latent, fr.gaussian_latent, rival=latent_of,
@@ -318,5 +340,6 @@ _ROWS = (
         lambda eps, mu, logvar: (torch.exp(sample(eps, mu, logvar)),),
         lambda mu, logvar: (fr.log_normal_rsample(mu, logvar=logvar),),
     ),
+    *(of_row(name, row) for name, row in FAMILIES.items() if row.law),
 )  # fmt: skip
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core.modes import eager
+from ..core.scales import SCALE_KINDS
 from ..core.storage import PLAIN_TYPES, check_given
-from ..ops.layout import empty_ordered, memory_order
+from ..ops.elementwise import Spec, elementwise
+from ..ops.layout import UNSETTLED, empty_ordered, memory_order
 from ..ops.library import all_plain, as_tensor
 from ..ops.noise import draw_key
 from ..rng import keys
@@ -26,6 +29,8 @@ class Sources(NamedTuple):
 
 
 _FRESH = Sources()
+# Of a Gaussian: no bounds of its scale, the standard prior, no free bits.
+_STANDARD = (-math.inf, math.inf, 0.0, 1.0, -math.inf)
 
 
 def one_source(
@@ -77,6 +82,12 @@ def given_or_torch(
 def made_of(key: Any, z: Tensor) -> Tensor:
     """The normals that an op made of a key for a sample."""
     key = keys.on_device(as_tensor(key), z.device)
+    if torch._C._get_tracing_state() is not None:
+        # Sizes are tensors there, which no op's schema takes for integers: a standard Gaussian's
+        # sample is the noise, and gets its shape from tensors.
+        zeros, ones = torch.zeros_like(z), torch.ones_like(z)
+        spec = Spec(UNSETTLED, "gaussian", SCALE_KINDS.index("std"), 0, _STANDARD, 0, True, None)
+        return elementwise((zeros, ones), key, None, spec)[0]
     return torch.ops.fused_reparam.normal(key, z.shape, memory_order(z), z.dtype)
 
 

@@ -53,6 +53,20 @@ def assert_replays(graph, params):
     assert_same(outputs(graph, params), first)
 
 
+@pytest.mark.parametrize("samples", [None, 3])
+def test_the_noise_is_given_back_at_each_replay(samples):
+    def call(mu, log_std):
+        return fr.gaussian_rsample(mu, log_std=log_std, num_samples=samples, return_eps=True)
+
+    params = torch.randn(4, 3), torch.randn(4, 3)
+    graph = traced(call, params)
+    assert_replays(graph, params)
+    for batch in (4, 7):
+        mu, log_std = torch.randn(batch, 3), torch.randn(batch, 3)
+        z, eps = graph(mu, log_std)
+        torch.testing.assert_close(z, mu + log_std.exp() * eps)
+
+
 @EVERY_NOISY
 def test_each_replay_of_a_function_draws_anew(case):
     params = detached(case.params())

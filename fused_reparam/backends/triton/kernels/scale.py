@@ -114,7 +114,10 @@ def inverse_of(x, sigma, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.const
         unit = unit_of(sigma)
         return reciprocal(sigma * unit, MATH), unit
     else:
-        MOST: tl.constexpr = 2800.0 if x.dtype.is_fp64() else 348.0
+        # With RHO each root is multiplied, by at most 2^500 or 2^60.
+        SINGLE: tl.constexpr = 184.0 if KIND == RHO else 348.0
+        DOUBLE: tl.constexpr = 1440.0 if KIND == RHO else 2800.0
+        MOST: tl.constexpr = DOUBLE if x.dtype.is_fp64() else SINGLE
         bounded = tl.maximum(log_of_square(x, KIND), -MOST, propagate_nan=tl.PropagateNan.ALL)
         root = exp(-bounded, 0.25, 1.0, EXACT, MATH)
         if KIND == RHO:
@@ -146,14 +149,20 @@ def ratio_to(
         return rest * (root * inverse) * (root * unit)
     else:
         logs = log_of_square(x, KIND) - log_of_square(prior_x, PRIOR_KIND)
-        ratio = exp(logs, 0.5, 1.0, EXACT, MATH)
-        if KIND == RHO:
-            ratio *= factor(sigma, KIND)
-        if PRIOR_KIND == RHO:
-            rest = factor(prior, PRIOR_KIND)
-            unit = unit_of(rest)
-            ratio = ratio * reciprocal(rest * unit, MATH) * unit
-        return ratio
+        if KIND == RHO or PRIOR_KIND == RHO:
+            # By its root twice, which fits where it does not and a factor brings it back.
+            root = exp(logs, 0.25, 1.0, EXACT, MATH)
+            ratio = root
+            if KIND == RHO:
+                ratio *= factor(sigma, KIND)
+            if PRIOR_KIND == RHO:
+                rest = factor(prior, PRIOR_KIND)
+                unit = unit_of(rest)
+                ratio *= reciprocal(rest * unit, MATH)
+                root *= unit
+            return ratio * root
+        else:
+            return exp(logs, 0.5, 1.0, EXACT, MATH)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, distributions
 
-from .family import Family
+from .family import Family, over
 
 # 4^n B_2n / (2 n)! of the Bernoulli numbers B: coth b - 1 / b is their sum times b^(2 n - 1).
 LANGEVIN = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875, 4 / 18243225)
@@ -79,10 +79,12 @@ def _kl(b: Tensor, prior_b: float, prior_log: float, prior_rest: float) -> Tenso
     size = torch.where(near, 1.0, size)
     e = torch.exp(-2.0 * size)
     grown = 2.0 * e / -torch.expm1(-2.0 * size)
-    more = grown - 1.0 / size  # |L| - 1
+    more = grown - over(1.0, size)  # |L| - 1
     rest = torch.log1p(-e) - torch.log(2.0 * size)
     apart = torch.where((b > 0) == (prior_b > 0), -more, 2.0 + more)
-    of_large = prior_rest + abs(prior_b) * apart - rest + size * grown - 1.0
+    # Of more grown is 0, whose derivatives may not meet a large size.
+    both = size.clamp(max=1e3) * grown
+    of_large = prior_rest + abs(prior_b) * apart - rest + both - 1.0
     return torch.where(near, of_small, of_large)
 
 

@@ -23,7 +23,7 @@ def exponential(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
     """
     rate, (prior_rate, log_prior_rate) = p[0], numbers
     kl = over(prior_rate, rate) - 1.0 - (log_prior_rate - torch.log(rate))
-    return rate if eps is None else eps / rate, (kl,)
+    return rate if eps is None else over(eps, rate), (kl,)
 
 
 EXPONENTIAL = Family(

@@ -100,18 +100,21 @@ def located(loc: Tensor, scale: Tensor, eps: Tensor | None) -> Tensor:
     return loc if eps is None else loc + scale * eps
 
 
-def over(number: float, x: Tensor) -> Tensor:
-    """number / x, whose gradient squares no 1 / x, as that of a Python number would."""
-    return torch.full((), number, dtype=x.dtype, device=x.device) / x
+def over(x: Tensor | float, y: Tensor) -> Tensor:
+    """x / y, whose gradient squares no 1 / y."""
+    # In units of y, constants that change nothing.
+    limits = torch.finfo(y.dtype)
+    unit = y.detach().reciprocal().clamp(limits.tiny, limits.max)
+    return (x * unit) / (y * unit)
 
 
 def stretched(scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """scale e^(x / y), also where the power alone is beyond the dtype."""
     # Of less the power is 0, with derivatives of 0 that may not meet an infinite quotient.
     nothing = x / y < (-3000.0 if x.dtype == torch.float64 else -400.0)
-    quotient = torch.where(nothing, -math.inf, x / torch.where(nothing, 1.0, y))
-    half = torch.exp(0.5 * quotient)
-    return (scale * half) * half
+    quotient = torch.where(nothing, -math.inf, over(x, torch.where(nothing, 1.0, y)))
+    # Each half by itself: twice the gradient of one may be beyond the dtype.
+    return (scale * torch.exp(0.5 * quotient)) * torch.exp(0.5 * quotient)
 
 
 def bounded_quotient(x: Tensor, y: Tensor, most: float) -> Tensor:

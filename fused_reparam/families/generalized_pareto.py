@@ -24,12 +24,13 @@ def generalized_pareto(p, eps, kind, prior_kind, numbers):  # type: ignore[no-un
         return loc, ()
     t = concentration * eps
     small, far = t.abs() < 0.5, t > (40.0 if t.dtype == torch.float64 else 16.0)
-    between = torch.where(small | far, 1.0, t)
-    growth = torch.where(small, _series(torch.where(small, t, 0.0)), torch.expm1(between) / between)
+    between, divisor = (torch.where(small | far, 1.0, x) for x in (t, concentration))
+    few = eps * _series(torch.where(small, t, 0.0))
+    growth = torch.where(small, few, torch.expm1(between) / divisor)
     half = torch.exp(
         0.5 * torch.where(far, t - torch.log(torch.where(far, concentration, 1.0)), 0.0)
     )
-    return loc + torch.where(far, (scale * half) * half, scale * (eps * growth)), ()
+    return loc + torch.where(far, (scale * half) * half, scale * growth), ()
 
 
 def _series(t: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import autograd
 
 from fused_reparam import noise, relaxed_bernoulli
+from fused_reparam.families import FAMILIES
 from tests.helpers.elementwise_cases import gradients, results, spec
 
 MIXTURES = [(0.3, 1.0, 0.2), (0.3, 0.2, 1.0), (0.5, 0.7, 0.7), (0.5, 1.0, 0.0025)]
@@ -126,3 +127,41 @@ def test_relaxed_bernoulli_at_a_tiny_temperature(device):
     z = relaxed_bernoulli(logits, tau=1e-37, key=noise.key(3))
     assert ((z == 0) | (z == 1)).all()
     assert torch.autograd.grad(z, logits, torch.full_like(z, 1e6))[0].tolist() == [0.0, 0.0]
+
+
+# Family, prior, parameters, noise, what arrives for z and for the KL, the exact gradients.
+FAR_QUOTIENTS = [
+    ("exponential", (1.0,), (1e-19,), 20.0, (1e-6, 0.0), (-2e33,)),
+    ("exponential", (1e-30,), (1e-30,), 1.0, (0.0, 1e-6), (0.0,)),
+    ("exponential", (1.0,), (1e-20,), 1.0, (0.0, 1e-6), (-1e34,)),
+    ("pareto", (1.0, 1.0), (3e38, 1e6), 0.5, (1.0, 0.0), (1.0, -1.5e26)),
+    ("pareto", (1.0, 1.0), (1e37, 1e30), 0.5, (1.0, 0.0), (1.0, -5e-24)),
+    ("weibull", (1.0, 1.0), (3e38, 1e6), math.e, (1.0, 0.0), (1.0, -3e26)),
+    ("generalized_pareto", (), (0.5, 1e38, -1e6), 22.0, (1.0,), (1.0, 1e-6, 1e26)),
+    ("continuous_bernoulli", (1e30,), (1e25,), 0.7, (0.0, 1.0), (-1e-20,)),
+    ("continuous_bernoulli", (1.0,), (3e38,), 0.7, (0.0, 1e4), (1e4 / 3e38,)),
+]
+
+
+def test_quotients_whose_parts_are_far_out(device):
+    """The gradient fits where a square of the divisor does not."""
+    for family, prior, numbers, eps, came, exact in FAR_QUOTIENTS:
+        s = spec(family)._replace(
+            numbers=list(FAMILIES[family].constants(*prior)), reduction="none"
+        )
+        p = [torch.full((3,), v, device=device).requires_grad_() for v in numbers]
+        outputs = results(p, s, eps=torch.full((3,), eps, device=device))
+        grads = gradients(
+            outputs, p, [torch.full_like(o, g) for o, g in zip(outputs, came, strict=True)]
+        )
+        for got, want in zip(grads, exact, strict=True):
+            assert got.tolist() == pytest.approx([want] * 3, rel=1e-5, abs=1e-37), (family, numbers)
+
+
+def test_a_weibull_kl_beyond_the_dtype_is_infinite(device):
+    for dtype in (torch.float32, torch.float64):
+        p = [
+            torch.full((3,), v, dtype=dtype, device=device)
+            for v in (1.0, torch.finfo(dtype).tiny / 1024)
+        ]
+        assert results(p, spec("weibull", sample=False))[0].tolist() == [math.inf] * 3

@@ -27,7 +27,7 @@ struct TransformFormula<Transform::generalized_pareto> {
     out.loc(gz);
     out.sigma(p.far ? times(times(gz, p.half), p.quotient) : times(gz, eps * p.growth));
     out.prior_loc(p.far ? times(times(gz, scale * p.half), p.quotient * ((t - one) / in.prior_loc()))
-                        : times(gz, scale * eps * (eps * slope)));
+                        : times(gz, scale * (eps * eps * slope)));
   }
 
  private:

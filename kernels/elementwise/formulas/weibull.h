@@ -38,7 +38,9 @@ FR_INLINE void log_gamma(V r, V& value, V& slope) {
   constexpr typename Scalar<V>::type of_slope[] = {1.0 / 12,  -1.0 / 120, 1.0 / 252,      -1.0 / 240,
                                                    1.0 / 132, -691.0 / 32760, 1.0 / 12};
   const V log_y = log(y);
-  value = fma(y - num<V>(0.5), log_y, fma(inverse, polynomial(square, of_value), num<V>(kHalfLogTwoPi)) - y);
+  // Nothing infinite is taken from something infinite.
+  const V rest = fma(inverse, polynomial(square, of_value), num<V>(kHalfLogTwoPi - 0.5));
+  value = fma(y - num<V>(0.5), log_y - one, rest);
   slope = log_y - fma(num<V>(0.5), inverse, square * polynomial(square, of_slope));
   value = large ? value : value - log(product);
   slope = large ? slope : slope - sum / product;

@@ -70,7 +70,7 @@ LOOP = {
 BY_FUNCTION = {
     "exponential": (53, 64),  # log u 13, divisions 2, a log; backward log u, divisions 4
     # log u, two logs, exp, divisions 2; KL 55: logs 4, two series 13, exp, expm1; backward the same
-    "weibull": (139, 182.5),
+    "weibull": (139, 174.5),
     "pareto": (73.5, 101.5),  # log u, exp, divisions 2, logs 2; backward divisions 5
     "generalized_pareto": (84.5, 125.5),  # log u, two exps, expm1 12, divisions 2; a series of 8
     "half_normal": (43.5, 48),  # KL: a division, a log; backward divisions 3

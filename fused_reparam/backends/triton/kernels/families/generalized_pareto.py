@@ -45,4 +45,4 @@ def generalized_pareto_sample_gradients(
     slope = tl.where(tl.abs(t) < 0.5, series(near, 13 if t.dtype.is_fp64() else 8, _SLOPE), direct)
     to_scale = tl.where(far, times(times(gz, half), quotient), times(gz, eps * growth))
     far_c = times(times(gz, scale * half), quotient * ((t - 1.0) / c))
-    return gz, to_scale, tl.where(far, far_c, times(gz, scale * eps * (eps * slope)))
+    return gz, to_scale, tl.where(far, far_c, times(gz, scale * (eps * eps * slope)))

@@ -37,7 +37,8 @@ def log_gamma(r, MATH: tl.constexpr):
     inverse = 1.0 / y
     square = inverse * inverse
     log_y = log(y, MATH)
-    value = (y - 0.5) * log_y - y + (inverse * series(square, 6, _VALUE) + HALF_LOG_2PI)
+    # Nothing infinite is taken from something infinite.
+    value = (y - 0.5) * (log_y - 1.0) + (inverse * series(square, 6, _VALUE) + (HALF_LOG_2PI - 0.5))
     slope = log_y - (0.5 * inverse + square * series(square, 7, _SLOPE))
     return (
         tl.where(large, value, value - log(product, MATH)),

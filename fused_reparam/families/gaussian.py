@@ -22,7 +22,8 @@ class _Prior(NamedTuple):
 
 
 def _prior_of_numbers(mean: float, std: float, like: Tensor) -> _Prior:
-    x = torch.full((), std, dtype=like.dtype, device=like.device)
+    held = std if std <= torch.finfo(like.dtype).max else math.inf  # full takes no larger number
+    x = torch.full((), held, dtype=like.dtype, device=like.device)
     return _Prior(mean, x, STD, torch.full_like(x, 2.0 * math.log(std)))
 
 

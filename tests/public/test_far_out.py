@@ -234,3 +234,10 @@ def test_second_derivatives_stay_finite():
         (first,) = torch.autograd.grad(kl, x, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), x)
         torch.testing.assert_close(second, torch.full((4,), 0.5))
+
+
+@pytest.mark.parametrize("name", ["reference", "native"])
+def test_a_prior_whose_number_the_dtype_does_not_hold(name):
+    with fr.backend(name):
+        kl = fr.gaussian_kl(torch.zeros(1), torch.zeros(1), prior=(0.0, 1e300), reduction="none")
+    assert kl.item() == pytest.approx(300 * math.log(10) - 0.5, rel=1e-6)

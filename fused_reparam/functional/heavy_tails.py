@@ -88,8 +88,9 @@ def pareto_latent(
         + r - 1 - \log r \text{ per element, reduced}, \qquad
         r = \mathrm{prior\_alpha} / \mathrm{alpha}
 
-    and infinite where scale < prior_scale, for there the prior gives nothing between them. A float16
-    or bfloat16 scale is compared as it was rounded: 0.1 in float16 is less than a prior_scale of 0.1.
+    and infinite where scale < prior_scale, for there the prior gives nothing between them. A
+    float16 or bfloat16 scale is compared as it was rounded: 0.1 in float16 is less than a
+    prior_scale of 0.1.
 
     Args:
         scale, alpha, key, generator: see :func:`pareto_rsample`.

@@ -9,6 +9,7 @@ import torch
 
 import fused_reparam as fr
 from fused_reparam import noise
+from fused_reparam.families import FAMILIES
 from tests.helpers.loops import where
 
 np = pytest.importorskip("numpy")
@@ -28,12 +29,17 @@ VALUES = {
     "in_features": 2, "out_features": 2, "in_channels": 2, "out_channels": 2, "kernel_size": 2,
     "stride": 2, "padding": 2, "dilation": 2, "groups": 1,
 }  # fmt: skip
+OF_ROWS = {
+    name.rstrip("+") for row in FAMILIES.values() for name in f"{row.names} {row.prior}".split()
+} - {"loc", "logits", "rate", "concentration1"}  # which are tensors
+VALUES = dict.fromkeys(sorted(OF_ROWS), 0.5) | VALUES
 SCALES = {"logvar", "log_std", "std", "var", "rho"}
 # What a function requires beside the number; of several scales none, where one is the number.
 REQUIRED = {
     "mu": MU, "mean": MU, "loc": MU, "logits": MU, "moments": MU, "concentration1": MU.exp(),
     "concentration0": 1.0, "key": KEY, "seed": 1, "shape": 3, "in_features": 3, "out_features": 3,
-    "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": 1.0,
+    "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": MU.exp(),
+    "rate": MU.exp(), "alpha": 1.0, "concentration": 1.0, "prior_scale": 0.25, "prior_alpha": 1.0,
 }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from tests.helpers.machine_code import run
 
 # Each kernel with most slices in both widths, and each with one slice in one of them.
 COMPILED = [
-    *(("float32", name, 4) for name in ("fill", "forward", "backward")),
-    *(("bfloat16", name, 4) for name in ("forward", "backward")),
-    *(("float16", name, 1) for name in ("fill", "forward", "backward")),
+    *(("float32", name, 4) for name in ("fill", "gaussian_forward", "gaussian_backward")),
+    *(("bfloat16", name, 4) for name in ("gaussian_forward", "gaussian_backward")),
+    *(("float16", name, 1) for name in ("fill", "gaussian_forward", "gaussian_backward")),
 ]
 
 
@@ -37,7 +37,7 @@ def test_kernels_compile_with_wide_accesses():
     )
     lines = [line.split() for line in run("-c", code).splitlines()]
     for (dtype, name, slices), (spills, wide) in zip(COMPILED, lines, strict=True):
-        tensors = {"fill": 1, "forward": 3, "backward": 5}[name]
+        tensors = {"fill": 1, "gaussian_forward": 3, "gaussian_backward": 5}[name]
         if name != "fill":  # which serves rare ways only
             assert spills == "0", (dtype, name, slices)
         assert int(wide) >= tensors * slices, (dtype, name, slices, wide)

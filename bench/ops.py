@@ -228,6 +228,7 @@ def located(base: str) -> Op:
 def of_row(name: str, row: Family) -> Op:
     """The sample of a family whose row says all: against its distribution in PyTorch."""
     names = row.names.split()
+    n = len(names)
     numbers = row.constants(**row.some_prior())
 
     def inputs(normals: Normals) -> Tensors:
@@ -242,7 +243,8 @@ def of_row(name: str, row: Family) -> Op:
         f"{name}_rsample", inputs,
         lambda noise, *parameters: row.formula(parameters, noise, 0, 0, numbers)[:1],
         lambda *parameters: (getattr(fr, f"{name}_rsample")(*parameters),),
-        moves=((len(names), 1), (len(names) + 1, len(names))), base=row.base, eager=eager,
+        # The gradient of a location is that of z.
+        moves=((n, 1), (n, n - 1) if row.linear else (n + 1, n)), base=row.base, eager=eager,
     )  # fmt: skip
 
 

@@ -149,20 +149,17 @@ def ratio_to(
         return rest * (root * inverse) * (root * unit)
     else:
         logs = log_of_square(x, KIND) - log_of_square(prior_x, PRIOR_KIND)
-        if KIND == RHO or PRIOR_KIND == RHO:
+        if KIND == RHO:
             # By its root twice, which fits where it does not and a factor brings it back.
             root = exp(logs, 0.25, 1.0, EXACT, MATH)
-            ratio = root
-            if KIND == RHO:
-                ratio *= factor(sigma, KIND)
-            if PRIOR_KIND == RHO:
-                rest = factor(prior, PRIOR_KIND)
-                unit = unit_of(rest)
-                ratio *= reciprocal(rest * unit, MATH)
-                root *= unit
-            return ratio * root
-        else:
-            return exp(logs, 0.5, 1.0, EXACT, MATH)
+            ratio = root * factor(sigma, KIND)
+        else:  # of a prior with RHO the root twice would round too often
+            ratio, root = exp(logs, 0.5, 1.0, EXACT, MATH), 1.0
+        if PRIOR_KIND == RHO:
+            rest = factor(prior, PRIOR_KIND)
+            unit = unit_of(rest)
+            ratio = ratio * reciprocal(rest * unit, MATH) * unit
+        return ratio * root
 
 
 @triton.jit

@@ -228,23 +228,23 @@ def located(base: str) -> Op:
 def of_row(name: str, row: Family) -> Op:
     """The sample of a family whose row says all: against its distribution in PyTorch."""
     names = row.names.split()
-    n = len(names)
-    numbers = row.constants(**row.some_prior())
+    count, numbers = len(names), row.constants(**row.some_prior())
 
     def inputs(normals: Normals) -> Tensors:
-        made = [tensor.mul_(0.3) for tensor in normals(len(names))]
-        return tuple(t.exp_() if n.endswith("+") else t for n, t in zip(names, made, strict=True))
+        made = zip(names, normals(count), strict=True)
+        return tuple(t.mul_(0.3).exp_() if n.endswith("+") else t.mul_(0.3) for n, t in made)
 
     def eager(*parameters: Tensor) -> Tensors:
-        named = {n.rstrip("+"): t for n, t in zip(names, parameters, strict=True)}
-        return (row.law(**named).rsample(),)
+        named = zip((n.rstrip("+") for n in names), parameters, strict=True)
+        return (row.law(**dict(named)).rsample(),)
 
     return Op(
         f"{name}_rsample", inputs,
         lambda noise, *parameters: row.formula(parameters, noise, 0, 0, numbers)[:1],
         lambda *parameters: (getattr(fr, f"{name}_rsample")(*parameters),),
         # The gradient of a location is that of z.
-        moves=((n, 1), (n, n - 1) if row.linear else (n + 1, n)), base=row.base, eager=eager,
+        moves=((count, 1), (count, count - 1) if row.linear else (count + 1, count)),
+        base=row.base, eager=eager,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from bench.timing import Contestant, CpuClock, Effort, Spread, interleave
 
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
 # the compiled formula's time.
-PLAIN, MOST, COMPILED = 0.33, 0.6, 1.0
+BASIC, MOST, COMPILED = 0.33, 0.6, 1.0
 SHAPES = ((128, 20), (256, 6))
 BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
 
@@ -177,7 +177,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
     numbers = torch.tensor(0.5), torch.tensor(math.log(2.0))
     mu_alone, log_std_alone = mu.detach(), log_std.detach()
     return [
-        Call("two tensors", two, latent(), gauss(), most=PLAIN),
+        Call("two tensors", two, latent(), gauss(), most=BASIC),
         Call("log_std of one row", (mu, row), latent(), gauss()),
         Call("std a number", (mu,), lambda m: fr.gaussian_latent(m, std=0.5),
              lambda eps, m: gauss()(eps, m, half)),

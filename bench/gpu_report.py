@@ -312,8 +312,8 @@ def tests(run: Run) -> list[str]:
     for name, found in run.tests.items():
         counts = f"{found['passed']} passed, {len(found['failed'])} failed"
         lines.append(f"{name}: {counts}, {sum(found['skipped'].values())} skipped")
-        lines += [f"FAILED `{one}`: {_plain(why)}" for one, why in found["failed"].items()]
-        lines += [f"{count} skipped: {_plain(why)}" for why, count in found["skipped"].items()]
+        lines += [f"FAILED `{one}`: {_one_line(why)}" for one, why in found["failed"].items()]
+        lines += [f"{count} skipped: {_one_line(why)}" for why, count in found["skipped"].items()]
     return lines or ["No tests were run."]
 
 
@@ -329,6 +329,6 @@ def _list(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _plain(text: str) -> str:
+def _one_line(text: str) -> str:
     """One line that Markdown leaves as it is."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

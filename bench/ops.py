@@ -228,7 +228,7 @@ def located(base: str) -> Op:
 def of_row(name: str, row: Family) -> Op:
     """The sample of a family whose row says all: against its distribution in PyTorch."""
     names = row.names.split()
-    count, numbers = len(names), row.constants(**row.some_prior())
+    count, constants = len(names), row.prior_constants(**row.some_prior())
 
     def inputs(normals: Normals) -> Tensors:
         made = zip(names, normals(count), strict=True)
@@ -240,7 +240,7 @@ def of_row(name: str, row: Family) -> Op:
 
     return Op(
         f"{name}_rsample", inputs,
-        lambda noise, *parameters: row.formula(parameters, noise, 0, 0, numbers)[:1],
+        lambda noise, *parameters: row.formula(parameters, noise, 0, 0, constants)[:1],
         lambda *parameters: (getattr(fr, f"{name}_rsample")(*parameters),),
         # The gradient of a location is that of z.
         moves=((count, 1), (count, count - 1) if row.linear else (count + 1, count)),

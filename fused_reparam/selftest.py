@@ -83,7 +83,7 @@ def _of_rows() -> Iterator[tuple[str, _Call]]:
         if row.law is not None:
             sample = getattr(functional, f"{name}_rsample")
             yield f"{name}_rsample", _call(_milder(sample), row.names)
-        if row.law is not None and row.values:
+        if row.law is not None and row.terms:
             latent, prior = getattr(functional, f"{name}_latent"), row.some_prior()
             yield f"{name}_latent", _call(_milder(latent), row.names, **prior, **_SAMPLE)
 

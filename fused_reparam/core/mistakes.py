@@ -46,7 +46,7 @@ def described(value: object) -> str:
     if isinstance(value, (tuple, list)):
         parts = [_part(v) for v in value[:3]] + ["..."] * (len(value) > 3)
         return f"({', '.join(parts)}) of type {kind}"
-    if _plain(value):
+    if _has_short_repr(value):
         return f"{_part(value)} of type {kind}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"a {type(value).__module__} {kind} of shape {value.shape}, {value.dtype}"
@@ -57,13 +57,13 @@ def _part(value: object) -> str:
     """One of several: without its type where that shows."""
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    if _plain(value):
+    if _has_short_repr(value):
         said = repr(value)
         return said if len(said) <= 40 else said[:37] + "..."
     return described(value)
 
 
-def _plain(value: object) -> bool:
+def _has_short_repr(value: object) -> bool:
     return value is None or isinstance(value, (numbers.Number, str, bytes))
 
 

@@ -1,4 +1,4 @@
-"""How a value of each element, such as a divergence, is reduced."""
+"""How a term of each element, such as a divergence, is reduced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OF_OPS = (*REDUCTIONS, "last")
 
 
 def kept_dims(dims: int, reduction: str) -> int:
-    """How many leading dims of the elements' shape a reduced value keeps."""
+    """How many leading dims of the elements' shape a reduced term keeps."""
     if reduction == "none":
         return dims
     if reduction == "last":
@@ -21,7 +21,7 @@ def kept_dims(dims: int, reduction: str) -> int:
     return min(dims, 1) if reduction == "sample" else 0
 
 
-def weight(shape: Sequence[int], reduction: str | None) -> float:
+def factor(shape: Sequence[int], reduction: str | None) -> float:
     """The factor of a sum of elements; nan for a mean over nothing, as torch.mean has it."""
     if reduction == "mean":
         count = math.prod(shape)  # Size.numel makes constants of a compiler's symbols
@@ -32,7 +32,7 @@ def weight(shape: Sequence[int], reduction: str | None) -> float:
     return 1.0 / count if count else float("nan")
 
 
-def weighed(value: Tensor, weight: float) -> Tensor:
+def scaled(term: Tensor, factor: float) -> Tensor:
     """A sum times its factor."""
     # A tracer's factor is no number: it is 1 for this batch, but not for others.
-    return value if type(weight) is float and weight == 1.0 else value * weight
+    return term if type(factor) is float and factor == 1.0 else term * factor

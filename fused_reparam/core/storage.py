@@ -15,12 +15,12 @@ from torch import Tensor
 
 from .mistakes import described
 
-PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter))
+TENSOR_TYPES = frozenset((Tensor, torch.nn.Parameter))
 
 
 def held(t: Tensor) -> bool:
     """Whether a tensor has its memory; one of a subclass, or without a storage, need not."""
-    if type(t) not in PLAIN_TYPES:
+    if type(t) not in TENSOR_TYPES:
         return True
     try:
         nbytes = t.untyped_storage().nbytes()

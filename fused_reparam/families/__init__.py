@@ -27,14 +27,14 @@ FAMILIES: dict[str, Family] = _found()
 """By name, which backends receive. The order of files and of rows in them means nothing."""
 
 
-def is_standard(family: str, numbers: Sequence[float], samples: int) -> bool:
+def is_standard(family: str, constants: Sequence[float], samples: int) -> bool:
     """Whether a call is a sample of a Gaussian and its KL to N(0, 1), for which a backend may have
     kernels of its own.
     """
-    return family == "gaussian" and samples == 1 and tuple(numbers[2:]) == (0.0, 1.0, -math.inf)
+    return family == "gaussian" and samples == 1 and tuple(constants[2:]) == (0.0, 1.0, -math.inf)
 
 
-def base_number(family: str, numbers: Sequence[float]) -> float:
+def base_number(family: str, constants: Sequence[float]) -> float:
     """The number that the family's base noise takes, as Student's degrees of freedom; else 0."""
     at = FAMILIES[family].base_number
-    return 0.0 if at is None else numbers[at]
+    return 0.0 if at is None else constants[at]

@@ -13,7 +13,7 @@ from .family import Family, over
 LANGEVIN = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875, 4 / 18243225)
 
 
-def constants(prior_logits: float) -> tuple[float, ...]:
+def prior_constants(prior_logits: float) -> tuple[float, ...]:
     """b = prior_logits / 2, log(sinh b / b), and that less |b|."""
     b = 0.5 * prior_logits
     size = abs(b)
@@ -25,10 +25,10 @@ def constants(prior_logits: float) -> tuple[float, ...]:
     return b, size + rest, rest
 
 
-def continuous_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = log(1 - u + u e^logits) / logits, u = e^-eps; value: KL to another of these.
+def continuous_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = log(1 - u + u e^logits) / logits, u = e^-eps; term: KL to another of these.
 
-    Parameter logits. Numbers: of the prior's logits as the function ``constants`` gives them. The
+    Parameter logits. Constants: of the prior's logits, as ``prior_constants`` gives them. The
     density is e^(z logits) / A, A = (e^logits - 1) / logits. With b = logits / 2, S = log(sinh b /
     b) and L = coth b - 1 / b, twice the mean's distance to 1/2::
 
@@ -36,7 +36,7 @@ def continuous_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-
     """
     logits = p[0]
     z = logits if eps is None else _inverse(logits, eps)
-    return z, (_kl(0.5 * logits, *numbers),)
+    return z, (_kl(0.5 * logits, *constants),)
 
 
 def _inverse(logits: Tensor, eps: Tensor) -> Tensor:
@@ -89,10 +89,10 @@ def _kl(b: Tensor, prior_b: float, prior_log: float, prior_rest: float) -> Tenso
 
 
 CONTINUOUS_BERNOULLI = Family(
-    parameters=1, numbers=3, base="exponential", values=1, sampled=False,
-    formula=continuous_bernoulli, linear=False, constants=constants,
+    parameters=1, constants=3, base="exponential", terms=1, sampled=False,
+    formula=continuous_bernoulli, linear=False, prior_constants=prior_constants,
     transform="continuous_bernoulli",
-    value="continuous_bernoulli",
+    term="continuous_bernoulli",
     names="logits", prior="prior_logits",
     law=distributions.ContinuousBernoulli,
     about=(

@@ -10,25 +10,25 @@ from torch import distributions
 from .family import Family, over
 
 
-def constants(prior_rate: float) -> tuple[float, ...]:
+def prior_constants(prior_rate: float) -> tuple[float, ...]:
     return prior_rate, math.log(prior_rate)
 
 
-def exponential(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = eps / rate; value: KL to the exponential of another rate.
+def exponential(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = eps / rate; term: KL to the exponential of another rate.
 
-    Parameter rate. Numbers prior_rate and its logarithm::
+    Parameter rate. Constants prior_rate and its logarithm::
 
         KL = prior_rate / rate - 1 - log(prior_rate / rate)
     """
-    rate, (prior_rate, log_prior_rate) = p[0], numbers
+    rate, (prior_rate, log_prior_rate) = p[0], constants
     kl = over(prior_rate, rate) - 1.0 - (log_prior_rate - torch.log(rate))
     return rate if eps is None else over(eps, rate), (kl,)
 
 
 EXPONENTIAL = Family(
-    parameters=1, numbers=2, base="exponential", values=1, sampled=False, formula=exponential,
-    linear=False, constants=constants, transform="exponential", value="exponential",
+    parameters=1, constants=2, base="exponential", terms=1, sampled=False, formula=exponential,
+    linear=False, prior_constants=prior_constants, transform="exponential", term="exponential",
     names="rate+", prior="prior_rate+", law=distributions.Exponential,
     about=("exponential", "-ln(u) / rate", "waiting times, rates"),
 )  # fmt: skip

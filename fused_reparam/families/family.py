@@ -2,10 +2,10 @@
 
 A formula takes parameters of shape (n,), base noise ``eps`` of shape (n,) or (samples, n), the
 position ``kind`` (and ``prior_kind``) of a scale keyword in ``core.scales.SCALE_KINDS``, and the
-family's ``numbers``. It returns ``z``, shaped as eps, and ``values``: numbers per element that the
-op layer sums, such as a KL (shape (n,)) or a log-density (shaped as eps: the family is
+family's ``constants``. It returns ``z``, shaped as eps, and ``terms``: what the op layer sums over
+elements, such as a KL (shape (n,)) or a log-density (shaped as eps: the family is
 ``sampled``). All is differentiable PyTorch code in float32 or float64; gradients of every order are
-those of these formulas. ``eps=None`` where only values that need no noise are wanted: z is then not
+those of these formulas. ``eps=None`` where only terms that need no noise are wanted: z is then not
 looked at.
 """
 
@@ -21,9 +21,9 @@ from torch import Tensor
 from ..core.scales import LOG_STD, LOGVAR, clamp, log_var_of, sigma_of
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-Values = tuple[Tensor, ...]
+Terms = tuple[Tensor, ...]
 Formula = Callable[
-    [Sequence[Tensor], Tensor | None, int, int, Sequence[float]], tuple[Tensor, Values]
+    [Sequence[Tensor], Tensor | None, int, int, Sequence[float]], tuple[Tensor, Terms]
 ]
 
 
@@ -31,25 +31,25 @@ class Family(NamedTuple):
     """What the op layer and the backends must know about a family."""
 
     parameters: int
-    numbers: int
+    constants: int
     base: str
     """A name of ``rng.bases.BASES``."""
-    values: int
+    terms: int
     sampled: bool
-    """Whether the values depend on the noise: then each sample has its own."""
+    """Whether the terms depend on the noise: then each sample has its own."""
     formula: Formula
     linear: bool = True
     """Whether z is parameter 0 and something that does not depend on it."""
     scaled: bool = False
-    """Whether parameter 1 is a scale, of the keyword ``kind``, and numbers 0 and 1 bound it."""
+    """Whether parameter 1 is a scale, of the keyword ``kind``, and constants 0 and 1 bound it."""
     base_number: int | None = None
-    """Which of the numbers the base noise takes."""
+    """Which of the constants the base noise takes."""
     transform: str = "linear"
     """The name of what becomes of parameters and noise, in C++ and in Triton."""
     hard: str = ""
     """The same where ``kind`` is 1, of a family that is not scaled and has a second form."""
-    value: str = ""
-    """The name of the value that depends on the parameters alone."""
+    term: str = ""
+    """The name of the term that depends on the parameters alone."""
 
     names: str = ""
     """Those of the parameters, where it is not scaled; with a "+" that of a positive one."""
@@ -59,8 +59,8 @@ class Family(NamedTuple):
     # README's table are made of these rows.
     prior: str = ""
     """The names of the numbers that say what the KL is to."""
-    constants: Callable[..., tuple[float, ...]] = lambda: ()
-    """The family's numbers, of the prior's."""
+    prior_constants: Callable[..., tuple[float, ...]] = lambda: ()
+    """The family's constants, from the numbers of ``prior``."""
     law: Callable[..., Any] | None = None
     """The distribution, by its parameters' names."""
     about: tuple[str, str, str] = ("", "", "")

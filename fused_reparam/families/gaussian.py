@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.scales import RHO, STD, VAR, clamp, sigma_of
-from .family import HALF_LOG_2PI, Family, Values, bounded_exp, located, log_q, sigma_and_log
+from .family import HALF_LOG_2PI, Family, Terms, bounded_exp, located, log_q, sigma_and_log
 
 
 class _Prior(NamedTuple):
@@ -45,19 +45,19 @@ def _in_prior(
     """
     edge, most = (230.0, 700.0) if loc.dtype == torch.float64 else (28.0, 87.0)
     number = _is_number(x, kind)
-    plain = (number | (log_var.abs() < edge)) & (
+    near = (number | (log_var.abs() < edge)) & (
         (number & _is_number(prior.x, prior.kind)) | (prior.log_var.abs() < edge)
     )
     # Elsewhere of any number, so that no infinite derivative meets a gradient that is masked.
-    prior_sigma = sigma_of(torch.where(plain, prior.x, 1.0), prior.kind)
-    sigma = sigma_of(torch.where(plain, x, 1.0), kind)
+    prior_sigma = sigma_of(torch.where(near, prior.x, 1.0), prior.kind)
+    sigma = sigma_of(torch.where(near, x, 1.0), kind)
     ratio = sigma / prior_sigma
-    far_log_var = torch.where(plain, 0.0, prior.log_var)
+    far_log_var = torch.where(near, 0.0, prior.log_var)
     fixed = far_log_var.detach()
     # 1, with the derivatives that the prior's scale gives the whole distance: those of its parts
     # may be infinities that cancel.
     shrink = torch.exp(0.5 * (fixed - far_log_var))
-    far_ratio = bounded_exp(0.5 * (torch.where(plain, 0.0, log_var) - fixed))
+    far_ratio = bounded_exp(0.5 * (torch.where(near, 0.0, log_var) - fixed))
     root = torch.exp((-0.25 * fixed).clamp(max=most))  # bounded, so that nothing times it is NaN
     far = (loc - prior.mean) * root * root
     distance = (loc - prior.mean) / prior_sigma
@@ -66,7 +66,7 @@ def _in_prior(
         # In one quotient, whose parts' gradients may be infinities that cancel, and of a sixteenth:
         # loc + sigma eps may be beyond the dtype.
         distance = 16.0 * (((loc - prior.mean) / 16.0 + (sigma / 16.0) * eps) / prior_sigma)
-    return torch.where(plain, distance, far * shrink), torch.where(plain, ratio, far_ratio * shrink)
+    return torch.where(near, distance, far * shrink), torch.where(near, ratio, far_ratio * shrink)
 
 
 def _is_number(x: Tensor, kind: int) -> Tensor:
@@ -89,47 +89,47 @@ def floored(element: Tensor, floor: float) -> Tensor:
     return torch.where(element < floor, floor, element) if floor > -math.inf else element
 
 
-def gaussian(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = mu + sigma eps; value: KL to N(prior_mean, prior_std^2), at least ``floor``.
+def gaussian(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; term: KL to N(prior_mean, prior_std^2), at least ``floor``.
 
-    Parameters mu, x. Numbers low, high (bounds of x), prior_mean, prior_std, floor::
+    Parameters mu, x. Constants low, high (bounds of x), prior_mean, prior_std, floor::
 
         KL = 0.5 (((mu - prior_mean) / prior_std)^2 + (sigma / prior_std)^2 - 1
                   - log(sigma^2 / prior_std^2))
     """
-    low, high, prior_mean, prior_std, floor = numbers
+    low, high, prior_mean, prior_std, floor = constants
     x = clamp(p[1], low, high)
     sigma, log_var = sigma_and_log(x, kind)
     prior = _prior_of_numbers(prior_mean, prior_std, x)
     return located(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
 
 
-def gaussian_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high, floor."""
-    low, high, floor = numbers
+def gaussian_prior(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same with the prior's mean and scale as parameters 2, 3; constants low, high, floor."""
+    low, high, floor = constants
     x = clamp(p[1], low, high)
     sigma, log_var = sigma_and_log(x, kind)
     prior = _prior_of_tensors(p[2], p[3], prior_kind)
     return located(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
 
 
-def log_prob(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = mu + sigma eps; values: log q(z) and log p(z), the prior N(prior_mean, prior_std^2).
+def log_prob(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; terms: log q(z) and log p(z), the prior N(prior_mean, prior_std^2).
 
-    Parameters mu, x. Numbers low, high, prior_mean, prior_std::
+    Parameters mu, x. Constants low, high, prior_mean, prior_std::
 
         log q = -0.5 eps^2 - log sigma - 0.5 log 2 pi
     """
-    low, high, prior_mean, prior_std = numbers
+    low, high, prior_mean, prior_std = constants
     x = clamp(p[1], low, high)
     sigma, log_var = sigma_and_log(x, kind)
     prior = _prior_of_numbers(prior_mean, prior_std, x)
     return located(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
 
 
-def log_prob_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """The same with the prior's mean and scale as parameters 2 and 3; numbers low, high."""
-    x = clamp(p[1], *numbers)
+def log_prob_prior(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same with the prior's mean and scale as parameters 2 and 3; constants low, high."""
+    x = clamp(p[1], *constants)
     sigma, log_var = sigma_and_log(x, kind)
     prior = _prior_of_tensors(p[2], p[3], prior_kind)
     return located(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
@@ -137,15 +137,15 @@ def log_prob_prior(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untype
 
 def _log_densities(
     loc: Tensor, x: Tensor, kind: int, log_var: Tensor, eps: Tensor, prior: _Prior
-) -> Values:
+) -> Terms:
     """log q(z) and log p(z) of z = loc + sigma eps, in the prior's units: z may be infinite."""
     d, _ = _in_prior(loc, x, kind, log_var, prior, eps)
     return log_q(eps, log_var), -0.5 * d * d - 0.5 * prior.log_var - HALF_LOG_2PI
 
 
-GAUSSIAN = Family(2, 5, "normal", 1, False, gaussian, scaled=True, value="gaussian")
+GAUSSIAN = Family(2, 5, "normal", 1, False, gaussian, scaled=True, term="gaussian")
 GAUSSIAN_PRIOR = Family(
-    4, 3, "normal", 1, False, gaussian_prior, scaled=True, value="gaussian_prior"
+    4, 3, "normal", 1, False, gaussian_prior, scaled=True, term="gaussian_prior"
 )
 LOG_PROB = Family(2, 4, "normal", 2, True, log_prob, scaled=True, transform="log_prob")
 LOG_PROB_PRIOR = Family(

@@ -12,8 +12,8 @@ from .family import Family
 TERMS = 14
 
 
-def generalized_pareto(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = loc + scale (exp(c eps) - 1) / c, and loc + scale eps for c = 0. No value.
+def generalized_pareto(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = loc + scale (exp(c eps) - 1) / c, and loc + scale eps for c = 0. No term.
 
     Parameters loc, scale, c (concentration). With t = c eps, (e^t - 1) / c is eps (e^t - 1) / t,
     whose series holds its derivatives for small t; of a large t it is e^t / c, which is formed of
@@ -42,7 +42,7 @@ def _series(t: Tensor) -> Tensor:
 
 
 GENERALIZED_PARETO = Family(
-    parameters=3, numbers=0, base="exponential", values=0, sampled=False,
+    parameters=3, constants=0, base="exponential", terms=0, sampled=False,
     formula=generalized_pareto, transform="generalized_pareto",
     names="loc scale+ concentration", law=distributions.GeneralizedPareto,
     about=(

@@ -10,26 +10,26 @@ from torch import distributions
 from .family import Family
 
 
-def constants(prior_scale: float) -> tuple[float, ...]:
+def prior_constants(prior_scale: float) -> tuple[float, ...]:
     return prior_scale, math.log(prior_scale)
 
 
-def half_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = scale |eps|; value: KL to another half-normal, which is that of the whole ones.
+def half_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = scale |eps|; term: KL to another half-normal, which is that of the whole ones.
 
-    Parameter scale. Numbers: the prior's scale and its logarithm. With r = scale / prior_scale::
+    Parameter scale. Constants: the prior's scale and its logarithm. With r = scale / prior_scale::
 
         KL = (r^2 - 1) / 2 - log r
     """
-    scale, (prior_scale, log_prior_scale) = p[0], numbers
+    scale, (prior_scale, log_prior_scale) = p[0], constants
     r = scale / prior_scale
     kl = 0.5 * (r * r - 1.0) - (torch.log(scale) - log_prior_scale)
     return scale if eps is None else scale * eps.abs(), (kl,)
 
 
 HALF_NORMAL = Family(
-    parameters=1, numbers=2, base="normal", values=1, sampled=False, formula=half_normal,
-    linear=False, constants=constants, transform="folded", value="half_normal",
+    parameters=1, constants=2, base="normal", terms=1, sampled=False, formula=half_normal,
+    linear=False, prior_constants=prior_constants, transform="folded", term="half_normal",
     names="scale+", prior="prior_scale+", law=distributions.HalfNormal,
     about=("half-normal", "scale \\|eps\\|", "scales of hierarchical models"),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from torch import distributions
 from .family import Family, bounded_quotient
 
 
-def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+def kumaraswamy(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
     """z = (1 - exp(-eps / b))^(1 / a). Parameters a (concentration1), b (concentration0).
 
     Beyond the bounds z is 1 or 0 and no gradient is left, where the quotients may be infinite.
@@ -26,7 +26,7 @@ def kumaraswamy(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-d
 
 
 KUMARASWAMY = Family(
-    parameters=2, numbers=0, base="exponential", values=0, sampled=False, formula=kumaraswamy,
+    parameters=2, constants=0, base="exponential", terms=0, sampled=False, formula=kumaraswamy,
     linear=False, transform="kumaraswamy",
     names="concentration1+ concentration0+", law=distributions.Kumaraswamy,
     about=("Kumaraswamy", "(1 - u^(1/b))^(1/a)", "stick-breaking VAEs, in place of Beta"),

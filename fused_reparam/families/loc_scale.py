@@ -12,9 +12,9 @@ from .family import Family, Formula, located
 
 
 def _loc_scale(kl: Callable[[Tensor, Tensor], Tensor] | None) -> Formula:
-    """z = loc + scale eps; value: KL to the standard member, where it is closed."""
+    """z = loc + scale eps; term: KL to the standard member, where it is closed."""
 
-    def formula(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+    def formula(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
         return located(p[0], p[1], eps), () if kl is None else (kl(p[0], p[1]),)
 
     return formula
@@ -48,12 +48,12 @@ def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 LAPLACE = Family(
-    2, 0, "laplace", 1, False, _loc_scale(laplace_kl), names="loc scale+", value="laplace"
+    2, 0, "laplace", 1, False, _loc_scale(laplace_kl), names="loc scale+", term="laplace"
 )
 LOGISTIC = Family(2, 0, "logistic", 0, False, _loc_scale(None), names="loc scale+")
 GUMBEL = Family(2, 0, "gumbel", 0, False, _loc_scale(None), names="loc scale+")
 UNIFORM = Family(
-    2, 0, "uniform", 1, False, _loc_scale(uniform_kl), names="loc scale+", value="uniform"
+    2, 0, "uniform", 1, False, _loc_scale(uniform_kl), names="loc scale+", term="uniform"
 )
-CAUCHY = Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl), names="loc scale+", value="cauchy")
+CAUCHY = Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl), names="loc scale+", term="cauchy")
 STUDENT_T = Family(2, 1, "student_t", 0, False, _loc_scale(None), names="loc scale+", base_number=0)

@@ -9,15 +9,15 @@ import torch
 from .family import HALF_LOG_2PI, Family, log_q, scale_of
 
 
-def mixture(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = mu + sigma eps; value: log q(z) - log p(z), the prior a mixture of two normals.
+def mixture(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; term: log q(z) - log p(z), the prior a mixture of two normals.
 
-    Parameters mu, x. Numbers low, high, prior_mean, share, std1, std2::
+    Parameters mu, x. Constants low, high, prior_mean, share, std1, std2::
 
         p = share N(prior_mean, std1^2) + (1 - share) N(prior_mean, std2^2),  0 < share < 1
     """
-    low, high, mean = numbers[:3]
-    std, constant, ahead, fall = wider_and_narrower(*numbers[3:])
+    low, high, mean = constants[:3]
+    std, constant, ahead, fall = wider_and_narrower(*constants[3:])
     sigma, log_var = scale_of(p[1], kind, low, high)
     z = p[0] + sigma * eps
     d = (z - mean) / std

@@ -10,14 +10,14 @@ from torch import distributions
 from .family import Family, over, stretched
 
 
-def constants(prior_scale: float, prior_alpha: float) -> tuple[float, ...]:
+def prior_constants(prior_scale: float, prior_alpha: float) -> tuple[float, ...]:
     return prior_scale, math.log(prior_scale), prior_alpha, math.log(prior_alpha)
 
 
-def pareto(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = scale exp(eps / alpha); value: KL to another Pareto distribution.
+def pareto(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = scale exp(eps / alpha); term: KL to another Pareto distribution.
 
-    Parameters scale, alpha. Numbers: the prior's scale, its logarithm, the prior's alpha and its
+    Parameters scale, alpha. Constants: the prior's scale, its logarithm, the prior's alpha and its
     logarithm. With r = prior_alpha / alpha::
 
         KL = prior_alpha log(scale / prior_scale) - log r + r - 1
@@ -26,7 +26,7 @@ def pareto(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
     between them.
     """
     scale, alpha = p
-    prior_scale, log_prior_scale, prior_alpha, log_prior_alpha = numbers
+    prior_scale, log_prior_scale, prior_alpha, log_prior_alpha = constants
     beyond = scale < prior_scale
     apart = prior_alpha * (torch.log(torch.where(beyond, 1.0, scale)) - log_prior_scale)
     inside = torch.where(beyond, 1.0, alpha)
@@ -36,8 +36,8 @@ def pareto(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
 
 
 PARETO = Family(
-    parameters=2, numbers=4, base="exponential", values=1, sampled=False, formula=pareto,
-    linear=False, constants=constants, transform="pareto", value="pareto",
+    parameters=2, constants=4, base="exponential", terms=1, sampled=False, formula=pareto,
+    linear=False, prior_constants=prior_constants, transform="pareto", term="pareto",
     names="scale+ alpha+", prior="prior_scale+ prior_alpha+", law=distributions.Pareto,
     about=("Pareto", "scale u^(-1 / alpha)", "heavy tails, power laws"),
 )  # fmt: skip

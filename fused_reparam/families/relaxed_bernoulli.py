@@ -7,13 +7,13 @@ import torch
 from .family import Family
 
 
-def relaxed_bernoulli(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
+def relaxed_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
     """z = sigmoid((logits + eps) / tau); kind 1 is straight-through: [logits + eps > 0] instead.
 
-    Parameter logits. Number tau. The gradient is the sigmoid's either way.
+    Parameter logits. Constant tau. The gradient is the sigmoid's either way.
     """
     total = p[0] + eps
-    soft = torch.sigmoid(total / numbers[0])
+    soft = torch.sigmoid(total / constants[0])
     if kind == 0:
         return soft, ()
     return (total > 0).to(soft.dtype) + (soft - soft.detach()), ()

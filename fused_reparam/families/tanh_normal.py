@@ -9,15 +9,15 @@ import torch
 from .family import Family, log_q, scale_of
 
 
-def tanh_normal(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = middle + half tanh(x), x = mean + sigma eps; value: its log-density, from x itself.
+def tanh_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = middle + half tanh(x), x = mean + sigma eps; term: its log-density, from x itself.
 
-    Parameters mean, scale. Numbers low, high (bounds of the scale parameter), lowest, highest (of
+    Parameters mean, scale. Constants low, high (bounds of the scale parameter), lowest, highest (of
     the action); middle and half are their mean and half their distance. With e = exp(-2 |x|)::
 
         log p = -0.5 eps^2 - log sigma - 0.5 log 2 pi - log half - 2 (log 2 - |x| - log(1 + e))
     """
-    low, high, lowest, highest = numbers
+    low, high, lowest, highest = constants
     sigma, log_var = scale_of(p[1], kind, low, high)
     x = p[0] + sigma * eps
     positive = x >= 0

@@ -12,20 +12,20 @@ from .family import Family, over, stretched
 EULER = 0.57721566490153286
 
 
-def constants(prior_scale: float, prior_concentration: float) -> tuple[float, ...]:
+def prior_constants(prior_scale: float, prior_concentration: float) -> tuple[float, ...]:
     return math.log(prior_scale), prior_concentration, math.log(prior_concentration)
 
 
-def weibull(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
-    """z = scale eps^(1 / concentration); value: KL to another Weibull distribution.
+def weibull(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = scale eps^(1 / concentration); term: KL to another Weibull distribution.
 
-    Parameters scale, concentration. Numbers: the logarithm of the prior's scale, its concentration
-    k and log k. With r = k / concentration and s = log(scale / the prior's scale)::
+    Parameters scale, concentration. Constants: the log of the prior's scale, its concentration k
+    and log k. With r = k / concentration and s = log(scale / the prior's scale)::
 
         KL = exp(k s) Gamma(1 + r) - 1 - k s - log r + (r - 1) Euler's constant
     """
     scale, concentration = p
-    log_prior_scale, k, log_k = numbers
+    log_prior_scale, k, log_k = constants
     r = over(k, concentration)
     ks = k * (torch.log(scale) - log_prior_scale)
     grown = torch.expm1(ks + torch.lgamma(1.0 + r))
@@ -34,8 +34,8 @@ def weibull(p, eps, kind, prior_kind, numbers):  # type: ignore[no-untyped-def]
 
 
 WEIBULL = Family(
-    parameters=2, numbers=3, base="exponential", values=1, sampled=False, formula=weibull,
-    linear=False, constants=constants, transform="weibull", value="weibull",
+    parameters=2, constants=3, base="exponential", terms=1, sampled=False, formula=weibull,
+    linear=False, prior_constants=prior_constants, transform="weibull", term="weibull",
     names="scale+ concentration+", prior="prior_scale+ prior_concentration+",
     law=distributions.Weibull,
     about=("Weibull", "scale (-ln u)^(1 / concentration)", "survival, topic models"),

@@ -23,7 +23,7 @@ _PER = ("sample", "element")
 class Prior(NamedTuple):
     """N(mean, std^2) by python numbers, or by parameters of the op."""
 
-    numbers: tuple[float, ...]  # mean, std; none where there are parameters
+    constants: tuple[float, ...]  # mean, std; none where there are parameters
     parameters: tuple[tuple[str, Tensor | float], ...] = ()  # named: mean, scale
     kind: int = 0  # position of the scale parameter's keyword in SCALE_KINDS
 
@@ -69,9 +69,9 @@ class Divergence:
 
     __slots__ = (
         "beta",
+        "constants",
         "family",
         "inner",
-        "numbers",
         "prior",
         "reduction",
         "sample_floor",
@@ -95,9 +95,9 @@ class Divergence:
         # Free bits of a sample need each sample's sum, whatever is made of them then.
         self.inner = "sample" if sample_floor > -math.inf else reduction
         self.family = prior.of("gaussian")
-        self.numbers = (*prior.numbers, element_floor)
+        self.constants = (*prior.constants, element_floor)
         factor = isinstance(beta, Tensor) or beta != 1.0
-        self.standard = self.numbers == (0.0, 1.0, -math.inf) and not (
+        self.standard = self.constants == (0.0, 1.0, -math.inf) and not (
             factor or sample_floor > -math.inf
         )
         """Whether it is the KL to N(0, 1) as it is."""
@@ -109,7 +109,7 @@ class Divergence:
             if self.reduction == "batchmean":
                 kl = kl.mean()
             elif self.reduction != "sample":
-                kl = reductions.weighed(kl.sum(), reductions.weight(shape(), self.reduction))
+                kl = reductions.scaled(kl.sum(), reductions.factor(shape(), self.reduction))
         if isinstance(self.beta, Tensor):
             if self.beta.device != kl.device and not self.beta.is_cpu:
                 raise ValueError(

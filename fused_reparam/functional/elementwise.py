@@ -26,32 +26,32 @@ def sample(
     sources: Sources,
     kind: int = 0,
     prior_kind: int = 0,
-    numbers: tuple[float, ...] = (),
+    constants: tuple[float, ...] = (),
     reduction: str | None = None,
     samples: int = 0,
     split: int = -1,
     return_eps: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-    """z, the family's values, and the noise that was used where it is asked for.
+    """z, the family's terms, and the noise that was used where it is asked for.
 
-    ``reduction`` of the values: as of a KL, or "last", over the last dim; None: none are wanted.
+    ``reduction`` of the terms: as of a KL, or "last", over the last dim; None: none are wanted.
     ``split``: the dim along which the first tensor holds the first two parameters; -1: it does not.
     """
     params = parameters(*named) if split < 0 else _beside_moments(named, split)
     if split >= 0 and len(params) > 1:
         params, split = _as_wide(params, split)
     spec = Spec(
-        UNSETTLED, family, kind, prior_kind, tuple(numbers), samples, True, reduction, split
+        UNSETTLED, family, kind, prior_kind, tuple(constants), samples, True, reduction, split
     )
     eps = None
     if sources.rng == "philox" and sources.eps is None:
         key = noise_sources.key_of(sources, params[0])
     else:
         key, eps = noise_sources.given_or_torch(sources, params[0], *_of_z(params, spec))
-    z, values = elementwise(params, key, eps, spec)
+    z, terms = elementwise(params, key, eps, spec)
     if return_eps and eps is None:
         eps = noise_sources.made_of(key, z)
-    return z, values, eps if return_eps else None
+    return z, terms, eps if return_eps else None
 
 
 def rsample(
@@ -61,8 +61,8 @@ def rsample(
     generator: torch.Generator | None,
 ) -> Tensor:
     """z of a family that has a ``law``."""
-    numbers = (1.0,) * FAMILIES[family].numbers  # of the KL, which is not wanted
-    return sample(family, named, key_source(key, generator), numbers=numbers)[0]
+    constants = (1.0,) * FAMILIES[family].constants  # of the KL, which is not wanted
+    return sample(family, named, key_source(key, generator), constants=constants)[0]
 
 
 def latent(
@@ -80,24 +80,24 @@ def latent(
         deviation(name[:-1], value) if name.endswith("+") else number(name, value)
         for name, value in zip(row.prior.split(), prior, strict=True)
     ]
-    numbers = row.constants(*checked)
+    constants = row.prior_constants(*checked)
     z, (kl,), _ = sample(
-        family, named, key_source(key, generator), numbers=numbers, reduction=reduction
+        family, named, key_source(key, generator), constants=constants, reduction=reduction
     )
     return z, kl
 
 
-def values_alone(
+def terms_alone(
     family: str,
     named: tuple[Named, ...],
     kind: int,
     prior_kind: int,
-    numbers: tuple[float, ...],
+    constants: tuple[float, ...],
     reduction: str,
 ) -> tuple[Callable[[], torch.Size], tuple[Tensor, ...]]:
-    """The shape, and the values where they need no noise, without a sample."""
+    """The shape, and the terms where they need no noise, without a sample."""
     params = parameters(*named)
-    spec = Spec(UNSETTLED, family, kind, prior_kind, tuple(numbers), 0, False, reduction)
+    spec = Spec(UNSETTLED, family, kind, prior_kind, tuple(constants), 0, False, reduction)
     return lambda: shape_of(params), elementwise(params, None, None, spec)[1]
 
 

@@ -86,7 +86,7 @@ def gaussian_rsample_log_prob(
         sources=sources,
         kind=kind,
         prior_kind=against.kind,
-        numbers=(*bounds, *against.numbers),
+        constants=(*bounds, *against.constants),
         reduction="sample",
         samples=samples,
     )

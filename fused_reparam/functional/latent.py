@@ -32,13 +32,13 @@ def latent(
         named = ("moments", mu), *prior.parameters
     else:
         named = ("mu", mu), (SCALE_KINDS[kind], scale), *prior.parameters
-    z, values, eps = elementwise.sample(
-        wanted.family, named, sources, kind, prior.kind, (*bounds, *wanted.numbers), wanted.inner,
+    z, terms, eps = elementwise.sample(
+        wanted.family, named, sources, kind, prior.kind, (*bounds, *wanted.constants), wanted.inner,
         samples, split, return_eps,
     )  # fmt: skip
-    if not values:
+    if not terms:
         return (z,) if eps is None else (z, eps)
-    kl = values[0]
+    kl = terms[0]
     if not wanted.standard:
         kl = wanted.finish(kl, lambda: z.shape[1:] if samples else z.shape)
     return (z, kl) if eps is None else (z, kl, eps)
@@ -48,8 +48,8 @@ def kl(mu: Tensor, scale: Tensor | float, kind: int, bounds: Bounds, wanted: Div
     """The KL without a sample."""
     prior = wanted.prior
     assert wanted.inner is not None
-    shape, (found,) = elementwise.values_alone(
+    shape, (found,) = elementwise.terms_alone(
         wanted.family, (("mu", mu), (SCALE_KINDS[kind], scale), *prior.parameters),
-        kind, prior.kind, (*bounds, *wanted.numbers), wanted.inner,
+        kind, prior.kind, (*bounds, *wanted.constants), wanted.inner,
     )  # fmt: skip
     return found if wanted.standard else wanted.finish(found, shape)

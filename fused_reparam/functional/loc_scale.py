@@ -88,12 +88,12 @@ def loc_scale_rsample(
         node = special(loc_scale_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    numbers = _numbers(base, df)
+    constants = _constants(base, df)
     sources, named = key_source(key, generator), (("loc", loc), ("scale", scale))
     if base == "normal":
-        numbers = *elementwise.UNBOUNDED, *usual(None).numbers
-        return elementwise.sample("gaussian", named, sources, STD, numbers=numbers)[0]
-    return elementwise.sample(base, named, sources, numbers=numbers)[0]
+        constants = *elementwise.UNBOUNDED, *usual(None).constants
+        return elementwise.sample("gaussian", named, sources, STD, constants=constants)[0]
+    return elementwise.sample(base, named, sources, constants=constants)[0]
 
 
 @names_mistakes
@@ -155,12 +155,12 @@ def loc_scale_latent(
             f"the KL of base {base!r} to its standard member has no closed form: use "
             "loc_scale_rsample and estimate it"
         )
-    _numbers(base, None)
+    _constants(base, None)
     sources = key_source(key, generator)
     if base == "normal":
         loc, scale = parameters(("loc", loc), ("scale", scale))
         return gaussian_latent(loc, std=scale, reduction=reduction, key=key, generator=generator)  # type: ignore[return-value]
-    in_op = FAMILIES[base].values > 0
+    in_op = FAMILIES[base].terms > 0
     z, found, _ = elementwise.sample(
         base,
         (("loc", loc), ("scale", scale)),
@@ -173,7 +173,7 @@ def loc_scale_latent(
     return z, _gumbel_kl(location, spread, z.shape, reduction)
 
 
-def _numbers(base: str, df: float | None) -> tuple[float, ...]:
+def _constants(base: str, df: float | None) -> tuple[float, ...]:
     check_choice("base", base, BASES)
     if base == "student_t":
         if df is None:
@@ -192,6 +192,6 @@ def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, reduction: str) ->
         loc - torch.log(scale) + _EULER * (scale - 1.0)
         + torch.exp(torch.lgamma(scale + 1.0) - loc) - 1.0
     )  # fmt: skip
-    keep, weight = reductions.kept_dims(len(shape), reduction), reductions.weight(shape, reduction)
+    keep, factor = reductions.kept_dims(len(shape), reduction), reductions.factor(shape, reduction)
     kl = kl.expand(shape)
-    return kl if keep == len(shape) else weight * kl.flatten(keep).sum(-1)
+    return kl if keep == len(shape) else factor * kl.flatten(keep).sum(-1)

@@ -119,12 +119,12 @@ def _log_normal(
     sources: Sources,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     kind, scale = one_scale("loc", loc, *scales)
-    numbers = bounds_of(clamp, kind)
+    constants = bounds_of(clamp, kind)
     return elementwise.sample(
         "log_normal",
         (("loc", loc), (SCALE_KINDS[kind], scale)),
         sources=sources,
         kind=kind,
-        numbers=numbers,
+        constants=constants,
         reduction=reduction,
     )[:2]

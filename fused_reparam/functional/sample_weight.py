@@ -86,19 +86,19 @@ def sample_weight(
         return gaussian_latent(
             mu, rho=rho, reduction=reduction, prior=prior, key=key, generator=generator
         )  # type: ignore[return-value]
-    numbers = (*elementwise.UNBOUNDED, mean, *mixture_numbers(mixture, std))
+    constants = (*elementwise.UNBOUNDED, mean, *mixture_constants(mixture, std))
     w, (kl,), _ = elementwise.sample(
         "mixture",
         (("mu", mu), (SCALE_KINDS[RHO], rho)),
         sources=sources,
         kind=RHO,
-        numbers=numbers,
+        constants=constants,
         reduction=reduction,
     )
     return w, kl
 
 
-def mixture_numbers(
+def mixture_constants(
     mixture: tuple[float, float, float], prior_std: float
 ) -> tuple[float, float, float]:
     """A mixture's share and standard deviations, checked; with one, prior_std stays at 1."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..core.modes import eager
 from ..core.scales import SCALE_KINDS
-from ..core.storage import PLAIN_TYPES, check_given
+from ..core.storage import TENSOR_TYPES, check_given
 from ..ops.elementwise import Spec, elementwise
 from ..ops.layout import UNSETTLED, empty_ordered, memory_order
-from ..ops.library import all_plain, as_tensor
+from ..ops.library import all_eager, as_tensor
 from ..ops.noise import draw_key
 from ..rng import keys
 from .arguments import check_rng, given_noise
@@ -65,7 +65,7 @@ def key_of(sources: Sources, like: Tensor) -> Any:
         return _drawn_key(like, sources.generator)
     keys.check_key(key)
     check_given("key", key)
-    if not key.is_cpu or (not like.is_cpu and not all_plain(like)):
+    if not key.is_cpu or (not like.is_cpu and not all_eager(like)):
         key = keys.on_device(key, like.device)
     return key
 
@@ -97,7 +97,7 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
         return keys.Fresh(generator)
     if eager():  # nothing but the backend sees the key
         # A subclass would take the op for one of its own.
-        if generator is None and type(like) in PLAIN_TYPES:
+        if generator is None and type(like) in TENSOR_TYPES:
             return draw_key(like)
         return keys.random_bits(like.device, generator)
     return keys.draw_key(like.device, generator)

@@ -76,13 +76,13 @@ def tanh_normal_rsample(
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mean", mean, logvar, log_std, std, var, rho)
     sources = one_source(key, generator, "philox", eps)
-    numbers = (*bounds_of(clamp, kind), *interval(low, high))
+    constants = (*bounds_of(clamp, kind), *interval(low, high))
     action, (log_prob,), _ = elementwise.sample(
         "tanh_normal",
         (("mean", mean), (SCALE_KINDS[kind], scale)),
         sources=sources,
         kind=kind,
-        numbers=numbers,
+        constants=constants,
         reduction="last",
     )
     return action, log_prob

@@ -75,13 +75,13 @@ def relaxed_bernoulli(
         if node is not None:
             return node  # type: ignore[no-any-return]
     sources = one_source(key, generator, "philox", eps)
-    numbers = (temperature(tau),)
+    constants = (temperature(tau),)
     return elementwise.sample(
         "relaxed_bernoulli",
         (("logits", logits),),
         sources=sources,
         kind=int(flag("hard", hard)),
-        numbers=numbers,
+        constants=constants,
     )[0]
 
 

@@ -125,7 +125,7 @@ class FusedGaussianLatent(nn.Module):
         self.clamp = arguments.clamp_of(clamp, scale)
         self.dim = integer("dim", dim)
         self.rng = rng
-        self.prior = None if prior is None else wanted.prior.numbers
+        self.prior = None if prior is None else wanted.prior.constants
         self.free_bits = None if free_bits is None else arguments.number("free_bits", free_bits)
         self.free_bits_per = free_bits_per
         self.beta = wanted.beta

@@ -15,7 +15,7 @@ from ..backends.cpu import extension
 from ..core.mistakes import described, not_scriptable
 from ..core.modes import eager
 from ..functional import arguments
-from ..functional.sample_weight import mixture_numbers
+from ..functional.sample_weight import mixture_constants
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
 
@@ -58,7 +58,7 @@ class MeanField(nn.Module):
         super().__init__()
         self.prior_mean = arguments.number("prior_mean", prior_mean)
         self.prior_std = arguments.deviation("prior_std", prior_std)
-        self.mixture = None if mixture is None else mixture_numbers(mixture, self.prior_std)
+        self.mixture = None if mixture is None else mixture_constants(mixture, self.prior_std)
         self.rho_init = arguments.number("rho_init", rho_init)
         for name, shape in (("weight", weight_shape), ("bias", weight_shape[:1])):
             for part in ("mu", "rho"):

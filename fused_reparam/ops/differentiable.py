@@ -43,13 +43,13 @@ from .layout import taking
 from .library import (
     LIB,
     Facts,
-    all_plain,
+    all_eager,
     below_autograd,
     define,
+    eager_facts,
     facts_of,
     functorch_active,
     needs_grad,
-    plain_facts,
 )
 
 
@@ -70,7 +70,7 @@ class DifferentiableOp(ABC):
     options: ClassVar[str]
     """The spec as a schema."""
     Spec: ClassVar[type]
-    numbers: ClassVar[tuple[str, ...]]
+    variable_options: ClassVar[tuple[str, ...]]
     """What of the spec no layout depends on."""
 
     @abstractmethod
@@ -103,7 +103,7 @@ class DifferentiableOp(ABC):
     def layout(self, tensors: Tensors, spec: Any) -> Any:
         """What follows from the shapes and strides of the inputs, or of what was saved of them.
 
-        It is found once for all calls like it, whose numbers (None here) may differ.
+        It is found once for all calls like it, whose variable options (None here) may differ.
         """
 
     @abstractmethod
@@ -185,7 +185,7 @@ class DifferentiableOp(ABC):
         self.calls: dict[Any, Call] = {}
         self._layouts: dict[Any, Any] = {}
         # Function.apply in Python looks for functorch and for default arguments, neither of which
-        # is in plain eager mode; the C++ apply behind it saves 8 us of a forward pass of 35.
+        # is in eager mode; the C++ apply behind it saves 8 us of a forward pass of 35.
         self._apply = super(torch.autograd.Function, self._forward).apply  # type: ignore[misc]
 
     def __call__(self, inputs: Tensors, spec: Any) -> Tensors:
@@ -195,7 +195,7 @@ class DifferentiableOp(ABC):
         and a detour through it costs as much again as the rest of a small call.
         """
         first, key = inputs[0], inputs[self.key_at]
-        facts = None if first.is_cpu else plain_facts(inputs)
+        facts = None if first.is_cpu else eager_facts(inputs)
         if facts is None:
             if type(key) is Fresh:
                 inputs = self.with_key(inputs, key.draw(first.device))
@@ -214,8 +214,8 @@ class DifferentiableOp(ABC):
         found = self.calls.get(key)
         if found is None:
             spec = self.settled(tensors, spec)
-            # Whatever its numbers are: a temperature may be another in each step.
-            alike = spec._replace(**dict.fromkeys(self.numbers))
+            # Whatever its variable options are: a temperature may be another in each step.
+            alike = spec._replace(**dict.fromkeys(self.variable_options))
             layout = self._layouts.get((alike, facts))
             if layout is None:
                 layout = remember(self._layouts, (alike, facts), self.layout(tensors, alike))
@@ -228,12 +228,12 @@ class DifferentiableOp(ABC):
         grads: Tensors,
         kept: Tensors,
         needs: tuple[bool, ...],
-        plain: bool,
+        eager: bool,
         may_pass: bool = True,
     ) -> Tensors:
         """The gradients that are needed; differentiable when asked to be.
 
-        ``plain``: whether all tensors are in memory and nobody looks on. ``may_pass``: one of the
+        ``eager``: whether all tensors are in memory and nobody looks on. ``may_pass``: one of the
         gradients may be an incoming one as it is, which no op's result may be.
         """
         spec = call.spec
@@ -249,9 +249,9 @@ class DifferentiableOp(ABC):
             found = None
         result = none
         if True in needs:
-            if not plain:
+            if not eager:
                 call = Call(self, spec)
-            transformed = not plain and functorch_active()
+            transformed = not eager and functorch_active()
             if transformed or needs_grad(*grads, *kept):
                 function = self._transformable_backward if transformed else self._backward
                 result = function.apply(call.needing(needs), *grads, *kept)  # type: ignore[attr-defined]
@@ -268,7 +268,7 @@ class DifferentiableOp(ABC):
         kept: Tensors,
         was: Sequence[tuple[torch.Size, torch.dtype] | None] | None = None,
     ) -> Tensors:
-        """``apply_gradients`` for a node of the compiled extension, whose spec is a plain tuple.
+        """``apply_gradients`` for a node of the compiled extension, whose spec is a bare tuple.
 
         ``was`` has the shapes and dtypes of what it had saved; None: it has checked all tensors.
         """
@@ -285,9 +285,9 @@ class DifferentiableOp(ABC):
         self, backend: ModuleType, grads: Tensors, kept: Tensors, spec: Any, needs: tuple[bool, ...]
     ) -> Tensors:
         """``apply_gradients`` where no call is known; the spec is settled."""
-        plain = all_plain(*grads, *kept)
-        call = self.call(backend, kept, spec, facts_of(kept)) if plain else Call(self, spec)
-        return self.apply_gradients(call, grads, kept, needs, plain)
+        eager = all_eager(*grads, *kept)
+        call = self.call(backend, kept, spec, facts_of(kept)) if eager else Call(self, spec)
+        return self.apply_gradients(call, grads, kept, needs, eager)
 
     def _spec(self, options: Sequence[Any]) -> Any:
         """The spec, hashable, of the schema's other arguments."""
@@ -354,7 +354,7 @@ class DifferentiableOp(ABC):
 
     def _autograd(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)
-        facts = plain_facts(inputs)
+        facts = eager_facts(inputs)
         if facts is not None:
             self.check(inputs, spec)
             return filled(self._directly(inputs, spec, facts), inputs)
@@ -367,7 +367,7 @@ class DifferentiableOp(ABC):
         return self.visible(function.apply(call, *inputs), spec)  # type: ignore[attr-defined]
 
     def _directly(self, inputs: Tensors, spec: Any, facts: Facts) -> Tensors:
-        """The outputs of plain tensors in plain eager mode, by a backend."""
+        """The outputs of tensors in memory, in eager mode with nobody looking on, by a backend."""
         device, key = inputs[0].device, inputs[self.key_at]
         backend = dispatch.pick(device)
         if type(key) is Fresh:
@@ -380,7 +380,7 @@ class DifferentiableOp(ABC):
     def _autograd_backward(self, *args: Any) -> Any:
         grads, kept, spec, needs = self._unpack_backward(args)
         tensors = (*grads, *kept)
-        if all_plain(*tensors) and not needs_grad(*tensors):
+        if all_eager(*tensors) and not needs_grad(*tensors):
             return self._compute_backward(*args)
         self.check_backward(grads, kept, spec, needs)
         spec = self.settled(kept, spec)

@@ -1,4 +1,4 @@
-"""``fused_reparam::elementwise``: sample and values of every element-wise family."""
+"""``fused_reparam::elementwise``: sample and terms of every element-wise family."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from . import elementwise_formula as formula
 from .differentiable import DifferentiableOp
 from .elementwise_call import Layout, unbroadcast
 from .elementwise_check import check
-from .elementwise_spec import PARAMETERS, VALUES, Inputs, Spec, count, member, settled
+from .elementwise_spec import PARAMETERS, TERMS, Inputs, Spec, count, member, settled
 from .functions import Tensors
 
 __all__ = ["Spec", "elementwise"]
 
 
 class Elementwise(DifferentiableOp):
-    """z and values of parameters and base noise: the key's, or that which is given as eps.
+    """z and terms of parameters and base noise: the key's, or that which is given as eps.
 
     Parameters are of one dtype and device and broadcast against each other. z has their shape, with
     the samples in front; eps is shaped as z. What a family does not have is None, or a tensor
@@ -32,14 +32,14 @@ class Elementwise(DifferentiableOp):
     name = "elementwise"
     inputs = "Tensor p0, Tensor? p1, Tensor? p2, Tensor? p3, Tensor? key, Tensor? eps"
     saved = inputs
-    outputs = ("z", "value0", "value1")
+    outputs = ("z", "term0", "term1")
     gradients = (0, 1, 2, 3, 5)
     options = (
-        "int[]? order, str family, int kind, int prior_kind, float[] numbers, int samples, "
+        "int[]? order, str family, int kind, int prior_kind, float[] constants, int samples, "
         "bool sample, str? reduction, int split"
     )
     Spec = Spec
-    numbers = ("kind", "prior_kind", "numbers")
+    variable_options = ("kind", "prior_kind", "constants")
 
     def settled(self, tensors: Tensors, spec: Any) -> Any:
         return settled(tensors, spec)
@@ -80,23 +80,23 @@ class Elementwise(DifferentiableOp):
     ) -> Tensors:
         grads = grads[: 1 + count(spec)]
         found = formula.double_backward(cotangents, grads, Inputs(*kept), spec)
-        return *found[: len(grads)], *(None,) * (1 + VALUES - len(grads)), *found[len(grads) :]
+        return *found[: len(grads)], *(None,) * (1 + TERMS - len(grads)), *found[len(grads) :]
 
     def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
         return inputs
 
     def incoming(self, grads: Tensors, spec: Any) -> Tensors:
-        values = count(spec)
+        terms = count(spec)
         z = grads[0] if spec.sample else None
-        return z, *grads[1 : 1 + values], *(None,) * (VALUES - values)
+        return z, *grads[1 : 1 + terms], *(None,) * (TERMS - terms)
 
     def passed(self, grads: Tensors, kept: Tensors, spec: Any) -> tuple[int, Tensor] | None:
         """Where z is p0 and something that does not depend on it, its gradient is p0's.
 
         The very tensor: of a view autograd would not see that others hold the memory too.
         """
-        z, value0, value1 = grads
-        if z is None or value0 is not None or value1 is not None:
+        z, term0, term1 = grads
+        if z is None or term0 is not None or term1 is not None:
             return None
         if spec.samples or spec.split >= 0 or not member(spec).linear:
             return None
@@ -112,9 +112,9 @@ _ABSENT = [(None,) * (PARAMETERS - have) for have in range(PARAMETERS + 1)]
 def elementwise(
     params: Sequence[Tensor], key: Tensor | None, eps: Tensor | None, spec: Spec
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """z and the values, differentiable; an unwanted z has no elements.
+    """z and the terms, differentiable; an unwanted z has no elements.
 
-    A value has shape ``((samples,) if sampled and samples > 0) + shape[:kept]``, as the reduction
+    A term has shape ``((samples,) if sampled and samples > 0) + shape[:kept]``, as the reduction
     keeps dims of the parameters' shape.
     """
     if spec.split < 0:
@@ -123,8 +123,8 @@ def elementwise(
         inputs = params[0], None, *params[1:], *_ABSENT[1 + len(params)], key, eps
     if key is None and exporting():
         # Nothing is to be drawn: an exported model needs no op of this package.
-        z, *values = formula.evaluate(inputs, eps, spec)
-        return z, tuple(values)
+        z, *terms = formula.evaluate(inputs, eps, spec)
+        return z, tuple(terms)
     found = _op(inputs, spec)
     return found[0], found[1 : 1 + count(spec)]  # type: ignore[return-value]
 
@@ -137,5 +137,5 @@ def gradients_of(
     needs: Sequence[bool],
 ) -> Tensors:
     """The gradients that are needed, differentiable, for a kernel that draws in another way."""
-    padded = *grads, *(None,) * (1 + VALUES - len(grads))
+    padded = *grads, *(None,) * (1 + TERMS - len(grads))
     return _op.gradients_of(backend, padded, tuple(inputs), spec, tuple(needs))

@@ -17,7 +17,7 @@ from ..core.dtypes import compute_dtype
 from . import elementwise_formula as formula
 from .elementwise_spec import (
     PARAMETERS,
-    VALUES,
+    TERMS,
     Inputs,
     Spec,
     count,
@@ -27,8 +27,8 @@ from .elementwise_spec import (
     shape_of,
     stacked,
     stacked_order,
-    value_order,
-    value_shape,
+    term_order,
+    term_shape,
 )
 from .functions import Call, remember
 from .layout import (
@@ -49,19 +49,19 @@ KEY, EPS = PARAMETERS, PARAMETERS + 1
 
 
 def allocate(inputs: Inputs, spec: Spec) -> Found:
-    """Uninitialised z and values, None where not wanted, of tensors that may be fake."""
+    """Uninitialised z and terms, None where not wanted, of tensors that may be fake."""
     shape, like = shape_of(parameters(inputs, spec)), inputs[0]
     z = None
     if spec.sample:
         order = stacked_order(spec.samples, spec.order)
         z = empty_ordered(stacked(spec.samples, shape), order, like.dtype, like.device)
-    values = _allocate_values(like, shape, spec)
-    return z, *values, *(None,) * (VALUES - len(values))
+    terms = _allocate_terms(like, shape, spec)
+    return z, *terms, *(None,) * (TERMS - len(terms))
 
 
-def _allocate_values(like: Tensor, shape: torch.Size, spec: Spec) -> list[Tensor]:
+def _allocate_terms(like: Tensor, shape: torch.Size, spec: Spec) -> list[Tensor]:
     dtype = compute_dtype(like.dtype)
-    found, order = value_shape(shape, spec), value_order(shape, spec)
+    found, order = term_shape(shape, spec), term_order(shape, spec)
     return [empty_ordered(found, order, dtype, like.device) for _ in range(count(spec))]
 
 
@@ -94,27 +94,27 @@ def unbroadcast(grad: Tensor | None, like: Tensor | None) -> Tensor | None:
 
 
 def forward(call: Call, inputs: Sequence[Any]) -> Found:
-    """z and the values by a backend."""
+    """z and the terms by a backend."""
     spec, at = call.spec, call.layout
     like, key = inputs[0], inputs[KEY]
     z = None if at.z is None else like.new_empty_strided(*at.z)
-    values = [like.new_empty_strided(*size, dtype=at.dtype) for size in at.values]
+    terms = [like.new_empty_strided(*size, dtype=at.dtype) for size in at.terms]
     if not at.n:
-        for value in values:
-            value.fill_(0.0 * at.weight)
-        return z, *values, *at.absent
-    written = values
+        for term in terms:
+            term.fill_(0.0 * at.factor)
+        return z, *terms, *at.absent
+    written = terms
     if at.summed:
         written = [like.new_empty_strided(*size, dtype=at.dtype) for size in at.written]
     call.backend.elementwise_forward(
-        spec.family, spec.kind, spec.prior_kind, spec.numbers, at.params(inputs),
-        readable(key), operand(inputs[EPS], at.eps), at.samples, at.weight, at.dense, z, written,
+        spec.family, spec.kind, spec.prior_kind, spec.constants, at.params(inputs),
+        readable(key), operand(inputs[EPS], at.eps), at.samples, at.factor, at.dense, z, written,
         call.memo(at),
     )  # fmt: skip
     if at.summed:
-        for value, elements in zip(values, written, strict=True):
-            torch.sum(elements, at.summed, out=value)
-    return z, *values, *at.absent
+        for term, elements in zip(terms, written, strict=True):
+            torch.sum(elements, at.summed, out=term)
+    return z, *terms, *at.absent
 
 
 def backward(
@@ -127,9 +127,9 @@ def backward(
     found = [None if size is None else like.new_empty_strided(*size) for size in at.grads]
     if at.any:
         call.backend.elementwise_backward(
-            spec.family, spec.kind, spec.prior_kind, spec.numbers, operand(grads[0], at.grad_z),
-            at.grad_values(grads), at.params(kept),
-            readable(kept[KEY]), operand(eps, at.eps), layout.samples, layout.weight,
+            spec.family, spec.kind, spec.prior_kind, spec.constants, operand(grads[0], at.grad_z),
+            at.grad_terms(grads), at.params(kept),
+            readable(kept[KEY]), operand(eps, at.eps), layout.samples, layout.factor,
             at.dense, at.to(found), call.memo(at),
         )  # fmt: skip
     for i in at.broadcast:
@@ -150,20 +150,20 @@ class Layout:
         self.shape = shape_of(parameters(inputs, spec))
         self.n = self.shape.numel()
         self.samples = spec.samples or 1
-        self.weight = reductions.weight(self.shape, spec.reduction)
+        self.factor = reductions.factor(self.shape, spec.reduction)
         self.dtype = compute_dtype(inputs[0].dtype)
-        z, *values = allocate(inputs, spec)
+        z, *terms = allocate(inputs, spec)
         self.z = form(z)
-        self.values: list[Any] = [form(v) for v in values if v is not None]
-        self.absent = (None,) * (VALUES - len(self.values))
-        # The dims that torch must sum, where a value's elements are apart in memory.
+        self.terms: list[Any] = [form(v) for v in terms if v is not None]
+        self.absent = (None,) * (TERMS - len(self.terms))
+        # The dims that torch must sum, where a term's elements are apart in memory.
         self.summed: list[int] = []
         keep = kept(self.shape, spec)
         wide = [d for d in spec.order if self.shape[d] != 1]
-        if self.values and any(d >= keep for d in wide[: sum(d < keep for d in wide)]):
+        if self.terms and any(d >= keep for d in wide[: sum(d < keep for d in wide)]):
             each: Any = allocate(inputs, spec._replace(reduction="none"))[1]
-            self.summed = list(range(len(self.values[0][0]), each.dim()))
-            self.written = [form(each)] * len(self.values)
+            self.summed = list(range(len(self.terms[0][0]), each.dim()))
+            self.written = [form(each)] * len(self.terms)
         self.dense, self.params, self.eps, _, _ = self.places(None, [], [])
         self.backwards: dict[Any, BackwardLayout] = {}
 
@@ -217,7 +217,7 @@ class BackwardLayout:
         self, forward: Layout, grads: Sequence[Tensor | None], needs: Sequence[bool]
     ) -> None:
         inputs, spec, shape = forward.inputs, forward.spec, forward.shape
-        grad_z, *values = [stand_in(g) for g in grads]
+        grad_z, *terms = [stand_in(g) for g in grads]
         whole, each = allocate_gradients(inputs, spec, needs)
         self.any = forward.n > 0 and any(g is not None for g in each)
         self.grads = [form(g) for g in whole]
@@ -227,14 +227,14 @@ class BackwardLayout:
         ]  # fmt: skip
         found = forward.places(grad_z, whole, each)
         self.dense, self.params, self.eps, self.grad_z, self.to = found
-        # The gradients of values are consecutive in index order, one for each element where those
-        # of a value are apart.
+        # The gradients of terms are consecutive in index order, one for each element where those
+        # of a term are apart.
         if forward.summed:
             spec = spec._replace(reduction="none")
-        full, order = value_shape(shape, spec), value_order(shape, spec)
+        full, order = term_shape(shape, spec), term_order(shape, spec)
         ones = (1,) * len(forward.summed)
-        self.grad_values = operands([
+        self.grad_terms = operands([
             None if g is None
             else (i, consecutive(g.reshape([*g.shape, *ones]).expand(full), g, order))
-            for i, g in enumerate(values[: len(forward.values)], 1)
+            for i, g in enumerate(terms[: len(forward.terms)], 1)
         ])  # fmt: skip

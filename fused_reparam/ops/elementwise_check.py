@@ -25,7 +25,7 @@ def check(
     inputs: Inputs,
     spec: Spec,
     grad_z: Tensor | None = None,
-    grad_values: Sequence[Tensor | None] = (),
+    grad_terms: Sequence[Tensor | None] = (),
 ) -> None:
     """Raise TypeError or ValueError unless the op can compute this."""
     key, eps = inputs[PARAMETERS:]
@@ -55,7 +55,7 @@ def check(
     for name, t in (("eps", eps), ("grad_z", grad_z)):
         if t is not None and t.shape != of_z:
             raise ValueError(f"{_OP}: {name} must have shape {tuple(of_z)}, got {tuple(t.shape)}")
-    _check_grads(grad_values, like, shape, spec)
+    _check_grads(grad_terms, like, shape, spec)
     if key is not None:
         check_key(_OP, key, like)
     elif eps is None and elementwise_spec.noisy(spec):
@@ -92,9 +92,9 @@ def _check_spec(spec: Spec) -> None:
     for name, kind in (("kind", spec.kind), ("prior_kind", spec.prior_kind)):
         if not 0 <= kind < len(SCALE_KINDS):
             raise ValueError(f"{_OP}: {name} must be in [0, {len(SCALE_KINDS)}), got {kind}")
-    want = FAMILIES[spec.family].numbers
-    if len(spec.numbers) != want:
-        raise ValueError(f"{_OP}: {spec.family} takes {want} numbers, got {len(spec.numbers)}")
+    want = FAMILIES[spec.family].constants
+    if len(spec.constants) != want:
+        raise ValueError(f"{_OP}: {spec.family} takes {want} constants, got {len(spec.constants)}")
     if spec.split < -1 or (spec.split >= 0 and FAMILIES[spec.family].parameters < 2):
         raise ValueError(
             f"{_OP}: split must be -1, or a dim of p0 that holds two parameters, got {spec.split}"
@@ -112,6 +112,6 @@ def _check_grads(
         if grad is None:
             continue
         if i >= elementwise_spec.count(spec):
-            raise ValueError(f"{_OP}: {spec.family} has no value {i}, but a gradient of it came")
-        want = elementwise_spec.value_shape(shape, spec), compute_dtype(like.dtype)
-        check_like(_OP, f"the gradient of value {i}", grad, like, *want)
+            raise ValueError(f"{_OP}: {spec.family} has no term {i}, but a gradient of it came")
+        want = elementwise_spec.term_shape(shape, spec), compute_dtype(like.dtype)
+        check_like(_OP, f"the gradient of term {i}", grad, like, *want)

@@ -23,27 +23,27 @@ from .elementwise_spec import (
     shape_of,
     stacked,
     stacked_order,
-    value_samples,
+    term_samples,
 )
 
 
 def evaluate(inputs: Sequence[Tensor | None], noise: Tensor | None, spec: Spec) -> list[Tensor]:
-    """z and the values of parameters and base noise."""
+    """z and the terms of parameters and base noise."""
     params = parameters(inputs, spec)
     dtype = params[0].dtype
     shape = shape_of(params)
     p = [t.to(compute_dtype(dtype)).expand(shape) for t in params]
     noise = None if noise is None else noise.to(p[0].dtype)
-    z, values = member(spec).formula(p, noise, spec.kind, spec.prior_kind, spec.numbers)
+    z, terms = member(spec).formula(p, noise, spec.kind, spec.prior_kind, spec.constants)
     if spec.reduction is None:
         return [z.to(dtype)]
-    first = (1 if value_samples(spec) else 0) + kept(shape, spec)
-    weight = reductions.weight(shape, spec.reduction)
-    return [z.to(dtype), *(reductions.weighed(_sum_from(v, first), weight) for v in values)]
+    first = (1 if term_samples(spec) else 0) + kept(shape, spec)
+    factor = reductions.factor(shape, spec.reduction)
+    return [z.to(dtype), *(reductions.scaled(_sum_from(v, first), factor) for v in terms)]
 
 
-def _sum_from(value: Tensor, dim: int) -> Tensor:
-    return value.sum(list(range(dim, value.dim()))) if dim < value.dim() else value
+def _sum_from(term: Tensor, dim: int) -> Tensor:
+    return term.sum(list(range(dim, term.dim()))) if dim < term.dim() else term
 
 
 def noise_of(inputs: Inputs, spec: Spec) -> Tensor | None:
@@ -58,7 +58,7 @@ def noise_of(inputs: Inputs, spec: Spec) -> Tensor | None:
         stacked_order(spec.samples, spec.order),
         compute_dtype(params[0].dtype),
         member(spec).base,
-        base_number(spec.family, spec.numbers),
+        base_number(spec.family, spec.constants),
     )
 
 
@@ -83,7 +83,7 @@ def double_backward(
     inputs: Inputs,
     spec: Spec,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the backward pass for ``grads`` (of z and the values) and the inputs.
+    """Gradients of the backward pass for ``grads`` (of z and the terms) and the inputs.
 
     ``cotangents`` are those of the gradients of the parameters and of eps.
     """

@@ -12,7 +12,7 @@ from ..core import reductions
 from ..families import FAMILIES, Family
 from .layout import UNSETTLED, memory_order
 
-PARAMETERS, VALUES = 4, 2  # the most that a family has
+PARAMETERS, TERMS = 4, 2  # the most that a family has
 
 
 class Spec(NamedTuple):
@@ -22,10 +22,10 @@ class Spec(NamedTuple):
     family: str  # a name of families.FAMILIES
     kind: int
     prior_kind: int
-    numbers: tuple[float, ...]
+    constants: tuple[float, ...]
     samples: int  # 0: no leading sample dim; K: z is (K, *shape), sample k outermost in memory
     sample: bool  # whether z is wanted
-    reduction: str | None  # of the values; None: they are not wanted
+    reduction: str | None  # of the terms; None: they are not wanted
     split: int = -1  # dim along which p0 holds the first two parameters; -1: each is a tensor
 
 
@@ -81,12 +81,12 @@ def member(spec: Spec) -> Family:
 
 
 def count(spec: Spec) -> int:
-    """The number of values that are computed."""
-    return 0 if spec.reduction is None else FAMILIES[spec.family].values
+    """The number of terms that are computed."""
+    return 0 if spec.reduction is None else FAMILIES[spec.family].terms
 
 
-def value_samples(spec: Spec) -> int:
-    """The leading sample dim of a value; 0: none."""
+def term_samples(spec: Spec) -> int:
+    """The leading sample dim of a term; 0: none."""
     return spec.samples if member(spec).sampled else 0
 
 
@@ -114,14 +114,14 @@ def stacked_order(samples: int, order: Sequence[int]) -> list[int]:
 
 
 def kept(shape: Sequence[int], spec: Spec) -> int:
-    """How many leading dims of the parameters' shape a value keeps."""
+    """How many leading dims of the parameters' shape a term keeps."""
     return 0 if spec.reduction is None else reductions.kept_dims(len(shape), spec.reduction)
 
 
-def value_shape(shape: Sequence[int], spec: Spec) -> torch.Size:
-    return stacked(value_samples(spec), shape[: kept(shape, spec)])
+def term_shape(shape: Sequence[int], spec: Spec) -> torch.Size:
+    return stacked(term_samples(spec), shape[: kept(shape, spec)])
 
 
-def value_order(shape: Sequence[int], spec: Spec) -> list[int]:
+def term_order(shape: Sequence[int], spec: Spec) -> list[int]:
     order = [d for d in spec.order if d < kept(shape, spec)]
-    return stacked_order(value_samples(spec), order)
+    return stacked_order(term_samples(spec), order)

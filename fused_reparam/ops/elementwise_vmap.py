@@ -3,7 +3,7 @@
 An unbatched key means the same noise for each example (a key given by the caller, or
 ``randomness="same"``), a batched one a stream for each (``randomness="different"``). Either way
 each example gets the numbers that it would get alone, so the noise is drawn by example and handed
-to the op as eps. The batch is the parameters' dim 0, behind the samples', so values are reduced by
+to the op as eps. The batch is the parameters' dim 0, behind the samples', so terms are reduced by
 a reduction that keeps the batch: by the op, where one of its own does, or else here.
 """
 
@@ -20,7 +20,7 @@ from ..core.dtypes import compute_dtype
 from .elementwise_formula import noise_of
 from .elementwise_spec import (
     PARAMETERS,
-    VALUES,
+    TERMS,
     Inputs,
     Spec,
     count,
@@ -30,7 +30,7 @@ from .elementwise_spec import (
     noisy,
     settled,
     shape_of,
-    value_samples,
+    term_samples,
 )
 from .library import LIB, front, pad
 
@@ -90,38 +90,38 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     inputs, spec = Inputs(*args[:_INPUTS]), Spec(*args[_INPUTS:])
     size, like = info.batch_size, inputs.p0
     params, eps, whole = _batched(inputs, in_dims[:_INPUTS], size, spec)
-    z, *values = torch.ops.fused_reparam.elementwise(*inputs_of(params, None, eps), *whole)
+    z, *terms = torch.ops.fused_reparam.elementwise(*inputs_of(params, None, eps), *whole)
     z = z.to(like.dtype) if spec.sample else like.new_empty(size, 0)
-    found, leading = count(spec), (1 if value_samples(spec) else 0)
+    found, leading = count(spec), (1 if term_samples(spec) else 0)
     shape = shape_of(params)[1:]
-    values = [
+    terms = [
         _reduced(v, leading, shape, spec) if i < found else like.new_empty(size, 0)
-        for i, v in enumerate(values)
+        for i, v in enumerate(terms)
     ]
-    dims = [leading if i < found else 0 for i in range(VALUES)]
-    return (z, *values), (1 if spec.sample and spec.samples else 0, *dims)
+    dims = [leading if i < found else 0 for i in range(TERMS)]
+    return (z, *terms), (1 if spec.sample and spec.samples else 0, *dims)
 
 
-def _reduced(value: Tensor, leading: int, shape: torch.Size, spec: Spec) -> Tensor:
-    """Values behind the samples and the batch, with what is left to reduce."""
+def _reduced(term: Tensor, leading: int, shape: torch.Size, spec: Spec) -> Tensor:
+    """Terms behind the samples and the batch, with what is left to reduce."""
     first = leading + 1 + kept(shape, spec)
-    if first < value.dim():
+    if first < term.dim():
         # As exactly as a kernel does, which sums in float64.
-        dims = list(range(first, value.dim()))
-        value = value.sum(dims, dtype=torch.float64).to(value.dtype)
-    return reductions.weighed(value, reductions.weight(shape, spec.reduction))
+        dims = list(range(first, term.dim()))
+        term = term.sum(dims, dtype=torch.float64).to(term.dtype)
+    return reductions.scaled(term, reductions.factor(shape, spec.reduction))
 
 
 def _spread(grad: Tensor, leading: int, shape: torch.Size, spec: Spec, whole: Spec) -> Tensor:
-    """The gradient of reduced values, batch first, as that of the op's."""
+    """The gradient of reduced terms, batch first, as that of the op's."""
     grad = grad.movedim(0, 1) if leading else grad
     more = shape[kept(shape, spec) : kept((1, *shape), whole) - 1]
     grad = grad.reshape(*grad.shape, *(1 for _ in more)).expand(*grad.shape, *more)
-    return reductions.weighed(grad, reductions.weight(shape, spec.reduction))
+    return reductions.scaled(grad, reductions.factor(shape, spec.reduction))
 
 
 def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
-    outputs = 1 + VALUES
+    outputs = 1 + TERMS
     inputs = Inputs(*args[outputs : outputs + _INPUTS])
     spec, needs = Spec(*args[outputs + _INPUTS : -1]), args[-1]
     size, like = info.batch_size, inputs.p0
@@ -131,15 +131,15 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     grad_z, *grads = [front(g, d, size) for g, d in zip(args[:outputs], in_dims, strict=False)]
     if grad_z is not None:
         grad_z = (grad_z.movedim(0, 1) if spec.samples else grad_z).to(dtype)
-    leading = 1 if value_samples(spec) else 0
-    of_values = [None if g is None else _spread(g, leading, shape, spec, whole) for g in grads]
+    leading = 1 if term_samples(spec) else 0
+    of_terms = [None if g is None else _spread(g, leading, shape, spec, whole) for g in grads]
     of_params, of_eps = [*needs[:PARAMETERS]], needs[-1] and inputs.eps is not None
     if spec.split >= 0:
         of_params[1] = needs[0]
     # Only those that were given have a gradient: with a split, of two tensors more.
     of_params = [n and i < len(params) for i, n in enumerate(of_params)]
     *found, to_eps = torch.ops.fused_reparam.elementwise_backward(
-        grad_z, *of_values, *inputs_of(params, None, eps), *whole, [*of_params, of_eps]
+        grad_z, *of_terms, *inputs_of(params, None, eps), *whole, [*of_params, of_eps]
     )
     if spec.split >= 0 and needs[0]:
         found[:2] = [torch.cat(found[:2], spec.split + 1), like.new_empty(size, 0)]

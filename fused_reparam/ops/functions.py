@@ -114,10 +114,10 @@ class ForwardFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         call, needed = ctx.call, ctx.needs_input_grad
         op = call.op
-        kept, plain, same = saved(ctx, grads)
-        if plain and not same and call.backend is not None:
+        kept, eager, same = saved(ctx, grads)
+        if eager and not same and call.backend is not None:
             call = op.call(call.backend, kept, call.spec, facts_of(kept))
-        found = op.apply_gradients(call, grads, kept, op.needs(needed), plain)
+        found = op.apply_gradients(call, grads, kept, op.needs(needed), eager)
         return op.to_inputs((None, *found))
 
 

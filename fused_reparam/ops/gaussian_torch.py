@@ -1,6 +1,6 @@
 """``rng="torch"`` on CUDA without a tensor of noise: kernels draw what ``torch.randn_like`` draws.
 
-It serves z and a summed KL of two contiguous tensors in plain eager mode, where the backend has
+It serves z and a summed KL of two contiguous tensors in eager mode, where the backend has
 found that its numbers are PyTorch's. Everything else draws the noise and passes it as ``eps``.
 """
 
@@ -18,7 +18,7 @@ from ..core import reductions
 from ..rng import cuda
 from .elementwise import Spec, gradients_of
 from .elementwise_spec import inputs_of
-from .library import all_plain, forward_ad_active
+from .library import all_eager, forward_ad_active
 from .operands import save, saved
 
 # PyTorch draws for longer tensors in several launches.
@@ -34,7 +34,7 @@ class Call(NamedTuple):
     kind: int
     low: float
     high: float
-    weight: float
+    factor: float
     reduction: str
 
 
@@ -48,7 +48,7 @@ def latent(
 ) -> tuple[Tensor, Tensor] | None:
     """z and the KL, or None when the noise has to be drawn as a tensor."""
     if (
-        not all_plain(loc, scale)
+        not all_eager(loc, scale)
         or reduction not in _SUMMED
         or forward_ad_active()
         or not _serves(loc, scale)  # type: ignore[arg-type]
@@ -56,13 +56,13 @@ def latent(
         return None
     backend = dispatch.pick(loc.device)
     stream = getattr(backend, "torch_random", None)
-    source = cuda.plain_generator(loc.device, generator)
+    source = cuda.eager_generator(loc.device, generator)
     if stream is None or source is None or not stream().holds(loc.device, loc.dtype):
         return None
     threads, offsets = stream().threads_and_offsets(loc.numel(), stream().most_blocks(loc.device))
     draw = stream().Draw(*cuda.reserve(source, offsets), threads)
-    weight = reductions.weight(loc.shape, reduction)
-    call = Call(backend, draw, kind, *bounds, weight, reduction)
+    factor = reductions.factor(loc.shape, reduction)
+    call = Call(backend, draw, kind, *bounds, factor, reduction)
     if torch.is_grad_enabled() and (loc.requires_grad or scale.requires_grad):  # type: ignore[union-attr]
         return TorchLatent.apply(loc, scale, call)  # type: ignore[no-any-return]
     return _forward(loc, scale, call)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def _serves(loc: Tensor, scale: Tensor) -> bool:
 def _forward(loc: Tensor, scale: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     z, kl = torch.empty_like(loc), torch.empty((), dtype=torch.float32, device=loc.device)
     call.backend.torch_random().forward(
-        call.draw, loc, scale, call.kind, call.low, call.high, call.weight, z, kl
+        call.draw, loc, scale, call.kind, call.low, call.high, call.factor, z, kl
     )
     return z, kl
 
@@ -98,11 +98,11 @@ class TorchLatent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> Any:
-        (loc, scale), plain, same = saved(ctx, (grad_z, grad_kl))
+        (loc, scale), eager, same = saved(ctx, (grad_z, grad_kl))
         call: Call = ctx.call
         if (
             torch.is_grad_enabled()
-            or not (plain and same)
+            or not (eager and same)
             or not all(ctx.needs_input_grad[:2])
             or grad_z is None
             or not grad_z.is_contiguous()
@@ -110,7 +110,7 @@ class TorchLatent(torch.autograd.Function):
             return _general_backward(ctx, loc, scale, grad_z, grad_kl)
         to_loc, to_scale = torch.empty_like(loc), torch.empty_like(scale)
         call.backend.torch_random().backward(
-            call.draw, grad_z, grad_kl, loc, scale, call.kind, call.low, call.high, call.weight,
+            call.draw, grad_z, grad_kl, loc, scale, call.kind, call.low, call.high, call.factor,
             to_loc, to_scale,
         )  # fmt: skip
         return to_loc, to_scale, None
@@ -123,8 +123,8 @@ def _general_backward(
     call: Call = ctx.call
     eps = torch.empty(loc.shape, dtype=loc.dtype, device=loc.device)
     call.backend.torch_random().normal(call.draw, eps)
-    numbers = call.low, call.high, 0.0, 1.0, -math.inf
-    spec = Spec((), "gaussian", call.kind, 0, numbers, 0, True, call.reduction)
+    constants = call.low, call.high, 0.0, 1.0, -math.inf
+    spec = Spec((), "gaussian", call.kind, 0, constants, 0, True, call.reduction)
     found = gradients_of(
         call.backend, (grad_z, grad_kl), inputs_of((loc, scale), None, eps), spec,
         (*ctx.needs_input_grad[:2], False, False, False),

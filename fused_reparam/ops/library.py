@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..core.modes import eager
-from ..core.storage import PLAIN_TYPES, held
+from ..core.storage import TENSOR_TYPES, held
 from ..rng.cuda import GraphKey, HostKey
 from ..rng.keys import Fresh
 
@@ -43,7 +43,7 @@ def facts_of(tensors: Sequence[Any]) -> Facts:
     ])  # fmt: skip
 
 
-def plain_facts(tensors: Sequence[Any]) -> Facts | None:
+def eager_facts(tensors: Sequence[Any]) -> Facts | None:
     """The same, where nothing but memory and a kernel is between the tensors and a result.
 
     None where the dispatcher has more to do (negative bits, zero tensors, subclasses, tracers), or
@@ -55,7 +55,7 @@ def plain_facts(tensors: Sequence[Any]) -> Facts | None:
     for t in tensors:
         if t is None:
             found.append(None)
-        elif type(t) in PLAIN_TYPES:
+        elif type(t) in TENSOR_TYPES:
             if t.is_nested or t.layout is not _STRIDED or t.is_neg() or t._is_zerotensor():
                 return None
             if not held(t):
@@ -68,9 +68,9 @@ def plain_facts(tensors: Sequence[Any]) -> Facts | None:
     return tuple(found)
 
 
-def all_plain(*tensors: Any) -> bool:
-    """Whether ``plain_facts`` has found any."""
-    return plain_facts(tensors) is not None
+def all_eager(*tensors: Any) -> bool:
+    """Whether ``eager_facts`` has found any."""
+    return eager_facts(tensors) is not None
 
 
 def readable(key: Any) -> Any:

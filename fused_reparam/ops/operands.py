@@ -13,7 +13,7 @@ from ..core.dtypes import DTYPES
 from ..core.mistakes import described
 from ..core.storage import check_gradients, check_held, check_saved
 from ..rng import keys
-from .library import Facts, facts_of, plain_facts
+from .library import Facts, eager_facts, facts_of
 
 # Counts of bytes are 64-bit integers, and some are multiplied by a few.
 MOST_ELEMENTS = 2**58
@@ -93,11 +93,11 @@ def saved(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[tuple[Any, ...], bo
     kernel is between all of them and a result, and whether what was saved is laid out as it was.
     """
     found: tuple[Any, ...] = ctx.saved_tensors
-    facts = plain_facts((*grads, *found))
-    plain = facts is not None
+    facts = eager_facts((*grads, *found))
+    eager = facts is not None
     same = facts is not None and facts[len(grads) :] == ctx.kept
-    if not plain:
+    if not eager:
         check_gradients(grads)
     if not same:
         found = check_saved(found, ctx.kept)
-    return found, plain, same
+    return found, eager, same

@@ -38,7 +38,7 @@ class GumbelSoftmax(DifferentiableOp):
         "str? reduction"
     )
     Spec = Spec
-    numbers = ("tau", "unimix")
+    variable_options = ("tau", "unimix")
 
     def settled(self, tensors: Tensors, spec: Any) -> Any:
         if spec.order is not UNSETTLED:

@@ -78,8 +78,8 @@ def reduced(kl: Tensor, reduction: str, batch_dims: int = 0) -> Tensor:
     shape = kl.shape[batch_dims:]
     keep = batch_dims + reductions.kept_dims(len(shape), reduction)
     found = kl.sum(list(range(keep, kl.dim()))) if keep < kl.dim() else kl
-    weight = reductions.weight(shape, reduction)
-    return reductions.weighed(found, weight)
+    factor = reductions.factor(shape, reduction)
+    return reductions.scaled(found, factor)
 
 
 def spread(grad_kl: Tensor, shape: torch.Size, spec: Spec, batch: Sequence[int] = ()) -> Tensor:
@@ -88,8 +88,8 @@ def spread(grad_kl: Tensor, shape: torch.Size, spec: Spec, batch: Sequence[int] 
     ``shape`` and ``spec`` are of one example where a batch is in front.
     """
     variables = _variables(shape, spec)
-    weight = reductions.weight(variables, spec.reduction)
-    return _spread(reductions.weighed(grad_kl, weight), torch.Size((*batch, *variables)))
+    factor = reductions.factor(variables, spec.reduction)
+    return _spread(reductions.scaled(grad_kl, factor), torch.Size((*batch, *variables)))
 
 
 def _spread(grad: Tensor, shape: torch.Size) -> Tensor:
@@ -127,7 +127,7 @@ def backward(
     grad: Tensor = like.new_empty_strided(*layout.y)
     if layout.n:
         if grad_kl is not None:
-            grad_kl = operand(reductions.weighed(grad_kl, layout.weight), at.grad_kl)
+            grad_kl = operand(reductions.scaled(grad_kl, layout.factor), at.grad_kl)
         call.backend.softmax_backward(
             spec.mode, spec.tau, spec.unimix, operand(grad_y, at.grad_y), grad_kl,
             operand(like, at.like), operand(soft, at.soft), operand(grad, layout.rows),
@@ -143,7 +143,7 @@ class Layout:
         self.shape = shape = logits.shape
         self.n = shape.numel()
         self.dtype = compute_dtype(logits.dtype)
-        self.weight = reductions.weight(_variables(shape, spec), spec.reduction)
+        self.factor = reductions.factor(_variables(shape, spec), spec.reduction)
         like = stand_in(logits)
         assert like is not None
         y, each = empty_like(like, spec), _allocate_each(like, spec)

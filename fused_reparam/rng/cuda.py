@@ -37,7 +37,7 @@ def derived_seed(seed: int, offset: int) -> int:
     return (seed + GOLDEN * (offset + 1)) % _TWO64
 
 
-def plain_generator(
+def eager_generator(
     device: torch.device, generator: torch.Generator | None
 ) -> torch.Generator | None:
     """The CUDA generator whose state the host may read and move on; None where it may not."""
@@ -121,7 +121,7 @@ class GraphKey(NamedTuple):
 def draw(device: torch.device, generator: torch.Generator | None) -> HostKey | GraphKey | None:
     """A fresh key that costs no kernel, in capture either; None where there is no such key.
 
-    For plain eager mode, which the caller has made sure of.
+    For eager mode, which the caller has made sure of.
     """
     source = _cuda_generator(device, generator)
     if source is None:

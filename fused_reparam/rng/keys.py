@@ -117,7 +117,7 @@ def draw_bits(device: torch.device | str | None, generator: torch.Generator | No
     The key of a CUDA device stays on the host where it can: a kernel takes it by value.
     """
     if device is not None:
-        source = cuda.plain_generator(torch.device(device), generator)
+        source = cuda.eager_generator(torch.device(device), generator)
         if source is not None:
             return cuda.host_key(source).bits()
     return random_bits(device, generator)
@@ -143,7 +143,7 @@ class Fresh:
         return self.key
 
     def draw_for(self, backend: ModuleType, device: torch.device) -> Tensor | HostKey | GraphKey:
-        """As a backend takes it at least cost, in plain eager mode: even in capture no kernel."""
+        """As a backend takes it at least cost, in eager mode: even in capture no kernel."""
         self.key = cuda.draw(device, self.generator) if backend.DERIVES_KEYS else None
         if self.key is None:
             self.key = draw_bits(device, self.generator)

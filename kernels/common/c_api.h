@@ -12,12 +12,12 @@ struct fused_reparam_strides {
 struct fused_reparam_elementwise {
   void* params[4];
   const uint64_t* key;
-  void *eps, *z_or_grad_z, *values_or_grads[2], *grads[4];
+  void *eps, *z_or_grad_z, *terms_or_grads[2], *grads[4];
   int64_t n, samples, segments, dtype;
   // The family's row: codes as fused_reparam_names has them (a value of -1: none), counts, a flag.
-  int64_t base, transform, value, parameters, value_count, scaled;
+  int64_t base, transform, term, parameters, term_count, scaled;
   int64_t kind, prior_kind;
-  double numbers[6], base_number, weight;
+  double constants[6], base_number, factor;
   int64_t columns;
   fused_reparam_strides param_strides[4], eps_strides, z_strides, grad_strides[4];
 };

@@ -51,9 +51,9 @@ struct ForwardTile {
 struct BackwardTile {
   Common in;
   const void* grad_z;
-  const void* weight;     // of each element's KL gradient: one number per element, or
-  double one_weight;      // the same for all
-  bool has_weight;
+  const void* grad_kl;    // of each element's KL: one number per element, or
+  double one_grad_kl;     // the same for all
+  bool has_grad_kl;
   void* grad_loc;
   void* grad_scale;
 };

@@ -6,7 +6,7 @@
 #include <memory>
 #include <numeric>
 
-#include "elementwise/values.h"
+#include "elementwise/terms.h"
 
 namespace fr {
 
@@ -45,7 +45,7 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
   }
   const auto any_of = [](auto x, auto... all) { return ((x == all) || ...); };
   const bool gaussian = any_of(family.transform, Transform::log_prob, Transform::log_prob_prior) ||
-                        any_of(family.value, Value::gaussian, Value::gaussian_prior);
+                        any_of(family.term, Term::gaussian, Term::gaussian_prior);
   p.far = gaussian && want_log && kernels.far[c.wide()](p, t.count());
   if (!p.far) return;
   for (void** x : {&p.distance, &p.ratio, &p.first, &p.second}) *x = t.take();
@@ -70,14 +70,14 @@ inline void forward_item(const Kernels& common, const ElementwiseKernels& kernel
                          const TileItem& item, const PartialSums& partial) {
   const FamilyFacts& family = c.family;
   const bool sampled = family.sampled(), draws = c.z.data || (sampled && c.length);
-  const bool valued = !sampled && c.length && item.first == 0;
+  const bool has_terms = !sampled && c.length && item.first == 0;
   ElementwiseTile t(kernels, c, item.tile);
-  const auto sum = [&](int value, int64_t run, const void* x) {
-    PartialSums::Pair* pairs = pairs_of(c, partial, value, run);
+  const auto sum = [&](int term, int64_t run, const void* x) {
+    PartialSums::Pair* pairs = pairs_of(c, partial, term, run);
     if (c.wide())
-      sum_values(common, c, value, run, item.tile, static_cast<const double*>(x), pairs);
+      sum_terms(common, c, term, run, item.tile, static_cast<const double*>(x), pairs);
     else
-      sum_values(common, c, value, run, item.tile, static_cast<const float*>(x), pairs);
+      sum_terms(common, c, term, run, item.tile, static_cast<const float*>(x), pairs);
   };
   // The first sample's noise comes first: meanwhile the operands come from memory.
   TilePass p{};
@@ -88,12 +88,12 @@ inline void forward_item(const Kernels& common, const ElementwiseKernels& kernel
     p.eps = t.noise(item.first, ahead);
   }
   ScalePass scale{}, prior{};
-  set_parameters(kernels, c, sampled || valued, false, t, p, scale, prior);
-  p.value[0] = t.take();
-  p.value[1] = t.take();
-  if (valued) {
-    kernels.formulas[c.wide()].value[static_cast<int>(family.value)](p);
-    sum(0, 0, p.value[0]);
+  set_parameters(kernels, c, sampled || has_terms, false, t, p, scale, prior);
+  p.term[0] = t.take();
+  p.term[1] = t.take();
+  if (has_terms) {
+    kernels.formulas[c.wide()].term[static_cast<int>(family.term)](p);
+    sum(0, 0, p.term[0]);
   }
   for (int64_t k = item.first; draws && k < item.last; ++k) {
     const int used = t.used();
@@ -101,7 +101,7 @@ inline void forward_item(const Kernels& common, const ElementwiseKernels& kernel
     p.z = t.room(c.z, k);
     kernels.formulas[c.wide()].transform[static_cast<int>(c.family.transform)](p);
     t.written(c.z, p.z, k);
-    for (int j = 0; sampled && c.length && j < family.values; ++j) sum(j, k, p.value[j]);
+    for (int j = 0; sampled && c.length && j < family.terms; ++j) sum(j, k, p.term[j]);
     t.release(used);
   }
 }
@@ -130,8 +130,8 @@ inline void add_samples(const ElementwiseKernels& kernels, const ElementwiseCall
     const int used = t.used();
     if (k > item.first) p.eps = noise_of(t, c, k);
     p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
-    for (int j = 0; family.sampled() && j < family.values; ++j)
-      p.grad_value[j] = gradient_of_value(c, j, k, item.tile, t);
+    for (int j = 0; family.sampled() && j < family.terms; ++j)
+      p.grad_term[j] = gradient_of_term(c, j, k, item.tile, t);
     kernels.formulas[c.wide()].transform_backward[static_cast<int>(c.family.transform)](p);
     t.release(used);
   }
@@ -204,9 +204,9 @@ inline void backward_item(const ElementwiseKernels& kernels, const ElementwiseCa
 inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCall& c, int64_t tile,
                           const RangeSums* sums, int64_t rows) {
   const FamilyFacts& family = c.family;
-  const bool sampled = family.sampled(), any = c.values[0] || c.values[1];
-  const bool draws = !sums && (c.z.data || (sampled && any)), valued = !sampled && any;
-  const bool logs = (valued || sampled) && family.scaled;
+  const bool sampled = family.sampled(), any = c.terms[0] || c.terms[1];
+  const bool draws = !sums && (c.z.data || (sampled && any)), has_terms = !sampled && any;
+  const bool logs = (has_terms || sampled) && family.scaled;
   ElementwiseTile t(kernels, c, tile);
   TilePass p{};
   if (draws) {
@@ -219,20 +219,20 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
   ScalePass scale{}, prior{};
   set_parameters(kernels, c, logs, true, t, p, scale, prior);
 
-  // A value's gradients are written, else there are zeros to add a draw's to.
+  // A term's gradients are written, else there are zeros to add a draw's to.
   const auto room = [&](void* x) {
-    if (!valued) std::memset(x, 0, static_cast<size_t>(t.padded() * c.real()));
+    if (!has_terms) std::memset(x, 0, static_cast<size_t>(t.padded() * c.real()));
     return x;
   };
   p.to_loc = room(t.room(c.grads[0]));
   p.to_sigma = room(family.scaled ? t.take() : t.room(c.grads[1]));
-  if (sampled || valued) p.to_log_sigma = room(t.take());
+  if (sampled || has_terms) p.to_log_sigma = room(t.take());
   if (p.far) p.to_ratio = room(t.take());
   if (family.parameters > 2) p.to_prior_loc = room(t.room(c.grads[2]));
   if (family.parameters > 3) p.to_prior_log_sigma = room(t.take());
-  if (valued) {
-    p.grad_value[0] = gradient_of_value(c, 0, 0, tile, t);
-    kernels.formulas[c.wide()].value_backward[static_cast<int>(family.value)](p);
+  if (has_terms) {
+    p.grad_term[0] = gradient_of_term(c, 0, 0, tile, t);
+    kernels.formulas[c.wide()].term_backward[static_cast<int>(family.term)](p);
   }
   if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);
   for (int j = 0; sums && j < kSums; ++j) {
@@ -265,7 +265,7 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
 // Several samples whose elements fill at most half a tile, laid side by side: one sample of as many of
 // them as a tile holds, and the parameters over and over. `whole` has as many of these as there are,
 // `rest` what is left, as a sample of its own; n of either is 0 where it has none. Noise, z, eps and
-// the values that are each sample's own lie where they did.
+// the terms that are each sample's own lie where they did.
 class Folded {
  public:
   static bool suits(const ElementwiseCall& c) { return c.samples > 1 && 2 * c.n <= c.tile_size(); }
@@ -291,8 +291,8 @@ class Folded {
     rest.origin = done;
     for (Operand* op : {&rest.z, &rest.eps})
       if (op->data) op->data = static_cast<char*>(op->data) + done * c.item();
-    for (void*& value : rest.values)
-      if (value && rest.length) value = static_cast<char*>(value) + done / rest.length * c.real();
+    for (void*& term : rest.terms)
+      if (term && rest.length) term = static_cast<char*>(term) + done / rest.length * c.real();
   }
 
   ElementwiseCall whole, rest;

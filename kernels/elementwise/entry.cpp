@@ -17,23 +17,23 @@ void forward_items(const ElementwiseCall& c) {
   const int64_t tiles = c.tiles();
   // Of a single tile there are no parts to join.
   const bool sums = c.length > 1 && tiles > 1;
-  const PartialSums partial(sums ? c.family.values * c.runs() * tiles : 0);
+  const PartialSums partial(sums ? c.family.terms * c.runs() * tiles : 0);
   for_tiles(c.items(), c.grain(),
             [&](int64_t i) { forward_item(common, kernels, c, item_of(c, i), partial); });
-  for (int value = 0; sums && value < c.family.values; ++value)
+  for (int term = 0; sums && term < c.family.terms; ++term)
     for (int64_t run = 0; run < c.runs(); ++run)
-      join_partial_sums(c.sums(), tiles, pairs_of(c, partial, value, run),
-                        [&](int64_t s, double sum) { put_value(c, value, run, s, sum); });
+      join_partial_sums(c.sums(), tiles, pairs_of(c, partial, term, run),
+                        [&](int64_t s, double sum) { put_term(c, term, run, s, sum); });
 }
 
 void run_forward(const ElementwiseCall& c) {
   if (c.z.data) prefer_huge_pages(c.z.data, c.samples * c.n * c.item());
   if (!Folded::suits(c)) return forward_items(c);
   if (c.length && !c.family.sampled()) {
-    ElementwiseCall values = c;
-    values.z = {};
-    values.samples = 1;
-    forward_items(values);
+    ElementwiseCall terms = c;
+    terms.z = {};
+    terms.samples = 1;
+    forward_items(terms);
   }
   if (!c.z.data && !(c.length && c.family.sampled())) return;
   const Folded folded(c);
@@ -45,7 +45,7 @@ void run_backward(const ElementwiseCall& c) {
   const ElementwiseKernels& kernels = FR_CURRENT(elementwise_kernels);
   for (const Operand& grad : c.grads)
     if (grad.data && grad.linear) prefer_huge_pages(grad.data, c.n * c.item());
-  const bool draws = c.z.data || (c.family.sampled() && (c.values[0] || c.values[1]));
+  const bool draws = c.z.data || (c.family.sampled() && (c.terms[0] || c.terms[1]));
   const bool fold = Folded::suits(c);
   const auto finish = [&](const RangeSums* sums, int64_t rows) {
     for_tiles(c.tiles(), c.grain(), [&](int64_t t) { backward_tile(kernels, c, t, sums, rows); });
@@ -99,36 +99,36 @@ fr::ElementwiseCall unpack(const fused_reparam_elementwise& p) {
   fr::ElementwiseCall c{};
   c.dtype = static_cast<fr::Dtype>(p.dtype);
   c.family = {static_cast<fr::Base>(p.base),    static_cast<fr::Transform>(p.transform),
-              static_cast<fr::Value>(p.value),  static_cast<int>(p.parameters),
-              static_cast<int>(p.value_count),  p.scaled != 0};
+              static_cast<fr::Term>(p.term),  static_cast<int>(p.parameters),
+              static_cast<int>(p.term_count),  p.scaled != 0};
   c.kind = static_cast<fr::Kind>(c.family.scaled ? p.kind : 0);
   c.prior_kind = static_cast<fr::Kind>(p.prior_kind);
   c.number = p.base_number;
   c.n = p.n;
   c.samples = p.samples;
   c.columns = p.columns > 0 ? p.columns : p.n;
-  const int64_t of_values = c.family.sampled() ? p.samples * p.n : p.n;
-  c.length = p.segments ? of_values / p.segments : 0;
+  const int64_t of_terms = c.family.sampled() ? p.samples * p.n : p.n;
+  c.length = p.segments ? of_terms / p.segments : 0;
   for (int j = 0; j < 4; ++j) c.params[j] = operand(p, p.params[j], &p.param_strides[j]);
   // Of several samples, noise and samples are consecutive whatever the parameters are.
   c.eps.data = p.eps;
   if (p.samples == 1) c.eps = operand(p, p.eps, &p.eps_strides);
   c.z.data = p.z_or_grad_z;
-  for (int j = 0; j < 2; ++j) c.values[j] = p.values_or_grads[j];
+  for (int j = 0; j < 2; ++j) c.terms[j] = p.terms_or_grads[j];
   if (p.key) {
     c.seed = p.key[0];
     c.offset = p.key[1];
   }
-  c.weight = p.weight;
-  fr::set_constants(c, p.numbers);
+  c.factor = p.factor;
+  fr::set_constants(c, p.constants);
   return c;
 }
 
 // A sample of a Gaussian and its KL to N(0, 1) has kernels of its own, which take 1.6 to 1.8 times less.
 bool is_standard(const fused_reparam_elementwise& p) {
   return static_cast<fr::Transform>(p.transform) == fr::Transform::linear &&
-         static_cast<fr::Value>(p.value) == fr::Value::gaussian && p.samples == 1 && p.numbers[2] == 0 &&
-         p.numbers[3] == 1 && p.numbers[4] == -fr::kInfinity;
+         static_cast<fr::Term>(p.term) == fr::Term::gaussian && p.samples == 1 && p.constants[2] == 0 &&
+         p.constants[3] == 1 && p.constants[4] == -fr::kInfinity;
 }
 
 template <class Call>
@@ -145,9 +145,9 @@ Call standard(const fused_reparam_elementwise& p) {
     c.seed = p.key[0];
     c.offset = p.key[1];
   }
-  c.low = p.numbers[0];
-  c.high = p.numbers[1];
-  c.weight = p.weight;
+  c.low = p.constants[0];
+  c.high = p.constants[1];
+  c.factor = p.factor;
   c.segments = p.segments ? p.segments : 1;
   return c;
 }
@@ -172,7 +172,7 @@ extern "C" {
 FR_API const char* fused_reparam_names() {
 #define FR_WORD(name) " " #name
   return "dtype" FR_DTYPES(FR_WORD) "\nscale" FR_KINDS(FR_WORD) "\nmode" FR_MODES(FR_WORD)
-         "\nbase" FR_BASES(FR_WORD) "\ntransform" FR_TRANSFORMS(FR_WORD) "\nvalue" FR_VALUES(FR_WORD);
+         "\nbase" FR_BASES(FR_WORD) "\ntransform" FR_TRANSFORMS(FR_WORD) "\nterm" FR_TERMS(FR_WORD);
 }
 
 // 0 is success.
@@ -181,7 +181,7 @@ FR_API int fused_reparam_elementwise_forward(const fused_reparam_elementwise* p)
     if (!is_standard(*p)) return fr::run_forward(unpack(*p));
     auto c = standard<fr::GaussianForward>(*p);
     c.z.data = p->z_or_grad_z;
-    c.kl = p->values_or_grads[0];
+    c.kl = p->terms_or_grads[0];
     fr::run(c);
   });
 }
@@ -191,7 +191,7 @@ FR_API int fused_reparam_elementwise_backward(const fused_reparam_elementwise* p
     if (is_standard(*p)) {
       auto c = standard<fr::GaussianBackward>(*p);
       c.grad_z = operand(*p, p->z_or_grad_z, &p->z_strides);
-      c.grad_kl.data = p->values_or_grads[0];
+      c.grad_kl.data = p->terms_or_grads[0];
       c.grad_loc = operand(*p, p->grads[0], &p->grad_strides[0]);
       c.grad_scale = operand(*p, p->grads[1], &p->grad_strides[1]);
       return fr::run(c);

@@ -3,7 +3,7 @@
 // from `in` and gives its results to `out`; `c` are the constants of the call (elementwise/tile.h).
 //
 // A file of formulas/ has TransformFormula<Transform::name>, what becomes of parameters and noise, or
-// ValueFormula<Value::name>, a value of the parameters alone, or both; the names are those of the
+// TermFormula<Term::name>, a term of the parameters alone, or both; the names are those of the
 // families' rows. The build finds them, and lists them in formula_names.h and formula_files.h.
 #pragma once
 
@@ -19,6 +19,10 @@ struct Operands {
   const V (&c)[kConstants];
   int64_t i;
   __attribute__((always_inline)) V at(const void* x) const { return load<V>((const Real*)x + i); }
+  // Parameters by their place, for families whose parameters are no loc and sigma.
+  __attribute__((always_inline)) V p0() const { return at(p.loc); }
+  __attribute__((always_inline)) V p1() const { return at(p.sigma); }
+  __attribute__((always_inline)) V p2() const { return at(p.prior_loc); }
   __attribute__((always_inline)) V loc() const { return at(p.loc); }
   __attribute__((always_inline)) V sigma() const { return at(p.sigma); }
   __attribute__((always_inline)) V log_sigma() const { return at(p.log_sigma); }
@@ -27,7 +31,7 @@ struct Operands {
   __attribute__((always_inline)) V prior_log_sigma() const { return at(p.prior_log_sigma); }
   __attribute__((always_inline)) V eps() const { return at(p.eps); }
   __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
-  __attribute__((always_inline)) V grad_value(int j) const { return at(p.grad_value[j]); }
+  __attribute__((always_inline)) V grad_term(int j) const { return at(p.grad_term[j]); }
   __attribute__((always_inline)) V constant(int j) const { return c[j]; }
 };
 
@@ -39,7 +43,7 @@ FR_INLINE V times(V gradient, V slope) {
   return (gradient == V{}) | (slope == V{}) ? V{} : product;
 }
 
-// The gradients of a draw are added to those of a value, or to zeros.
+// The gradients of a draw are added to those of a term, or to zeros.
 template <class V, bool kAdd>
 struct Results {
   using Real = typename Scalar<V>::type;
@@ -51,7 +55,10 @@ struct Results {
     store(to, kAdd ? load<V>(to) + v : v);
   }
   __attribute__((always_inline)) void z(V v) const { put(p.z, v); }
-  __attribute__((always_inline)) void value(int j, V v) const { put(p.value[j], v); }
+  __attribute__((always_inline)) void term(int j, V v) const { put(p.term[j], v); }
+  __attribute__((always_inline)) void p0(V v) const { add(p.to_loc, v); }
+  __attribute__((always_inline)) void p1(V v) const { add(p.to_sigma, v); }
+  __attribute__((always_inline)) void p2(V v) const { add(p.to_prior_loc, v); }
   __attribute__((always_inline)) void loc(V v) const { add(p.to_loc, v); }
   __attribute__((always_inline)) void sigma(V v) const { add(p.to_sigma, v); }
   __attribute__((always_inline)) void log_sigma(V v) const { add(p.to_log_sigma, v); }
@@ -73,7 +80,7 @@ FR_INLINE V with_sign(V y, V x) {
   return (V)(((Bits)y & ~sign) | ((Bits)x & sign));
 }
 
-// e^(x / y) in two factors, so that its product with loc neither overflows nor underflows before the result
+// e^(x / y) in two factors, so that a scale times it neither overflows nor underflows before the result
 // does.
 template <class V>
 struct Stretch {
@@ -84,19 +91,19 @@ struct Stretch {
     half = exp(num<V>(0.5) * min_keep_nan(most, max_keep_nan(-most, quotient)));
   }
   __attribute__((always_inline)) V of(V scale) const { return (scale * half) * half; }
-  // Of z = loc e^(x / y), with sigma for y.
+  // Of z = p0 e^(x / y), with p1 for y.
   template <class Out>
   __attribute__((always_inline)) void gradients(const Operands<V>& in, const Out& out) const {
     const V gz = in.grad_z();
-    out.loc(times(times(gz, half), half));
-    out.sigma(-(times(times(gz, of(in.loc())), quotient) / y));
+    out.p0(times(times(gz, half), half));
+    out.p1(-(times(times(gz, of(in.p0())), quotient) / y));
   }
 };
 
 // kFar: for a tile with numbers that are `far`.
 template <Transform, bool kFar = false>
 struct TransformFormula;
-template <Value, bool kFar = false>
-struct ValueFormula;
+template <Term, bool kFar = false>
+struct TermFormula;
 
 }  // namespace fr::FR_NS

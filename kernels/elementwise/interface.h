@@ -26,18 +26,18 @@ enum class Base : int { FR_BASES(FR_ENUMERATOR) };
 enum class Transform : int { FR_TRANSFORMS(FR_ENUMERATOR) };
 constexpr int kTransforms = FR_TRANSFORMS(FR_ONE);
 
-// Values that depend on the parameters alone.
-enum class Value : int { none = -1, FR_VALUES(FR_ENUMERATOR) };
-constexpr int kValues = FR_VALUES(FR_ONE);
+// Terms that depend on the parameters alone.
+enum class Term : int { none = -1, FR_TERMS(FR_ENUMERATOR) };
+constexpr int kTerms = FR_TERMS(FR_ONE);
 
 // What a family's row says (fused_reparam/families/family.py).
 struct FamilyFacts {
   Base base;
   Transform transform;
-  Value value;            // none also where the values depend on the noise
-  int parameters, values;
+  Term term;            // none also where the terms depend on the noise
+  int parameters, terms;
   bool scaled;            // parameter 1 is a scale keyword, bounded by numbers 0 and 1
-  bool sampled() const { return values > 0 && value == Value::none; }
+  bool sampled() const { return terms > 0 && term == Term::none; }
 };
 
 // A tile's elements of one operand as Real: its buffers together stay within the nearest cache.
@@ -63,15 +63,15 @@ constexpr int kConstants = 5;  // of a call, for its formulas
 struct TilePass {
   int64_t count;
   const double* constants;  // as set_constants in elementwise/tile.h makes them
-  const void *loc, *sigma, *log_sigma;  // log sigma: only where a value (backward: a floor) takes it
+  const void *loc, *sigma, *log_sigma;  // log sigma: only where a term (backward: a floor) takes it
   const void *prior_loc, *prior_sigma, *prior_log_sigma;
   const void *dsigma, *dlog_sigma;  // of ScalePass, where gradients are wanted
   bool far;               // as ElementwiseKernels::far says; what follows is there only then
   void *distance, *ratio, *first, *second, *dratio, *unit, *prior_dlog_sigma;  // see `in_prior`
   const void* eps;
-  void *z, *value[2];
+  void *z, *term[2];
   // Backward: gradients that came, and sums of those to give, which a pass adds to.
-  const void *grad_z, *grad_value[2];
+  const void *grad_z, *grad_term[2];
   void *to_loc, *to_sigma, *to_log_sigma, *to_prior_loc, *to_prior_log_sigma, *to_ratio;
 };
 
@@ -86,7 +86,7 @@ struct ScalePass {
 
 using Pass = void (*)(const TilePass&);
 struct FormulaPasses {
-  Pass transform[kTransforms], transform_backward[kTransforms], value[kValues], value_backward[kValues];
+  Pass transform[kTransforms], transform_backward[kTransforms], term[kTerms], term_backward[kTerms];
 };
 
 struct ElementwiseKernels {

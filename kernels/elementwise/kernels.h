@@ -185,16 +185,16 @@ FR_LOOP transform_backward_loop(const TilePass& p) {
     TransformFormula<transform, kFar>::backward(in, out);
   });
 }
-template <class V, Value value, bool kFar>
-FR_LOOP value_loop(const TilePass& p) {
+template <class V, Term term, bool kFar>
+FR_LOOP term_loop(const TilePass& p) {
   for_steps<V, false>(p, [](auto in, auto out) __attribute__((always_inline)) {
-    ValueFormula<value, kFar>::forward(in, out);
+    TermFormula<term, kFar>::forward(in, out);
   });
 }
-template <class V, Value value, bool kFloor, bool kFar>
-FR_LOOP value_backward_loop(const TilePass& p) {
+template <class V, Term term, bool kFloor, bool kFar>
+FR_LOOP term_backward_loop(const TilePass& p) {
   for_steps<V, false>(p, [](auto in, auto out) __attribute__((always_inline)) {
-    ValueFormula<value, kFar>::template backward<kFloor>(in, out);
+    TermFormula<term, kFar>::template backward<kFloor>(in, out);
   });
 }
 
@@ -211,8 +211,8 @@ FR_INLINE void near_or_far(const TilePass& p, const Loop& loop) {
 }
 template <Transform transform>
 constexpr bool kDensities = transform == Transform::log_prob || transform == Transform::log_prob_prior;
-template <Value value>
-constexpr bool kGaussian = value == Value::gaussian || value == Value::gaussian_prior;
+template <Term term>
+constexpr bool kGaussian = term == Term::gaussian || term == Term::gaussian_prior;
 
 template <class V, Transform transform>
 static void transform_pass(const TilePass& p) {
@@ -222,16 +222,16 @@ template <class V, Transform transform>
 static void transform_backward_pass(const TilePass& p) {
   near_or_far<kDensities<transform>>(p, [&](auto far) { transform_backward_loop<V, transform, far.value>(p); });
 }
-template <class V, Value value>
-static void value_pass(const TilePass& p) {
-  near_or_far<kGaussian<value>>(p, [&](auto far) { value_loop<V, value, far.value>(p); });
+template <class V, Term term>
+static void term_pass(const TilePass& p) {
+  near_or_far<kGaussian<term>>(p, [&](auto far) { term_loop<V, term, far.value>(p); });
 }
-template <class V, Value value>
-static void value_backward_pass(const TilePass& p) {
-  near_or_far<kGaussian<value>>(p, [&](auto far) {
-    if constexpr (kGaussian<value>)
-      if (p.constants[3] > -__builtin_inf()) return value_backward_loop<V, value, true, far.value>(p);
-    value_backward_loop<V, value, false, far.value>(p);
+template <class V, Term term>
+static void term_backward_pass(const TilePass& p) {
+  near_or_far<kGaussian<term>>(p, [&](auto far) {
+    if constexpr (kGaussian<term>)
+      if (p.constants[3] > -__builtin_inf()) return term_backward_loop<V, term, true, far.value>(p);
+    term_backward_loop<V, term, false, far.value>(p);
   });
 }
 
@@ -283,13 +283,13 @@ static void in_prior_pass(const TilePass& pass, bool sampled) {
 // A table of a pass for each name, of float and of double.
 #define FR_TRANSFORM(name) transform_pass<V, Transform::name>,
 #define FR_TRANSFORM_BACKWARD(name) transform_backward_pass<V, Transform::name>,
-#define FR_VALUE(name) value_pass<V, Value::name>,
-#define FR_VALUE_BACKWARD(name) value_backward_pass<V, Value::name>,
+#define FR_TERM(name) term_pass<V, Term::name>,
+#define FR_TERM_BACKWARD(name) term_backward_pass<V, Term::name>,
 template <class V>
 constexpr FormulaPasses formula_passes = {{FR_TRANSFORMS(FR_TRANSFORM)},
                                           {FR_TRANSFORMS(FR_TRANSFORM_BACKWARD)},
-                                          {FR_VALUES(FR_VALUE)},
-                                          {FR_VALUES(FR_VALUE_BACKWARD)}};
+                                          {FR_TERMS(FR_TERM)},
+                                          {FR_TERMS(FR_TERM_BACKWARD)}};
 
 const ElementwiseKernels& elementwise_kernels() {
   static constexpr ElementwiseKernels table = {

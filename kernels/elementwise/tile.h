@@ -24,12 +24,12 @@ struct ElementwiseCall {
   FamilyFacts family;
   Kind kind, prior_kind;
   int64_t n, samples, columns;
-  int64_t length;           // how many elements a value is the sum of; 0: no values
+  int64_t length;           // how many elements a term is the sum of; 0: no terms
   int64_t origin;           // of the stream: the index of sample 0's first element
   Operand params[4], eps, z, grads[4];  // backward: z is its gradient
-  void* values[2];          // backward: their gradients
+  void* terms[2];          // backward: their gradients
   uint64_t seed, offset;
-  double low, high, number, weight, constants[kConstants];
+  double low, high, number, factor, constants[kConstants];
 
   int64_t item() const { return kItemSize[static_cast<int>(dtype)]; }
   bool wide() const { return dtype == Dtype::f64; }
@@ -37,7 +37,7 @@ struct ElementwiseCall {
   int64_t tile_size() const { return kTileBytes / real(); }
   int64_t tiles() const { return (n + tile_size() - 1) / tile_size(); }
   bool large() const { return samples * n * item() >= kLarge; }
-  // How many runs over the parameters give values: sums never cross from one to the next.
+  // How many runs over the parameters give terms: sums never cross from one to the next.
   int64_t runs() const { return family.sampled() ? samples : 1; }
   Segments sums() const { return {n, length, tile_size()}; }
 
@@ -68,29 +68,29 @@ inline TileItem item_of(const ElementwiseCall& c, int64_t index) {
 
 // The constants that the formulas take: the family's numbers (fused_reparam/families), or what follows
 // from them.
-inline void set_constants(ElementwiseCall& c, const double (&numbers)[6]) {
+inline void set_constants(ElementwiseCall& c, const double (&constants)[6]) {
   constexpr double kLog2 = 0.69314718055994530942;
   const auto set = [&](double a, double b, double d, double e = -kInfinity, double f = 0) {
     const double all[kConstants] = {a, b, d, e, f};
     std::memcpy(c.constants, all, sizeof all);
   };
-  const double mean = numbers[2], std = numbers[3];
+  const double mean = constants[2], std = constants[3];
   const double most = c.wide() ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
   const double inverse = std::fmin(1 / std, most);          // 0 times it is 0
-  c.low = c.family.scaled ? numbers[0] : -kInfinity;
-  c.high = c.family.scaled ? numbers[1] : kInfinity;
-  std::memcpy(c.constants, numbers, sizeof c.constants);
+  c.low = c.family.scaled ? constants[0] : -kInfinity;
+  c.high = c.family.scaled ? constants[1] : kInfinity;
+  std::memcpy(c.constants, constants, sizeof c.constants);
   if (c.family.scaled) set(0, 1, 0);
   switch (c.family.transform) {
     case Transform::linear:
-      if (c.family.value == Value::gaussian) return set(mean, inverse, std::log(std), numbers[4]);
-      if (c.family.value == Value::gaussian_prior) return set(0, 1, 0, numbers[2]);
+      if (c.family.term == Term::gaussian) return set(mean, inverse, std::log(std), constants[4]);
+      if (c.family.term == Term::gaussian_prior) return set(0, 1, 0, constants[2]);
       return;
     case Transform::log_prob: return set(mean, inverse, std::log(std));
     case Transform::mixture: {
-      double wide = numbers[4], narrow = numbers[5];
-      double log_wide = std::log(numbers[3]) - std::log(wide);
-      double log_narrow = std::log1p(-numbers[3]) - std::log(narrow);
+      double wide = constants[4], narrow = constants[5];
+      double log_wide = std::log(constants[3]) - std::log(wide);
+      double log_narrow = std::log1p(-constants[3]) - std::log(narrow);
       if (wide < narrow) {
         std::swap(wide, narrow);
         std::swap(log_wide, log_narrow);
@@ -101,12 +101,12 @@ inline void set_constants(ElementwiseCall& c, const double (&numbers)[6]) {
       return set(mean, 1 / wide, log_wide - kHalfLogTwoPi, log_narrow - log_wide, fall);
     }
     case Transform::tanh_normal: {
-      const double lowest = numbers[2], highest = numbers[3], half = 0.5 * (highest - lowest);
+      const double lowest = constants[2], highest = constants[3], half = 0.5 * (highest - lowest);
       return set(0.5 * (highest + lowest), half, -kHalfLogTwoPi - std::log(half) - 2 * kLog2, lowest,
                  highest);
     }
     case Transform::relaxed_bernoulli:
-    case Transform::hard_bernoulli: return set(1 / numbers[0], 0, 0);
+    case Transform::hard_bernoulli: return set(1 / constants[0], 0, 0);
     default: return;
   }
 }

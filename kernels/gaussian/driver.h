@@ -15,7 +15,7 @@ struct GaussianCall {
   int64_t n, columns;     // columns matter only for operands that are not linear
   Operand loc, scale, eps;
   uint64_t seed = 0, offset = 0;
-  double low, high, weight;
+  double low, high, factor;
   int64_t segments = 1;   // how many KL numbers (or gradients of such) there are
 
   int64_t item() const { return kItemSize[static_cast<int>(dtype)]; }
@@ -39,7 +39,7 @@ struct GaussianBackward : GaussianCall {
 };
 
 inline void put_kl(const GaussianForward& c, int64_t i, double twice_kl) {
-  const double value = 0.5 * c.weight * twice_kl;
+  const double value = 0.5 * c.factor * twice_kl;
   if (c.dtype == Dtype::f64)
     static_cast<double*>(c.kl)[i] = value;
   else
@@ -48,8 +48,8 @@ inline void put_kl(const GaussianForward& c, int64_t i, double twice_kl) {
 
 // Elements of KL that have been written as twice the KL.
 template <class T>
-inline void weigh(T* kl, double weight, int64_t count) {
-  const T w = static_cast<T>(0.5 * weight);
+inline void multiply(T* kl, double factor, int64_t count) {
+  const T w = static_cast<T>(0.5 * factor);
   for (int64_t i = 0; i < count; ++i) kl[i] *= w;
 }
 
@@ -66,9 +66,9 @@ inline void forward_tile(const Kernels& kernels, const GaussianForward& c, int64
     t.kl = static_cast<char*>(c.kl) + begin * c.kl_item();
     run(t);
     if (c.dtype == Dtype::f64)
-      weigh(static_cast<double*>(t.kl), c.weight, count);
+      multiply(static_cast<double*>(t.kl), c.factor, count);
     else
-      weigh(static_cast<float*>(t.kl), c.weight, count);
+      multiply(static_cast<float*>(t.kl), c.factor, count);
   } else if (c.kl && g.first_of(tile) == g.last_of(tile)) {
     t.sum_kl = true;
     const double total = run(t);
@@ -99,46 +99,46 @@ inline void forward_tile(const Kernels& kernels, const GaussianForward& c, int64
 
 // A NaN without a payload in its lower half: the 16-bit kernels round by carrying into the upper one.
 template <class T>
-inline T plain_nan(T x) {
+inline T canonical_nan(T x) {
   return x == x ? x : static_cast<T>(__builtin_nan(""));
 }
 
-// The weight of each element's KL gradient, weight * grad_kl[segment], as the kernel takes it.
+// The gradient of each element's KL, factor * grad_kl[segment], as the kernel takes it.
 template <class T>
-inline void set_weight(const GaussianBackward& c, int64_t begin, int64_t count, Stage& stage,
-                       BackwardTile& t) {
-  const T weight = static_cast<T>(c.weight);
+inline void set_grad_kl(const GaussianBackward& c, int64_t begin, int64_t count, Stage& stage,
+                        BackwardTile& t) {
+  const T factor = static_cast<T>(c.factor);
   T* buffer = reinterpret_cast<T*>(stage.bytes);
   if (c.segments == c.n && c.n > 1) {
     const auto* g =
         static_cast<const T*>(tile_in(c.grad_kl, sizeof(T), c.columns, begin, count, stage));
-    for (int64_t i = 0; i < count; ++i) buffer[i] = plain_nan(weight * g[i]);
-    t.weight = buffer;
+    for (int64_t i = 0; i < count; ++i) buffer[i] = canonical_nan(factor * g[i]);
+    t.grad_kl = buffer;
     return;
   }
   const auto* g = static_cast<const T*>(c.grad_kl.data);
   const int64_t length = c.n / c.segments, first = begin / length;
   if ((begin + count - 1) / length == first) {
-    t.one_weight = static_cast<double>(plain_nan(weight * g[first]));
-    t.has_weight = t.one_weight != 0;  // a KL of weight 0 does not count, infinite as its slope may be
+    t.one_grad_kl = static_cast<double>(canonical_nan(factor * g[first]));
+    t.has_grad_kl = t.one_grad_kl != 0;  // a gradient of 0 does not count, infinite as its slope may be
     return;
   }
   for (int64_t i = 0, s = first; i < count; ++s) {
     const int64_t to = (s + 1) * length - begin < count ? (s + 1) * length - begin : count;
-    for (const T w = plain_nan(weight * g[s]); i < to; ++i) buffer[i] = w;
+    for (const T w = canonical_nan(factor * g[s]); i < to; ++i) buffer[i] = w;
   }
-  t.weight = buffer;
+  t.grad_kl = buffer;
 }
 
 inline void backward_tile(const Kernels& kernels, const GaussianBackward& c, int64_t tile) {
   const int64_t begin = tile * kTile, count = c.n - begin < kTile ? c.n - begin : kTile;
   const auto run = kernels.backward[static_cast<int>(c.dtype)][static_cast<int>(c.kind)];
-  Stage in[3], grad, weight, out[2];
+  Stage in[3], grad, grad_kl, out[2];
   BackwardTile t{c.common(begin, count, in), nullptr, nullptr, 0, false, nullptr, nullptr};
   t.grad_z = tile_in(c.grad_z, c.item(), c.columns, begin, count, grad);
-  t.has_weight = c.grad_kl.data != nullptr;
-  if (t.has_weight && c.dtype == Dtype::f64) set_weight<double>(c, begin, count, weight, t);
-  if (t.has_weight && c.dtype != Dtype::f64) set_weight<float>(c, begin, count, weight, t);
+  t.has_grad_kl = c.grad_kl.data != nullptr;
+  if (t.has_grad_kl && c.dtype == Dtype::f64) set_grad_kl<double>(c, begin, count, grad_kl, t);
+  if (t.has_grad_kl && c.dtype != Dtype::f64) set_grad_kl<float>(c, begin, count, grad_kl, t);
   t.grad_loc = tile_out(c.grad_loc, c.item(), c.columns, begin, count, out[0]);
   t.grad_scale = tile_out(c.grad_scale, c.item(), c.columns, begin, count, out[1]);
   run(t);

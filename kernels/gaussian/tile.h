@@ -164,19 +164,19 @@ struct Backward {
 
   template <Form form>
   FR_INLINE void one_step(const BackwardTile& t, const M* loc, const M* scale, const M* eps,
-                          const M* grad_z, const R* made, const R* weight, int64_t i, V low, V high,
-                          V one_weight, M* grad_loc, M* grad_scale) {
+                          const M* grad_z, const R* made, const R* grad_kl, int64_t i, V low, V high,
+                          V one_grad_kl, M* grad_loc, M* grad_scale) {
     constexpr bool usual = form == Form::usual;
-    V mu[2], gz[2] = {V{}, V{}}, gk[2] = {one_weight, one_weight};
+    V mu[2], gz[2] = {V{}, V{}}, gk[2] = {one_grad_kl, one_grad_kl};
     E::load2(loc + i, mu[0], mu[1]);
     if (usual || grad_z) E::load2(grad_z + i, gz[0], gz[1]);
-    if (!usual && weight) {
-      gk[0] = load<V>(weight + i);
-      gk[1] = load<V>(weight + i + step / 2);
+    if (!usual && grad_kl) {
+      gk[0] = load<V>(grad_kl + i);
+      gk[1] = load<V>(grad_kl + i + step / 2);
       from_natural<E>(gk[0], gk[1]);
     }
     if (usual || grad_loc) {
-      if (usual || t.has_weight)
+      if (usual || t.has_grad_kl)
         E::store2(grad_loc + i, fma(gk[0], mu[0], gz[0]), fma(gk[1], mu[1], gz[1]));
       else
         E::store2(grad_loc + i, gz[0], gz[1]);
@@ -189,7 +189,7 @@ struct Backward {
       for (int j = 0; j < 2; ++j) {
         const V inside = usual ? x[j] : bounded<kind>(x[j], low, high);
         g[j] = scale_gradient<kind, E::coarse, !usual>(inside, usual || grad_z, gz[j] * noise[j],
-                                               usual || t.has_weight, gk[j]);
+                                               usual || t.has_grad_kl, gk[j]);
         if constexpr (!usual && (kind == Kind::logvar || kind == Kind::log_std)) {
           g[j] = x[j] < low ? V{} : g[j];
           g[j] = x[j] > high ? V{} : g[j];
@@ -200,7 +200,7 @@ struct Backward {
   }
 
   static void tile(const BackwardTile& t) {
-    const bool usual = t.grad_z && t.grad_loc && t.grad_scale && t.has_weight && !t.weight &&
+    const bool usual = t.grad_z && t.grad_loc && t.grad_scale && t.has_grad_kl && !t.grad_kl &&
                        !t.in.eps && unbounded(t.in);
     usual ? run<Form::usual>(t) : run<Form::any>(t);
   }
@@ -210,10 +210,10 @@ struct Backward {
     Buffer<R> buffer;
     const M *loc = (const M*)t.in.loc, *scale = (const M*)t.in.scale, *eps = (const M*)t.in.eps;
     const M* grad_z = (const M*)t.grad_z;
-    const R* weight = (const R*)t.weight;
+    const R* grad_kl = (const R*)t.grad_kl;
     M *grad_loc = (M*)t.grad_loc, *grad_scale = (M*)t.grad_scale;
     const int64_t count = t.in.count, whole = count - count % step;
-    const V low = num<V>(t.in.low), high = num<V>(t.in.high), one_weight = num<V>(t.one_weight);
+    const V low = num<V>(t.in.low), high = num<V>(t.in.high), one_grad_kl = num<V>(t.one_grad_kl);
     const bool make = grad_z && grad_scale && !eps;
     if (make && t.in.large)  // to fetch at null does nothing
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data,
@@ -222,18 +222,18 @@ struct Backward {
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data);
 
     for (int64_t i = 0; i < whole; i += step)
-      one_step<form>(t, loc, scale, eps, grad_z, buffer.data, weight, i, low, high, one_weight,
+      one_step<form>(t, loc, scale, eps, grad_z, buffer.data, grad_kl, i, low, high, one_grad_kl,
                      grad_loc, grad_scale);
     if (whole < count) {
       Padded<M, step> loc_pad, scale_pad, eps_pad, grad_pad;
-      Padded<R, step> weight_pad;
+      Padded<R, step> grad_kl_pad;
       alignas(64) M out[2][step];
       const int64_t rest = count - whole;
       one_step<form>(t, loc_pad.take(loc + whole, rest), scale_pad.take(scale + whole, rest),
                      eps_pad.take(eps ? eps + whole : nullptr, rest),
                      grad_pad.take(grad_z ? grad_z + whole : nullptr, rest), buffer.data + whole,
-                     weight_pad.take(weight ? weight + whole : nullptr, rest), 0, low, high,
-                     one_weight, grad_loc ? out[0] : nullptr, grad_scale ? out[1] : nullptr);
+                     grad_kl_pad.take(grad_kl ? grad_kl + whole : nullptr, rest), 0, low, high,
+                     one_grad_kl, grad_loc ? out[0] : nullptr, grad_scale ? out[1] : nullptr);
       if (grad_loc) std::memcpy(grad_loc + whole, out[0], (size_t)rest * sizeof(M));
       if (grad_scale) std::memcpy(grad_scale + whole, out[1], (size_t)rest * sizeof(M));
     }

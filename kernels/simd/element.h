@@ -58,7 +58,7 @@ struct Element<Dtype::bf16> {
     odd = (f32)(v & 0xffff0000u);
   }
   // Half a unit, less the smallest bit where the upper half is even. A NaN passes unharmed, for its
-  // lower half is zero: it came from 16 bits, from an operation, or through plain_nan.
+  // lower half is zero: it came from 16 bits, from an operation, or through canonical_nan.
   FR_INLINE u32 rounded(f32 x) {
     const u32 bits = (u32)x;
 #if FR_ISA == 2

@@ -66,7 +66,7 @@ inline bool held(const Tensor& t) {
 }
 
 // Whether a tensor's memory on the CPU holds its values: no subclass, no other layout, no negative bit.
-inline bool plain(const Tensor& t) {
+inline bool in_memory(const Tensor& t) {
   constexpr c10::DispatchKeySet allowed({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
                                          c10::DispatchKey::AutocastCPU,
                                          c10::DispatchKey::ADInplaceOrView});
@@ -85,13 +85,13 @@ inline int64_t dtype_code(const Tensor& t) {
   }
 }
 
-// Of values such as a KL.
-inline at::TensorOptions value_options(const Tensor& t) {
+// Of terms such as a KL.
+inline at::TensorOptions term_options(const Tensor& t) {
   return t.options().dtype(t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
 inline bool is_key(const Tensor& t) {
-  return plain(t) && t.dim() == 1 && t.size(0) == 2 && t.is_contiguous() &&
+  return in_memory(t) && t.dim() == 1 && t.size(0) == 2 && t.is_contiguous() &&
          (t.scalar_type() == at::kUInt64 || t.scalar_type() == at::kLong);
 }
 
@@ -100,14 +100,14 @@ inline bool read(const IValue& value, Tensor& to) {
   if (value.isNone()) return true;
   if (!value.isTensor()) return false;
   to = value.toTensor();
-  return plain(to) && !to._fw_grad(0).defined();
+  return in_memory(to) && !to._fw_grad(0).defined();
 }
 
 inline bool wants_gradient(const Tensor& t) {
   return t.defined() && t.requires_grad() && at::GradMode::is_enabled();
 }
 
-// ---- how values of each element are reduced ------------------------------------------------------------
+// ---- how terms of each element are reduced ------------------------------------------------------------
 
 enum class Reduction { none, sample, sum, mean, batchmean, last };
 // As fused_reparam/core/reductions.py names them, in the same order.
@@ -132,7 +132,7 @@ inline int64_t kept_dims(int64_t dims, Reduction reduction) {
 }
 
 // The factor of a sum of elements, of which there are some.
-inline double weight_of(IntArrayRef shape, Reduction reduction) {
+inline double factor_of(IntArrayRef shape, Reduction reduction) {
   if (reduction == Reduction::mean) return 1.0 / static_cast<double>(c10::multiply_integers(shape));
   if (reduction == Reduction::batchmean && !shape.empty()) return 1.0 / static_cast<double>(shape[0]);
   return 1.0;

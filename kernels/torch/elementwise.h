@@ -13,19 +13,19 @@ using DrawEntry = int (*)(const fused_reparam_elementwise*);
 // What Python says of a family (fused_reparam/families).
 struct FamilyFacts {
   std::string name;
-  int64_t base, transform, hard, value;  // codes of the library
-  int64_t parameters, numbers, values;
+  int64_t base, transform, hard, term;  // codes of the library
+  int64_t parameters, constants, terms;
   int64_t base_number;  // which of the numbers the base noise takes; -1: none
   bool scaled;          // whether parameter 1 is a scale keyword
-  bool sampled;         // whether values depend on the noise
+  bool sampled;         // whether terms depend on the noise
   bool linear;          // whether z is the first parameter and something that does not depend on it
 };
 
 struct Elementwise {
   static constexpr const char* name = "elementwise";
   static constexpr const char* node_name = "FusedElementwiseBackward";
-  // p0 to p3, key, eps; z and two values; gradients of the parameters and of eps
-  static constexpr size_t parameters = 4, key = 4, eps = 5, inputs = 6, values = 2, outputs = 3, options = 9;
+  // p0 to p3, key, eps; z and two terms; gradients of the parameters and of eps
+  static constexpr size_t parameters = 4, key = 4, eps = 5, inputs = 6, terms = 2, outputs = 3, options = 9;
   static constexpr size_t kept = inputs;
   using Inputs = c10::SmallVector<Tensor, 6>;
   using Needs = std::array<bool, 5>;
@@ -41,23 +41,23 @@ struct Elementwise {
     bool ordered;  // whether the order was given; else it is the parameters'
     const FamilyFacts* family;
     int64_t kind, prior_kind;
-    double numbers[6] = {};
+    double constants[6] = {};
     int64_t samples;
     bool sample;
     std::optional<Reduction> reduction;
     int64_t split;
 
-    int64_t count() const { return reduction ? family->values : 0; }
-    int64_t value_samples() const { return family->sampled ? samples : 0; }
+    int64_t count() const { return reduction ? family->terms : 0; }
+    int64_t term_samples() const { return family->sampled ? samples : 0; }
     bool noisy() const { return sample || (family->sampled && reduction); }
   };
 
   // The same the other way round, the order settled.
   static std::vector<IValue> options_of(const Spec& spec) {
     const FamilyFacts& family = *spec.family;
-    const auto numbers = at::ArrayRef<double>(spec.numbers, static_cast<size_t>(family.numbers));
-    return {c10::List<int64_t>(spec.order), family.name, spec.kind, spec.prior_kind, c10::List<double>(numbers),
-            spec.samples, spec.sample, name_of(spec.reduction), spec.split};
+    const auto constants = at::ArrayRef<double>(spec.constants, static_cast<size_t>(family.constants));
+    return {c10::List<int64_t>(spec.order), family.name, spec.kind, spec.prior_kind,
+            c10::List<double>(constants), spec.samples, spec.sample, name_of(spec.reduction), spec.split};
   }
 
   // What a call's parameters are: views of one shape each but for broadcasting.
@@ -77,9 +77,9 @@ struct Elementwise {
     spec.family = &family->second;
     spec.kind = args[2].toInt();
     spec.prior_kind = args[3].toInt();
-    const auto numbers = args[4].toDoubleVector();
-    if (static_cast<int64_t>(numbers.size()) != spec.family->numbers) return false;
-    std::copy(numbers.begin(), numbers.end(), spec.numbers);
+    const auto constants = args[4].toDoubleVector();
+    if (static_cast<int64_t>(constants.size()) != spec.family->constants) return false;
+    std::copy(constants.begin(), constants.end(), spec.constants);
     spec.samples = args[5].toInt();
     spec.sample = args[6].toBool();
     if (!args[7].isNone()) {
@@ -149,17 +149,17 @@ struct Elementwise {
   }
   static Dims shape_of_z(const Spec& spec, const Parameters& p) { return stacked(spec.samples, p.shape); }
 
-  // How values of each element lie, and are summed.
+  // How terms of each element lie, and are summed.
   struct Layout {
     int64_t keep;
     Dims shape, order;
-    bool scattered = false;  // whether the elements of one value are apart in memory: PyTorch sums them
+    bool scattered = false;  // whether the elements of one term are apart in memory: PyTorch sums them
   };
-  static Layout layout_of_values(const Spec& spec, const Parameters& p, Reduction reduction) {
+  static Layout layout_of_terms(const Spec& spec, const Parameters& p, Reduction reduction) {
     Layout found;
     const auto dims = static_cast<int64_t>(p.shape.size());
     found.keep = kept_dims(dims, reduction);
-    found.shape = stacked(spec.value_samples(), IntArrayRef(p.shape).slice(0, static_cast<size_t>(found.keep)));
+    found.shape = stacked(spec.term_samples(), IntArrayRef(p.shape).slice(0, static_cast<size_t>(found.keep)));
     Dims order;
     bool behind = false;
     for (int64_t d : spec.order) {
@@ -170,7 +170,7 @@ struct Elementwise {
       else if (behind)
         found.scattered = true;
     }
-    found.order = stacked_order(spec.value_samples(), order);
+    found.order = stacked_order(spec.term_samples(), order);
     return found;
   }
 
@@ -183,15 +183,15 @@ struct Elementwise {
     const FamilyFacts& family = *spec.family;
     call.base = family.base;
     call.transform = !family.scaled && spec.kind == 1 ? family.hard : family.transform;
-    call.value = family.value;
+    call.term = family.term;
     call.parameters = family.parameters;
-    call.value_count = family.values;
+    call.term_count = family.terms;
     call.scaled = family.scaled;
-    call.base_number = family.base_number < 0 ? 0 : spec.numbers[family.base_number];
+    call.base_number = family.base_number < 0 ? 0 : spec.constants[family.base_number];
     call.kind = spec.kind;
     call.prior_kind = spec.prior_kind;
-    std::copy_n(spec.numbers, 6, call.numbers);
-    call.weight = spec.reduction ? weight_of(p.shape, *spec.reduction) : 1;
+    std::copy_n(spec.constants, 6, call.constants);
+    call.factor = spec.reduction ? factor_of(p.shape, *spec.reduction) : 1;
     return call;
   }
 
@@ -201,10 +201,10 @@ struct Elementwise {
     return spec.samples == 1 ? t.squeeze(0) : consecutive(t, stacked_order(spec.samples, spec.order));
   }
 
-  // z and the values; undefined where not wanted.
+  // z and the terms; undefined where not wanted.
   static variable_list forward(const Spec& spec, const Inputs& in, const Parameters& p) {
     at::AutoDispatchBelowADInplaceOrView no_gradients;
-    variable_list found(outputs), written(values);
+    variable_list found(outputs), written(terms);
     fused_reparam_elementwise call = call_of(spec, in, p);
     if (spec.sample) {
       found[0] = empty_ordered(shape_of_z(spec, p), stacked_order(spec.samples, spec.order), in[0].options());
@@ -213,13 +213,13 @@ struct Elementwise {
     const auto count = static_cast<size_t>(spec.count());
     Layout layout;
     if (count) {
-      layout = layout_of_values(spec, p, *spec.reduction);
-      const Layout each = layout.scattered ? layout_of_values(spec, p, Reduction::none) : layout;
+      layout = layout_of_terms(spec, p, *spec.reduction);
+      const Layout each = layout.scattered ? layout_of_terms(spec, p, Reduction::none) : layout;
       for (size_t j = 0; j < count; ++j) {
-        found[1 + j] = empty_ordered(layout.shape, layout.order, value_options(in[0]));
-        written[j] = layout.scattered ? empty_ordered(each.shape, each.order, value_options(in[0]))
+        found[1 + j] = empty_ordered(layout.shape, layout.order, term_options(in[0]));
+        written[j] = layout.scattered ? empty_ordered(each.shape, each.order, term_options(in[0]))
                                       : found[1 + j];
-        call.values_or_grads[j] = written[j].data_ptr();
+        call.terms_or_grads[j] = written[j].data_ptr();
       }
       call.segments = written[0].numel();
     }
@@ -258,11 +258,11 @@ struct Elementwise {
     variable_list found(needs.size());
     const auto count = static_cast<size_t>(spec.count());
     const Tensor grad_z = spec.sample ? grads[0] : Tensor();
-    bool valued = false;
-    for (size_t j = 0; j < count; ++j) valued = valued || grads[1 + j].defined();
+    bool has_terms = false;
+    for (size_t j = 0; j < count; ++j) has_terms = has_terms || grads[1 + j].defined();
     Needs left = needs;
     if (may_pass && needs[0] && spec.family->linear && !spec.samples && spec.split < 0 && grad_z.defined() &&
-        !valued) {
+        !has_terms) {
       // The sample is loc and something that does not depend on it. Not a view: of one, autograd would not
       // see that others hold the memory too.
       found[0] = fitted(grad_z, in[0]);
@@ -286,11 +286,11 @@ struct Elementwise {
       written[i] = View{found[i]};
     }
     if (!any) return found;
-    if (!grad_z.defined() && !valued) {
+    if (!grad_z.defined() && !has_terms) {
       for (Tensor& t : found)
         if (t.defined()) t.zero_();
     } else {
-      differentiate(spec, in, p, grad_z, grads, valued, written);
+      differentiate(spec, in, p, grad_z, grads, has_terms, written);
     }
     for (size_t i = 0; i < parameters; ++i)
       if (left[i] && found[i].defined()) found[i] = fitted(found[i], in[i]);
@@ -305,25 +305,25 @@ struct Elementwise {
   }
 
   static void differentiate(const Spec& spec, const Inputs& in, const Parameters& p, const Tensor& grad_z,
-                            const variable_list& grads, bool valued, const Written& written) {
+                            const variable_list& grads, bool has_terms, const Written& written) {
     const size_t params = p.each.size();
     fused_reparam_elementwise call = call_of(spec, in, p);
-    variable_list of_values(values);
-    if (valued) {
-      Layout layout = layout_of_values(spec, p, *spec.reduction);
+    variable_list of_terms(terms);
+    if (has_terms) {
+      Layout layout = layout_of_terms(spec, p, *spec.reduction);
       for (size_t j = 0; j < static_cast<size_t>(spec.count()); ++j) {
         Tensor g = grads[1 + j];
         if (!g.defined()) continue;
         if (layout.scattered) {
           Dims shape(g.sizes().begin(), g.sizes().end());
           shape.resize(shape.size() + p.shape.size() - static_cast<size_t>(layout.keep), 1);
-          const Layout each = layout_of_values(spec, p, Reduction::none);
+          const Layout each = layout_of_terms(spec, p, Reduction::none);
           g = consecutive(g.reshape(shape).expand(each.shape), each.order);
         } else {
           g = consecutive(g, layout.order);
         }
-        of_values[j] = g;
-        call.values_or_grads[j] = g.data_ptr();
+        of_terms[j] = g;
+        call.terms_or_grads[j] = g.data_ptr();
         call.segments = g.numel();
       }
     }
@@ -356,10 +356,10 @@ struct Elementwise {
       return !g.defined() || (g.sizes() == shape && g.dtype() == dtype);
     };
     if (!fits(grads[0], shape_of_z(spec, p), in[0].dtype())) return false;
-    for (size_t j = 0; j < values; ++j) {
+    for (size_t j = 0; j < terms; ++j) {
       if (!grads[1 + j].defined()) continue;
       if (static_cast<int64_t>(j) >= spec.count() ||
-          !fits(grads[1 + j], layout_of_values(spec, p, *spec.reduction).shape, value_options(in[0]).dtype()))
+          !fits(grads[1 + j], layout_of_terms(spec, p, *spec.reduction).shape, term_options(in[0]).dtype()))
         return false;
     }
     return true;

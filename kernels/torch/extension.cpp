@@ -18,16 +18,17 @@ void set_families(PyObject* families) {
   Py_ssize_t at = 0;
   while (PyDict_Next(families, &at, &name, &row)) {
     const char* text = PyUnicode_AsUTF8(name);
-    long long base, transform, hard, value, parameters, numbers, values, base_number;
+    long long base, transform, hard, term, parameters, constants, terms, base_number;
     int scaled, sampled, linear;
-    if (!text || !PyArg_ParseTuple(row, "LLLLLLLLppp", &base, &transform, &hard, &value, &parameters, &numbers,
-                                   &values, &base_number, &scaled, &sampled, &linear))
+    if (!text || !PyArg_ParseTuple(row, "LLLLLLLLppp", &base, &transform, &hard, &term, &parameters,
+                                   &constants, &terms, &base_number, &scaled, &sampled, &linear))
       throw python_error();
-    TORCH_CHECK_VALUE(parameters >= 1 && parameters <= 4 && numbers >= 0 && numbers <= 6 && values >= 0 &&
-                          values <= 2 && base_number >= -1 && base_number < numbers,
+    TORCH_CHECK_VALUE(parameters >= 1 && parameters <= 4 && constants >= 0 && constants <= 6 && terms >= 0 &&
+                          terms <= 2 && base_number >= -1 && base_number < constants,
                       "start: the family ", text, " has more than a call has room for");
-    Elementwise::families[text] = {text,   base,        transform,   hard,         value,      parameters, numbers,
-                                   values, base_number, scaled != 0, sampled != 0, linear != 0};
+    Elementwise::families[text] = {text,        base,        transform,    hard,
+                                   term,        parameters,  constants,    terms,
+                                   base_number, scaled != 0, sampled != 0, linear != 0};
   }
 }
 

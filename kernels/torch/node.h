@@ -85,7 +85,7 @@ class OpNode final : public Node {
     variable_list placed = in_place(grads);
     // A hook on saved tensors may have returned others, of which Python knows whether they will do.
     bool sound = true;
-    for (const Tensor& g : grads) sound = sound && (!g.defined() || plain(g));
+    for (const Tensor& g : grads) sound = sound && (!g.defined() || in_memory(g));
     for (size_t i = 0; i < saved.size(); ++i) sound = sound && as_kept(saved[i], kept_[i]);
     typename Op::Needs needs;
     for (size_t i = 0; i < needs.size(); ++i) needs[i] = task_should_compute_output(i);
@@ -140,7 +140,7 @@ class OpNode final : public Node {
   bool as_kept(const Tensor& t, const Kept& kept) const {
     if (!t.defined()) return !kept.defined;
     if (kept.is_key) return is_key(t);
-    return plain(t) && t.scalar_type() == dtype_ && t.sizes() == IntArrayRef(kept.shape);
+    return in_memory(t) && t.scalar_type() == dtype_ && t.sizes() == IntArrayRef(kept.shape);
   }
 
   // Shape and dtype of each tensor that was saved, None where there was none.

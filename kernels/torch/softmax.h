@@ -148,7 +148,7 @@ struct GumbelSoftmax {
       call.soft = found[1].data_ptr();
     }
     if (spec.reduction) {
-      found[2] = empty_ordered(p.variables, p.order_of_variables, value_options(in[0]));
+      found[2] = empty_ordered(p.variables, p.order_of_variables, term_options(in[0]));
       call.kl_or_grad_kl = found[2].data_ptr();
     }
     run(forward_entry, call);
@@ -163,14 +163,14 @@ struct GumbelSoftmax {
     Dims summed;
     for (int64_t d = keep; d < kl.dim(); ++d) summed.push_back(d);
     Tensor found = summed.empty() ? kl.clone() : kl.sum(summed);
-    const double weight = weight_of(kl.sizes(), reduction);
-    return weight == 1 ? found : found.mul_(weight);
+    const double factor = factor_of(kl.sizes(), reduction);
+    return factor == 1 ? found : found.mul_(factor);
   }
 
   // The gradient of the reduced KL as that of each variable's, consecutive.
   static Tensor spread(const Spec& spec, const Parameters& p, Tensor grad) {
-    const double weight = weight_of(p.variables, *spec.reduction);
-    if (weight != 1) grad = grad * weight;
+    const double factor = factor_of(p.variables, *spec.reduction);
+    if (factor != 1) grad = grad * factor;
     Dims shape(grad.sizes().begin(), grad.sizes().end());
     shape.resize(p.variables.size(), 1);
     return consecutive(grad.reshape(shape).expand(p.variables), p.order_of_variables);
@@ -229,7 +229,7 @@ struct GumbelSoftmax {
     if (!of_kl) return true;
     if (!spec.reduction) return false;
     const auto keep = kept_dims(static_cast<int64_t>(p.variables.size()), *spec.reduction);
-    return grads[2].dtype() == value_options(like).dtype() &&
+    return grads[2].dtype() == term_options(like).dtype() &&
            grads[2].sizes() == IntArrayRef(p.variables).slice(0, static_cast<size_t>(keep));
   }
 

@@ -21,8 +21,8 @@ def test_code_runs(page):
 def test_the_table_of_families_has_each_row(name):
     row = FAMILIES[name]
     title, sample, use = row.about
-    functions = f"`{name}_rsample`" + (f", `{name}_latent`" if row.values else "")
-    line = f"| {title} | {sample} | {'KL' if row.values else ''} | {functions} | | {use} |"
+    functions = f"`{name}_rsample`" + (f", `{name}_latent`" if row.terms else "")
+    line = f"| {title} | {sample} | {'KL' if row.terms else ''} | {functions} | | {use} |"
     assert line.replace("|  |", "| |") in PAGES[0].read_text()
 
 

@@ -121,14 +121,14 @@ def compile_kernel(kernel, target: str, types: dict, constants: dict, num_warps:
 # number's type is its annotation in the kernel, and a pointer that is not named here is a latent.
 POINTERS = {
     **dict.fromkeys(("key", "state_seed", "state_offset"), "*i64"),
-    **dict.fromkeys(("kl", "grad_kl", "value0", "value1", "grad0", "grad1"), "*accumulator"),
+    **dict.fromkeys(("kl", "grad_kl", "term0", "term1", "grad0", "grad1"), "*accumulator"),
 }
 CONSTANTS = {
     "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
     "LONG_ROWS": False, "WIDE_INDEX": False, "TAIL": 0, "eps": None,
     # Element-wise families: one sample, and a summed value, by branches of `formulas`.
-    **dict.fromkeys(("SAMPLE", "VALUE_OF", "GRADIENTS", "VALUE_GRADIENTS")),
-    "BASE": 0, "PRIOR_KIND": 0, "FLOOR": False, "SAMPLED": False, "VALUE": 2, "GVALUE": 2,
+    **dict.fromkeys(("SAMPLE", "TERM_OF", "GRADIENTS", "TERM_GRADIENTS")),
+    "BASE": 0, "PRIOR_KIND": 0, "FLOOR": False, "SAMPLED": False, "TERM": 2, "GTERM": 2,
     "ONE_SAMPLE": True, "ALIGNED": True,
 }  # fmt: skip
 

@@ -25,8 +25,8 @@ _SCALAR = re.compile(_ARITHMETIC + r"s[sd] ")
 _PACKED = re.compile(_ARITHMETIC + r"p[sd] ")
 _PASS = re.compile(
     r"fr::(avx512|avx2)::"
-    r"(transform_loop|transform_backward_loop|value_loop|value_backward_loop|scale_pass)"
-    r"<float __vector\(\d+\), \(fr::(Transform|Value|Kind)\)(\d+)(.*?)>"
+    r"(transform_loop|transform_backward_loop|term_loop|term_backward_loop|scale_pass)"
+    r"<float __vector\(\d+\), \(fr::(Transform|Term|Kind)\)(\d+)(.*?)>"
 )
 _NOISE = re.compile(
     r"fr::(avx512|avx2)::fill_blocks<fr::\w+::(?:FromUniform<fr::\w+::)?(\w+)>?, .*"
@@ -42,7 +42,7 @@ def names_of(enumeration: str) -> list[str]:
     """The members of an enumeration in kernels/, in order: functions are known by their numbers."""
     from fused_reparam.backends.cpu.library import loaded
 
-    table = {"Transform": "transform", "Value": "value", "Kind": "scale"}[enumeration]
+    table = {"Transform": "transform", "Term": "term", "Kind": "scale"}[enumeration]
     return loaded().codes.tables[table]
 
 

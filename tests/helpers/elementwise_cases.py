@@ -16,7 +16,7 @@ from fused_reparam.ops.elementwise_spec import (
     shape_of,
     stacked,
     stacked_order,
-    value_samples,
+    term_samples,
 )
 
 # Without the interpreter, for what the ops do around a backend's call.
@@ -27,7 +27,7 @@ QUICK = pytest.mark.parametrize(
     indirect=True,
 )
 _FREE = (-math.inf, math.inf)
-_NUMBERS = {
+_CONSTANTS = {
     "gaussian": (-1.0, 1.0, 0.3, 1.5, 0.1),
     "gaussian_prior": (*_FREE, -math.inf),
     "log_prob": (*_FREE, 0.3, 1.5),
@@ -51,8 +51,8 @@ def spec(family, samples=0, reduction="sample", order=(), kind=None, sample=True
     """A call of a family; the scale's kind is log_std where the family has one."""
     kind = (1 if family in SCALED else 0) if kind is None else kind
     row = FAMILIES[family]
-    numbers = list(_NUMBERS.get(family, row.constants(*row.some_prior().values())))
-    return Spec(list(order), family, kind, 4, numbers, samples, sample, reduction)
+    constants = list(_CONSTANTS.get(family, row.prior_constants(*row.some_prior().values())))
+    return Spec(list(order), family, kind, 4, constants, samples, sample, reduction)
 
 
 def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
@@ -75,14 +75,14 @@ def noise_for(key, params, s, dtype=None):
     params = parameters(params, s)
     return torch.ops.fused_reparam.base_noise(
         key, stacked(s.samples, shape_of(params)), stacked_order(s.samples, s.order),
-        dtype or compute, FAMILIES[s.family].base, base_number(s.family, s.numbers),
+        dtype or compute, FAMILIES[s.family].base, base_number(s.family, s.constants),
     )  # fmt: skip
 
 
 def results(params, s, key=None, eps=None):
     """z, if wanted, and the values in one tuple."""
-    z, values = elementwise(params, key, eps, s)
-    return (z, *values) if s.sample else values
+    z, terms = elementwise(params, key, eps, s)
+    return (z, *terms) if s.sample else terms
 
 
 def formula(params, eps, s, dtype=torch.float64):
@@ -98,10 +98,10 @@ def evaluate_in(params, eps, s, dtype):
     params = parameters(params, s)
     shape = shape_of(params)
     p = [t.to(dtype).expand(shape) for t in params]
-    z, values = FAMILIES[s.family].formula(p, eps.to(dtype), s.kind, s.prior_kind, s.numbers)
-    first = kept(shape, s) + (1 if value_samples(s) else 0)
-    weight = reductions.weight(shape, s.reduction)
-    return z, *(weight * v.flatten(first).sum(-1) if v.dim() > first else v for v in values)
+    z, terms = FAMILIES[s.family].formula(p, eps.to(dtype), s.kind, s.prior_kind, s.constants)
+    first = kept(shape, s) + (1 if term_samples(s) else 0)
+    factor = reductions.factor(shape, s.reduction)
+    return z, *(factor * v.flatten(first).sum(-1) if v.dim() > first else v for v in terms)
 
 
 def cotangents(outputs, seed=3):

@@ -7,7 +7,7 @@ from fused_reparam.ops.softmax_call import Spec as SoftmaxSpec
 
 def elementwise(family, params, key, eps=None, **changed):
     """Of ``elementwise``; those of its backward op stand between the gradients and ``needs``."""
-    spec = Spec([], family, 0, 0, [0.5] * FAMILIES[family].numbers, 0, True, None)
+    spec = Spec([], family, 0, 0, [0.5] * FAMILIES[family].constants, 0, True, None)
     return [*params, *[None] * (4 - len(params)), key, eps, *spec._replace(**changed)]
 
 

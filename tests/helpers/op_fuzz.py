@@ -54,7 +54,7 @@ STRINGS = (
 )
 
 
-def value_of(dtype):
+def term_dtype(dtype):
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -69,7 +69,7 @@ def key(rng):
     return made if rng.random() < 0.5 else made.view(torch.int64)
 
 
-def values_shape(shape, reduction):
+def term_shape(shape, reduction):
     """The shape of a reduced value."""
     return shape[: reductions.kept_dims(len(shape), reduction or "sum")]
 
@@ -88,15 +88,15 @@ def elementwise(rng, backward, name=None):
     args = [
         *params, *[None] * (4 - len(params)), None if given else key(rng),
         tensor(rng, of_z, dtype) if given else None, rng.choice((None, [])), name,
-        rng.randrange(5), rng.randrange(5), [rng.uniform(0.2, 2.0) for _ in range(family.numbers)],
-        samples, True, reduction, split,
+        rng.randrange(5), rng.randrange(5),
+        [rng.uniform(0.2, 2.0) for _ in range(family.constants)], samples, True, reduction, split,
     ]  # fmt: skip
     if not backward:
         return "elementwise", args
-    value = values_shape(shape, reduction)
+    value = term_shape(shape, reduction)
     value = [samples, *value] if family.sampled and samples else value
-    count = family.values if reduction else 0
-    grads = [tensor(rng, value, value_of(dtype)) for _ in range(count)]
+    count = family.terms if reduction else 0
+    grads = [tensor(rng, value, term_dtype(dtype)) for _ in range(count)]
     needs = [p is not None for p in args[:4]] + [given and rng.random() < 0.5]
     return "elementwise_backward", [
         tensor(rng, of_z, dtype), *grads, *[None] * (2 - count), *args, needs
@@ -113,8 +113,8 @@ def gumbel_softmax(rng, backward):
         given = rng.random() < 0.3
         noises = (None, tensor(rng, shape, dtype)) if given else (key(rng), None)
         return "gumbel_softmax", [logits, *noises, *spec]
-    kl = values_shape(shape[:dim] + shape[dim + 1 :], reduction)
-    grad_kl = tensor(rng, kl, value_of(dtype)) if reduction else None
+    kl = term_shape(shape[:dim] + shape[dim + 1 :], reduction)
+    grad_kl = tensor(rng, kl, term_dtype(dtype)) if reduction else None
     grad_y, soft = tensor(rng, shape, dtype), tensor(rng, shape, dtype)
     grads = [grad_y, tensor(rng, shape, dtype) if mode == 1 and rng.random() < 0.5 else None]
     return "gumbel_softmax_backward", [*grads, grad_kl, logits, soft, *spec, [True]]

@@ -93,7 +93,7 @@ _CALLS = [
     case(fr.relaxed_bernoulli, "logits", tau=0.7, hard=True),
     *(
         case(
-            getattr(fr, f"{name}_latent" if row.values else f"{name}_rsample"),
+            getattr(fr, f"{name}_latent" if row.terms else f"{name}_rsample"),
             row.names.replace("+", ""),
             **row.some_prior(),
         )

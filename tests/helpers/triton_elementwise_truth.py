@@ -27,7 +27,7 @@ from tests.helpers.triton_truth import (
 )
 
 SEED, OFFSET = 0x123456789ABCDEF, 2**64 - 3  # a carry past 64 bits
-NUMBERS = {
+CONSTANTS = {
     "gaussian": (-INF, INF, 0.3, 1.7, -INF),
     "gaussian_prior": (-INF, INF, -INF),
     "log_prob": (-INF, INF, -0.2, 0.6),
@@ -38,7 +38,7 @@ NUMBERS = {
     "student_t": (5.0,),
     "relaxed_bernoulli": (0.7,),
 }
-WEIGHT = 0.75
+FACTOR = 0.75
 
 
 def base64(base: str, number: float, n: int, dtype: torch.dtype) -> torch.Tensor:
@@ -83,8 +83,8 @@ class Exact:
     it: the tolerance.
     """
 
-    def __init__(self, family, kind, prior_kind, numbers, params, eps, samples, dtype):
-        self.options = family, kind, prior_kind, numbers
+    def __init__(self, family, kind, prior_kind, constants, params, eps, samples, dtype):
+        self.options = family, kind, prior_kind, constants
         self.params, self.eps, self.samples, self.dtype = params, eps, samples, dtype
         self.unit = unit_roundoff(torch.float64 if dtype == torch.float64 else torch.float32)
         self.shape = (samples, params[0].numel()) if samples > 1 else (params[0].numel(),)
@@ -117,12 +117,12 @@ class Exact:
 
         return self.spread(call, error)
 
-    def backward(self, error, grad_z, grad_values, wanted):
+    def backward(self, error, grad_z, grad_terms, wanted):
         def call(params, eps):
             pairs = zip(params, wanted, strict=True)
             grads = [torch.empty_like(p) if asked else None for p, asked in pairs]
             reference.elementwise_backward(
-                *self.options, grad_z, grad_values, params, None, eps, self.samples, WEIGHT, True,
+                *self.options, grad_z, grad_terms, params, None, eps, self.samples, FACTOR, True,
                 grads,
             )  # fmt: skip
             return [g for g in grads if g is not None]
@@ -134,8 +134,8 @@ class Exact:
 
 
 def run_and_check(
-    family, dtype, n, *, kind=0, prior_kind=0, numbers=None, samples=1, segments=1, rows=0,
-    layouts=(), given=False, params=None, with_z=True, with_values=True, wanted=None, shift=0,
+    family, dtype, n, *, kind=0, prior_kind=0, constants=None, samples=1, segments=1, rows=0,
+    layouts=(), given=False, params=None, with_z=True, with_terms=True, wanted=None, shift=0,
     key=None, grad_of=(True, True),
 ):  # fmt: skip
     """Forward and backward of one configuration, every element of every output.
@@ -143,8 +143,8 @@ def run_and_check(
     segments: of one sample. rows: 0 dense, else the parameters are rows with these layouts.
     """
     about = FAMILIES[family]
-    if numbers is None:
-        numbers = NUMBERS.get(family, about.constants(*about.some_prior().values()))
+    if constants is None:
+        constants = CONSTANTS.get(family, about.prior_constants(*about.some_prior().values()))
     flat = parameters(family, n, dtype, kind, prior_kind) if params is None else params
     dense = rows == 0
     count = samples * n
@@ -154,26 +154,26 @@ def run_and_check(
         for p, layout in zip(flat, layouts or [""] * len(flat), strict=True)
     ]
     eps = values(count, dtype, 2) if given else None
-    noisy = with_z or (about.sampled and with_values)
+    noisy = with_z or (about.sampled and with_terms)
     if given:
         eps64, error = eps.double(), torch.zeros(())
     elif noisy:
-        eps64 = base64(about.base, base_number(family, numbers), count, dtype)
+        eps64 = base64(about.base, base_number(family, constants), count, dtype)
         error = noise_error(eps64, dtype)
     else:
         eps64, error = None, None
     exact = Exact(
-        family, kind, prior_kind, numbers, [gathered(p) for p in params], eps64, samples, dtype
+        family, kind, prior_kind, constants, [gathered(p) for p in params], eps64, samples, dtype
     )
     use = (make_key(SEED, OFFSET) if key is None else key) if noisy and not given else None
     eps = place(eps.to(DEVICE)) if given else None
 
-    value_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    term_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     total = segments * (samples if about.sampled else 1)
     z, z_buffer = guarded(count, dtype, shift)
-    made = [guarded(total, value_dtype) for _ in range(about.values if with_values else 0)]
+    made = [guarded(total, term_dtype) for _ in range(about.terms if with_terms else 0)]
     backend.elementwise_forward(
-        family, kind, prior_kind, numbers, params, use, eps, samples, WEIGHT, dense,
+        family, kind, prior_kind, constants, params, use, eps, samples, FACTOR, dense,
         z if with_z else None, [v for v, _ in made],
     )  # fmt: skip
     (want, tolerance), *found = exact.forward(error)
@@ -182,28 +182,28 @@ def run_and_check(
         tiny = torch.finfo(dtype).tiny
         check(f"{family}: z", z, want, tolerance + rounding * want.abs() + tiny)
         assert untouched(z_buffer, count, shift)
-    for i, ((value, buffer), (each, off)) in enumerate(zip(made, found, strict=False)):
-        want = WEIGHT * each.view(total, -1).sum(1)
-        check(f"{family}: value {i}", value, want, WEIGHT * off.view(total, -1).sum(1))
+    for i, ((term, buffer), (each, off)) in enumerate(zip(made, found, strict=False)):
+        want = FACTOR * each.view(total, -1).sum(1)
+        check(f"{family}: value {i}", term, want, FACTOR * off.view(total, -1).sum(1))
         assert untouched(buffer, total)
 
     grad_z = values(count, dtype, 5) if with_z and grad_of[0] else None
-    grad_values = [
-        values(total, value_dtype, 6 + i).to(DEVICE) if use_it else None
+    grad_terms = [
+        values(total, term_dtype, 6 + i).to(DEVICE) if use_it else None
         for i, use_it in zip(range(len(made)), (grad_of[1], grad_of[-1]), strict=False)
     ]
     wanted = wanted or [True] * len(params)
     outs = [guarded(n, dtype, shift) if w else (None, None) for w in wanted]
     grads = [o if o is None or dense else o.view(rows, -1) for o, _ in outs]
     backend.elementwise_backward(
-        family, kind, prior_kind, numbers, None if grad_z is None else place(grad_z.to(DEVICE)),
-        grad_values, params, use, eps, samples, WEIGHT, dense, grads,
+        family, kind, prior_kind, constants, None if grad_z is None else place(grad_z.to(DEVICE)),
+        grad_terms, params, use, eps, samples, FACTOR, dense, grads,
     )  # fmt: skip
     pulled = exact.backward(
         error, None if grad_z is None else grad_z.double(),
-        [None if g is None else gathered(g) for g in grad_values], wanted,
+        [None if g is None else gathered(g) for g in grad_terms], wanted,
     )  # fmt: skip
-    largest = max([1.0, *(g.abs().max().item() for g in grad_values if g is not None)])
+    largest = max([1.0, *(g.abs().max().item() for g in grad_terms if g is not None)])
     for i, ((out, buffer), (want, off)) in enumerate(
         zip([o for o in outs if o[0] is not None], pulled, strict=True)
     ):

@@ -171,7 +171,7 @@ def run_and_check(
     *,
     dense: bool = True,
     clamp: tuple[float, float] = (-INF, INF),
-    weight: float = 0.75,
+    factor: float = 0.75,
     with_eps: torch.Tensor | None = None,
     grad_z: torch.Tensor | None = None,
     with_z: bool = True,
@@ -191,7 +191,7 @@ def run_and_check(
     view = (lambda t: t) if dense else (lambda t: t.view(loc.shape))
     gaussian.forward(
         backend,
-        loc, scale, key, with_eps, index, *clamp, weight, dense,
+        loc, scale, key, with_eps, index, *clamp, factor, dense,
         z if with_z else None, kl if with_kl else None,
     )  # fmt: skip
 
@@ -223,8 +223,8 @@ def run_and_check(
         unit = (1e-6 if dtype != torch.float64 else 1e-14) * bound
         if kl_dtype == torch.float32 and dtype != torch.float32:
             unit = 2 * unit
-        want = weight * each.reshape(segments, -1).sum(1)
-        check("kl", kl, want, abs(weight) * unit.reshape(segments, -1).sum(1))
+        want = factor * each.reshape(segments, -1).sum(1)
+        check("kl", kl, want, abs(factor) * unit.reshape(segments, -1).sum(1))
         assert untouched(kl_buffer, segments)
 
     # Backward.
@@ -245,12 +245,12 @@ def run_and_check(
         backend,
         gz, gkl, loc, scale,
         key if gz is not None else None, with_eps if gz is not None else None,
-        index, *clamp, weight, dense, outputs[0], outputs[1],
+        index, *clamp, factor, dense, outputs[0], outputs[1],
     )  # fmt: skip
     g = torch.zeros(n, dtype=torch.float64) if gz is None else gathered(gz)
     gk = torch.zeros(n, dtype=torch.float64)
     if gkl is not None:
-        gk = weight * gathered(gkl).repeat_interleave(n // segments)
+        gk = factor * gathered(gkl).repeat_interleave(n // segments)
     rounding = unit_roundoff(dtype) * 1.01
     if outputs[0] is not None:
         want = g + gk * mean if gkl is not None else g

@@ -62,8 +62,8 @@ def judge(p, s, key):
     bound = 2 if s.family == "log_normal" else 20
     eps = noise_for(key, p, s).clamp(-bound, bound).to(dtype)
     got, want, plain = results(p, s, eps=eps), formula(exact, eps, s), formula(p, eps, s, dtype)
-    of_z, *of_values = cotangents(want)
-    grads = [g.to(dtype) for g in (of_z, *(0.5 * g for g in of_values))]  # in every dtype
+    of_z, *of_terms = cotangents(want)
+    grads = [g.to(dtype) for g in (of_z, *(0.5 * g for g in of_terms))]  # in every dtype
     outcomes = [
         (*outputs, *gradients(outputs, of, [g.to(o.dtype) for g, o in zip(grads, outputs)]))  # noqa: B905
         for outputs, of in ((got, p), (want, exact), (plain, p))
@@ -113,7 +113,7 @@ def test_noise_is_the_bases_stream(device, key, family):
         for order in ([], [1, 0]):
             s = spec(family, samples, order=order)
             p = [t.detach() for t in params(family, (3, 7), device=device)]
-            number = s.numbers[0] if family == "student_t" else 0.0
+            number = s.constants[0] if family == "student_t" else 0.0
             flat = BASES[base](key.cpu(), 21 * max(samples, 1), torch.float32, number)
             # Sample after sample, each in its order.
             eps = flat.view(*(samples,) * (samples > 0), *(7, 3) if order else (3, 7))
@@ -172,10 +172,10 @@ def test_memory_orders(device, key, family, samples):
         p = params(family, [shape[d] for d in order], device=device)
         p = [t.permute(back) for t in p]
         for reduction in reductions.OF_OPS:
-            z, value = compare(p, spec(family, samples, reduction, order=order), key)
+            z, term = compare(p, spec(family, samples, reduction, order=order), key)
             assert z[0].stride() == p[0].stride() if samples else z.stride() == p[0].stride()
             if reduction == "none":
-                last = value[0] if value.dim() == 5 else value
+                last = term[0] if term.dim() == 5 else term
                 assert last.stride() == p[0].stride()
         # Given noise in its own order, and gradients in theirs.
         s = spec(family, samples, order=order)
@@ -233,7 +233,7 @@ def test_gradients_that_are_expanded_or_missing(device, key):
             p, s = params(family, device=device), spec(family, samples)
             compare(p, s, key, grads=lambda out: [o.new_ones(()).expand(o.shape) for o in out])
             eps = noise_for(key, p, s)
-            for i in range(1 + FAMILIES[family].values):
+            for i in range(1 + FAMILIES[family].terms):
                 got, want = (f[i] for f in (results(p, s, key), formula(p, eps, s)))
                 (grad,) = cotangents([got])
                 for g, w in zip(
@@ -283,12 +283,12 @@ def test_nothing_to_draw(device, key, samples):
     p = [torch.zeros(n, 0, 3, device=device, requires_grad=True) for n in (1, 4)]
     for family in ("tanh_normal", "gaussian"):
         for reduction, shape in (("sum", ()), ("sample", (4,)), ("none", (4, 0, 3))):
-            z, (value,) = elementwise(p, key, None, spec(family, samples, reduction))
+            z, (term,) = elementwise(p, key, None, spec(family, samples, reduction))
             leading = (samples,) if samples else ()
             assert z.shape == (*leading, 4, 0, 3)
-            assert value.shape == (*(leading if family == "tanh_normal" else ()), *shape)
-            assert value.eq(0).all()
-            for t, grad in zip(p, gradients((z, value), p, cotangents((z, value))), strict=True):
+            assert term.shape == (*(leading if family == "tanh_normal" else ()), *shape)
+            assert term.eq(0).all()
+            for t, grad in zip(p, gradients((z, term), p, cotangents((z, term))), strict=True):
                 assert grad.shape == t.shape
     assert elementwise(p, key, None, spec("gaussian", 0, "mean"))[1][0].isnan()
 
@@ -302,9 +302,9 @@ def test_nothing_to_draw(device, key, samples):
 )  # fmt: skip
 def test_reductions_by_name(reduction, dims, weight):
     assert reductions.kept_dims(2, reduction) == dims
-    assert reductions.weight((4, 5), reduction) == weight
+    assert reductions.factor((4, 5), reduction) == weight
     assert reductions.kept_dims(0, reduction) == 0
-    assert reductions.weight((), reduction) == 1.0
+    assert reductions.factor((), reduction) == 1.0
 
 
 A, KEY = torch.ones(2, 3), noise.key(0)
@@ -321,7 +321,7 @@ def changed(**fields):
         ((A, A), changed(family="levy"), ValueError, "family must be one of .*gaussian, .*'levy'"),
         ((A,), changed(), ValueError, "laplace takes 2 parameters, .*, got 1"),
         ((A, None, A), changed(), ValueError, "the first of p0, p1, .*got 2, not the first"),
-        ((A,), changed(split=0, numbers=[1.0]), ValueError, "laplace takes 0 numbers, got 1"),
+        ((A,), changed(split=0, constants=[1.0]), ValueError, "laplace takes 0 constants, got 1"),
         (
             (A, A),
             changed(split=1),
@@ -366,9 +366,9 @@ def test_wrong_tensors_of_the_op():
         back(A.double(), None, None, *p, KEY, None, *changed(), needs)
     for grads, match in (
         ((A[0], None, None), "grad_z must have shape"),
-        ((None, A, None), "gradient of value 0 must have shape"),
-        ((None, A[:, 0].double(), None), "gradient of value 0 must have shape"),
-        ((None, None, A[:, 0]), "has no value 1"),
+        ((None, A, None), "gradient of term 0 must have shape"),
+        ((None, A[:, 0].double(), None), "gradient of term 0 must have shape"),
+        ((None, None, A[:, 0]), "has no term 1"),
     ):
         with pytest.raises(ValueError, match=match):
             back(*grads, *p, KEY, None, *changed(), needs)

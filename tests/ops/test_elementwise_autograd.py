@@ -85,7 +85,7 @@ def test_gradcheck_of_moments(key):
 
 def test_third_derivative(key):
     (mu, x), inf = params("gaussian", (4,), torch.float64), math.inf
-    s = spec("gaussian", reduction="sum")._replace(numbers=[-inf, inf, 0.0, 1.0, -inf])
+    s = spec("gaussian", reduction="sum")._replace(constants=[-inf, inf, 0.0, 1.0, -inf])
     (grad,) = elementwise((mu, x), key, None, s)[1]
     for _ in range(3):
         (grad,) = torch.autograd.grad(grad.sum(), x, create_graph=True)

@@ -79,8 +79,8 @@ def test_compiled_equals_eager_for_a_key():
     key, p, s = noise.key(8), params("log_prob", (6, 10)), spec("log_prob", 2)
 
     def call(*p):
-        z, values = elementwise(p, key, None, s)
-        return z, sum(v.sum() for v in values) + (z * z).sum()
+        z, terms = elementwise(p, key, None, s)
+        return z, sum(v.sum() for v in terms) + (z * z).sum()
 
     want, got = call(*p), torch.compile(call, fullgraph=True)(*p)
     assert torch.equal(want[0], got[0])
@@ -206,7 +206,7 @@ def test_fake_tensors_go_through_the_op():
     fake = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(torch.ones(6, 2))
     for family in FAMILIES:
         s = spec(family, 3)
-        z, values = elementwise((fake,) * FAMILIES[family].parameters, noise.key(0), None, s)
+        z, terms = elementwise((fake,) * FAMILIES[family].parameters, noise.key(0), None, s)
         assert z.shape == (3, 6, 2)
-        for value in values:
-            assert value.shape == ((3, 6) if FAMILIES[family].sampled else (6,))
+        for term in terms:
+            assert term.shape == ((3, 6) if FAMILIES[family].sampled else (6,))

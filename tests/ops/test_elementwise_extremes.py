@@ -29,7 +29,7 @@ def test_a_mixture_far_from_its_mean(device, mixture):
     p = [t.to(device).requires_grad_() for t in (mu, torch.full_like(mu, -3.0))]
     exact = [t.detach().cpu().double().requires_grad_() for t in p]
     eps = torch.linspace(-1.9, 2.0, mu.numel())
-    s = spec("mixture")._replace(numbers=[-math.inf, math.inf, 0.1, *mixture])
+    s = spec("mixture")._replace(constants=[-math.inf, math.inf, 0.1, *mixture])
     got = results(p, s, eps=eps.to(device))[1]
     z = exact[0] + exact[1].exp() * eps.double()
     log_q = -0.5 * eps.double() ** 2 - exact[1] - 0.5 * math.log(2 * math.pi)
@@ -147,7 +147,7 @@ def test_quotients_whose_parts_are_far_out(device):
     """The gradient fits where a square of the divisor does not."""
     for family, prior, numbers, eps, came, exact in FAR_QUOTIENTS:
         s = spec(family)._replace(
-            numbers=list(FAMILIES[family].constants(*prior)), reduction="none"
+            constants=list(FAMILIES[family].prior_constants(*prior)), reduction="none"
         )
         p = [torch.full((3,), v, device=device).requires_grad_() for v in numbers]
         outputs = results(p, s, eps=torch.full((3,), eps, device=device))

@@ -25,7 +25,7 @@ def given(t):
 def calls():
     """By name: a backward op, how many gradients come first, and its arguments."""
     key, two = noise.key(1), [SHAPE, SHAPE]
-    samples = {"samples": 3, "reduction": "sample", "numbers": [-1.0, 1.0, 0.0, 1.0]}
+    samples = {"samples": 3, "reduction": "sample", "constants": [-1.0, 1.0, 0.0, 1.0]}
     of = {
         "of a sum": ([SHAPE, (), None], "gaussian", two, {"reduction": "sum"}),
         "of elements": ([SHAPE, SHAPE, None], "gaussian", two, {"reduction": "none"}),

@@ -19,8 +19,10 @@ def leaf(t):
 
 
 def forward(key, x=X, **spec):
-    numbers = [-9.0, 9.0, 0.0, 1.0]
-    args = op_calls.elementwise("log_prob", [x, X], key, numbers=numbers, reduction="sum", **spec)
+    constants = [-9.0, 9.0, 0.0, 1.0]
+    args = op_calls.elementwise(
+        "log_prob", [x, X], key, constants=constants, reduction="sum", **spec
+    )
     return OPS.elementwise(*args)
 
 

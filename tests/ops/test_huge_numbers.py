@@ -53,8 +53,8 @@ def test_samples_of_the_backward_op():
     """With the gradient of a value alone no tensor of the samples' size is needed."""
     for family, samples, shapes in product(FAMILIES, COUNTS, SHAPES):
         params, args = arguments(family, shapes, samples=samples, sample=False, reduction="sum")
-        of_value = torch.zeros(()).expand(samples if FAMILIES[family].sampled else ())
-        grads = [of_value if i < FAMILIES[family].values else None for i in range(2)]
+        of_term = torch.zeros(()).expand(samples if FAMILIES[family].sampled else ())
+        grads = [of_term if i < FAMILIES[family].terms else None for i in range(2)]
         needs = op_calls.needs(*range(len(params)))
         with where(family, samples, shapes), pytest.raises(ValueError, match=TOO_MANY):
             OPS.elementwise_backward(None, *grads, *args, needs)

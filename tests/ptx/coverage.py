@@ -75,7 +75,7 @@ class Record:
         function = variant.kernel.fn
         name = f"{function.__module__.split('.')[-1]}.{function.__name__}"
         about = kernels()[name]
-        values = dict(zip(about.constants, variant.constants, strict=True))
+        values = dict(zip(about.constants, variant.constexprs, strict=True))
         given = (pointer is not None for pointer in pointers)
         values |= dict(zip(about.pointers, given, strict=True))
         self.variants[name].append(values)

@@ -157,7 +157,7 @@ class Machine:
         self._compared[case] = variant
         self._record = []
         try:
-            variant._plain(pointers, scalars)
+            variant._launch_by_triton(pointers, scalars)
             variant._launch(pointers, scalars)  # it goes Triton's way, the first time
             variant._launch(pointers, scalars)
             direct = any(variant.handles.values())

@@ -187,7 +187,7 @@ def _families():
     yield _case("relaxed_bernoulli hard", bernoulli, "logits", (33, 20), options)
     for name, row in FAMILIES.items():
         if row.law:
-            function = getattr(fr, f"{name}_latent" if row.values else f"{name}_rsample")
+            function = getattr(fr, f"{name}_latent" if row.terms else f"{name}_rsample")
             yield _case(name, function, row.names.replace("+", ""), (33, 20), row.some_prior())
 
     halves = ("half", "half")

@@ -24,11 +24,11 @@ VALUES = {
     "FAMILY": set(range(len(FAMILIES))),
     "BASE": set(range(len(streams.BASES))),
     # Those of the family, None of one that has none.
-    **{name: {None} for name in ("SAMPLE", "VALUE_OF", "GRADIENTS", "VALUE_GRADIENTS")},
+    **{name: {None} for name in ("SAMPLE", "TERM_OF", "GRADIENTS", "TERM_GRADIENTS")},
     "KL": set(range(5)),
     "GKL": set(range(5)),
-    "VALUE": set(range(5)),
-    "GVALUE": set(range(5)),
+    "TERM": set(range(5)),
+    "GTERM": set(range(5)),
     "MODE": {0, 1, 2},
     "LAYOUT": {0, 1, 2},
     "TAIL": {0, 1, 2},
@@ -111,13 +111,13 @@ def test_every_family_is_executed_in_every_dtype(family, direction):
 def test_the_streams_cases_have_what_they_name():
     from fused_reparam.backends.triton import rng_torch
 
-    plans = [
-        rng_torch._plan(n, rng_torch.threads_and_offsets(n, blocks)[0], dtype)
+    grids = [
+        rng_torch._torch_grid(n, rng_torch.threads_and_offsets(n, blocks)[0], dtype)
         for n, blocks in stream_cases.SIZES.values()
         for dtype in rng_torch.DTYPES
     ]
-    assert {plan.slices for plan in plans} == {1, 2, 3, 4}
-    assert {plan.programs > 1 for plan in plans} == FLAGS
+    assert {grid.slices for grid in grids} == {1, 2, 3, 4}
+    assert {grid.programs > 1 for grid in grids} == FLAGS
 
 
 @pytest.mark.parametrize("kernel", kernels())

@@ -11,7 +11,7 @@ from fused_reparam.families import FAMILIES
 
 ROWS = {name: row for name, row in FAMILIES.items() if row.law is not None}
 EVERY = pytest.mark.parametrize("family", ROWS)
-VALUED = pytest.mark.parametrize("family", [name for name, row in ROWS.items() if row.values])
+VALUED = pytest.mark.parametrize("family", [name for name, row in ROWS.items() if row.terms])
 KEY = fr.noise.key(123, 45)
 
 
@@ -90,11 +90,11 @@ def numbers_of(family):
 def results(family, params, eps, priors):
     """Every result of the op with given noise, and the gradients of each, also those of zeros."""
     leaves = [p.requires_grad_() for p in params]
-    options = [0], family, 0, 0, list(ROWS[family].constants(*priors)), 0, True, "none", -1
+    options = [0], family, 0, 0, list(ROWS[family].prior_constants(*priors)), 0, True, "none", -1
     found = torch.ops.fused_reparam.elementwise(
         *leaves, *(None,) * (4 - len(leaves)), None, eps, *options
     )
-    outputs = found[: 1 + ROWS[family].values]
+    outputs = found[: 1 + ROWS[family].terms]
     grads, zeros = (
         [
             torch.autograd.grad(o, leaves, of(o), materialize_grads=True, retain_graph=True)

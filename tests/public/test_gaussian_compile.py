@@ -40,8 +40,8 @@ SPECS = [
 
 def of_op(order, kind, low, high, reduction, sample=True, split=-1):
     """The op's arguments that are not tensors."""
-    numbers = [low, high, 0.0, 1.0, -INF]
-    return (order, "gaussian", kind, 0, numbers, 0, sample, reduction, split)
+    constants = [low, high, 0.0, 1.0, -INF]
+    return (order, "gaussian", kind, 0, constants, 0, sample, reduction, split)
 
 
 @pytest.mark.parametrize(

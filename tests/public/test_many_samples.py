@@ -154,9 +154,9 @@ def test_a_million_gradients_of_one_element_are_added_without_loss(backend):
 )
 def test_samples_in_ranges_of_every_backend(device, name, dtype, sizes):
     """Each backend cuts them in its own way; these numbers leave a rest."""
-    numbers = [5.0] if name == "student_t" else []
+    constants = [5.0] if name == "student_t" else []
     for samples, size in sizes:
-        spec = ([], name, 0, 0, numbers, samples, True, None, -1)
+        spec = ([], name, 0, 0, constants, samples, True, None, -1)
         key = noise.key(2, (1 << 32) - 7)
         found = []
         for backend, place in (("reference", "cpu"), (fr.current_backend(device), device)):

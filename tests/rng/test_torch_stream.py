@@ -262,7 +262,7 @@ def test_a_failure_may_pass_and_is_believed_the_third_time(unknown, monkeypatch)
 def forced(stream, monkeypatch):
     """The fused way with a stand-in generator, for a GPU of two blocks; returns the generator."""
     generator = OldGenerator(2**63 + 6, 20)
-    monkeypatch.setattr(cuda_keys, "plain_generator", lambda device, own: own or generator)
+    monkeypatch.setattr(cuda_keys, "eager_generator", lambda device, own: own or generator)
     monkeypatch.setattr(stream, "most_blocks", lambda device: 2)
     monkeypatch.setattr(stream, "holds", lambda device, dtype: True)
     with fused_reparam.backend("triton"):

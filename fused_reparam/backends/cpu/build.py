@@ -156,7 +156,7 @@ def write_formula_lists(sources: Path, work: Path) -> None:
     files = sorted((sources / "elementwise" / "formulas").glob("*.h"))
     text = "".join(path.read_text() for path in files)
     names = ""
-    for kind in ("Transform", "Value"):
+    for kind in ("Transform", "Term"):
         found = dict.fromkeys(re.findall(rf"struct {kind}Formula<{kind}::(\w+)", text))
         names += f"#define FR_{kind.upper()}S(X) {' '.join(f'X({name})' for name in found)}\n"
     included = "".join(f'#include "elementwise/formulas/{path.name}"\n' for path in files)

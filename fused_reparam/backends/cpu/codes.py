@@ -21,10 +21,10 @@ class FamilyCodes(NamedTuple):
     base: int
     transform: int
     hard: int
-    value: int
+    term: int
     parameters: int
-    numbers: int
-    values: int
+    constants: int
+    terms: int
     base_number: int
     scaled: bool
     sampled: bool
@@ -53,10 +53,10 @@ class Codes:
             self.bases[row.base],
             self._code("transform", row.transform),
             self._code("transform", row.hard or row.transform),
-            self._code("value", row.value) if row.value else -1,
+            self._code("term", row.term) if row.term else -1,
             row.parameters,
-            row.numbers,
-            row.values,
+            row.constants,
+            row.terms,
             -1 if row.base_number is None else row.base_number,
             row.scaled,
             row.sampled,

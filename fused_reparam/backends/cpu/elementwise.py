@@ -20,7 +20,7 @@ _pack_operands = struct.Struct("=13q").pack
 _pack_options = struct.Struct("=12q8d").pack
 _pack_rows = struct.Struct("=21q").pack
 _DENSE = bytes(8)
-_NO_NUMBERS = (0.0,) * 6
+_NO_CONSTANTS = (0.0,) * 6
 # What a family has fewer operands of than the struct has room for.
 _ABSENT = [(None,) * count for count in range(5)]
 
@@ -40,22 +40,22 @@ def elementwise_forward(
     family: str,
     kind: int,
     prior_kind: int,
-    numbers: Sequence[float],
+    constants: Sequence[float],
     params: Sequence[Tensor],
     key: Tensor | None,
     eps: Tensor | None,
     samples: int,
-    weight: float,
+    factor: float,
     dense: bool,
     z: Tensor | None,
-    values: Sequence[Tensor],
+    terms: Sequence[Tensor],
     memo: object = None,
 ) -> None:
     """See ``reference.elementwise_forward``."""
     entry = loaded().elementwise_forward
     _call(
-        entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
-        z, values, (),
+        entry, family, kind, prior_kind, constants, params, key, eps, samples, factor, dense,
+        z, terms, (),
     )  # fmt: skip
 
 
@@ -63,14 +63,14 @@ def elementwise_backward(
     family: str,
     kind: int,
     prior_kind: int,
-    numbers: Sequence[float],
+    constants: Sequence[float],
     grad_z: Tensor | None,
-    grad_values: Sequence[Tensor | None],
+    grad_terms: Sequence[Tensor | None],
     params: Sequence[Tensor],
     key: Tensor | None,
     eps: Tensor | None,
     samples: int,
-    weight: float,
+    factor: float,
     dense: bool,
     grads: Sequence[Tensor | None],
     memo: object = None,
@@ -78,8 +78,8 @@ def elementwise_backward(
     """See ``reference.elementwise_backward``."""
     entry = loaded().elementwise_backward
     _call(
-        entry, family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense,
-        grad_z, grad_values, grads,
+        entry, family, kind, prior_kind, constants, params, key, eps, samples, factor, dense,
+        grad_z, grad_terms, grads,
     )  # fmt: skip
 
 
@@ -88,31 +88,31 @@ def _call(
     family: str,
     kind: int,
     prior_kind: int,
-    numbers: Sequence[float],
+    constants: Sequence[float],
     params: Sequence[Tensor],
     key: Tensor | None,
     eps: Tensor | None,
     samples: int,
-    weight: float,
+    factor: float,
     dense: bool,
     z: Tensor | None,
-    values: Sequence[Tensor | None],
+    terms: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
 ) -> None:
-    """Pack and make a call; z, values and grads are outputs, or the gradients of the first two."""
+    """Pack and make a call; z, terms and grads are outputs, or the gradients of the first two."""
     segments = 0
-    for value in values:
-        if value is not None:
-            segments = value.numel()
+    for term in terms:
+        if term is not None:
+            segments = term.numel()
     loc, codes = params[0], loaded().codes
     operands = (
         *params, *_ABSENT[4 - len(params)],
-        key, eps, z, *values, *_ABSENT[2 - len(values)],
+        key, eps, z, *terms, *_ABSENT[2 - len(terms)],
         *grads, *_ABSENT[4 - len(grads)],
     )  # fmt: skip
     packed = _pack_operands(*[0 if t is None else t.data_ptr() for t in operands]) + _options(
         loc.numel(), samples, segments, codes.dtypes[loc.dtype], codes.families[family], kind,
-        prior_kind, tuple(numbers), weight,
+        prior_kind, tuple(constants), factor,
     )  # fmt: skip
     if dense:
         packed += _DENSE
@@ -132,13 +132,13 @@ def _options(
     family: FamilyCodes,
     kind: int,
     prior_kind: int,
-    numbers: tuple[float, ...],
-    weight: float,
+    constants: tuple[float, ...],
+    factor: float,
 ) -> bytes:
     """The part of a call that is the same for all calls of a shape: packing it costs 1 us."""
     transform = family.hard if kind == 1 and not family.scaled else family.transform
     return _pack_options(
-        n, samples, segments, dtype, family.base, transform, family.value, family.parameters,
-        family.values, family.scaled, kind, prior_kind, *numbers, *_NO_NUMBERS[len(numbers) :],
-        numbers[family.base_number] if family.base_number >= 0 else 0.0, weight,
+        n, samples, segments, dtype, family.base, transform, family.term, family.parameters,
+        family.terms, family.scaled, kind, prior_kind, *constants, *_NO_CONSTANTS[len(constants) :],
+        constants[family.base_number] if family.base_number >= 0 else 0.0, factor,
     )  # fmt: skip

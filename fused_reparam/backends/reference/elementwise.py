@@ -2,7 +2,7 @@
 
 The op layer allocates all outputs, arranges memory and guarantees:
 
-* ``family`` is a name of ``families.FAMILIES``; ``kind, prior_kind, numbers`` as it takes them.
+* ``family`` is a name of ``families.FAMILIES``; ``kind, prior_kind, constants`` as it takes them.
 * There is at least one element and at least one sample. ``params, eps, z, grad_z, grads`` share
   one dtype (float32, float16, bfloat16 or float64) and one device; those not wanted are None.
 * n is the number of elements of a parameter. ``dense=True``: each parameter and each of ``grads``
@@ -17,9 +17,9 @@ The op layer allocates all outputs, arranges memory and guarantees:
   base noise's stream. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
   ``elementwise_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to
   ``bits``.
-* ``values`` and ``grad_values``: as many as the family has, or none where none are wanted; each
+* ``terms`` and ``grad_terms``: as many as the family has, or none where none are wanted; each
   float32 (float64 for float64), consecutive in index order, of S elements:
-  ``value[s] = weight * sum of the element values s N / S .. (s + 1) N / S - 1``, where N is n, or
+  ``term[s] = factor * sum of the element terms s N / S .. (s + 1) N / S - 1``, where N is n, or
   ``samples * n`` if the family is sampled. S divides n; if sampled, ``S = samples * (a divisor of
   n)``.
 * ``memo``: a dict in which a backend may keep what it finds out, the same one in each call that
@@ -56,67 +56,65 @@ def elementwise_forward(
     family: str,
     kind: int,
     prior_kind: int,
-    numbers: Sequence[float],
+    constants: Sequence[float],
     params: Sequence[Tensor],
     key: Tensor | None,
     eps: Tensor | None,
     samples: int,
-    weight: float,
+    factor: float,
     dense: bool,
     z: Tensor | None,
-    values: Sequence[Tensor],
+    terms: Sequence[Tensor],
     memo: object = None,
 ) -> None:
-    """The family's formula, its values summed and weighed. ``z`` may be None."""
-    if is_standard(family, numbers, samples):
-        (loc, scale), (low, high) = params, numbers[:2]
-        kl = values[0] if values else None
-        gaussian.forward(loc, scale, key, eps, kind, low, high, weight, dense, z, kl)
+    """The family's formula, its terms summed and scaled. ``z`` may be None."""
+    if is_standard(family, constants, samples):
+        (loc, scale), (low, high) = params, constants[:2]
+        kl = terms[0] if terms else None
+        gaussian.forward(loc, scale, key, eps, kind, low, high, factor, dense, z, kl)
         return
     p = [elements(t, dense) for t in params]
-    noise_used = _noise(family, numbers, key, eps, samples, p[0], dense)
-    drawn, found = FAMILIES[family].formula(p, noise_used, kind, prior_kind, numbers)
+    noise_used = _noise(family, constants, key, eps, samples, p[0], dense)
+    drawn, found = FAMILIES[family].formula(p, noise_used, kind, prior_kind, constants)
     if z is not None:
         store(z, drawn.reshape(-1), dense=True)
-    for out, value in zip(values, found, strict=False):
-        flat(out).copy_(weight * value.reshape(out.numel(), -1).sum(1))
+    for out, term in zip(terms, found, strict=False):
+        flat(out).copy_(factor * term.reshape(out.numel(), -1).sum(1))
 
 
 def elementwise_backward(
     family: str,
     kind: int,
     prior_kind: int,
-    numbers: Sequence[float],
+    constants: Sequence[float],
     grad_z: Tensor | None,
-    grad_values: Sequence[Tensor | None],
+    grad_terms: Sequence[Tensor | None],
     params: Sequence[Tensor],
     key: Tensor | None,
     eps: Tensor | None,
     samples: int,
-    weight: float,
+    factor: float,
     dense: bool,
     grads: Sequence[Tensor | None],
     memo: object = None,
 ) -> None:
     """Gradients of ``elementwise_forward`` for the parameters whose entry in ``grads`` is not None.
 
-    ``grad_z`` and any of ``grad_values`` may be None: no gradient came.
+    ``grad_z`` and any of ``grad_terms`` may be None: no gradient came.
     """
-    if is_standard(family, numbers, samples):
-        (loc, scale), (low, high), (grad_loc, grad_scale) = params, numbers[:2], grads
-        grad_kl = grad_values[0] if grad_values else None
+    if is_standard(family, constants, samples):
+        (loc, scale), (low, high), (grad_loc, grad_scale) = params, constants[:2], grads
+        grad_kl = grad_terms[0] if grad_terms else None
         gaussian.backward(
-            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, weight, dense, grad_loc,
+            grad_z, grad_kl, loc, scale, key, eps, kind, low, high, factor, dense, grad_loc,
             grad_scale,
         )  # fmt: skip
         return
     about = FAMILIES[family]
-    noise_used = _noise(family, numbers, key, eps, samples, elements(params[0], dense), dense)
-    weighed = [
-        None if g is None or weight == 0.0 else weight * g.reshape(-1, 1) for g in grad_values
-    ]
+    noise_used = _noise(family, constants, key, eps, samples, elements(params[0], dense), dense)
+    scaled = [None if g is None or factor == 0.0 else factor * g.reshape(-1, 1) for g in grad_terms]
     drawn_grad = None if grad_z is None else elements(grad_z, dense or samples > 1)
-    came = [g for g in (drawn_grad, *weighed) if g is not None]
+    came = [g for g in (drawn_grad, *scaled) if g is not None]
     # Where a gradient is 0 none may meet an infinite derivative, in any sample. Without zeros all
     # are pulled in one pass; on a GPU to look for one would wait for it.
     apart = any(g.device.type != "cpu" or bool((g == 0.0).any()) for g in came)
@@ -126,14 +124,14 @@ def elementwise_backward(
             for t, g in zip(params, grads, strict=True)
         ]
         spread = [t.expand(samples, -1) for t in p] if apart and samples > 1 else p
-        drawn, found = about.formula(spread, noise_used, kind, prior_kind, numbers)
-        if spread is not p and not about.sampled and any(g is not None for g in weighed):
-            _, found = about.formula(p, None, kind, prior_kind, numbers)
+        drawn, found = about.formula(spread, noise_used, kind, prior_kind, constants)
+        if spread is not p and not about.sampled and any(g is not None for g in scaled):
+            _, found = about.formula(p, None, kind, prior_kind, constants)
         pairs = [] if drawn_grad is None else [(drawn, drawn_grad.reshape(drawn.shape))]
-        for value, grad in zip(found, weighed, strict=False):
+        for term, grad in zip(found, scaled, strict=False):
             if grad is not None:
-                each = grad.expand(-1, value.numel() // grad.numel())
-                pairs.append((value, each.reshape(value.shape)))
+                each = grad.expand(-1, term.numel() // grad.numel())
+                pairs.append((term, each.reshape(term.shape)))
         wanted = [(i, out) for i, out in enumerate(grads) if out is not None]
         found_grads = [torch.zeros_like(p[i]) for i, _ in wanted]
         pairs = [(o, g) for o, g in pairs if o.requires_grad]
@@ -154,7 +152,7 @@ def elementwise_backward(
 
 def _noise(
     family: str,
-    numbers: Sequence[float],
+    constants: Sequence[float],
     key: Tensor | None,
     eps: Tensor | None,
     samples: int,
@@ -166,7 +164,7 @@ def _noise(
     if eps is not None:
         made = elements(eps, dense or samples > 1)
     elif key is not None:
-        number = base_number(family, numbers)
+        number = base_number(family, constants)
         base = BASES[FAMILIES[family].base]
         made = base(on_device(key, like.device), samples * n, like.dtype, number)
     else:

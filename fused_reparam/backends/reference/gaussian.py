@@ -31,12 +31,12 @@ def forward(
     kind: int,
     low: float,
     high: float,
-    weight: float,
+    factor: float,
     dense: bool,
     z: Tensor | None,
     kl: Tensor | None,
 ) -> None:
-    """``z = loc + sigma * eps`` and ``kl = weight * sum 0.5 (loc^2 + sigma^2 - 1 - log sigma^2)``.
+    """``z = loc + sigma * eps`` and ``kl = factor * sum 0.5 (loc^2 + sigma^2 - 1 - log sigma^2)``.
 
     ``z`` or ``kl`` may be None.
     """
@@ -46,7 +46,7 @@ def forward(
         store(z, mu + sigma * _noise(key, eps, mu, dense), dense=True)
     if kl is not None:
         element = kl_element(mu, x, sigma, kind)
-        flat(kl).copy_(weight * element.view(kl.numel(), -1).sum(1))
+        flat(kl).copy_(factor * element.view(kl.numel(), -1).sum(1))
 
 
 def backward(
@@ -59,12 +59,12 @@ def backward(
     kind: int,
     low: float,
     high: float,
-    weight: float,
+    factor: float,
     dense: bool,
     grad_loc: Tensor | None,
     grad_scale: Tensor | None,
 ) -> None:
-    """Gradients of ``forward``, with ``gk = weight * grad_kl`` of the element's sum::
+    """Gradients of ``forward``, with ``gk = factor * grad_kl`` of the element's sum::
 
         grad_loc   = grad_z + gk * loc
         grad_scale = inside(scale) * (grad_z * eps * dsigma + gk * dKL)
@@ -82,7 +82,7 @@ def backward(
             to_sigma = gz * _noise(key, eps, mu, dense)
     if grad_kl is not None:
         segment = mu.numel() // grad_kl.numel()
-        gk = (weight * flat(grad_kl).view(-1, 1)).expand(-1, segment).reshape(-1)
+        gk = (factor * flat(grad_kl).view(-1, 1)).expand(-1, segment).reshape(-1)
         to_loc = to_loc + gk * mu
         # sigma's part of the KL goes with the sample's, so that no infinity is taken off another.
         to_sigma = to_sigma + times(gk, sigma)

@@ -38,94 +38,96 @@ from .kernels import bases, scale
 from .kernels.elementwise_backward import elementwise_backward_kernel
 from .kernels.elementwise_forward import elementwise_forward_kernel
 from .kernels.families import FORMULAS
-from .launch import Plan, Variant, math_form, plan
+from .launch import LaunchConfiguration, Variant, launch_configuration, math_form
 from .shapes import SINGLE, architecture, sparse_shape
 
 _INF = float("inf")
 _INDEX = {name: index for index, name in enumerate(FAMILIES)}
-Numbers = tuple[float, ...]
+Constants = tuple[float, ...]
 
 
 @functools.lru_cache(maxsize=1024)
-def kernel_numbers(family: str, numbers: Numbers) -> tuple[Numbers, float]:
-    """(low, high, n2 .. n6 as formulas read them), and the least value (-inf: any)."""
+def kernel_constants(family: str, constants: Constants) -> tuple[Constants, float]:
+    """(low, high, n2 .. n6 as formulas read them), and the least term (-inf: any)."""
     about, floor = FAMILIES[family], -_INF
-    bounds = numbers[:2] if about.scaled else (-_INF, _INF)
-    rest: Numbers = () if about.scaled else numbers
+    bounds = constants[:2] if about.scaled else (-_INF, _INF)
+    rest: Constants = () if about.scaled else constants
     if family in ("gaussian", "log_prob"):
-        mean, std = numbers[2:4]
+        mean, std = constants[2:4]
         rest = mean, 1.0 / std, 2.0 * math.log(std)
     if family in ("gaussian", "gaussian_prior"):
-        floor = numbers[-1]
+        floor = constants[-1]
         rest = (*(rest or (0.0, 0.0, 0.0)), floor)
     elif family == "mixture":
-        std, *others = wider_and_narrower(*numbers[3:])
-        rest = numbers[2], 1.0 / std, *others
+        std, *others = wider_and_narrower(*constants[3:])
+        rest = constants[2], 1.0 / std, *others
     elif family == "tanh_normal":
-        lowest, highest = numbers[2:]
+        lowest, highest = constants[2:]
         half = 0.5 * (highest - lowest)
         constant = math.log(half) + HALF_LOG_2PI + 2.0 * math.log(2.0)
         rest = 0.5 * (highest + lowest), half, constant, lowest, highest
     elif family == "relaxed_bernoulli":
-        rest = (min(1.0 / numbers[0], 3e38),)
+        rest = (min(1.0 / constants[0], 3e38),)
     elif about.base_number is not None:
-        rest = bases.numbers(about.base, base_number(family, numbers))
+        rest = bases.constants(about.base, base_number(family, constants))
     return (*bounds, *rest, *[0.0] * (5 - len(rest))), floor
 
 
 def functions(family: str, suffix: str = "") -> tuple[Any, ...]:
-    """FAMILY, and the functions of sample and value that `kernels.families` has, or None.
+    """FAMILY, and the functions of sample and term that `kernels.families` has, or None.
 
     suffix: "_gradients" for those of the backward kernel.
     """
     about = FAMILIES[family]
-    names = f"{about.transform}_sample{suffix}", f"{about.value}_value{suffix}"
+    names = f"{about.transform}_sample{suffix}", f"{about.term}_term{suffix}"
     return _INDEX[family], *(FORMULAS.get(name) for name in names)
 
 
-def _far_prior(family: str, scalars: Numbers) -> int:
+def _far_prior(family: str, scalars: Constants) -> int:
     """Whether a prior of numbers is so wide or so narrow that a ratio to it takes logarithms."""
     return int(family in ("gaussian", "log_prob") and not 2.0**-20 <= scalars[3] <= 2.0**20)
 
 
-def _constants(
-    family: str, kind: int, prior_kind: int, scalars: Numbers, floor: float, values: bool
+def _constexprs(
+    family: str, kind: int, prior_kind: int, scalars: Constants, floor: float, terms: bool
 ) -> tuple[int | bool, ...]:
-    """The compile-time part of a family: BASE .. SAMPLED. `values`: whether there are any."""
+    """The compile-time part of a family: BASE .. SAMPLED. `terms`: whether there are any."""
     about = FAMILIES[family]
     return (
         bases.INDEX[about.base],
         kind if about.scaled or about.hard else scale.STD.value,
         prior_kind if about.parameters == 4 else _far_prior(family, scalars),
         scalars[0] != -_INF or scalars[1] != _INF,
-        values and floor != -_INF,
-        values and about.sampled,
+        terms and floor != -_INF,
+        terms and about.sampled,
     )
 
 
-def _plan(
+def _configuration(
     n: int,
     samples: int,
     segments: int,
     parameters: int,
-    constants: tuple[Any, ...],
+    constexprs: tuple[Any, ...],
     vector: int,
     device: torch.device,
-) -> Plan:
+) -> LaunchConfiguration:
     """A loop over samples, a prior's parameters and the functions of `kernels.families` take
     registers, and 64 elements for a thread, which the one program for everything may have, are too
     many for any family.
     """
     single = segments == 1 and SINGLE[-2].groups < -(-n // vector) <= SINGLE[-1].groups
-    by_function = constants[1] is not None
+    by_function = constexprs[1] is not None
     sparse = samples > 1 or parameters > 2 or by_function or single
     only = sparse_shape(vector, architecture(device)) if sparse else None
-    return plan(n, segments or n, vector, device, only)
+    return launch_configuration(n, segments or n, vector, device, only)
 
 
-def _cut(samples: int, n: int, cut: Plan, vector: int) -> tuple[bool, bool, int]:
+def _sampling(
+    samples: int, n: int, config: LaunchConfiguration, vector: int
+) -> tuple[bool, bool, int]:
     """ONE_SAMPLE, ALIGNED, GROUPS."""
-    return samples == 1, samples == 1 or n % vector == 0, cut.segment_groups
+    return samples == 1, samples == 1 or n % vector == 0, config.segment_groups
 
 
 @functools.lru_cache(maxsize=1024)
@@ -136,33 +138,33 @@ def _forward(
     samples: int,
     segments: int,
     parameters: int,
-    constants: tuple[Any, ...],
+    constexprs: tuple[Any, ...],
     mode: int,
     given: tuple[bool, ...],
     rows: Rows,
     _: str | None,
 ) -> Forward:
-    """`segments`: of one sample's values, 0 for no values; `given`: which pointers are not None."""
+    """`segments`: of one sample's terms, 0 for no terms; `given`: which pointers are not None."""
     vector = 16 // dtype.itemsize
-    cut = _plan(n, samples, segments, parameters, constants, vector, device)
-    place = _layout(rows, 5, cut, vector)
-    value, slots = kl_mode(n, segments, cut, vector)
-    partial = cut.programs * slots
+    config = _configuration(n, samples, segments, parameters, constexprs, vector, device)
+    place = _layout(rows, 5, config, vector)
+    term, slots = kl_mode(n, segments, config, vector)
+    partial = config.programs * slots
     every = (
-        *constants, value, mode, *_cut(samples, n, cut, vector), place.layout, place.unit,
-        place.long, place.big, cut.tail, cut.shape.groups, vector, math_form(device, vector),
+        *constexprs, term, mode, *_sampling(samples, n, config, vector), place.layout, place.unit,
+        place.long, place.big, config.tail, config.shape.groups, vector, math_form(device, vector),
     )  # fmt: skip
-    copies = samples if constants[-1] else 1
+    copies = samples if constexprs[-1] else 1
     return Forward(
-        Variant(elementwise_forward_kernel, device, cut.programs, every, cut.shape.warps),
+        Variant(elementwise_forward_kernel, device, config.programs, every, config.shape.warps),
         (n, n // (segments or n), place.columns, samples, partial or segments, *place.strides),
         partial * copies,
-        finish_of(device, segments, copies, slots, cut, vector),
+        finish_of(device, segments, copies, slots, config, vector),
     )
 
 
 def elementwise_forward(
-    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values,
+    family, kind, prior_kind, constants, params, key, eps, samples, factor, dense, z, terms,
     memo=None,
 ) -> None:  # fmt: skip
     mode, bits, state, seed, offset = _key(key)
@@ -171,47 +173,47 @@ def elementwise_forward(
         n = params[0].numel()
         if _ranges(samples, n) > 1:
             _forward_in_ranges(
-                family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z,
-                values,
+                family, kind, prior_kind, constants, params, key, eps, samples, factor, dense, z,
+                terms,
             )  # fmt: skip
             return
-        if is_standard(family, numbers, samples):
-            found = gaussian_forward(mode, params, eps, kind, numbers, weight, dense, z, values)
+        if is_standard(family, constants, samples):
+            found = gaussian_forward(mode, params, eps, kind, constants, factor, dense, z, terms)
         else:
             found = _forward_launch(
-                mode, family, kind, prior_kind, numbers, params, eps, samples, weight, dense, z,
-                values,
+                mode, family, kind, prior_kind, constants, params, eps, samples, factor, dense, z,
+                terms,
             )  # fmt: skip
         if memo is not None:
             memo[mode] = found
-    variant, head, tail, absent, no_values, partial, finish, finish_numbers = found
-    targets = values if finish is None else [v.new_empty(partial) for v in values]
+    variant, head, tail, absent, no_terms, partial, finish, finish_scalars = found
+    targets = terms if finish is None else [v.new_empty(partial) for v in terms]
     variant.launch(
-        (*params, *absent, bits, *state, eps, z, *targets, *no_values),
+        (*params, *absent, bits, *state, eps, z, *targets, *no_terms),
         (*head, seed, offset, *tail),
     )
     if finish is not None:
-        for target, value in zip(targets, values, strict=True):
-            finish.launch((target, value), finish_numbers)
+        for target, term in zip(targets, terms, strict=True):
+            finish.launch((target, term), finish_scalars)
 
 
 def _forward_launch(
-    mode, family, kind, prior_kind, numbers, params, eps, samples, weight, dense, z, values
+    mode, family, kind, prior_kind, constants, params, eps, samples, factor, dense, z, terms
 ) -> Launch:
     first, n = params[0], params[0].numel()
-    scalars, floor = kernel_numbers(family, tuple(numbers))
-    segments = values[0].numel() if values else 0
+    scalars, floor = kernel_constants(family, tuple(constants))
+    segments = terms[0].numel() if terms else 0
     if FAMILIES[family].sampled:
         segments //= samples
     absent = (None,) * (4 - len(params))
     found = _forward(
         first.device, first.dtype, n, samples, segments, len(params),
-        functions(family) + _constants(family, kind, prior_kind, scalars, floor, bool(values)),
+        functions(family) + _constexprs(family, kind, prior_kind, scalars, floor, bool(terms)),
         mode,
         (eps is not None, z is not None),
         _rows(dense, (*params, *absent, eps if samples == 1 else None)), _tried(n),
     )  # fmt: skip
-    return forward_launch(found, scalars, absent, values, 2, segments, weight)
+    return forward_launch(found, scalars, absent, terms, 2, segments, factor)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -222,27 +224,29 @@ def _backward(
     samples: int,
     segments: int,
     parameters: int,
-    constants: tuple[Any, ...],
+    constexprs: tuple[Any, ...],
     mode: int,
     given: tuple[bool, ...],
     rows: Rows,
     _: str | None,
 ) -> tuple[Variant, tuple[int, ...]]:
-    """As `_forward`; `segments`: 0 where no value has a gradient."""
+    """As `_forward`; `segments`: 0 where no term has a gradient."""
     vector = 16 // dtype.itemsize
-    cut = _plan(n, samples, segments, parameters, constants, vector, device)
-    place = _layout(rows, 10, cut, vector)
+    config = _configuration(n, samples, segments, parameters, constexprs, vector, device)
+    place = _layout(rows, 10, config, vector)
     every = (
-        *constants, gkl_mode(n, segments, cut), mode, *_cut(samples, n, cut, vector),
-        place.layout, place.unit, place.long, place.big, cut.tail, cut.shape.groups, vector,
+        *constexprs, gkl_mode(n, segments, config), mode, *_sampling(samples, n, config, vector),
+        place.layout, place.unit, place.long, place.big, config.tail, config.shape.groups, vector,
         math_form(device, vector),
     )  # fmt: skip
-    variant = Variant(elementwise_backward_kernel, device, cut.programs, every, cut.shape.warps)
+    variant = Variant(
+        elementwise_backward_kernel, device, config.programs, every, config.shape.warps
+    )
     return variant, (n, n // (segments or n), place.columns, samples, segments, *place.strides)
 
 
 def elementwise_backward(
-    family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
+    family, kind, prior_kind, constants, grad_z, grad_terms, params, key, eps, samples, factor,
     dense, grads, memo=None,
 ) -> None:  # fmt: skip
     mode, bits, _, seed, offset = _key(key)
@@ -251,52 +255,52 @@ def elementwise_backward(
         n = params[0].numel()
         if _ranges(samples, n) > 1:
             _backward_in_ranges(
-                family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples,
-                weight, dense, grads,
+                family, kind, prior_kind, constants, grad_z, grad_terms, params, key, eps, samples,
+                factor, dense, grads,
             )  # fmt: skip
             return
-        if is_standard(family, numbers, samples):
+        if is_standard(family, constants, samples):
             found = gaussian_backward(
-                mode, grad_z, grad_values, params, eps, kind, numbers, weight, dense, grads
+                mode, grad_z, grad_terms, params, eps, kind, constants, factor, dense, grads
             )
         else:
             found = _backward_launch(
-                mode, family, kind, prior_kind, numbers, grad_z, grad_values, params, eps, samples,
-                weight, dense, grads,
+                mode, family, kind, prior_kind, constants, grad_z, grad_terms, params, eps, samples,
+                factor, dense, grads,
             )  # fmt: skip
         if memo is not None:
             memo[mode] = found
-    variant, head, tail, absent, no_values, *_ = found
+    variant, head, tail, absent, no_terms, *_ = found
     variant.launch(
-        (grad_z, *grad_values, *no_values, *params, *absent, bits, eps, *grads, *absent),
+        (grad_z, *grad_terms, *no_terms, *params, *absent, bits, eps, *grads, *absent),
         (*head, seed, offset, *tail),
     )
 
 
 def _backward_launch(
-    mode, family, kind, prior_kind, numbers, grad_z, grad_values, params, eps, samples, weight,
+    mode, family, kind, prior_kind, constants, grad_z, grad_terms, params, eps, samples, factor,
     dense, grads,
 ) -> Launch:  # fmt: skip
     first, n = params[0], params[0].numel()
-    scalars, floor = kernel_numbers(family, tuple(numbers))
-    some = next((g for g in grad_values if g is not None), None)
+    scalars, floor = kernel_constants(family, tuple(constants))
+    some = next((g for g in grad_terms if g is not None), None)
     segments = 0 if some is None else some.numel()
     if FAMILIES[family].sampled:
         segments //= samples
-    absent, no_values = (None,) * (4 - len(params)), (None,) * (2 - len(grad_values))
+    absent, no_terms = (None,) * (4 - len(params)), (None,) * (2 - len(grad_terms))
     alone = samples == 1
     variant, head = _backward(
         first.device, first.dtype, n, samples, segments, len(params),
         functions(family, "_gradients")
-        + _constants(family, kind, prior_kind, scalars, floor, some is not None), mode,
-        tuple(t is not None for t in (grad_z, *grad_values, *no_values, eps, *grads, *absent)),
+        + _constexprs(family, kind, prior_kind, scalars, floor, some is not None), mode,
+        tuple(t is not None for t in (grad_z, *grad_terms, *no_terms, eps, *grads, *absent)),
         _rows(
             dense,
             (*params, *absent, *((eps, grad_z) if alone else (None, None)), *grads, *absent),
         ),
         _tried(n),
     )  # fmt: skip
-    return Launch(variant, head, (*scalars, weight), absent, no_values)
+    return Launch(variant, head, (*scalars, factor), absent, no_terms)
 
 
 # Many samples of few elements. A program works on a tile of the elements for all samples, one after
@@ -343,24 +347,24 @@ def _key_at(key: Any, words: int, dtype: torch.dtype) -> Any:
 
 
 def _forward_in_ranges(
-    family, kind, prior_kind, numbers, params, key, eps, samples, weight, dense, z, values
+    family, kind, prior_kind, constants, params, key, eps, samples, factor, dense, z, terms
 ) -> None:  # fmt: skip
     n = params[0].numel()
     sampled = FAMILIES[family].sampled
-    if values and not sampled:
+    if terms and not sampled:
         elementwise_forward(
-            family, kind, prior_kind, numbers, params, None, None, 1, weight, dense, None, values
+            family, kind, prior_kind, constants, params, None, None, 1, factor, dense, None, terms
         )
-    if z is None and not (sampled and values):
+    if z is None and not (sampled and terms):
         return
     columns = [_columns(p, dense) for p in params]
     for ranges, count, first, words in _parts(family, samples, n):
         all_of = (first, ranges * count, samples, ranges)
         elementwise_forward(
-            family, kind, prior_kind, numbers, [c.expand(ranges, n) for c in columns],
-            _key_at(key, words, params[0].dtype), _part_of(eps, *all_of), count, weight, False,
+            family, kind, prior_kind, constants, [c.expand(ranges, n) for c in columns],
+            _key_at(key, words, params[0].dtype), _part_of(eps, *all_of), count, factor, False,
             _part_of(z, *all_of),
-            [_part_of(v, *all_of) for v in values] if sampled else [],
+            [_part_of(v, *all_of) for v in terms] if sampled else [],
         )  # fmt: skip
 
 
@@ -370,29 +374,29 @@ def _columns(p: torch.Tensor, dense: bool) -> torch.Tensor:
 
 
 def _backward_in_ranges(
-    family, kind, prior_kind, numbers, grad_z, grad_values, params, key, eps, samples, weight,
+    family, kind, prior_kind, constants, grad_z, grad_terms, params, key, eps, samples, factor,
     dense, grads,
 ) -> None:  # fmt: skip
     n = params[0].numel()
-    sampled, valued = FAMILIES[family].sampled, any(g is not None for g in grad_values)
+    sampled, has_terms = FAMILIES[family].sampled, any(g is not None for g in grad_terms)
     found: list[list[Any]] = []
-    if valued and not sampled:
+    if has_terms and not sampled:
         found.append([None if g is None else g.new_empty(n) for g in grads])
         rows = [_columns(p, dense) for p in params]
         elementwise_backward(
-            family, kind, prior_kind, numbers, None, grad_values, rows, None, None, 1, weight,
+            family, kind, prior_kind, constants, None, grad_terms, rows, None, None, 1, factor,
             False, [g if g is None else g.view(1, n) for g in found[-1]],
         )  # fmt: skip
-    if grad_z is not None or (sampled and valued):
+    if grad_z is not None or (sampled and has_terms):
         columns = [_columns(p, dense) for p in params]
         for ranges, count, first, words in _parts(family, samples, n):
             all_of = (first, ranges * count, samples, ranges)
             found.append([None if g is None else g.new_empty(ranges, n) for g in grads])
             elementwise_backward(
-                family, kind, prior_kind, numbers, _part_of(grad_z, *all_of),
-                [_part_of(g, *all_of) if sampled else None for g in grad_values],
+                family, kind, prior_kind, constants, _part_of(grad_z, *all_of),
+                [_part_of(g, *all_of) if sampled else None for g in grad_terms],
                 [c.expand(ranges, n) for c in columns], _key_at(key, words, params[0].dtype),
-                _part_of(eps, *all_of), count, weight, False, found[-1],
+                _part_of(eps, *all_of), count, factor, False, found[-1],
             )  # fmt: skip
     for i, grad in enumerate(grads):
         if grad is not None:

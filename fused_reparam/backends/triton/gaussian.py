@@ -1,7 +1,7 @@
 """The backend's functions but for the draws: from tensors to the launches of a variant.
 
 Everything that depends only on shapes, strides, types and options is found once and kept: a call
-looks it up, and passes addresses and numbers.
+looks it up, and passes addresses and scalars.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..reference.memory import flat
 from .kernels import bases, fill, finish, keys
 from .kernels import gaussian_backward as backward
 from .kernels import gaussian_forward as forward
-from .launch import Layout, Plan, Variant, layout_of, math_form, plan
+from .launch import LaunchConfiguration, Layout, Variant, launch_configuration, layout_of, math_form
 from .shapes import MANY_GROUPS
 
 _INF = float("inf")
@@ -59,9 +59,9 @@ def _rows(dense: bool, tensors: tuple[torch.Tensor | None, ...]) -> Rows:
     return (rows, columns), strides  # type: ignore[return-value]
 
 
-def _layout(rows: Rows, tensors: int, cut: Plan, vector: int) -> Layout:
+def _layout(rows: Rows, tensors: int, config: LaunchConfiguration, vector: int) -> Layout:
     size, strides = rows or (None, (None,) * tensors)
-    return layout_of(size, strides, cut.shape, vector)
+    return layout_of(size, strides, config.shape, vector)
 
 
 def _tried(n: int) -> str | None:
@@ -74,11 +74,12 @@ def _fill(
     device: torch.device, dtype: torch.dtype, n: int, base: str, mode: int, _: str | None
 ) -> Variant:
     vector = 16 // dtype.itemsize
-    cut = plan(n, n, vector, device)
-    constants = (
-        mode, bases.INDEX[base], cut.tail, cut.shape.groups, vector, math_form(device, vector),
+    config = launch_configuration(n, n, vector, device)
+    constexprs = (
+        mode, bases.INDEX[base], config.tail, config.shape.groups, vector,
+        math_form(device, vector),
     )  # fmt: skip
-    return Variant(fill.fill_kernel, device, cut.programs, constants, cut.shape.warps)
+    return Variant(fill.fill_kernel, device, config.programs, constexprs, config.shape.warps)
 
 
 def base_noise(base: str, number: float, key: torch.Tensor, out: torch.Tensor) -> None:
@@ -86,7 +87,7 @@ def base_noise(base: str, number: float, key: torch.Tensor, out: torch.Tensor) -
     n = out.numel()
     mode, bits, _, seed, offset = _key(key)
     variant = _fill(out.device, out.dtype, n, base, mode, _tried(n))
-    variant.launch((bits, out), (n, seed, offset, *bases.numbers(base, number)))
+    variant.launch((bits, out), (n, seed, offset, *bases.constants(base, number)))
 
 
 def normal(key: torch.Tensor, out: torch.Tensor) -> None:
@@ -94,49 +95,54 @@ def normal(key: torch.Tensor, out: torch.Tensor) -> None:
     base_noise("normal", 0.0, key, out)
 
 
-def kl_mode(n: int, segments: int, cut: Plan, vector: int) -> tuple[int, int]:
+def kl_mode(n: int, segments: int, config: LaunchConfiguration, vector: int) -> tuple[int, int]:
     """`forward`'s KL for sums over segments, and how many sums each program leaves to be finished;
-    0 where the kernel writes the values itself, or for no KL (no segments).
+    0 where the kernel writes the sums itself, or for no KL (no segments).
     """
     if segments in (0, n):
         return (forward.KL_EACH if segments else forward.KL_NONE).value, 0
-    if cut.segment_groups:
+    if config.segment_groups:
         return forward.KL_SEGMENT.value, 0
-    tile = cut.shape.groups * vector
+    tile = config.shape.groups * vector
     if segments == 1 or n // segments % tile == 0:  # no slot where each tile is a whole segment
-        return forward.KL_TILE.value, int(cut.programs != segments)
+        return forward.KL_TILE.value, int(config.programs != segments)
     return forward.KL_SPLIT.value, 2
 
 
 def finish_of(
-    device: torch.device, segments: int, samples: int, slots: int, cut: Plan, vector: int
+    device: torch.device,
+    segments: int,
+    samples: int,
+    slots: int,
+    config: LaunchConfiguration,
+    vector: int,
 ) -> Variant | None:
     """The kernel that adds up so many sums of each program."""
     if not slots:
         return None
     # 64M elements in one segment leave 32768 sums: what a turn loads is on its way at once.
-    sums = cut.programs // segments
+    sums = config.programs // segments
     block, warps = (256, 4) if sums <= 64 else (4096, 8) if sums <= 4096 else (16384, 32)
-    constants = (slots, segments == 1, cut.shape.groups * vector, block)
-    return Variant(finish.finish_kernel, device, segments * samples, constants, warps)
+    constexprs = (slots, segments == 1, config.shape.groups * vector, block)
+    return Variant(finish.finish_kernel, device, segments * samples, constexprs, warps)
 
 
-def gkl_mode(n: int, segments: int, cut: Plan) -> int:
-    """`backward`'s GKL for a gradient of so many values; 0: none came."""
+def gkl_mode(n: int, segments: int, config: LaunchConfiguration) -> int:
+    """`backward`'s GKL for a gradient of so many sums; 0: none came."""
     if segments == 0:
         return backward.GKL_NONE.value
     if segments == n:
         return backward.GKL_EACH.value
     if segments == 1:
         return backward.GKL_ONE.value
-    return (backward.GKL_SEGMENT if cut.segment_groups else backward.GKL_SPLIT).value
+    return (backward.GKL_SEGMENT if config.segment_groups else backward.GKL_SPLIT).value
 
 
 class Forward(NamedTuple):
-    """A forward pass: its kernel, that kernel's first numbers, and how the KL is finished."""
+    """A forward pass: its kernel, that kernel's first scalars, and how the KL is finished."""
 
     variant: Variant
-    numbers: tuple[int, ...]  # n, length, columns, strides
+    head: tuple[int, ...]  # n, length, columns, strides
     partial: int  # sums that the kernel leaves; 0 where it writes the KL itself
     finish: Variant | None  # adds them up
 
@@ -156,18 +162,20 @@ def _forward(
 ) -> Forward:
     """`segments`: 0 for no KL; `given`: whether there is an eps, and a z."""
     vector = 16 // dtype.itemsize
-    cut = plan(n, segments or n, vector, device)
-    place = _layout(rows, 4, cut, vector)
-    kl, slots = kl_mode(n, segments, cut, vector)
-    constants = (
-        mode, kind, clamped, kl, cut.segment_groups, place.layout, place.unit, place.long,
-        place.big, cut.tail, cut.shape.groups, vector, math_form(device, vector),
+    config = launch_configuration(n, segments or n, vector, device)
+    place = _layout(rows, 4, config, vector)
+    kl, slots = kl_mode(n, segments, config, vector)
+    constexprs = (
+        mode, kind, clamped, kl, config.segment_groups, place.layout, place.unit, place.long,
+        place.big, config.tail, config.shape.groups, vector, math_form(device, vector),
     )  # fmt: skip
     return Forward(
-        Variant(forward.gaussian_forward_kernel, device, cut.programs, constants, cut.shape.warps),
+        Variant(
+            forward.gaussian_forward_kernel, device, config.programs, constexprs, config.shape.warps
+        ),
         (n, n // (segments or n), place.columns, *place.strides[:6]),
-        cut.programs * slots,
-        finish_of(device, segments, 1, slots, cut, vector),
+        config.programs * slots,
+        finish_of(device, segments, 1, slots, config, vector),
     )
 
 
@@ -175,42 +183,42 @@ class Launch(NamedTuple):
     """A pass but for what changes from call to call: addresses and the key."""
 
     variant: Variant
-    head: tuple[int, ...]  # the numbers ahead of the key
+    head: tuple[int, ...]  # the scalars ahead of the key
     tail: tuple[float, ...]  # and behind it
     parameters: tuple[None, ...]  # that the kernel takes and this call has not
-    values: tuple[None, ...]  # likewise
+    terms: tuple[None, ...]  # likewise
     partial: int = 0  # as in Forward
     finish: Variant | None = None
-    finish_numbers: tuple[float, ...] = ()
+    finish_scalars: tuple[float, ...] = ()
 
 
-def gaussian_forward(mode, params, eps, kind, numbers, weight, dense, z, values) -> Launch:
-    (loc, scale), (low, high), n = params, numbers[:2], params[0].numel()
-    segments = values[0].numel() if values else 0
+def gaussian_forward(mode, params, eps, kind, constants, factor, dense, z, terms) -> Launch:
+    (loc, scale), (low, high), n = params, constants[:2], params[0].numel()
+    segments = terms[0].numel() if terms else 0
     found = _forward(
         loc.device, loc.dtype, n, segments, kind, low != -_INF or high != _INF, mode,
         (eps is not None, z is not None),
         _rows(dense, (loc, scale, eps, None if dense or z is None else flat(z).view(loc.shape))),
         _tried(n),
     )  # fmt: skip
-    return forward_launch(found, (low, high), (), values, 1, segments, weight)
+    return forward_launch(found, (low, high), (), terms, 1, segments, factor)
 
 
 def forward_launch(
     found: Forward,
     scalars: tuple,
     absent: tuple,
-    values: Sequence,
+    terms: Sequence,
     most: int,
     segments: int,
-    weight: float,
+    factor: float,
 ) -> Launch:
-    """`segments`: of one sample's values; `most`: values that the kernel takes."""
+    """`segments`: of one sample's terms; `most`: terms that the kernel takes."""
     variant, head, partial, finish = found
-    factor = weight if finish is None else 1.0
+    at_once = factor if finish is None else 1.0
     return Launch(
-        variant, head, (*scalars, factor), absent, (None,) * (most - len(values)), partial, finish,
-        (variant.programs, head[1], segments, weight),
+        variant, head, (*scalars, at_once), absent, (None,) * (most - len(terms)), partial, finish,
+        (variant.programs, head[1], segments, factor),
     )  # fmt: skip
 
 
@@ -229,23 +237,23 @@ def _backward(
 ) -> tuple[Variant, tuple[int, ...]]:
     """`segments`: 0 for no gradient of the KL; `given`: which pointers are not None."""
     vector = 16 // dtype.itemsize
-    cut = plan(n, segments or n, vector, device)
-    place = _layout(rows, 7, cut, vector)
-    constants = (
-        mode, kind, clamped, gkl_mode(n, segments, cut), cut.segment_groups, place.layout,
-        place.unit, place.long, place.big, cut.tail, cut.shape.groups, vector,
+    config = launch_configuration(n, segments or n, vector, device)
+    place = _layout(rows, 7, config, vector)
+    constexprs = (
+        mode, kind, clamped, gkl_mode(n, segments, config), config.segment_groups, place.layout,
+        place.unit, place.long, place.big, config.tail, config.shape.groups, vector,
         math_form(device, vector),
     )  # fmt: skip
     kernel = backward.gaussian_backward_kernel
-    variant = Variant(kernel, device, cut.programs, constants, cut.shape.warps)
+    variant = Variant(kernel, device, config.programs, constexprs, config.shape.warps)
     return variant, (n, n // (segments or n), place.columns, *place.strides)
 
 
 def gaussian_backward(
-    mode, grad_z, grad_values, params, eps, kind, numbers, weight, dense, grads
+    mode, grad_z, grad_terms, params, eps, kind, constants, factor, dense, grads
 ) -> Launch:
-    (loc, scale), (low, high), n = params, numbers[:2], params[0].numel()
-    grad_kl = grad_values[0] if grad_values else None
+    (loc, scale), (low, high), n = params, constants[:2], params[0].numel()
+    grad_kl = grad_terms[0] if grad_terms else None
     segments = 0 if grad_kl is None else grad_kl.numel()
     # z and what is element-wise of the KL are consecutive whatever the others are.
     each = grad_kl if segments == n else None
@@ -256,4 +264,4 @@ def gaussian_backward(
         tuple(t is not None for t in (grad_z, eps, *grads)),
         _rows(dense, (loc, scale, eps, grad_z, *grads, each)), _tried(n),
     )  # fmt: skip
-    return Launch(variant, head, (low, high, weight), (), (None,) * (1 - len(grad_values)))
+    return Launch(variant, head, (low, high, factor), (), (None,) * (1 - len(grad_terms)))

@@ -25,8 +25,11 @@ _HIP = torch.version.hip is not None
 INTERPRETED = approx.INTERPRETED.value
 
 
-class Plan(NamedTuple):
-    """How n elements are cut into tiles. segment_groups: 0, or the groups that a segment takes."""
+class LaunchConfiguration(NamedTuple):
+    """How a kernel is launched over n elements: in tiles of which shape, by how many programs.
+
+    segment_groups: 0, or the groups that a segment takes. tail: as TAIL in `tiles`.
+    """
 
     shape: Shape
     programs: int
@@ -34,13 +37,13 @@ class Plan(NamedTuple):
     tail: int
 
 
-def plan(
+def launch_configuration(
     n: int,
     segments: int,
     vector: int,
     device: torch.device | None = None,
     only: Shape | None = None,
-) -> Plan:
+) -> LaunchConfiguration:
     """`segments` > 1: tiles must respect that many segments of equal length (see `tiles`).
 
     `only`: the shape to take, whatever the size.
@@ -54,7 +57,9 @@ def plan(
                 groups = triton.next_power_of_2(cover)
                 each = shape.groups // groups
                 full = length == groups * vector and segments % each == 0
-                return Plan(shape, -(-segments // each), groups, 0 if full else 1 if aligned else 2)
+                return LaunchConfiguration(
+                    shape, -(-segments // each), groups, 0 if full else 1 if aligned else 2
+                )
         shape = only or flat_shape(n, vector, False, device)
         if shape.groups * vector > length:  # a segment would begin and end inside a tile
             shape = Shape(only.groups // 2, only.warps // 2) if only else SMALL
@@ -62,7 +67,7 @@ def plan(
         shape = only or flat_shape(n, vector, segments == 1, device)
     tile = shape.groups * vector
     tail = 0 if n % tile == 0 else 1 if n % vector == 0 else 2
-    return Plan(shape, -(-n // tile), 0, tail)
+    return LaunchConfiguration(shape, -(-n // tile), 0, tail)
 
 
 class Layout(NamedTuple):
@@ -105,7 +110,7 @@ def layout_of(
 def math_form(device: torch.device, vector: int) -> int:
     """Which elementary functions the kernel uses; a vector of two is float64."""
     if INTERPRETED or device.type != "cuda":
-        return approx.PLAIN.value
+        return approx.PORTABLE.value
     if torch.version.hip:
         return (approx.HIP64 if vector == 2 else approx.AMD).value
     return (approx.CUDA64 if vector == 2 else approx.PTX).value
@@ -154,10 +159,10 @@ class Variant:
     """
 
     def __init__(
-        self, kernel: Any, device: torch.device, programs: int, constants: tuple, warps: int
+        self, kernel: Any, device: torch.device, programs: int, constexprs: tuple, warps: int
     ) -> None:
         self.kernel, self.device, self.programs = kernel, device, programs
-        self.constants, self.warps = constants, warps
+        self.constexprs, self.warps = constexprs, warps
         self.direct = device.type == "cuda" and not INTERPRETED
         self.handles: dict[Any, Any] = {}
 
@@ -170,7 +175,7 @@ class Variant:
                 self._launch(pointers, scalars)
         else:
             with _device_guard(self.device):
-                self._plain(pointers, scalars)
+                self._launch_by_triton(pointers, scalars)
 
     def _launch(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> None:
         addresses = [None if p is None else p.data_ptr() for p in pointers]
@@ -179,29 +184,29 @@ class Variant:
         handle = self.handles.get(facts)
         if handle is None:
             with _loading_allowed():
-                self.handles[facts] = _handle(self._plain(pointers, scalars))
+                self.handles[facts] = _handle(self._launch_by_triton(pointers, scalars))
         elif handle is False or _hooked():
-            self._plain(pointers, scalars)
+            self._launch_by_triton(pointers, scalars)
         else:
             run, function, metadata, _ = handle
             stream = triton.runtime.driver.active.get_current_stream(self.device.index)
             try:
                 run(
                     self.programs, 1, 1, stream, function, metadata, None, None, None,
-                    *addresses, *scalars, *self.constants,
+                    *addresses, *scalars, *self.constexprs,
                 )  # fmt: skip
             except TypeError:  # raised before anything is launched: another calling convention
                 self.handles[facts] = False
-                self._plain(pointers, scalars)
+                self._launch_by_triton(pointers, scalars)
 
-    def _plain(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> Any:
+    def _launch_by_triton(self, pointers: Sequence[torch.Tensor | None], scalars: tuple) -> Any:
         """Triton's own launch, which compiles where it must; returns the compiled kernel."""
         signed = [
             p.view(torch.int64) if p is not None and p.dtype == torch.uint64 else p
             for p in pointers
         ]
         return self.kernel[(self.programs,)](
-            *signed, *scalars, *self.constants, num_warps=self.warps, enable_fp_fusion=True
+            *signed, *scalars, *self.constexprs, num_warps=self.warps, enable_fp_fusion=True
         )
 
 

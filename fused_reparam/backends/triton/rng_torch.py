@@ -27,7 +27,7 @@ class Draw(NamedTuple):
     offset: int
     threads: int
 
-    def numbers(self, n: int) -> tuple[int, int, int, int]:
+    def scalars(self, n: int) -> tuple[int, int, int, int]:
         """n, threads, seed and first block, as kernels take them."""
         return n, self.threads, as_int64(self.seed), self.offset // 4
 
@@ -48,21 +48,23 @@ def most_blocks(device: torch.device) -> int:
     return int(found.multi_processor_count * (found.max_threads_per_multi_processor // _THREADS))
 
 
-class Plan(NamedTuple):
+class TorchGrid(NamedTuple):
+    """How a launch covers the threads that PyTorch draws with, Q of them in each program."""
+
     q: int
     slices: int
     programs: int
     warps: int
 
 
-def _plan(n: int, threads: int, dtype: torch.dtype) -> Plan:
+def _torch_grid(n: int, threads: int, dtype: torch.dtype) -> TorchGrid:
     if threads <= _SINGLE:
         q = max(triton.next_power_of_2(threads), _THREADS)
         warps = min(max(q // 256, 4), 16)
     else:
         q, warps = (512 if dtype == torch.float32 else 1024), 4
     calls = -(-n // (threads * 4))
-    return Plan(q, min(4, -(-n // threads)), calls * -(-threads // q), warps)
+    return TorchGrid(q, min(4, -(-n // threads)), calls * -(-threads // q), warps)
 
 
 @functools.lru_cache(maxsize=256)
@@ -71,51 +73,51 @@ def _variant(
 ) -> Variant:
     """`options`: the kernel's other constants, and whatever else a variant differs in, last."""
     kernel = getattr(torch_stream, name)
-    plan = _plan(n, threads, dtype)
-    constants = (*options[:2], plan.slices, plan.q, math_form(device, 4))
-    return Variant(kernel, device, plan.programs, constants, plan.warps)
+    grid = _torch_grid(n, threads, dtype)
+    constexprs = (*options[:2], grid.slices, grid.q, math_form(device, 4))
+    return Variant(kernel, device, grid.programs, constexprs, grid.warps)
 
 
 @functools.lru_cache(maxsize=256)
 def _finish(device: torch.device, programs: int) -> Variant:
     block = 4096 if programs > 64 else 256
-    constants = (1, True, 1, block)
-    return Variant(finish.finish_kernel, device, 1, constants, 8 if block > 256 else 4)
+    constexprs = (1, True, 1, block)
+    return Variant(finish.finish_kernel, device, 1, constexprs, 8 if block > 256 else 4)
 
 
 def normal(draw: Draw, out: Tensor) -> None:
     """Fill `out` (dense) with the noise of a draw."""
     n = out.numel()
     variant = _variant("fill_kernel", out.device, out.dtype, n, draw.threads, ())
-    variant.launch((out,), draw.numbers(n))
+    variant.launch((out,), draw.scalars(n))
 
 
 def forward(
-    draw: Draw, loc: Tensor, scale: Tensor, kind: int, low: float, high: float, weight: float,
+    draw: Draw, loc: Tensor, scale: Tensor, kind: int, low: float, high: float, factor: float,
     z: Tensor, kl: Tensor,
 ) -> None:  # fmt: skip
-    """z = loc + sigma * noise, and kl = weight * the sum of the element KLs; all contiguous."""
+    """z = loc + sigma * noise, and kl = factor * the sum of the element KLs; all contiguous."""
     n, device = loc.numel(), loc.device
     options = (kind, low != -_INF or high != _INF)
     variant = _variant("gaussian_forward_kernel", device, loc.dtype, n, draw.threads, options)
     programs = variant.programs
     target = kl if programs == 1 else torch.empty(programs, dtype=kl.dtype, device=device)
-    factor = weight if programs == 1 else 1.0
-    variant.launch((loc, scale, z, target), (*draw.numbers(n), low, high, factor))
+    at_once = factor if programs == 1 else 1.0
+    variant.launch((loc, scale, z, target), (*draw.scalars(n), low, high, at_once))
     if programs > 1:
-        _finish(device, programs).launch((target, kl), (programs, n, 1, weight))
+        _finish(device, programs).launch((target, kl), (programs, n, 1, factor))
 
 
 def backward(
     draw: Draw, grad_z: Tensor, grad_kl: Tensor | None, loc: Tensor, scale: Tensor, kind: int,
-    low: float, high: float, weight: float, grad_loc: Tensor, grad_scale: Tensor,
+    low: float, high: float, factor: float, grad_loc: Tensor, grad_scale: Tensor,
 ) -> None:  # fmt: skip
     """The gradients of `forward`."""
     n = loc.numel()
     options = (kind, low != -_INF or high != _INF, grad_kl is None)
     variant = _variant("gaussian_backward_kernel", loc.device, loc.dtype, n, draw.threads, options)
     variant.launch(
-        (grad_z, grad_kl, loc, scale, grad_loc, grad_scale), (*draw.numbers(n), low, high, weight)
+        (grad_z, grad_kl, loc, scale, grad_loc, grad_scale), (*draw.scalars(n), low, high, factor)
     )
 
 

@@ -110,7 +110,7 @@ def _columns(size: Size, itemsize: int, warp: int) -> Tile:
     return Tile(0, shape, vector, tail, classes * inners >= 1 << 31, programs(), chunks, warps)
 
 
-def _form(size: Size, strides: Strides | None, cut: Tile) -> int:
+def _form(size: Size, strides: Strides | None, tile: Tile) -> int:
     """How a tensor of these strides is read; None for no tensor. A dim of one has any stride."""
     if strides is None:
         return CONTIGUOUS.value
@@ -119,15 +119,15 @@ def _form(size: Size, strides: Strides | None, cut: Tile) -> int:
     dense = (classes * inners, inners, 1)
     if all(n == 1 or s == d for n, s, d in zip(size, strides, dense, strict=True)):
         return CONTIGUOUS.value
-    if cut.inner == 2:
-        wide = cut.tail < 2 and (label == 1 or classes == 1) and outer % cut.vector == 0
+    if tile.inner == 2:
+        wide = tile.tail < 2 and (label == 1 or classes == 1) and outer % tile.vector == 0
     else:
-        wide = inner == 1 and label % cut.vector == 0 and outer % cut.vector == 0
+        wide = inner == 1 and label % tile.vector == 0 and outer % tile.vector == 0
     return (WIDE if wide else STRIDED).value
 
 
-def _constants(cut: Tile) -> tuple:
-    return cut.inner, *cut.shape, cut.vector, cut.tail, cut.big
+def _constexprs(tile: Tile) -> tuple:
+    return tile.inner, *tile.shape, tile.vector, tile.tail, tile.big
 
 
 @functools.lru_cache(maxsize=1024)
@@ -142,26 +142,26 @@ def _forward(
     given: tuple[bool, ...],
 ) -> tuple[Variant, tuple[int, ...]]:
     """`given`: which of noise, y, soft and kl are not None."""
-    cut = tile_of(size, dtype.itemsize, _WARP)
-    constants = (
-        key_mode, mode, mixed, cut.chunks == 1, *_constants(cut), _form(size, strides, cut),
+    tile = tile_of(size, dtype.itemsize, _WARP)
+    constexprs = (
+        key_mode, mode, mixed, tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile),
         dtype == torch.float64, math_form(device, 16 // dtype.itemsize),
     )  # fmt: skip
-    variant = Variant(forward.softmax_forward_kernel, device, cut.programs, constants, cut.warps)
-    return variant, (*size, cut.chunks, *strides)
+    variant = Variant(forward.softmax_forward_kernel, device, tile.programs, constexprs, tile.warps)
+    return variant, (*size, tile.chunks, *strides)
 
 
 def softmax_forward(mode, tau, unimix, logits, key, noise, y, soft, kl) -> None:
     key_mode, bits, state, seed, offset = _key(key) if y is not None else _NO_KEY
     classes = logits.shape[1]
-    variant, numbers = _forward(
+    variant, head = _forward(
         logits.device, logits.dtype, tuple(logits.shape), logits.stride(), mode,
         mode == ONE_HOT and unimix > 0.0 and y is not None, key_mode,
         (noise is not None, y is not None, soft is not None, kl is not None),
     )  # fmt: skip
     variant.launch(
         (logits, bits, *state, noise, y, soft, kl),
-        (*numbers, seed, offset, 1.0 / tau, 1.0 - unimix, unimix / classes,
+        (*head, seed, offset, 1.0 / tau, 1.0 - unimix, unimix / classes,
          math.log(classes)),
     )  # fmt: skip
 
@@ -176,22 +176,24 @@ def _backward(
     given: tuple[bool, ...],
 ) -> tuple[Variant, tuple[int, ...]]:
     """`given`: whether grad_kl and soft are not None."""
-    cut = tile_of(size, dtype.itemsize, _WARP)
-    constants = (
-        cut.chunks == 1, *_constants(cut), _form(size, strides, cut),
-        _form(size, grad_strides, cut), dtype == torch.float64,
+    tile = tile_of(size, dtype.itemsize, _WARP)
+    constexprs = (
+        tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile),
+        _form(size, grad_strides, tile), dtype == torch.float64,
         math_form(device, 16 // dtype.itemsize),
     )  # fmt: skip
-    variant = Variant(backward.softmax_backward_kernel, device, cut.programs, constants, cut.warps)
-    return variant, (*size, cut.chunks, *strides, *(grad_strides or (0, 0, 0)))
+    variant = Variant(
+        backward.softmax_backward_kernel, device, tile.programs, constexprs, tile.warps
+    )
+    return variant, (*size, tile.chunks, *strides, *(grad_strides or (0, 0, 0)))
 
 
 def softmax_backward(mode, tau, unimix, grad_y, grad_kl, logits, soft, grad_logits) -> None:
     if mode == ONE_HOT or grad_y is None:
         soft = None
-    variant, numbers = _backward(
+    variant, head = _backward(
         logits.device, logits.dtype, tuple(logits.shape), logits.stride(),
         None if grad_y is None else grad_y.stride(), (grad_kl is not None, soft is not None),
     )  # fmt: skip
     factor = 1.0 - unimix if mode == ONE_HOT else 1.0 / tau
-    variant.launch((grad_y, grad_kl, logits, soft, grad_logits), (*numbers, factor))
+    variant.launch((grad_y, grad_kl, logits, soft, grad_logits), (*head, factor))

@@ -5,14 +5,14 @@
 
 namespace fr::FR_NS {
 
-// loc is the logits, and u = e^-eps. By symmetry of a = -|logits|: y(a, w) = log(1 - w + w e^a) / a of
+// p0 is the logits, and u = e^-eps. By symmetry of a = -|logits|: y(a, w) = log(1 - w + w e^a) / a of
 // w = u for negative logits, else 1 - y of w = 1 - u.
 template <>
 struct TransformFormula<Transform::continuous_bernoulli> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const Parts<V> p(in);
-    out.z(in.loc() < V{} ? p.y : num<V>(1.0) - p.y);
+    out.z(in.p0() < V{} ? p.y : num<V>(1.0) - p.y);
   }
   // dy / da, which is the gradient on both sides.
   template <class V, class Out>
@@ -30,7 +30,7 @@ struct TransformFormula<Transform::continuous_bernoulli> {
     const V odd = fma(fma(polynomial(q, seventh), b * b, polynomial(q, fifth)), b * b, num<V>(1.0 / 6)) * b;
     const V even = fma(fma(polynomial(q, eighth), b * b, polynomial(q, sixth)), b * b, polynomial(q, fourth));
     const V series = q * fma(d, odd, fma(even, b * b, num<V>(0.5)));
-    out.loc(in.grad_z() * (p.a > num<V>(single ? -1.0 : -0.05) ? series : direct));
+    out.p0(in.grad_z() * (p.a > num<V>(single ? -1.0 : -0.05) ? series : direct));
   }
 
  private:
@@ -39,7 +39,7 @@ struct TransformFormula<Transform::continuous_bernoulli> {
     V w, rest, a, e, left, y;  // rest = 1 - w; e = e^a; left = rest + w e
     __attribute__((always_inline)) explicit Parts(const Operands<V>& in) {
       const V most = num<V>(sizeof(typename Scalar<V>::type) == 4 ? -128.0 : -1100.0);
-      const V logits = in.loc();
+      const V logits = in.p0();
       V u, minus;
       exp_expm1_within(max_keep_nan(most, -in.eps()), u, minus);
       const auto below = logits < V{};
@@ -61,10 +61,10 @@ struct TransformFormula<Transform::continuous_bernoulli> {
 // With b = logits / 2, S = log(sinh b / b) and L = coth b - 1 / b: S(prior b) - S(b) + L(b) (b - prior b).
 // Constants: the prior's b, S, and S - |b|.
 template <>
-struct ValueFormula<Value::continuous_bernoulli> {
+struct TermFormula<Term::continuous_bernoulli> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V one = num<V>(1.0), b = num<V>(0.5) * in.loc(), prior = in.constant(0), square = b * b;
+    const V one = num<V>(1.0), b = num<V>(0.5) * in.p0(), prior = in.constant(0), square = b * b;
     constexpr typename Scalar<V>::type log_shc[] = {kLangevin[0] / 2, kLangevin[1] / 4,  kLangevin[2] / 6,
                                                     kLangevin[3] / 8, kLangevin[4] / 10, kLangevin[5] / 12,
                                                     kLangevin[6] / 14};
@@ -79,11 +79,11 @@ struct ValueFormula<Value::continuous_bernoulli> {
     const V apart = (b > V{}) == (prior > V{}) ? -more : num<V>(2.0) + more;
     const V rest = num<V>(0.69314718055994530942) + log(size / other);
     const V large = fma(abs(prior), apart, in.constant(2)) + rest + fma(size, grown, -one);
-    out.value(0, abs(b) < near<V>() ? small : large);
+    out.term(0, abs(b) < near<V>() ? small : large);
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V b = num<V>(0.5) * in.loc(), apart = b - in.constant(0);
+    const V b = num<V>(0.5) * in.p0(), apart = b - in.constant(0);
     constexpr typename Scalar<V>::type slope[] = {kLangevin[0],     kLangevin[1] * 3, kLangevin[2] * 5,
                                                   kLangevin[3] * 7, kLangevin[4] * 9, kLangevin[5] * 11,
                                                   kLangevin[6] * 13};
@@ -91,7 +91,7 @@ struct ValueFormula<Value::continuous_bernoulli> {
     parts(b, size, e, other);
     const V large = apart / size / size - apart * (num<V>(4.0) * e / (other * other));
     const V small = apart * polynomial(b * b, slope);
-    out.loc(num<V>(0.5) * in.grad_value(0) * (abs(b) < near<V>() ? small : large));
+    out.p0(num<V>(0.5) * in.grad_term(0) * (abs(b) < near<V>() ? small : large));
   }
 
  private:

@@ -24,7 +24,7 @@ FR_INLINE Prior<V> prior_of(const Operands<V>& in) {
 //   first, second   one over the prior's sigma in two factors, so that a division by both neither
 //                   overflows nor underflows before its result does
 //   distance        (loc - prior mean) / prior sigma
-//   ratio           sigma / prior sigma; NaN of a near element where the value is `sampled`, which then
+//   ratio           sigma / prior sigma; NaN of a near element where the term is `sampled`, which then
 //                   takes the distance of z
 //   dratio          the ratio's derivative in the scale's own parameter. Through sigma or through log
 //                   sigma it is the same number, but one of these may overflow or underflow on the way
@@ -96,12 +96,12 @@ struct LogDensities {
     const Prior<V> prior = prior_of<kLearned>(in);
     const V d = distance_of(in, z, eps, prior);
     out.z(z);
-    out.value(0, log_q(eps, in.log_sigma()));
-    out.value(1, log_q(d, prior.log_sigma));
+    out.term(0, log_q(eps, in.log_sigma()));
+    out.term(1, log_q(d, prior.log_sigma));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_value(1);
+    const V eps = in.eps(), gz = in.grad_z(), gp = in.grad_term(1);
     const Prior<V> prior = prior_of<kLearned>(in);
     const V d = distance_of(in, fma(in.sigma(), eps, in.loc()), eps, prior);
     V to_prior, to_prior_log;
@@ -111,7 +111,7 @@ struct LogDensities {
       const V to_z = gz - to_prior;
       out.loc(to_z);
       out.sigma((ratio == ratio ? gz : to_z) * eps);
-      out.log_sigma(-in.grad_value(0));
+      out.log_sigma(-in.grad_term(0));
       out.ratio(ratio == ratio ? -slope * eps : V{});
       if constexpr (kLearned) {
         const V unit = in.at(in.p.unit), less = gp * unit;
@@ -124,7 +124,7 @@ struct LogDensities {
       const V to_z = gz - to_prior;
       out.loc(to_z);
       out.sigma(to_z * eps);
-      out.log_sigma(-in.grad_value(0));
+      out.log_sigma(-in.grad_term(0));
     }
     if constexpr (kLearned) {
       out.prior_loc(to_prior);
@@ -146,11 +146,11 @@ FR_INLINE V floored(V kl, V floor) {
 template <bool kLearned, bool kFar>
 struct GaussianDivergence {
   template <class V>
-  struct Terms {
+  struct Parts {
     V d, ratio, rest, kl;  // rest = ratio^2 - 1
   };
   template <class V>
-  FR_INLINE Terms<V> terms(const Operands<V>& in, const Prior<V>& prior) {
+  FR_INLINE Parts<V> parts(const Operands<V>& in, const Prior<V>& prior) {
     V d, ratio;
     if constexpr (kFar) {
       d = in.at(in.p.distance);
@@ -164,13 +164,13 @@ struct GaussianDivergence {
   }
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    out.value(0, floored(terms(in, prior_of<kLearned>(in)).kl, in.constant(3)));
+    out.term(0, floored(parts(in, prior_of<kLearned>(in)).kl, in.constant(3)));
   }
   template <bool kFloor, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const Prior<V> prior = prior_of<kLearned>(in);
-    const Terms<V> t = terms(in, prior);
-    V g = in.grad_value(0);
+    const Parts<V> t = parts(in, prior);
+    V g = in.grad_term(0);
     if constexpr (kFloor) g = t.kl < in.constant(3) ? V{} : g;
     out.sigma(V{});
     if constexpr (kFar) {
@@ -197,8 +197,8 @@ struct GaussianDivergence {
   }
 };
 template <bool kFar>
-struct ValueFormula<Value::gaussian, kFar> : GaussianDivergence<false, kFar> {};
+struct TermFormula<Term::gaussian, kFar> : GaussianDivergence<false, kFar> {};
 template <bool kFar>
-struct ValueFormula<Value::gaussian_prior, kFar> : GaussianDivergence<true, kFar> {};
+struct TermFormula<Term::gaussian_prior, kFar> : GaussianDivergence<true, kFar> {};
 
 }  // namespace fr::FR_NS

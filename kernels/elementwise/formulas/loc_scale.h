@@ -7,7 +7,7 @@ namespace fr::FR_NS {
 
 // scale e + |loc| - log scale - 1, e = exp(-|loc| / scale).
 template <>
-struct ValueFormula<Value::laplace> {
+struct TermFormula<Term::laplace> {
   // size / scale, and at most 1e4: its exponential is nothing by then. 0 for a size of 0.
   template <class V>
   FR_INLINE V in_scales(V size, V inverse) {
@@ -19,11 +19,11 @@ struct ValueFormula<Value::laplace> {
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const V size = abs(in.loc()), scale = in.sigma();
     const V e = exp(-in_scales(size, num<V>(1.0) / scale));
-    out.value(0, fma(scale, e, size - log(scale) - num<V>(1.0)));
+    out.term(0, fma(scale, e, size - log(scale) - num<V>(1.0)));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V loc = in.loc(), one = num<V>(1.0), inverse = one / in.sigma(), g = in.grad_value(0);
+    const V loc = in.loc(), one = num<V>(1.0), inverse = one / in.sigma(), g = in.grad_term(0);
     const V t = in_scales(abs(loc), inverse), e = exp(-t), sign = loc == V{} ? V{} : with_sign(one, loc);
     out.loc(g * sign * (one - e));
     out.sigma(times(g, fma(e, t, e) - inverse));
@@ -32,18 +32,18 @@ struct ValueFormula<Value::laplace> {
 
 // -log scale where [loc - scale, loc + scale] lies within [-1, 1], else infinite; NaN of NaN.
 template <>
-struct ValueFormula<Value::uniform> {
+struct TermFormula<Term::uniform> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const V scale = in.sigma(), end = abs(in.loc()) + scale;
-    out.value(0, end > num<V>(1.0) ? num<V>(__builtin_inf()) : fma(V{}, end, -log(scale)));
+    out.term(0, end > num<V>(1.0) ? num<V>(__builtin_inf()) : fma(V{}, end, -log(scale)));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V scale = in.sigma(), end = abs(in.loc()) + scale;
     const auto outside = end > num<V>(1.0);
     out.loc(outside ? V{} : V{} * end);
-    out.sigma(outside ? V{} : fma(V{}, end, -times(in.grad_value(0), num<V>(1.0) / scale)));
+    out.sigma(outside ? V{} : fma(V{}, end, -times(in.grad_term(0), num<V>(1.0) / scale)));
   }
 };
 
@@ -57,16 +57,16 @@ FR_INLINE V hypotenuse(V x, V y, double factor) {
 
 // log(((1 + scale)^2 + loc^2) / (4 scale)), of the root and of the scale apart: neither overflows.
 template <>
-struct ValueFormula<Value::cauchy> {
+struct TermFormula<Term::cauchy> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const V scale = in.sigma(), half = hypotenuse(scale + num<V>(1.0), abs(in.loc()), 0.5);
-    out.value(0, fma(num<V>(2.0), log(half), -log(scale)));
+    out.term(0, fma(num<V>(2.0), log(half), -log(scale)));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     const V loc = in.loc(), scale = in.sigma(), one = num<V>(1.0), up = scale + one;
-    const V g = in.grad_value(0), inverse = one / hypotenuse(up, abs(loc), 1.0), twice = (g + g) * inverse;
+    const V g = in.grad_term(0), inverse = one / hypotenuse(up, abs(loc), 1.0), twice = (g + g) * inverse;
     out.loc(twice * (loc * inverse));
     out.sigma(fma(twice, up * inverse, -times(g, one / scale)));
   }

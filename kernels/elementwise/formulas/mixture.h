@@ -16,7 +16,7 @@ struct TransformFormula<Transform::mixture> {
     const V ahead = fma(-in.constant(4), square, in.constant(3)), more = ahead > V{} ? ahead : V{};
     const V log_wide = fma(num<V>(-0.5), square, in.constant(2));
     out.z(z);
-    out.value(0, log_q(eps, in.log_sigma()) - (log_wide + (more + log1p_unit(exp(-abs(ahead))))));
+    out.term(0, log_q(eps, in.log_sigma()) - (log_wide + (more + log1p_unit(exp(-abs(ahead))))));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
@@ -27,7 +27,7 @@ struct TransformFormula<Transform::mixture> {
     const V steeper = fma(num<V>(2.0), in.constant(4), one);
     const V both = ahead > V{} ? e + steeper : fma(steeper, e, one);
     const V slope = d * in.constant(1) * (both / (one + e));
-    const V g = in.grad_value(0), gz = in.grad_z() + times(g, slope);
+    const V g = in.grad_term(0), gz = in.grad_z() + times(g, slope);
     out.loc(gz);
     out.sigma(gz * eps);
     out.log_sigma(-g);

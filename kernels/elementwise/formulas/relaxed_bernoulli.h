@@ -10,7 +10,7 @@ template <bool kHard>
 struct Bernoulli {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V total = in.loc() + in.eps(), one = num<V>(1.0);
+    const V total = in.p0() + in.eps(), one = num<V>(1.0);
     V z;
     if constexpr (kHard) {
       z = total > V{} ? one : V{};
@@ -22,8 +22,8 @@ struct Bernoulli {
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V e = exp(-abs((in.loc() + in.eps()) * in.constant(0))), up = num<V>(1.0) + e;
-    out.loc(in.grad_z() * (e / (up * up)) * in.constant(0));  // in this order: 0 times infinity is NaN
+    const V e = exp(-abs((in.p0() + in.eps()) * in.constant(0))), up = num<V>(1.0) + e;
+    out.p0(in.grad_z() * (e / (up * up)) * in.constant(0));  // in this order: 0 times infinity is NaN
   }
 };
 template <>

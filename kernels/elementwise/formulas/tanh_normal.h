@@ -26,7 +26,7 @@ struct TransformFormula<Transform::tanh_normal> {
     const V action = fma(in.constant(1), with_sign(rest * inverse, x), in.constant(0));
     out.z(min_keep_nan(in.constant(4), max_keep_nan(in.constant(3), action)));
     const V known = in.constant(2) - in.log_sigma();
-    out.value(0, fma(num<V>(-0.5) * eps, eps, fma(num<V>(2.0), abs(x) + log1p_unit(e), known)));
+    out.term(0, fma(num<V>(-0.5) * eps, eps, fma(num<V>(2.0), abs(x) + log1p_unit(e), known)));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
@@ -35,7 +35,7 @@ struct TransformFormula<Transform::tanh_normal> {
     parts(x, e, rest, inverse);
     const V twice_tanh = with_sign((rest + rest) * inverse, x);
     const V slope = num<V>(4.0) * e * (inverse * inverse) * in.constant(1);
-    const V g = in.grad_value(0), gx = fma(in.grad_z(), slope, g * twice_tanh);
+    const V g = in.grad_term(0), gx = fma(in.grad_z(), slope, g * twice_tanh);
     out.loc(gx);
     out.sigma(gx * eps);
     out.log_sigma(-g);

@@ -5,16 +5,16 @@
 
 namespace fr::FR_NS {
 
-// loc is the scale, sigma the concentration: z = scale e^(log eps / concentration).
+// p0 is the scale, p1 the concentration: z = scale e^(log eps / concentration).
 template <>
 struct TransformFormula<Transform::weibull> {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    out.z(Stretch<V>(log(in.eps()), in.sigma()).of(in.loc()));
+    out.z(Stretch<V>(log(in.eps()), in.p1()).of(in.p0()));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    Stretch<V>(log(in.eps()), in.sigma()).gradients(in, out);
+    Stretch<V>(log(in.eps()), in.p1()).gradients(in, out);
   }
 };
 
@@ -50,29 +50,29 @@ FR_INLINE void log_gamma(V r, V& value, V& slope) {
 // e^(k s) Gamma(1 + r) - 1 - k s - log r + (r - 1) Euler's constant. Constants: the logarithm of the prior's
 // scale, k and log k.
 template <>
-struct ValueFormula<Value::weibull> {
+struct TermFormula<Term::weibull> {
   static constexpr double kEuler = 0.57721566490153286061;
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     V r, ks, value, slope;
     parts(in, r, ks, value, slope);
     const V one = num<V>(1.0);
-    out.value(0, expm1(ks + value) - ks - (in.constant(2) - log(in.sigma())) + num<V>(kEuler) * (r - one));
+    out.term(0, expm1(ks + value) - ks - (in.constant(2) - log(in.p1())) + num<V>(kEuler) * (r - one));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
     V r, ks, value, slope;
     parts(in, r, ks, value, slope);
-    const V one = num<V>(1.0), grown = expm1(ks + value), g = in.grad_value(0);
-    out.loc(times(g, in.constant(1) * grown) / in.loc());
-    out.sigma(times(g, one - r * fma(grown + one, slope, num<V>(kEuler))) / in.sigma());
+    const V one = num<V>(1.0), grown = expm1(ks + value), g = in.grad_term(0);
+    out.p0(times(g, in.constant(1) * grown) / in.p0());
+    out.p1(times(g, one - r * fma(grown + one, slope, num<V>(kEuler))) / in.p1());
   }
 
  private:
   template <class V>
   FR_INLINE void parts(const Operands<V>& in, V& r, V& ks, V& value, V& slope) {
-    r = in.constant(1) / in.sigma();
-    ks = in.constant(1) * (log(in.loc()) - in.constant(0));
+    r = in.constant(1) / in.p1();
+    ks = in.constant(1) * (log(in.p0()) - in.constant(0));
     log_gamma(r, value, slope);
   }
 };

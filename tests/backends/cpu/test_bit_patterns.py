@@ -49,14 +49,14 @@ def test_draws(family):
             eps = torch.linspace(-3, 3, special.numel()).to(dtype)
             if family in ("relaxed_bernoulli", "kumaraswamy", "uniform"):
                 eps = torch.linspace(0.01, 0.99, special.numel()).to(dtype)
-            numbers = [-1e300, 1e300, 0.0, 1.0, 1.0, 0.5][: member.numbers] or []
+            constants = [-1e300, 1e300, 0.0, 1.0, 1.0, 0.5][: member.constants] or []
             if family in ("student_t", "relaxed_bernoulli"):
-                numbers = [1.5]
+                constants = [1.5]
             for kind in range(5 if member.parameters > 1 else 1):
 
                 def call(eps, *params, kind=kind):
                     args = op_calls.elementwise(
-                        family, params, None, eps, kind=kind, prior_kind=kind, numbers=numbers,
+                        family, params, None, eps, kind=kind, prior_kind=kind, constants=constants,
                         reduction="sample",
                     )  # fmt: skip
                     return torch.ops.fused_reparam.elementwise(*args)

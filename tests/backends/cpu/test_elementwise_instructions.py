@@ -66,32 +66,32 @@ BOUNDS = {
     ("transform_backward", "generalized_pareto"): (41, 51.5),  # the same, a series; three results
     ("transform_backward", "folded"): (6, 6),  # a sign
     ("transform_backward", "continuous_bernoulli"): (168, 190),  # the same, a root, series 10
-    ("value", "gaussian"): (13.4, 13.4),  # two squares, sums, bound
-    ("value", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
-    ("value", "gaussian far"): (11.3, 11.3),  # ratio and distance read
-    ("value", "gaussian_prior far"): (12.3, 12.3),
-    ("value", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
-    ("value", "uniform"): (42.5, 43.5),  # log of any number, choice
-    ("value", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
-    ("value", "exponential"): (41.5, 42.5),  # quotient, log of any number
-    ("value", "weibull"): (221.5, 224),  # logs of any number 4, expm1, two series
-    ("value", "pareto"): (87, 81.5),  # two logs of any number
-    ("value", "half_normal"): (41.5, 42.5),  # quotient, log of any number
-    ("value", "half_cauchy"): (83.5, 75.5),  # two logs of any number
-    ("value", "continuous_bernoulli"): (101, 110.5),  # exp with expm1, log, quotients, two series
-    ("value_backward", "gaussian"): (6.8, 6.8),
-    ("value_backward", "gaussian_prior"): (5.8, 5.8),
-    ("value_backward", "gaussian far"): (9.5, 10),
-    ("value_backward", "gaussian_prior far"): (10.8, 10.8),
-    ("value_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
-    ("value_backward", "uniform"): (10, 10.5),
-    ("value_backward", "cauchy"): (14, 15),
-    ("value_backward", "exponential"): (13.5, 12),  # two quotients
-    ("value_backward", "weibull"): (100.5, 108.5),  # two results; logs 3, expm1, two series
-    ("value_backward", "pareto"): (11.5, 12),  # two results; three quotients
-    ("value_backward", "half_normal"): (15.5, 14),  # three quotients
-    ("value_backward", "half_cauchy"): (15.5, 14),  # two quotients
-    ("value_backward", "continuous_bernoulli"): (48.5, 58),  # exp with expm1, quotients, a series
+    ("term", "gaussian"): (13.4, 13.4),  # two squares, sums, bound
+    ("term", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
+    ("term", "gaussian far"): (11.3, 11.3),  # ratio and distance read
+    ("term", "gaussian_prior far"): (12.3, 12.3),
+    ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
+    ("term", "uniform"): (42.5, 43.5),  # log of any number, choice
+    ("term", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
+    ("term", "exponential"): (41.5, 42.5),  # quotient, log of any number
+    ("term", "weibull"): (221.5, 224),  # logs of any number 4, expm1, two series
+    ("term", "pareto"): (87, 81.5),  # two logs of any number
+    ("term", "half_normal"): (41.5, 42.5),  # quotient, log of any number
+    ("term", "half_cauchy"): (83.5, 75.5),  # two logs of any number
+    ("term", "continuous_bernoulli"): (101, 110.5),  # exp with expm1, log, quotients, two series
+    ("term_backward", "gaussian"): (6.8, 6.8),
+    ("term_backward", "gaussian_prior"): (5.8, 5.8),
+    ("term_backward", "gaussian far"): (9.5, 10),
+    ("term_backward", "gaussian_prior far"): (10.8, 10.8),
+    ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
+    ("term_backward", "uniform"): (10, 10.5),
+    ("term_backward", "cauchy"): (14, 15),
+    ("term_backward", "exponential"): (13.5, 12),  # two quotients
+    ("term_backward", "weibull"): (100.5, 108.5),  # two results; logs 3, expm1, two series
+    ("term_backward", "pareto"): (11.5, 12),  # two results; three quotients
+    ("term_backward", "half_normal"): (15.5, 14),  # three quotients
+    ("term_backward", "half_cauchy"): (15.5, 14),  # two quotients
+    ("term_backward", "continuous_bernoulli"): (48.5, 58),  # exp with expm1, quotients, a series
     # Every result that may be wanted: sigma, its logarithm, both derivatives.
     ("scale", "logvar"): (9.1, 11.7),
     ("scale", "log_std"): (8.8, 11.2),

@@ -63,9 +63,9 @@ class Latent:
     """Operands in a layout, and what must come out of them."""
 
     def __init__(self, kind, dtype, shape=(7, 23), layout="dense", segments=1, low=-INF, high=INF,
-                 given=False, weight=0.75, seed=0):  # fmt: skip
+                 given=False, factor=0.75, seed=0):  # fmt: skip
         g = torch.Generator().manual_seed(seed)
-        self.kind, self.dtype, self.low, self.high, self.weight = kind, dtype, low, high, weight
+        self.kind, self.dtype, self.low, self.high, self.factor = kind, dtype, low, high, factor
         self.dense, self.shape, self.n, self.segments = layout == "dense", shape, 0, segments
         self.n = shape[0] * shape[1]
         real = compute_dtype(dtype)
@@ -94,12 +94,12 @@ class Latent:
             inside = ((x >= self.low) & (x <= self.high)).double()
             x = x.clamp(self.low, self.high)
         s, log_s2, ds, dkl = formulas(x, self.kind)
-        gk = self.weight * gk.repeat_interleave(self.n // self.segments)
+        gk = self.factor * gk.repeat_interleave(self.n // self.segments)
         self.z = loc + s * self.noise
         element = 0.5 * (loc**2 + s**2 - 1 - log_s2)
-        self.kl = self.weight * element.view(self.segments, -1).sum(1)
+        self.kl = self.factor * element.view(self.segments, -1).sum(1)
         size = torch.maximum(torch.ones_like(x), loc**2 + s**2 + log_s2.abs())
-        self.kl_size = self.weight * size.view(self.segments, -1).sum(1)
+        self.kl_size = self.factor * size.view(self.segments, -1).sum(1)
         self.grad_loc, self.grad_scale = gz + gk * loc, inside * (gz * self.noise * ds + gk * dkl)
         self.z_size = loc.abs() + (s * self.noise).abs()
         self.loc_size = gz.abs() + (gk * loc).abs()
@@ -111,7 +111,7 @@ class Latent:
         key, eps = (self.key, self.eps) if want_z else (None, None)
         gaussian.forward(
             cpu, self.loc, self.scale, key, eps, KINDS.index(self.kind), self.low, self.high,
-            self.weight, self.dense, z, kl,
+            self.factor, self.dense, z, kl,
         )  # fmt: skip
         return z, kl
 
@@ -124,7 +124,7 @@ class Latent:
         key, eps = (self.key, self.eps) if has_z else (None, None)
         gaussian.backward(
             cpu, self.grad_z if has_z else None, self.grad_kl if has_kl else None, self.loc,
-            self.scale, key, eps, KINDS.index(self.kind), self.low, self.high, self.weight,
+            self.scale, key, eps, KINDS.index(self.kind), self.low, self.high, self.factor,
             self.dense, to_loc, to_scale,
         )  # fmt: skip
         return to_loc, to_scale

@@ -39,8 +39,8 @@ def both_ways(mu, x, grad, grad_kl, kind, bounds):
     key = noise.key(3, 5)
     z, to_mu, to_x = (torch.full_like(mu, math.nan) for _ in range(3))
     kl = torch.full((), math.nan, dtype=compute)
-    weight = 1 / mu.numel()
-    gaussian.forward(cpu, mu, x, key, None, kind, *bounds, weight, True, z, kl)
+    factor = 1 / mu.numel()
+    gaussian.forward(cpu, mu, x, key, None, kind, *bounds, factor, True, z, kl)
     gaussian.backward(
         cpu,
         grad,
@@ -51,7 +51,7 @@ def both_ways(mu, x, grad, grad_kl, kind, bounds):
         None,
         kind,
         *bounds,
-        weight,
+        factor,
         True,
         to_mu,
         to_x,

@@ -72,8 +72,8 @@ def assert_same(op, args, taken=True):
 
 def gaussian(kind=0, bounds=FREE, reduction="sum", **changed):
     """The spec of a Gaussian and its KL to N(0, 1)."""
-    numbers = [*bounds, 0.0, 1.0, -math.inf]
-    return Spec(None, "gaussian", kind, 0, numbers, 0, True, reduction)._replace(**changed)
+    constants = [*bounds, 0.0, 1.0, -math.inf]
+    return Spec(None, "gaussian", kind, 0, constants, 0, True, reduction)._replace(**changed)
 
 
 def args_of(loc, scale, s, key=KEY, eps=None):
@@ -152,14 +152,14 @@ def test_families(family, dtype):
             for reduction in ("sample", "last", None):
                 s = spec(family, samples, reduction)
                 args = (*p, *[None] * (4 - len(p)), KEY, None, *s)
-                z, *values = assert_same(OPS.elementwise, args)
-                grads = [torch.randn_like(t) for t in values[: count(s)]]
+                z, *terms = assert_same(OPS.elementwise, args)
+                grads = [torch.randn_like(t) for t in terms[: count(s)]]
                 absent = [None] * (2 - len(grads))
                 for of_z in (torch.randn_like(z), None):
-                    for of_values in (grads, [None] * len(grads)):
+                    for of_terms in (grads, [None] * len(grads)):
                         for needs in ([True] * 4, [True, False, True, False]):
                             given = [n and t is not None for n, t in zip(needs, args, strict=False)]
-                            rest = (of_z, *of_values, *absent, *args, [*given, False])
+                            rest = (of_z, *of_terms, *absent, *args, [*given, False])
                             assert_same(OPS.elementwise_backward, rest)
 
 
@@ -271,7 +271,7 @@ def test_errors_are_those_of_python():
         (OPS.elementwise, args_of(loc[:3], None, usual._replace(split=0))),
         (OPS.elementwise, args_of(loc, x, laplace._replace(family="none such"))),
         (OPS.elementwise, args_of(loc, x, laplace._replace(family="laplace\0x"))),
-        (OPS.elementwise, args_of(loc, x, spec("student_t", kind=0)._replace(numbers=[]))),
+        (OPS.elementwise, args_of(loc, x, spec("student_t", kind=0)._replace(constants=[]))),
         (OPS.elementwise_backward, (grad_z[:2], one, None, *good, needs)),
         (OPS.elementwise_backward, (grad_z.double(), one, None, *good, needs)),
         (OPS.elementwise_backward, (grad_z, torch.ones(1), None, *good, needs)),

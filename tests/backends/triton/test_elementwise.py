@@ -13,7 +13,7 @@ from fused_reparam.backends import triton as backend
 from fused_reparam.families import FAMILIES
 from fused_reparam.rng import bases as streams
 from tests.helpers.triton_elementwise_truth import (
-    NUMBERS,
+    CONSTANTS,
     OFFSET,
     SEED,
     base64,
@@ -130,11 +130,13 @@ def test_strided_gradients_and_noise():
     eps, grad_z = (rows_of(values(n, torch.float32, s), rows, "transposed") for s in (2, 5))
     whole = torch.full((rows, 2 * n // rows + 1), float("nan"), device=DEVICE)
     grads = [whole[:, : n // rows], whole[:, n // rows : 2 * n // rows]]
-    numbers = NUMBERS["gaussian"]
+    constants = CONSTANTS["gaussian"]
     z = torch.full((rows, n // rows), float("nan"), device=DEVICE)
-    backend.elementwise_forward("gaussian", 0, 0, numbers, params, None, eps, 1, 1.0, False, z, [])
+    backend.elementwise_forward(
+        "gaussian", 0, 0, constants, params, None, eps, 1, 1.0, False, z, []
+    )
     backend.elementwise_backward(
-        "gaussian", 0, 0, numbers, grad_z, [None], params, None, eps, 1, 1.0, False, grads
+        "gaussian", 0, 0, constants, grad_z, [None], params, None, eps, 1, 1.0, False, grads
     )
     sigma = torch.exp(0.5 * params[1])
     torch.testing.assert_close(z, params[0] + sigma * eps)
@@ -145,20 +147,20 @@ def test_strided_gradients_and_noise():
 
 @pytest.mark.parametrize("family", ["gaussian", "gaussian_prior", "mixture", "tanh_normal"])
 def test_clamp(family):
-    numbers = (-1.0, 0.5, *NUMBERS[family][2:])
+    constants = (-1.0, 0.5, *CONSTANTS[family][2:])
     params = parameters(family, 67, torch.float32)
     params[1][:3] = torch.tensor([-1.0, 0.5, float("nan")])  # on the bounds: gradient factor 1
-    run_and_check(family, torch.float32, 67, numbers=numbers, params=params, segments=67)
+    run_and_check(family, torch.float32, 67, constants=constants, params=params, segments=67)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "gaussian_prior"])
 def test_free_bits(family):
-    numbers = (*NUMBERS[family][:-1], 0.8)
-    run_and_check(family, torch.float32, 131, numbers=numbers, segments=131)
+    constants = (*CONSTANTS[family][:-1], 0.8)
+    run_and_check(family, torch.float32, 131, constants=constants, segments=131)
 
 
 @pytest.mark.parametrize("parts", [
-    {"with_z": False}, {"with_values": False}, {"grad_of": (False, True, True)},
+    {"with_z": False}, {"with_terms": False}, {"grad_of": (False, True, True)},
     {"grad_of": (True, True, False)}, {"grad_of": (True, False, True)},
     {"grad_of": (True, False, False)}, {"grad_of": (False, True, False)},
 ], ids=str)  # fmt: skip
@@ -193,8 +195,8 @@ def test_a_key_from_the_host_is_the_same_key():
     for key in (make_key(7, 0), noise.HostKey(7, 0)):
         z = torch.full((70,), float("nan"), device=DEVICE)
         backend.elementwise_forward(
-            "tanh_normal", 0, 0, NUMBERS["tanh_normal"], [p.to(DEVICE) for p in params], key, None,
-            1, 1.0, True, z, [],
+            "tanh_normal", 0, 0, CONSTANTS["tanh_normal"], [p.to(DEVICE) for p in params], key,
+            None, 1, 1.0, True, z, [],
         )  # fmt: skip
         drawn.append(z)
     assert torch.equal(*drawn)
@@ -218,7 +220,7 @@ def test_rho_of_110():
 
 def test_temperatures():
     for tau in (1e-6, 1e6):
-        run_and_check("relaxed_bernoulli", torch.float32, 33, numbers=(tau,))
+        run_and_check("relaxed_bernoulli", torch.float32, 33, constants=(tau,))
     run_and_check("relaxed_bernoulli", torch.float32, 33, kind=1)
 
 
@@ -228,7 +230,7 @@ def test_repeatable_bit_for_bit():
     for _ in range(2):
         found = [torch.full((2,), float("nan"), device=DEVICE) for _ in range(2)]
         backend.elementwise_forward(
-            "log_prob", 0, 0, NUMBERS["log_prob"], params, make_key(3), None, 2, 1.0, True, None,
+            "log_prob", 0, 0, CONSTANTS["log_prob"], params, make_key(3), None, 2, 1.0, True, None,
             found,
         )  # fmt: skip
         runs.append(torch.cat(found))

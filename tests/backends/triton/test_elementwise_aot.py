@@ -128,16 +128,16 @@ def draw(name, dtype, target, family, one, **changes):
     known = dict(FAMILY=list(FAMILIES).index(family), BASE=bases.INDEX[about.base], ONE_SAMPLE=one)
     known |= dict(SAMPLED=about.sampled, KIND=2 if about.base != "normal" else 0)
     absent = [f"{kind}{i}" for kind in ("p", "out") for i in range(about.parameters, 4)]
-    absent += [f"{kind}{i}" for kind in ("value", "grad") for i in range(about.values, 2)]
+    absent += [f"{kind}{i}" for kind in ("term", "grad") for i in range(about.terms, 2)]
     known |= dict.fromkeys(absent)
-    if about.values == 0:
-        known |= dict(VALUE=0, GVALUE=0)
+    if about.terms == 0:
+        known |= dict(TERM=0, GTERM=0)
     if family == "relaxed_bernoulli":
         known["KIND"] = 0
     if kind == "rho":
         known["KIND"] = scale.RHO.value
     _, *functions = elementwise.functions(family, "_gradients" if name == "backward" else "")
-    names = ("SAMPLE", "VALUE_OF") if name == "forward" else ("GRADIENTS", "VALUE_GRADIENTS")
+    names = ("SAMPLE", "TERM_OF") if name == "forward" else ("GRADIENTS", "TERM_GRADIENTS")
     known |= dict(zip(names, functions))
     # As in `triton.elementwise`.
     sparse = not one or about.parameters > 2 or functions[0] is not None
@@ -202,16 +202,16 @@ def test_instructions_per_element(target):
             aot.check_count(one, bound, exact=exact)
             # The loop's own. AMD's compiler jumps over what only the first thread does: storing a
             # sum.
-            sums = about(family).values if amd and "forward" in kind else 0
+            sums = about(family).terms if amd and "forward" in kind else 0
             assert one.branches <= (sums if single else 2)
 
 
 VARIANTS = [  # what the hot path leaves out, each at least once
     ("forward", "float32", "log_prob_prior", {
-        "KEY": 2, "CLAMP": True, "LAYOUT": 1, "UNIT": 5, "VALUE": 4, "GROUPS": 8, "TAIL": 2,
+        "KEY": 2, "CLAMP": True, "LAYOUT": 1, "UNIT": 5, "TERM": 4, "GROUPS": 8, "TAIL": 2,
         "ALIGNED": False, "KIND": 4, "PRIOR_KIND": 3}),
     ("backward", "float64", "gaussian_prior", {
-        "FLOOR": True, "LAYOUT": 2, "GVALUE": 3, "KIND": 2, "out0": None, "WIDE_INDEX": True,
+        "FLOOR": True, "LAYOUT": 2, "GTERM": 3, "KIND": 2, "out0": None, "WIDE_INDEX": True,
         "TAIL": 2}),
     ("backward", "bfloat16", "kumaraswamy", {"KEY": 1, "LAYOUT": 1, "UNIT": 65, "LONG_ROWS": True}),
 ]  # fmt: skip

@@ -54,19 +54,19 @@ print(reason("cpu"))
 
 @needs_backend
 def test_a_plan_covers_every_element_once():
-    from fused_reparam.backends.triton.launch import plan
+    from fused_reparam.backends.triton.launch import launch_configuration
 
     for vector in (2, 4, 8):
         for n in (1, 1000, 4096, 10**6, 10**6 + 1, 2**31 + 8):
             for segments in (1, n, *(s for s in (2, 5, 125, 1000) if n % s == 0)):
-                cut = plan(n, segments, vector)
-                tile = cut.shape.groups * vector
-                if cut.segment_groups:
-                    each = cut.shape.groups // cut.segment_groups
-                    assert cut.programs * each >= segments > (cut.programs - 1) * each
-                    assert cut.segment_groups * vector >= n // segments
+                config = launch_configuration(n, segments, vector)
+                tile = config.shape.groups * vector
+                if config.segment_groups:
+                    each = config.shape.groups // config.segment_groups
+                    assert config.programs * each >= segments > (config.programs - 1) * each
+                    assert config.segment_groups * vector >= n // segments
                 else:
-                    assert cut.programs * tile >= n > (cut.programs - 1) * tile
+                    assert config.programs * tile >= n > (config.programs - 1) * tile
                     assert segments in (1, n) or n // segments >= tile
 
 
@@ -97,12 +97,12 @@ def recorded(monkeypatch):
         calls.direct.append(arguments)
 
     def plain(self, pointers, scalars):
-        calls.plain.append((self.programs, pointers, scalars, self.constants, self.warps))
+        calls.plain.append((self.programs, pointers, scalars, self.constexprs, self.warps))
         return SimpleNamespace(run=run, function="function", packed_metadata="metadata")
 
     active = SimpleNamespace(get_current_stream=lambda index: f"stream {index}")
     monkeypatch.setattr(launch, "INTERPRETED", False)
-    monkeypatch.setattr(launch.Variant, "_plain", plain)
+    monkeypatch.setattr(launch.Variant, "_launch_by_triton", plain)
     monkeypatch.setattr(launch.triton.runtime, "driver", SimpleNamespace(active=active))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -184,7 +184,7 @@ def test_calls_that_differ_take_variants_that_differ():
     seen = set()
     for change in ({}, *changes):
         call = gaussian._forward(*(change.get(i, a) for i, a in enumerate(base)))
-        seen.add((call.variant.constants, call.numbers))
+        seen.add((call.variant.constexprs, call.head))
     assert len(seen) == 1 + len(changes)
     assert gaussian._forward(*base) is gaussian._forward(*base)
 

@@ -51,7 +51,7 @@ def test_every_block_stays_in_registers(dtype):
         "from tests.helpers import aot\n"
         "from fused_reparam.backends.triton.kernels import finish\n"
         f"types = dict(sums='*{dtype}', kl='*{dtype}', tiles='i64', length='i64', segments='i64',\n"
-        "             weight='fp64')\n"
+        "             factor='fp64')\n"
         "for slots in (1, 2):\n"
         "    for block, warps in ((256, 4), (4096, 8), (16384, 32)):\n"
         "        constants = dict(SLOTS=slots, WHOLE=slots == 1, TILE=2048, BLOCK=block)\n"

@@ -108,5 +108,5 @@ def test_no_segment_lies_inside_a_tile(vector):
     for only in (None, shapes.sparse_shape(vector, "sm_90")):
         most = (only or shapes.SEGMENT[-1]).groups * vector
         for length in range(most - 3 * vector, most + vector):
-            cut = launch.plan(4096 * length, 4096, vector, None, only)
-            assert cut.segment_groups or cut.shape.groups * vector <= length
+            config = launch.launch_configuration(4096 * length, 4096, vector, None, only)
+            assert config.segment_groups or config.shape.groups * vector <= length

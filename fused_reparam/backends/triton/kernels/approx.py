@@ -1,8 +1,8 @@
 """Conversions and elementary functions in the forms the hardware has, one name for every target.
 
-`MATH` picks the form at compile time. PLAIN is what `triton.language` offers (the interpreter,
+`MATH` picks the form at compile time. PORTABLE is what `triton.language` offers (the interpreter,
 XPU); PTX is NVIDIA's `.approx` instructions, AMD the native device library, both for float32;
-CUDA64 and HIP64 are for float64, which is PLAIN but for its cosine.
+CUDA64 and HIP64 are for float64, which is PORTABLE but for its cosine.
 Arguments are bounded by construction (angles in [-pi, pi], logarithms of normal numbers), so that
 no form needs a slow path. `.ftz` keeps the compiler from adding code for subnormal numbers.
 """
@@ -17,7 +17,7 @@ import triton.language as tl
 from triton import knobs
 from triton.language import core
 
-PLAIN: tl.constexpr = tl.constexpr(0)
+PORTABLE: tl.constexpr = tl.constexpr(0)
 PTX: tl.constexpr = tl.constexpr(1)
 AMD: tl.constexpr = tl.constexpr(2)
 CUDA64: tl.constexpr = tl.constexpr(3)
@@ -260,7 +260,7 @@ def radius(u, MATH: tl.constexpr):
 
 @triton.jit
 def cos_sin(angle, MATH: tl.constexpr):
-    """For angles in [-pi, pi]; PLAIN takes any."""
+    """For angles in [-pi, pi]; PORTABLE takes any."""
     if MATH == PTX:
         return ptx("cos.approx.ftz.f32", angle), ptx("sin.approx.ftz.f32", angle)
     elif MATH == AMD:

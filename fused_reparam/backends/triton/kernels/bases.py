@@ -35,8 +35,8 @@ STUDENT_T: tl.constexpr = tl.constexpr(INDEX["student_t"])
 _SINE: tl.constexpr = tl.constexpr(tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(6)))
 
 
-def numbers(base: str, number: float) -> tuple[float, float]:
-    """The two numbers that kernels take for base noise: see `student_t`."""
+def constants(base: str, number: float) -> tuple[float, float]:
+    """The two constants that kernels take for base noise: see `student_t`."""
     return (number, -2.0 / number) if base == "student_t" else (0.0, 0.0)
 
 

@@ -11,7 +11,7 @@ made them, so a tile is laid out without a shuffle.
 import triton
 import triton.language as tl
 
-from .approx import PI, PLAIN, cos_sin, cos_sin_pi, radius
+from .approx import PI, PORTABLE, cos_sin, cos_sin_pi, radius
 from .philox import philox
 
 
@@ -23,7 +23,7 @@ def pair32(w0, w1, MATH: tl.constexpr):
     needed.
     """
     u = w0.to(tl.float32) * 2.0**-32 + 2.0**-33
-    if MATH == PLAIN:
+    if MATH == PORTABLE:
         angle = (w1.to(tl.float32) * 2.0**-32 + 2.0**-33) * (2.0 * PI)
     else:
         turns = w1.to(tl.int32, bitcast=True).to(tl.float32)

@@ -12,7 +12,7 @@ from .approx import narrow
 from .bases import base_tile
 from .elementwise_forward import load_rows, sample_shift
 from .formulas import LOG_PROB, LOG_PROB_PRIOR, finish, prepare, pull
-from .gaussian_backward import GKL_EACH, GKL_NONE, GKL_ONE, GKL_SEGMENT, kl_weight
+from .gaussian_backward import GKL_EACH, GKL_NONE, GKL_ONE, GKL_SEGMENT, scaled_gradient
 from .keys import read_key
 from .scale import clamp
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
@@ -23,9 +23,9 @@ def pull_sample(
     k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma, log_square, mean,
     inverse, unit, ratio, n2, n3, n4, n5, n6,
     grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
-    gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
+    gz_row, gz_column, eps_row, eps_column, n, length, count, factor,
     FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
-    GVALUE: tl.constexpr,
+    GTERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -36,7 +36,7 @@ def pull_sample(
         shift = k
     else:
         first = start + sample_shift(k, n, ALIGNED, VEC)
-        shift = sample_shift(k, count, ALIGNED and GVALUE == GKL_EACH, VEC)
+        shift = sample_shift(k, count, ALIGNED and GTERM == GKL_EACH, VEC)
     if eps is None:
         noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
     elif ONE_SAMPLE:
@@ -55,16 +55,16 @@ def pull_sample(
         gz = load_rows(grad_z, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
     g0 = None
     g1 = None
-    if GVALUE != GKL_NONE:
+    if GTERM != GKL_NONE:
         if grad0 is not None:
-            g0 = kl_weight(
-                grad0 + shift, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
-                GVALUE, DENSE, 0, Q, VEC,
+            g0 = scaled_gradient(
+                grad0 + shift, factor, start, group, mask, segment, 0, 0, length, 0, 0, n,
+                GTERM, DENSE, 0, Q, VEC,
             )  # fmt: skip
         if grad1 is not None:
-            g1 = kl_weight(
-                grad1 + shift, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
-                GVALUE, DENSE, 0, Q, VEC,
+            g1 = scaled_gradient(
+                grad1 + shift, factor, start, group, mask, segment, 0, 0, length, 0, 0, n,
+                GTERM, DENSE, 0, Q, VEC,
             )  # fmt: skip
     if GRADIENTS is None:
         return pull(
@@ -90,11 +90,11 @@ def added(sum_loc, sum_sigma, sum_prior_loc, parts):
 
 
 @triton.jit
-def no_weight(GVALUE: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, dtype: tl.constexpr):
-    """Zeros of the shape that `kl_weight` has; a whole tile would get another layout."""
-    if GVALUE == GKL_ONE:
+def no_gradient(GTERM: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, dtype: tl.constexpr):
+    """Zeros of the shape that `scaled_gradient` has; a whole tile would get another layout."""
+    if GTERM == GKL_ONE:
         return tl.full((), 0.0, dtype)
-    elif GVALUE == GKL_SEGMENT:
+    elif GTERM == GKL_SEGMENT:
         return tl.zeros((Q, 1), dtype)
     else:
         return tl.zeros((Q, VEC), dtype)
@@ -106,10 +106,10 @@ def pull_tile(
     n, length, columns, samples, count,
     row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
     gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
-    out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
-    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, VALUE_GRADIENTS: tl.constexpr,
+    out3_row, out3_column, low, high, m2, m3, m4, m5, m6, factor,
+    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, TERM_GRADIENTS: tl.constexpr,
     BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
-    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GTERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
@@ -166,8 +166,8 @@ def pull_tile(
     sum_loc = tl.zeros((Q, VEC), dtype)
     sum_sigma = sum_loc
     sum_log_sigma = sum_loc
-    if FAMILY != LOG_PROB and FAMILY != LOG_PROB_PRIOR:  # there it is of weights alone
-        sum_log_sigma = no_weight(GVALUE, Q, VEC, dtype)
+    if FAMILY != LOG_PROB and FAMILY != LOG_PROB_PRIOR:  # there it is of these gradients alone
+        sum_log_sigma = no_gradient(GTERM, Q, VEC, dtype)
     sum_prior_loc = sum_loc
     sum_prior_log = sum_loc
     if grad_z is not None or SAMPLED:
@@ -177,8 +177,8 @@ def pull_tile(
                 log_square, mean, inverse, unit, ratio,
                 n2, n3, n4, n5, n6,
                 grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
-                gz_row, gz_column, eps_row, eps_column, n, length, count, weight,
-                FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE_SAMPLE, ALIGNED,
+                gz_row, gz_column, eps_row, eps_column, n, length, count, factor,
+                FAMILY, GRADIENTS, BASE, KIND, GTERM if SAMPLED else GKL_NONE, ONE_SAMPLE, ALIGNED,
                 LAYOUT, UNIT, Q, VEC, MATH,
             )  # fmt: skip
         else:
@@ -188,16 +188,16 @@ def pull_tile(
                     log_square, mean, inverse, unit, ratio,
                     n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
                     mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
-                    count, weight,
-                    FAMILY, GRADIENTS, BASE, KIND, GVALUE if SAMPLED else GKL_NONE, ONE_SAMPLE,
+                    count, factor,
+                    FAMILY, GRADIENTS, BASE, KIND, GTERM if SAMPLED else GKL_NONE, ONE_SAMPLE,
                     ALIGNED,
                     LAYOUT, UNIT, Q, VEC, MATH,
                 )  # fmt: skip
     gk = None
-    if GVALUE != GKL_NONE and not SAMPLED:
-        gk = kl_weight(
-            grad0, weight, start, group, mask, segment, 0, 0, length, 0, 0, n,
-            GVALUE, DENSE, 0, Q, VEC,
+    if GTERM != GKL_NONE and not SAMPLED:
+        gk = scaled_gradient(
+            grad0, factor, start, group, mask, segment, 0, 0, length, 0, 0, n,
+            GTERM, DENSE, 0, Q, VEC,
         )  # fmt: skip
     if GRADIENTS is None:
         to_a, to_b, to_c, to_d = finish(
@@ -207,7 +207,7 @@ def pull_tile(
         )  # fmt: skip
     else:
         if gk is not None:
-            parts = VALUE_GRADIENTS(a, b, c, gk, n2, n3, n4, n5, n6, EXACT, MATH)
+            parts = TERM_GRADIENTS(a, b, c, gk, n2, n3, n4, n5, n6, EXACT, MATH)
             sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
         to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, sum_loc
     if CLAMP:
@@ -279,20 +279,20 @@ def elementwise_backward_kernel(
     out2_row: "i64", out2_column: "i64", out3_row: "i64", out3_column: "i64", seed: "i64",
     offset: "i64",
     low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
-    weight: "fp64",
-    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, VALUE_GRADIENTS: tl.constexpr,
+    factor: "fp64",
+    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, TERM_GRADIENTS: tl.constexpr,
     BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
-    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GVALUE: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GTERM: tl.constexpr,
     KEY: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr,
     TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """One tile of the parameters' gradients out0 .. out3 (n elements; None: not wanted).
 
-    GRADIENTS, VALUE_GRADIENTS: as SAMPLE and VALUE_OF of `elementwise_forward_kernel`.
-    p0 .. p3, eps, key, seed, offset, the numbers, count and ALIGNED: as in
+    GRADIENTS, TERM_GRADIENTS: as SAMPLE and TERM_OF of `elementwise_forward_kernel`.
+    p0 .. p3, eps, key, seed, offset, the constants, count and ALIGNED: as in
     `elementwise_forward_kernel`.
-    grad_z (None: none came) lies as eps does. grad0, grad1 (None: none came): see GVALUE, which is
+    grad_z (None: none came) lies as eps does. grad0, grad1 (None: none came): see GTERM, which is
     `backward`'s GKL; consecutive.
     """
     n = tl.cast(n, tl.int64)
@@ -311,9 +311,9 @@ def elementwise_backward_kernel(
             n, length, columns, samples, count,
             row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
-            out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, GRADIENTS, VALUE_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
-            GVALUE, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX,
+            out3_row, out3_column, low, high, m2, m3, m4, m5, m6, factor,
+            FAMILY, GRADIENTS, TERM_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
+            GTERM, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX,
             0 if MASKED else TAIL, Q, VEC,
             MATH,
         )  # fmt: skip
@@ -323,8 +323,8 @@ def elementwise_backward_kernel(
             n, length, columns, samples, count,
             row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
-            out3_row, out3_column, low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, GRADIENTS, VALUE_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
-            GVALUE, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC,
+            out3_row, out3_column, low, high, m2, m3, m4, m5, m6, factor,
+            FAMILY, GRADIENTS, TERM_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
+            GTERM, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC,
             MATH,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The forward kernel of the element-wise families: samples and their values in one pass."""
+"""The forward kernel of the element-wise families: samples and their terms in one pass."""
 
 # Triton reads the annotations "i64" and "fp64" as the types of numbers.
 # ruff: noqa: F821
@@ -36,31 +36,31 @@ def sample_shift(k, n, ALIGNED: tl.constexpr, VEC: tl.constexpr):
 
 
 @triton.jit
-def store_value(
-    value, pointer, shift, weight, start, group, mask, n, length,
-    VALUE: tl.constexpr, GROUPS: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
+def store_term(
+    term, pointer, shift, factor, start, group, mask, n, length,
+    TERM: tl.constexpr, GROUPS: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile of values as VALUE says, `shift` further on."""
-    if VALUE != KL_EACH and mask is not None:
-        value = tl.where(mask, value, 0.0)
+    """Store a tile of terms as TERM says, `shift` further on."""
+    if TERM != KL_EACH and mask is not None:
+        term = tl.where(mask, term, 0.0)
     store_kl(
-        value, pointer + shift, tl.full((), weight, value.dtype), start, group, mask, n, length,
-        VALUE, GROUPS, Q, VEC,
+        term, pointer + shift, tl.full((), factor, term.dtype), start, group, mask, n, length,
+        TERM, GROUPS, Q, VEC,
     )  # fmt: skip
 
 
 @triton.jit
 def one_sample(
     k, a, sigma, log_square, mean, inverse, unit, ratio,
-    prior_log, n2, n3, n4, n5, n6, eps, z, value0,
-    value1,
-    seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, weight,
+    prior_log, n2, n3, n4, n5, n6, eps, z, term0,
+    term1,
+    seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, factor,
     FAMILY: tl.constexpr, SAMPLE: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
-    VALUE: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
+    TERM: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
-    """Sample k's tile of z, and of the values that depend on its noise."""
+    """Sample k's tile of z, and of the terms that depend on its noise."""
     EXACT: tl.constexpr = VEC == 4
     first = start if ONE_SAMPLE else start + sample_shift(k, n, ALIGNED, VEC)
     if eps is None:
@@ -72,7 +72,7 @@ def one_sample(
     else:
         noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
     if SAMPLE is None:
-        drawn, first_value, second_value = draw(
+        drawn, first_term, second_term = draw(
             a, sigma, log_square, mean, inverse, unit, ratio, prior_log, noise, n2, n3, n4, n5, n6,
             FAMILY, KIND, EXACT, MATH,
         )  # fmt: skip
@@ -81,27 +81,27 @@ def one_sample(
     if z is not None:
         at = locate(z, first, group, 0, 0, 0, 0, VEC, DENSE, 0)
         tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
-    if VALUE != KL_NONE:  # of families that `formulas` has
-        shift = 0 if ONE_SAMPLE else sample_shift(k, count, ALIGNED and VALUE == KL_EACH, VEC)
-        store_value(
-            first_value, value0, shift, weight, start, group, mask, n, length,
-            VALUE, GROUPS, Q, VEC,
+    if TERM != KL_NONE:  # of families that `formulas` has
+        shift = 0 if ONE_SAMPLE else sample_shift(k, count, ALIGNED and TERM == KL_EACH, VEC)
+        store_term(
+            first_term, term0, shift, factor, start, group, mask, n, length,
+            TERM, GROUPS, Q, VEC,
         )  # fmt: skip
-        if value1 is not None:
-            store_value(
-                second_value, value1, shift, weight, start, group, mask, n, length,
-                VALUE, GROUPS, Q, VEC,
+        if term1 is not None:
+            store_term(
+                second_term, term1, shift, factor, start, group, mask, n, length,
+                TERM, GROUPS, Q, VEC,
             )  # fmt: skip
 
 
 @triton.jit
 def draw_tile(
-    p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples, count,
+    p0, p1, p2, p3, seed, offset, eps, z, term0, term1, n, length, columns, samples, count,
     row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
-    low, high, m2, m3, m4, m5, m6, weight,
-    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, VALUE_OF: tl.constexpr, BASE: tl.constexpr,
+    low, high, m2, m3, m4, m5, m6, factor,
+    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, TERM_OF: tl.constexpr, BASE: tl.constexpr,
     KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
-    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, TERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
@@ -147,28 +147,28 @@ def draw_tile(
     n6 = tl.full((), m6, dtype)
     if SAMPLE is None:
         sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
-            a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, VALUE != KL_NONE, EXACT, MATH
+            a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, TERM != KL_NONE, EXACT, MATH
         )
     else:  # such a family takes its parameters as they are
         sigma, log_square, mean, inverse, unit, ratio, prior_log = b, b, c, b, b, b, b
-    if VALUE != KL_NONE and not SAMPLED:
-        if VALUE_OF is None:
-            value = divergence(
+    if TERM != KL_NONE and not SAMPLED:
+        if TERM_OF is None:
+            term = divergence(
                 a, sigma, log_square, mean, inverse, unit, ratio, prior_log, n5,
                 FAMILY, FLOOR, EXACT, MATH,
             )  # fmt: skip
         else:
-            value = VALUE_OF(a, sigma, mean, n2, n3, n4, n5, n6, EXACT, MATH)
-        store_value(value, value0, 0, weight, start, group, mask, n, length, VALUE, GROUPS, Q, VEC)
-    VALUES: tl.constexpr = VALUE if SAMPLED else KL_NONE
+            term = TERM_OF(a, sigma, mean, n2, n3, n4, n5, n6, EXACT, MATH)
+        store_term(term, term0, 0, factor, start, group, mask, n, length, TERM, GROUPS, Q, VEC)
+    TERMS: tl.constexpr = TERM if SAMPLED else KL_NONE
     if z is not None or SAMPLED:
         if ONE_SAMPLE:
             one_sample(
                 0, a, sigma, log_square, mean, inverse, unit, ratio,
                 prior_log, n2, n3, n4, n5, n6, eps, z,
-                value0, value1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
-                n, length, count, weight,
-                FAMILY, SAMPLE, BASE, KIND, VALUES, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, Q,
+                term0, term1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
+                n, length, count, factor,
+                FAMILY, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, Q,
                 VEC,
                 MATH,
             )  # fmt: skip
@@ -178,9 +178,9 @@ def draw_tile(
                     k, a, sigma, log_square, mean, inverse, unit, ratio,
                     prior_log, n2, n3, n4, n5, n6, eps,
                     z,
-                    value0, value1, seed, offset, start, group, mask, row, column, eps_row,
-                    eps_column, n, length, count, weight,
-                    FAMILY, SAMPLE, BASE, KIND, VALUES, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT,
+                    term0, term1, seed, offset, start, group, mask, row, column, eps_row,
+                    eps_column, n, length, count, factor,
+                    FAMILY, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT,
                     Q, VEC,
                     MATH,
                 )  # fmt: skip
@@ -208,22 +208,22 @@ def draw_tile(
     ]
 )
 def elementwise_forward_kernel(
-    p0, p1, p2, p3, key, state_seed, state_offset, eps, z, value0, value1,
+    p0, p1, p2, p3, key, state_seed, state_offset, eps, z, term0, term1,
     n: "i64", length: "i64", columns: "i64", samples: "i64", count: "i64",
     row0: "i64", column0: "i64", row1: "i64", column1: "i64", row2: "i64", column2: "i64",
     row3: "i64", column3: "i64", eps_row: "i64", eps_column: "i64", seed: "i64", offset: "i64",
     low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
-    weight: "fp64",
-    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, VALUE_OF: tl.constexpr, BASE: tl.constexpr,
+    factor: "fp64",
+    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, TERM_OF: tl.constexpr, BASE: tl.constexpr,
     KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
-    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, VALUE: tl.constexpr,
+    CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, TERM: tl.constexpr,
     KEY: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr,
     TAIL: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the parameters (n elements), of every sample of z and of the values.
+    """One tile of the parameters (n elements), of every sample of z and of the terms.
 
-    SAMPLE, VALUE_OF: the family's functions in `families`, or None where `formulas` has it by its
+    SAMPLE, TERM_OF: the family's functions in `families`, or None where `formulas` has it by its
     number FAMILY.
 
     p0 .. p3 (None: the family has fewer): n elements, LAYOUT and strides as in `tiles`; so is eps
@@ -231,8 +231,8 @@ def elementwise_forward_kernel(
     as z
     always (None: not wanted). key, state_seed, state_offset, seed, offset: as in
     `gaussian_forward_kernel`.
-    low .. m6: the family's numbers. value0, value1 (None: not wanted): VALUE says how, as
-    `forward`'s KL; where the values depend on the noise (SAMPLED) each sample has `count` of them.
+    low .. m6: the family's constants. term0, term1 (None: not wanted): TERM says how, as
+    `forward`'s KL; where the terms depend on the noise (SAMPLED) each sample has `count` of them.
     ALIGNED: n is a multiple of VEC, or there is ONE_SAMPLE sample.
     """
     n = tl.cast(n, tl.int64)
@@ -250,20 +250,20 @@ def elementwise_forward_kernel(
         full = (tl.program_id(0).to(tl.int64) + 1) * (Q * VEC) <= n
     if full:
         draw_tile(
-            p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
+            p0, p1, p2, p3, seed, offset, eps, z, term0, term1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
-            low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE,
+            low, high, m2, m3, m4, m5, m6, factor,
+            FAMILY, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
             ONE_SAMPLE,
             ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0 if MASKED else TAIL, Q, VEC,
             MATH,
         )  # fmt: skip
     else:
         draw_tile(
-            p0, p1, p2, p3, seed, offset, eps, z, value0, value1, n, length, columns, samples,
+            p0, p1, p2, p3, seed, offset, eps, z, term0, term1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
-            low, high, m2, m3, m4, m5, m6, weight,
-            FAMILY, SAMPLE, VALUE_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, VALUE,
+            low, high, m2, m3, m4, m5, m6, factor,
+            FAMILY, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
             ONE_SAMPLE,
             ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -15,10 +15,10 @@ import triton.language as tl
     ]
 )
 def finish_kernel(
-    sums, kl, tiles: "i64", length: "i64", segments: "i64", weight: "fp64",
+    sums, kl, tiles: "i64", length: "i64", segments: "i64", factor: "fp64",
     SLOTS: tl.constexpr, WHOLE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """kl[s] = weight * the sums of the tiles of segment s (the program's index).
+    """kl[s] = factor * the sums of the tiles of segment s (the program's index).
 
     sums: [samples, tiles, SLOTS]; each sample has so many `segments` (1 sample but for draws). With
     two slots, a tile's second one belongs to the segment that begins inside it.
@@ -46,4 +46,4 @@ def finish_kernel(
         left = tl.minimum(last - first, BLOCK).to(tl.int32)
         total += tl.load(at, mask=lane < left, other=0.0)
         first += BLOCK
-    tl.store(kl + program, tl.sum(total) * tl.full((), weight, total.dtype))
+    tl.store(kl + program, tl.sum(total) * tl.full((), factor, total.dtype))

@@ -1,12 +1,12 @@
 """The element-wise families of `fused_reparam.families`, each chosen by a compile-time number.
 
-A family is five functions of tiles: what is the same for every sample (`prepare`), a value that
+A family is five functions of tiles: what is the same for every sample (`prepare`), a term that
 needs no noise (`divergence`), one sample (`draw`), one sample's part of the gradient (`pull`), and
 the gradients from the sums of those parts (`finish`). Most families draw loc + sigma eps and then
 map it; `sigma` is then the standard deviation or the scale itself.
 
-Numbers, as `elementwise_calls.kernel_numbers` makes them: bounds of the scale, then n2 .. n6 by
-family.
+Constants, as `triton.elementwise.kernel_constants` makes them: bounds of the scale, then n2 .. n6
+by family.
 """
 
 # A Triton function returns from every branch or from none, and knows no `in`.
@@ -117,7 +117,7 @@ def divergence(
     a, sigma, log_square, mean, inverse, unit, ratio, prior_log, floor,
     FAMILY: tl.constexpr, FLOOR: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """The value of a family whose value needs no noise."""
+    """The term of a family whose term needs no noise."""
     if FAMILY == GAUSSIAN or FAMILY == GAUSSIAN_PRIOR:
         distance = over_sigma(a - mean, inverse, unit, FAMILY)
         twice = distance * distance + (ratio * ratio - 1.0) - (log_square - prior_log)
@@ -181,7 +181,7 @@ def draw(
     a, sigma, log_square, mean, inverse, unit, ratio, prior_log, eps, n2, n3, n4, n5, n6,
     FAMILY: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """(z, values): as many values as depend on the noise, anything in the other places."""
+    """(z, terms): as many terms as depend on the noise, anything in the other places."""
     if FAMILY == RELAXED_BERNOULLI:
         total = a + eps
         if KIND == 1:
@@ -217,8 +217,8 @@ def draw(
             # 1 - e would have no digits left near zero.
             tanh = -expm1(-2.0 * size, e) * reciprocal(1.0 + e, MATH)
             action = clamp(n2 + n3 * tl.where(x >= 0.0, tanh, -tanh), n5, n6)
-            value = 2.0 * (size + fast_log(1.0 + e, MATH)) - 0.5 * (eps * eps + log_square) - n4
-            return action, value, x
+            term = 2.0 * (size + fast_log(1.0 + e, MATH)) - 0.5 * (eps * eps + log_square) - n4
+            return action, term, x
         else:
             return x, x, x
 
@@ -232,7 +232,7 @@ def pull(
 ):  # fmt: skip
     """The five sums with one sample's part of the gradients added.
 
-    gz is the gradient of z; g0 and g1 are the weighted gradients of the values, or None. The sums
+    gz is the gradient of z; g0 and g1 are the scaled gradients of the terms, or None. The sums
     are the gradients of loc (sum_loc), of sigma through the sample (sum_sigma), of the density's
     -log sigma (sum_log_sigma), of the prior's mean (sum_prior_loc) and of its -log sigma
     (sum_prior_log). Of Kumaraswamy sum_loc is of 1 / a, and sum_sigma, times a, of log t.
@@ -319,7 +319,7 @@ def finish(
     FAMILY: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, FLOOR: tl.constexpr,
     SAMPLED: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the four parameters; gk: the weighted gradient of `divergence`, or None."""
+    """The gradients of the four parameters; gk: the scaled gradient of `divergence`, or None."""
     if FAMILY == RELAXED_BERNOULLI:
         return sum_loc, sum_loc, sum_loc, sum_loc
     elif FAMILY == KUMARASWAMY:

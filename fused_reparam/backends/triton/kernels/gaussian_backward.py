@@ -21,33 +21,33 @@ GKL_SEGMENT: tl.constexpr = tl.constexpr(4)  # one for each segment, a tile hold
 
 
 @triton.jit
-def kl_weight(
-    grad_kl, weight, start, group, mask, segment, row, column, length, kl_row, kl_column, n,
+def scaled_gradient(
+    grad_kl, factor, start, group, mask, segment, row, column, length, kl_row, kl_column, n,
     GKL: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
-    """weight * grad_kl for each element: a scalar, or a tile that broadcasts to [Q, VEC]."""
-    factor = tl.full((), weight, grad_kl.dtype.element_ty)
+    """factor * grad_kl for each element: a scalar, or a tile that broadcasts to [Q, VEC]."""
+    multiplier = tl.full((), factor, grad_kl.dtype.element_ty)
     if GKL == GKL_ONE:
-        return tl.load(grad_kl) * factor
+        return tl.load(grad_kl) * multiplier
     elif GKL == GKL_EACH:
         at = locate(grad_kl, start, group, row, column, kl_row, kl_column, VEC, LAYOUT, UNIT & 64)
-        return tl.load(at, mask=mask) * factor
+        return tl.load(at, mask=mask) * multiplier
     elif GKL == GKL_SPLIT:
         first = start // length
         boundary = tl.minimum((first + 1) * length - start, Q * VEC).to(tl.int32)
         last = tl.minimum(first + 1, n // length - 1)
         before = (group * VEC)[:, None] + tl.arange(0, VEC)[None, :] < boundary
-        return tl.where(before, tl.load(grad_kl + first), tl.load(grad_kl + last)) * factor
+        return tl.where(before, tl.load(grad_kl + first), tl.load(grad_kl + last)) * multiplier
     else:
         inside = segment * length < n
-        return (tl.load(grad_kl + segment, mask=inside, other=0.0) * factor)[:, None]
+        return (tl.load(grad_kl + segment, mask=inside, other=0.0) * multiplier)[:, None]
 
 
 @triton.jit
 def backward_tile(
     grad_z, grad_kl, loc, scale, seed, offset, eps, grad_loc, grad_scale, n, length, columns,
     loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row, gz_column,
-    gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high, weight,
+    gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high, factor,
     KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
     tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
@@ -74,8 +74,8 @@ def backward_tile(
         at = locate(grad_z, start, group, row, column, gz_row, gz_column, VEC, LAYOUT, UNIT & 8)
         dz = widen(tl.load(at, mask=mask), MATH)
     if GKL != GKL_NONE:
-        dkl = kl_weight(
-            grad_kl, weight, start, group, mask, segment, row, column, length, gkl_row, gkl_column,
+        dkl = scaled_gradient(
+            grad_kl, factor, start, group, mask, segment, row, column, length, gkl_row, gkl_column,
             n,
             GKL, LAYOUT, UNIT, Q, VEC,
         )  # fmt: skip
@@ -157,7 +157,7 @@ def gaussian_backward_kernel(
     gz_row: "i64", gz_column: "i64", gloc_row: "i64", gloc_column: "i64", gscale_row: "i64",
     gscale_column: "i64",
     gkl_row: "i64", gkl_column: "i64", seed: "i64", offset: "i64",
-    low: "fp64", high: "fp64", weight: "fp64",
+    low: "fp64", high: "fp64", factor: "fp64",
     KEY: tl.constexpr, KIND: tl.constexpr, CLAMP: tl.constexpr, GKL: tl.constexpr,
     GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
@@ -181,7 +181,7 @@ def gaussian_backward_kernel(
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row,
                 gz_column,
                 gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
-                weight,
+                factor,
                 KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0, Q, VEC, MATH,
             )  # fmt: skip
         else:
@@ -191,7 +191,7 @@ def gaussian_backward_kernel(
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row,
                 gz_column,
                 gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
-                weight,
+                factor,
                 KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
             )  # fmt: skip
     else:
@@ -200,6 +200,6 @@ def gaussian_backward_kernel(
             columns,
             loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, gz_row, gz_column,
             gloc_row, gloc_column, gscale_row, gscale_column, gkl_row, gkl_column, low, high,
-            weight,
+            factor,
             KIND, CLAMP, GKL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

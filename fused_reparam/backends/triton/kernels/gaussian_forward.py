@@ -59,7 +59,7 @@ def sample_tile(
 @triton.jit
 def forward_tile(
     loc, scale, seed, offset, eps, z, kl, n, length, columns,
-    loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, weight,
+    loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, factor,
     KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
     tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
@@ -84,31 +84,31 @@ def forward_tile(
         KIND, CLAMP, KL, LAYOUT, UNIT, Q, VEC, MATH,
     )  # fmt: skip
     if KL != KL_NONE:
-        factor = tl.full((), weight, twice.dtype) * 0.5
-        store_kl(twice, kl, factor, start, group, mask, n, length, KL, GROUPS, Q, VEC)
+        multiplier = tl.full((), factor, twice.dtype) * 0.5
+        store_kl(twice, kl, multiplier, start, group, mask, n, length, KL, GROUPS, Q, VEC)
 
 
 @triton.jit
 def store_kl(
-    each, kl, factor, start, group, mask, n, length,
+    each, kl, multiplier, start, group, mask, n, length,
     KL: tl.constexpr, GROUPS: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
     """Each element's number, or their sums as KL says, times the scalar factor."""
     if KL == KL_EACH:
-        tl.store(locate(kl, start, group, 0, 0, 0, 0, VEC, DENSE, 0), each * factor, mask=mask)
+        tl.store(locate(kl, start, group, 0, 0, 0, 0, VEC, DENSE, 0), each * multiplier, mask=mask)
     elif KL == KL_TILE:
-        tl.store(kl + tl.program_id(0), tl.sum(each) * factor)
+        tl.store(kl + tl.program_id(0), tl.sum(each) * multiplier)
     elif KL == KL_SPLIT:
         boundary = tl.minimum((start // length + 1) * length - start, Q * VEC).to(tl.int32)
         before = (group * VEC)[:, None] + tl.arange(0, VEC)[None, :] < boundary
         slot = kl + tl.program_id(0).to(tl.int64) * 2
-        tl.store(slot, tl.sum(tl.where(before, each, 0.0)) * factor)
-        tl.store(slot + 1, tl.sum(tl.where(before, 0.0, each)) * factor)
+        tl.store(slot, tl.sum(tl.where(before, each, 0.0)) * multiplier)
+        tl.store(slot + 1, tl.sum(tl.where(before, 0.0, each)) * multiplier)
     else:
         ROWS: tl.constexpr = Q // GROUPS
         sums = tl.sum(tl.reshape(each, (ROWS, GROUPS * VEC)), axis=1)
         index = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-        tl.store(kl + index, sums * factor, mask=index * length < n)
+        tl.store(kl + index, sums * multiplier, mask=index * length < n)
 
 
 @triton.jit(
@@ -131,13 +131,13 @@ def gaussian_forward_kernel(
     n: "i64", length: "i64", columns: "i64",
     loc_row: "i64", loc_column: "i64", scale_row: "i64", scale_column: "i64", eps_row: "i64",
     eps_column: "i64", seed: "i64", offset: "i64",
-    low: "fp64", high: "fp64", weight: "fp64",
+    low: "fp64", high: "fp64", factor: "fp64",
     KEY: tl.constexpr, KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr,
     GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    """One tile of z (n elements) and of the KL, times `weight`.
+    """One tile of z (n elements) and of the KL, times `factor`.
 
     loc, scale, eps (None: from key), z (None: not wanted): n elements, LAYOUT and strides as in
     `tiles`.
@@ -157,19 +157,19 @@ def gaussian_forward_kernel(
             forward_tile(
                 loc, scale, seed, offset, eps, z, kl, n, length, columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
-                weight,
+                factor,
                 KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0, Q, VEC, MATH,
             )  # fmt: skip
         else:
             forward_tile(
                 loc, scale, seed, offset, eps, z, kl, n, length, columns,
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
-                weight,
+                factor,
                 KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
             )  # fmt: skip
     else:
         forward_tile(
             loc, scale, seed, offset, eps, z, kl, n, length, columns,
-            loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, weight,
+            loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, factor,
             KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

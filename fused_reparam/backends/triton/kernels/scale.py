@@ -204,7 +204,7 @@ def slopes(x, sigma, KIND: tl.constexpr, MATH: tl.constexpr, SUBNORMAL: tl.const
 
 @triton.jit
 def kl_factor(KIND: tl.constexpr):
-    """The constant left out of `derivatives`: it belongs into the one scalar weight."""
+    """The constant left out of `derivatives`: it belongs into the one scalar factor."""
     if KIND == LOGVAR:
         return 2.0
     elif KIND == VAR:

@@ -163,7 +163,7 @@ def forward_slice(
 
 @triton.jit
 def forward_program(
-    loc, scale, z, kl, n, threads, seed, block, call, first, low, high, weight,
+    loc, scale, z, kl, n, threads, seed, block, call, first, low, high, factor,
     KIND: tl.constexpr, CLAMP: tl.constexpr, SLICES: tl.constexpr, Q: tl.constexpr,
     MATH: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -183,26 +183,26 @@ def forward_program(
         twice += forward_slice(
             d, loc, scale, z, n, threads, call, first, low, high, KIND, CLAMP, 3, Q, MATH, MASKED
         )
-    tl.store(kl + tl.program_id(0), tl.sum(twice) * (tl.full((), weight, tl.float32) * 0.5))
+    tl.store(kl + tl.program_id(0), tl.sum(twice) * (tl.full((), factor, tl.float32) * 0.5))
 
 
 @triton.jit(do_not_specialize=["n", "threads", "seed", "block"])
 def gaussian_forward_kernel(
     loc, scale, z, kl, n: "i64", threads: "i64", seed: "i64", block: "i64",
-    low: "fp64", high: "fp64", weight: "fp64",
+    low: "fp64", high: "fp64", factor: "fp64",
     KIND: tl.constexpr, CLAMP: tl.constexpr, SLICES: tl.constexpr, Q: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
-    """loc, scale, z: n elements. kl: for each program the sum of its element KLs, times weight."""
+    """loc, scale, z: n elements. kl: for each program the sum of its element KLs, times factor."""
     n, threads, seed, block, call, first = start(n, threads, seed, block, Q)
     if whole(call, first, n, threads, SLICES, Q):
         forward_program(
-            loc, scale, z, kl, n, threads, seed, block, call, first, low, high, weight,
+            loc, scale, z, kl, n, threads, seed, block, call, first, low, high, factor,
             KIND, CLAMP, SLICES, Q, MATH, False,
         )  # fmt: skip
     else:
         forward_program(
-            loc, scale, z, kl, n, threads, seed, block, call, first, low, high, weight,
+            loc, scale, z, kl, n, threads, seed, block, call, first, low, high, factor,
             KIND, CLAMP, SLICES, Q, MATH, True,
         )  # fmt: skip
 
@@ -268,7 +268,7 @@ def backward_program(
 def gaussian_backward_kernel(
     grad_z, grad_kl, loc, scale, grad_loc, grad_scale,
     n: "i64", threads: "i64", seed: "i64", block: "i64",
-    low: "fp64", high: "fp64", weight: "fp64",
+    low: "fp64", high: "fp64", factor: "fp64",
     KIND: tl.constexpr, CLAMP: tl.constexpr, SLICES: tl.constexpr, Q: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
@@ -277,7 +277,7 @@ def gaussian_backward_kernel(
     if grad_kl is None:
         dkl = tl.full((), 0.0, tl.float32)
     else:
-        dkl = tl.load(grad_kl) * tl.full((), weight, tl.float32)
+        dkl = tl.load(grad_kl) * tl.full((), factor, tl.float32)
     if whole(call, first, n, threads, SLICES, Q):
         backward_program(
             grad_z, dkl, loc, scale, grad_loc, grad_scale, n, threads, seed, block, call, first,

@@ -79,7 +79,7 @@ def langevin_parts(b, EXACT: tl.constexpr, MATH: tl.constexpr):
 
 
 @triton.jit
-def continuous_bernoulli_value(
+def continuous_bernoulli_term(
     logits, _b, _c, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -100,7 +100,7 @@ def continuous_bernoulli_value(
 
 
 @triton.jit
-def continuous_bernoulli_value_gradients(
+def continuous_bernoulli_term_gradients(
     logits, _b, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip

@@ -24,7 +24,7 @@ def exponential_sample_gradients(
 
 
 @triton.jit
-def exponential_value(
+def exponential_term(
     rate, _b, _c, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -33,7 +33,7 @@ def exponential_value(
 
 
 @triton.jit
-def exponential_value_gradients(
+def exponential_term_gradients(
     rate, _b, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip

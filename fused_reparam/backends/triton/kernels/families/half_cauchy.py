@@ -8,7 +8,7 @@ from ..scale import times
 
 
 @triton.jit
-def half_cauchy_value(
+def half_cauchy_term(
     scale, _b, _c, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -17,7 +17,7 @@ def half_cauchy_value(
 
 
 @triton.jit
-def half_cauchy_value_gradients(
+def half_cauchy_term_gradients(
     scale, _b, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip

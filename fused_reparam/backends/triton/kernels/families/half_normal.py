@@ -26,7 +26,7 @@ def folded_sample_gradients(
 
 
 @triton.jit
-def half_normal_value(
+def half_normal_term(
     scale, _b, _c, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -36,7 +36,7 @@ def half_normal_value(
 
 
 @triton.jit
-def half_normal_value_gradients(
+def half_normal_term_gradients(
     scale, _b, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip

@@ -27,7 +27,7 @@ def pareto_sample_gradients(
 
 
 @triton.jit
-def pareto_value(
+def pareto_term(
     scale, alpha, _c, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -38,7 +38,7 @@ def pareto_value(
 
 
 @triton.jit
-def pareto_value_gradients(
+def pareto_term_gradients(
     scale, alpha, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip

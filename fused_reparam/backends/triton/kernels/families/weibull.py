@@ -79,7 +79,7 @@ def weibull_sample_gradients(
 
 
 @triton.jit
-def weibull_value(
+def weibull_term(
     scale, concentration, _c, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
@@ -88,7 +88,7 @@ def weibull_value(
 
 
 @triton.jit
-def weibull_value_gradients(
+def weibull_term_gradients(
     scale, concentration, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip

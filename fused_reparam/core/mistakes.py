@@ -33,6 +33,8 @@ _SYNONYMS = (
     ("beta", "klweight", "weight"),
     ("freebits", "klfloor", "minkl"),
     ("logits", "logit"),
+    ("rate", "lambda", "lambd", "lam", "intensity"),
+    ("concentration", "alpha", "shape", "shapeparameter", "tailindex"),
     ("batchmean", "batch", "meanbatch"),
     ("none", "element", "elementwise"),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from torch.fx import Proxy
@@ -14,9 +13,20 @@ from .mistakes import unknown
 
 __all__ = ["fx", "node_of", "special"]
 
-# A private name of PyTorch, but no public one tells in a few nanoseconds that torch.fx traces.
+# Private names of PyTorch, but no public one tells in a few nanoseconds that torch.fx traces.
 if not hasattr(fx, "_is_fx_tracing_flag"):
-    fx = SimpleNamespace(_is_fx_tracing_flag=False)  # type: ignore[assignment]
+
+    class _OfThread:
+        """PyTorch from 2.14 on keeps the flag for each thread, in an object of its own."""
+
+        def __init__(self, flags: Any) -> None:
+            self.flags = flags
+
+        @property
+        def _is_fx_tracing_flag(self) -> bool:
+            return getattr(self.flags, "flag", False)
+
+    fx = _OfThread(getattr(fx, "_is_fx_tracing_tls", None))  # type: ignore[assignment]
 
 
 def special(function: Callable[..., Any], given: dict[str, Any]) -> Any:

@@ -104,6 +104,9 @@ WORDS = [
     (fr.gumbel_softmax, {"straight_through": True}, "did you mean 'hard'"),
     (fr.gumbel_softmax, {"axis": 1}, "did you mean 'dim'"),
     (fr.gumbel_softmax, {"eps": 1}, "unexpected keyword argument 'eps'; it takes logits, tau"),
+    (fr.exponential_rsample, {"lambd": MU}, "'lambd' .did you mean 'rate'"),
+    (fr.weibull_rsample, {"shape": MU}, "'shape' .did you mean 'concentration'"),
+    (fr.pareto_rsample, {"shape": MU}, "'shape' .did you mean 'alpha'"),
     (fr.sample_weight, {"sigma": 1, "reducton": 1}, "'sigma', 'reducton' .did you mean 'reduction"),
 ]
 

@@ -15,6 +15,7 @@ from ..core.reductions import REDUCTIONS
 from ..core.scalars import integer, is_number, real
 from ..core.scales import LOG_STD, LOGVAR, SCALE_KINDS
 from ..core.storage import check_given
+from ..ops.elementwise_spec import broadcasts_to
 
 _RNGS = ("philox", "torch")
 _TINY = torch.finfo(torch.float32).tiny
@@ -123,21 +124,11 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
             and not t.is_nested
             and t.layout is torch.strided
             and t.device == device
-            and _broadcasts_to(shape, t)
+            and broadcasts_to(shape, t)
         ):
             return _promoted(named)
         found.append(t)
     return found
-
-
-def _broadcasts_to(shape: torch.Size, t: Tensor) -> bool:
-    """Whether a tensor broadcasts to a shape, which does not get wider by it."""
-    # The number of dims first, as in _check_together.
-    ahead = len(shape) - t.dim()
-    if ahead < 0:
-        return False
-    behind = shape[ahead:]
-    return t.shape == behind or all(n in (1, m) for m, n in zip(behind, t.shape, strict=True))
 
 
 def _promoted(named: Sequence[tuple[str, Tensor | float]]) -> list[Tensor]:

@@ -34,6 +34,11 @@ def memory_order(t: Tensor) -> list[int]:
     return [] if order == list(range(t.dim())) else order
 
 
+def shifted_order(order: Sequence[int], dims: int) -> list[int]:
+    """An order with so many dims in front."""
+    return [*range(dims), *(d + dims for d in order)] if order else []
+
+
 def empty_ordered(
     shape: Sequence[int], order: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ..core.dtypes import compute_dtype
 from ..rng.keys import on_device
-from .layout import UNSETTLED, memory_order
+from .layout import UNSETTLED, memory_order, shifted_order
 from .library import LIB, front
 from .softmax_call import Spec, reduced, spread
 
 
 def _shifted(spec: Spec) -> Spec:
     """The spec for a batch in front; what is to be reduced is so by example, here."""
-    order = [0, *(d + 1 for d in spec.order)] if spec.order else []
+    order = shifted_order(spec.order, 1)
     reduction = None if spec.reduction is None else "none"
     return spec._replace(order=order, dim=spec.dim + 1, reduction=reduction)
 

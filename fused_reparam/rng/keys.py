@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 import torch._functorch.config
@@ -15,6 +16,8 @@ from . import cuda
 from .cuda import GraphKey, HostKey, as_int64, derived_seed
 
 __all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key"]
+
+Device = TypeVar("Device", bound=torch.device | str | None)
 
 _TWO63 = 1 << 63
 _TWO64 = 1 << 64
@@ -68,7 +71,8 @@ def draw_key(
 
     Args:
         device: where the key is to live; the generator's device, or the default device, when None.
-        generator: source of randomness; the default generator of ``device`` when None.
+        generator: source of randomness; the default generator of ``device`` when None. One of the
+            CPU serves every device: its key is the CPU's, moved.
 
     Returns:
         Tensor of dtype uint64 and shape (2,).
@@ -86,10 +90,7 @@ def draw_key(
         False
     """
     check_generator(generator)
-    if generator is not None and torch._C._is_tracing():
-        raise RuntimeError(
-            "torch.jit.trace can't record a generator: trace without one, or with key= as an input"
-        )
+    check_traceable(generator)
     if device is None:
         device = torch.get_default_device() if generator is None else generator.device
     if (
@@ -125,7 +126,14 @@ def draw_bits(device: torch.device | str | None, generator: torch.Generator | No
 
 def random_bits(device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
     """The bits of a fresh key, drawn by an op on the device."""
-    return torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
+    source = drawn_on(device, generator)
+    return torch.randint(_TWO63 - 1, (2,), device=source, generator=generator)
+
+
+def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
+    """Where a generator draws for a device: a CPU's serves them all, and what it draws is moved."""
+    source = getattr(generator, "device", None)
+    return source if source is not None and source.type == "cpu" else device  # type: ignore[return-value]
 
 
 class Fresh:
@@ -193,6 +201,14 @@ def check_generator(generator: torch.Generator | None) -> None:
         raise TypeError(
             f"generator must be one torch.Generator or None, got {described(generator)}"
             + ("; torch.Generator().manual_seed(seed) makes one" if is_number(generator) else "")
+        )
+
+
+def check_traceable(generator: torch.Generator | None) -> None:
+    """Raise RuntimeError where ``torch.jit.trace`` would record the default generator instead."""
+    if generator is not None and torch._C._is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace can't record a generator: trace without one, or with key= as an input"
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any, Never, TypeVar
 
 from torch import Tensor
 
+from .noise_options import DEFAULTS, NoiseOptions
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Names that other libraries give to the same thing, without underscores; the first is not special.
@@ -22,7 +24,7 @@ _SYNONYMS = (
     ("tau", "temperature", "temp"),
     ("hard", "straightthrough", "discrete"),
     ("prior", "priormean", "priormu", "priorstd", "priorsigma", "priorlogvar", "pz"),
-    ("numsamples", "nsamples", "samples", "samplesize", "sampleshape", "k"),
+    ("numsamples", "sampleshape", "nsamples", "samples", "samplesize", "k"),
     ("key", "seed"),
     ("eps", "epsilon", "noise"),
     ("dim", "axis"),
@@ -108,12 +110,24 @@ def _bare(word: str) -> str:
 def names_mistakes(function: F) -> F:
     """Let a function with ``**mistaken`` look as if it had none; it raises ``unknown`` of them.
 
+    One with ``**noise`` looks as if it had the keywords of ``NoiseOptions``.
+
     A wrapper that catches Python's own TypeError would take 2 % of a small call, and be in the way
     of compilers. So the function itself takes unknown keywords, and what it requires may be
     missing, for Python would complain of that first: then it is None, which the checks refuse.
     """
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if "noise" in signature.parameters:
+        named += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=DEFAULTS[name],
+                annotation=kind.__forward_arg__,  # type: ignore[attr-defined]
+            )
+            for name, kind in NoiseOptions.__annotations__.items()
+        ]
     function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
     positional = [p for p in named if p.kind is p.POSITIONAL_OR_KEYWORD]
     if positional[0].name != "self":

@@ -10,6 +10,7 @@ from torch.fx import _symbolic_trace as fx
 from torch.fx.node import map_aggregate
 
 from .mistakes import unknown
+from .noise_options import DEFAULTS
 
 __all__ = ["fx", "node_of", "special"]
 
@@ -37,7 +38,11 @@ def special(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     symbolic value of ``torch.fx``, and otherwise None: the function then goes on. The condition
     is in each function, where it takes some nanoseconds: a decorator would take a hundred.
     """
-    mistaken = given.pop("mistaken", None)
+    noise = given.pop("noise", {})
+    if isinstance(noise, Proxy):  # a public function is the root of what is traced
+        noise = {}
+    mistaken = given.pop("mistaken", None) or [name for name in noise if name not in DEFAULTS]
+    given |= noise
     if not isinstance(mistaken, Proxy) and mistaken:
         raise unknown(function, mistaken)
     return node_of(function, given)

@@ -81,7 +81,7 @@ def _kl(b: Tensor, prior_b: float, prior_log: float, prior_rest: float) -> Tenso
     grown = 2.0 * e / -torch.expm1(-2.0 * size)
     more = grown - over(1.0, size)  # |L| - 1
     rest = torch.log1p(-e) - torch.log(2.0 * size)
-    apart = torch.where((b > 0) == (prior_b > 0), -more, 2.0 + more)
+    apart = torch.where(b > 0 if prior_b > 0 else b <= 0, -more, 2.0 + more)
     # Of more grown is 0, whose derivatives may not meet a large size.
     both = size.clamp(max=1e3) * grown
     of_large = prior_rest + abs(prior_b) * apart - rest + both - 1.0
@@ -91,7 +91,7 @@ def _kl(b: Tensor, prior_b: float, prior_log: float, prior_rest: float) -> Tenso
 CONTINUOUS_BERNOULLI = Family(
     parameters=1, constants=3, base="exponential", terms=1, sampled=False,
     formula=continuous_bernoulli, linear=False, prior_constants=prior_constants,
-    transform="continuous_bernoulli",
+    transform="continuous_bernoulli", draw="exponential_of_uniform",
     term="continuous_bernoulli",
     names="logits", prior="prior_logits",
     law=distributions.ContinuousBernoulli,

@@ -50,6 +50,9 @@ class Family(NamedTuple):
     """The same where ``kind`` is 1, of a family that is not scaled and has a second form."""
     term: str = ""
     """The name of the term that depends on the parameters alone."""
+    draw: str = ""
+    """A name of ``rng.torch_draws.DRAWS``: how PyTorch draws the noise of the counterpart there, if
+    it is not as it draws others of this base noise."""
 
     names: str = ""
     """Those of the parameters, where it is not scaled; with a "+" that of a positive one."""

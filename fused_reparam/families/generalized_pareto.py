@@ -43,7 +43,7 @@ def _series(t: Tensor) -> Tensor:
 
 GENERALIZED_PARETO = Family(
     parameters=3, constants=0, base="exponential", terms=0, sampled=False,
-    formula=generalized_pareto, transform="generalized_pareto",
+    formula=generalized_pareto, transform="generalized_pareto", draw="exponential_of_rest",
     names="loc scale+ concentration", law=distributions.GeneralizedPareto,
     about=(
         "generalized Pareto", "loc + scale (u^-concentration - 1) / concentration", "extreme values"

@@ -27,7 +27,7 @@ def kumaraswamy(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped
 
 KUMARASWAMY = Family(
     parameters=2, constants=0, base="exponential", terms=0, sampled=False, formula=kumaraswamy,
-    linear=False, transform="kumaraswamy",
+    linear=False, transform="kumaraswamy", draw="exponential_of_uniform",
     names="concentration1+ concentration0+", law=distributions.Kumaraswamy,
     about=("Kumaraswamy", "(1 - u^(1/b))^(1/a)", "stick-breaking VAEs, in place of Beta"),
 )  # fmt: skip

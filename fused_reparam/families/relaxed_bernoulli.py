@@ -21,5 +21,5 @@ def relaxed_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-u
 
 RELAXED_BERNOULLI = Family(
     1, 1, "logistic", 0, False, relaxed_bernoulli, linear=False, transform="relaxed_bernoulli",
-    hard="hard_bernoulli", names="logits",
+    hard="hard_bernoulli", names="logits", draw="logistic_of_probabilities",
 )  # fmt: skip

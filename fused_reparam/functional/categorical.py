@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scalars import flag
 from ..core.tracers import fx, node_of, special
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..ops import softmax
 from ..ops.softmax_check import MOST_CLASSES
 from .arguments import check_reduction, class_dim, share, temperature
-from .sources import key_of, key_source
+from .categories import draw
+from .sources import Sources, sources_of
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 
@@ -27,8 +29,8 @@ def gumbel_softmax(
     dim: int = -1,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample Gumbel-softmax (Gumbel-softmax, concrete).
 
@@ -51,18 +53,23 @@ def gumbel_softmax(
         dim: of the classes.
         key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn. Noise of a
             float64 call is another draw of the key than that of the other three dtypes.
-        generator: where the key is drawn from; the default generator of logits' device when None.
+        generator, sample_shape: where the key is drawn from, and how many samples, see
+            :func:`gaussian_latent`. The KL of :func:`categorical_latent` is one, of the logits.
+        rng: "philox", or "torch" for the very numbers that ``torch.nn.functional.gumbel_softmax``
+            would draw, the generator left in the same state. ``RelaxedOneHotCategorical`` of
+            ``torch.distributions`` makes its Gumbel noise of other numbers.
+        eps: standard Gumbel noise to use instead of drawing any, of y's shape; it may require grad.
 
     Returns:
-        y, of the logits' shape, dtype and memory format; it sums to 1 along ``dim``. Finite for
-        all finite logits and every tau.
+        y, of the logits' shape behind the samples', their dtype and memory format; it sums to 1
+        along ``dim``. Finite for all finite logits and every tau.
 
     Raises:
         TypeError: logits are not a floating tensor of the four dtypes, dim is not an integer, tau
             is not a number, or the key's dtype is not uint64.
         ValueError: tau is not positive or not finite, logits have no such dim, no class along it
-            or more than 2^31 - 1, both key and generator were given, or the key's shape is not
-            (2,).
+            or more than 2^31 - 1, the noise has two sources, the key's shape is not (2,), or a list
+            of generators is not one for each item of dim 0.
         RuntimeError: the generator is for another device.
 
     Source: Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017;
@@ -74,15 +81,17 @@ def gumbel_softmax(
         >>> codes = gumbel_softmax(torch.zeros(2, 512, 8, 8), tau=0.5, hard=True, dim=1)
         >>> codes.sum(1).unique()
         tensor([1.])
+        >>> one_each = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+        >>> gumbel_softmax(torch.zeros(2, 512), sample_shape=(5, 1), generator=one_each).shape
+        torch.Size([5, 1, 2, 512])
     """
-    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(gumbel_softmax, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     tau = temperature(tau)
-    return _draw(logits, HARD if flag("hard", hard) else SOFT, tau, 0.0, dim, None, key, generator)[
-        0
-    ]
+    mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
+    return _draw(logits, mode, tau, 0.0, dim, None, sources)[0]
 
 
 @names_mistakes
@@ -94,8 +103,8 @@ def categorical_latent(
     reduction: str = "batchmean",
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample Gumbel-softmax and the KL divergence of softmax(logits) to equal shares.
 
@@ -107,7 +116,8 @@ def categorical_latent(
     the categories and not their relaxations, comes from the same pass over the logits.
 
     Args:
-        logits, tau, hard, dim, key, generator: as :func:`gumbel_softmax` takes them.
+        logits, tau, hard, dim, key, generator, sample_shape, rng, eps: as :func:`gumbel_softmax`
+            takes them.
         reduction: of the KL, in nats, over the dims other than ``dim``. "none": one for each
             variable; "sample": summed over all but dim 0; "sum"; "mean": over all variables;
             "batchmean": sum / size of dim 0.
@@ -129,15 +139,14 @@ def categorical_latent(
         >>> y.shape, bool(kl.abs() < 1e-3)
         (torch.Size([2, 512, 8, 8]), True)
     """
-    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(categorical_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     tau = temperature(tau)
-    return _draw(
-        logits, HARD if flag("hard", hard) else SOFT, tau, 0.0, dim, reduction, key, generator
-    )
+    mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
+    return _draw(logits, mode, tau, 0.0, dim, reduction, sources)
 
 
 @names_mistakes
@@ -147,8 +156,8 @@ def one_hot_categorical(
     dim: int = -1,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample one-hot categories with the gradient of their probabilities (straight-through).
 
@@ -161,7 +170,9 @@ def one_hot_categorical(
         unimix: the share u of equal chances in the mixture, ``0 <= unimix < 1``; world models take
             0.01, so that no class dies out.
         dim: of the classes.
-        key, generator: the source of the noise, see :func:`gumbel_softmax`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gumbel_softmax`. rng="torch" draws the very classes that
+            ``OneHotCategoricalStraightThrough`` would. eps has no gradient.
 
     Returns:
         y, of the logits' shape, dtype and memory format. Saved for the backward pass: the logits.
@@ -180,11 +191,12 @@ def one_hot_categorical(
         >>> y.sum(-1).unique(), y.unique()
         (tensor([1.]), tensor([0., 1.]))
     """
-    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(one_hot_categorical, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    return _draw(logits, ONE_HOT, 1.0, share("unimix", unimix), dim, None, key, generator)[0]
+    unimix, sources = share("unimix", unimix), sources_of(key, generator, noise)
+    return _draw(logits, ONE_HOT, 1.0, unimix, dim, None, sources)[0]
 
 
 def most_likely(
@@ -207,12 +219,9 @@ def _draw(
     unimix: float,
     dim: int,
     reduction: str | None,
-    key: Tensor | None,
-    generator: torch.Generator | None,
+    sources: Sources,
 ) -> tuple[Tensor, Tensor]:
-    dim = _class_dim(logits, dim, reduction)
-    key = key_of(key_source(key, generator), logits)
-    return softmax.gumbel_softmax(logits, key, None, mode, tau, unimix, dim, reduction)
+    return draw(logits, mode, tau, unimix, _class_dim(logits, dim, reduction), reduction, sources)
 
 
 def _class_dim(logits: Tensor, dim: int, reduction: str | None) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..core.noise_options import Generators, NoiseOptions
 from ..families import FAMILIES
 from ..ops.elementwise import Spec, elementwise
-from ..ops.elementwise_spec import halves, settled, shape_of, stacked, stacked_order
+from ..ops.elementwise_spec import halves, settled, shape_of
 from ..ops.elementwise_spec import parameters as split_parameters
-from ..ops.layout import UNSETTLED
+from ..ops.layout import UNSETTLED, shifted_order
 from . import sources as noise_sources
-from .arguments import check_reduction, deviation, number, parameters
-from .sources import Sources, key_source
+from .arguments import check_reduction, deviation, given_noise, number, parameters
+from .sources import Sources, drawing_of, drawn_noise, made_in_op, sources_of
 
 UNBOUNDED = (-torch.inf, torch.inf)
 Named = tuple[str, Tensor | float]
@@ -28,7 +30,6 @@ def sample(
     prior_kind: int = 0,
     constants: tuple[float, ...] = (),
     reduction: str | None = None,
-    samples: int = 0,
     split: int = -1,
     return_eps: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
@@ -40,29 +41,71 @@ def sample(
     params = parameters(*named) if split < 0 else _beside_moments(named, split)
     if split >= 0 and len(params) > 1:
         params, split = _as_wide(params, split)
+    front = sources.sample_shape
+    samples = math.prod(front) if front else 0
     spec = Spec(
         UNSETTLED, family, kind, prior_kind, tuple(constants), samples, True, reduction, split
     )
-    eps = None
-    if sources.rng == "philox" and sources.eps is None:
-        key = noise_sources.key_of(sources, params[0])
+    if made_in_op(sources):
+        key, eps = noise_sources.key_of(sources, params[0]), None
+        z, terms = elementwise(params, key, None, spec)
+        if return_eps:
+            eps = noise_sources.made_of(key, z)
     else:
-        key, eps = noise_sources.given_or_torch(sources, params[0], *_of_z(params, spec))
-    z, terms = elementwise(params, key, eps, spec)
-    if return_eps and eps is None:
-        eps = noise_sources.made_of(key, z)
+        z, terms, eps = _of_noise(params, sources, spec)
+    if front and (len(front) > 1 or not samples):
+        z, eps = as_shaped(z, front), None if eps is None else as_shaped(eps, front)
+        if FAMILIES[family].sampled:
+            terms = tuple([as_shaped(term, front) for term in terms])
     return z, terms, eps if return_eps else None
+
+
+def _of_noise(
+    params: list[Tensor], sources: Sources, spec: Spec
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """The op's results, and the noise, which is made here."""
+    inputs = [params[0], None, *params[1:]] if spec.split >= 0 else params
+    front, dtype = sources.sample_shape, params[0].dtype
+    shape = torch.Size((*front, *shape_of(split_parameters(inputs, spec))))
+    if sources.eps is not None:
+        eps = given_noise(sources.eps, params[0], shape)
+    else:
+        order = shifted_order(settled(inputs, spec).order, len(front))
+        drawing = drawing_of(spec.family, spec.constants)
+        eps = drawn_noise(sources, params[0], drawing, shape, order)
+    eps = flat(eps, front) if front else eps
+    if eps.dtype is dtype:
+        return *elementwise(params, None, eps, spec), eps
+    # Each item is to be what it would be alone, for which the op rounds no noise to 16 bits.
+    z, terms = elementwise([p.to(eps.dtype) for p in params], None, eps, spec)
+    return z.to(dtype), terms, eps.to(dtype)
+
+
+def flat(noise: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Noise of such dims in front as an op takes it: with one, or none where there is no sample."""
+    if front and not math.prod(front):
+        # There is nothing to add up. Any number will do that no family's noise is infinite at.
+        return noise.sum(tuple(range(len(front)))) + 0.5
+    return noise.flatten(0, len(front) - 1) if len(front) > 1 else noise
+
+
+def as_shaped(found: Tensor, front: tuple[int, ...]) -> Tensor:
+    """An op's result with these dims in front, of the one that it has; or none of a sample."""
+    if math.prod(front):
+        return found.unflatten(0, front)
+    return found.unsqueeze(0)[:0].reshape(*front, *found.shape)
 
 
 def rsample(
     family: str,
     named: tuple[Named, ...],
     key: Tensor | None,
-    generator: torch.Generator | None,
+    generator: Generators | None,
+    noise: NoiseOptions,
 ) -> Tensor:
     """z of a family that has a ``law``."""
     constants = (1.0,) * FAMILIES[family].constants  # of the KL, which is not wanted
-    return sample(family, named, key_source(key, generator), constants=constants)[0]
+    return sample(family, named, sources_of(key, generator, noise), constants=constants)[0]
 
 
 def latent(
@@ -71,7 +114,8 @@ def latent(
     prior: tuple[float, ...],
     reduction: str,
     key: Tensor | None,
-    generator: torch.Generator | None,
+    generator: Generators | None,
+    noise: NoiseOptions,
 ) -> tuple[Tensor, Tensor]:
     """z of such a family and its KL to the member that ``prior`` tells, reduced."""
     check_reduction(reduction)
@@ -82,7 +126,7 @@ def latent(
     ]
     constants = row.prior_constants(*checked)
     z, (kl,), _ = sample(
-        family, named, key_source(key, generator), constants=constants, reduction=reduction
+        family, named, sources_of(key, generator, noise), constants=constants, reduction=reduction
     )
     return z, kl
 
@@ -121,11 +165,3 @@ def _as_wide(params: list[Tensor], split: int) -> tuple[list[Tensor], int]:
     if len(shape) == loc.dim() and shape == loc.shape:
         return params, split
     return [loc, scale, *params[1:]], -1
-
-
-def _of_z(params: list[Tensor], spec: Spec) -> tuple[torch.Size, list[int]]:
-    """The shape and memory order of z."""
-    inputs = [params[0], None, *params[1:]] if spec.split >= 0 else params
-    spec = settled(inputs, spec)
-    shape = shape_of(split_parameters(inputs, spec))
-    return stacked(spec.samples, shape), stacked_order(spec.samples, spec.order)

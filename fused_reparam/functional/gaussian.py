@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Never, Unpack, overload
 
-import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, SampleShape
 from ..core.scalars import flag
 from ..core.tracers import fx, special
 from ..ops import gaussian_torch
@@ -16,7 +16,6 @@ from .arguments import (
     bounds_of,
     moments_dim,
     one_scale,
-    sample_count,
     scale_kind,
 )
 from .divergence import PriorArgument, divergence, usual
@@ -66,8 +65,9 @@ def gaussian_latent(
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
     num_samples: int | None = None,
+    sample_shape: SampleShape | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
@@ -100,16 +100,25 @@ def gaussian_latent(
         free_bits: the least KL that counts; below it the gradient is 0.
         free_bits_per: of what: "sample", the sum over all dims but the first, or "element".
         beta: factor of the KL, after free bits; a number or a 0-d tensor.
-        num_samples: K samples of each element: z is then (K, \*shape). The KL is unchanged.
+        sample_shape: dims of samples in front of z, as ``torch.distributions`` has them: one size
+            or several, which may be 0. z is then (\*sample_shape, \*shape), a sample lies in memory
+            as mu does, and the KL is unchanged; a log-density gets the same dims.
+        num_samples: K, short for ``sample_shape=(K,)``.
         key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn. Noise of a
             float64 call is another draw of the key than that of the other three dtypes.
         generator: where the key (or, with ``rng="torch"``, the noise) is drawn from; the default
-            generator of mu's device when None.
+            generator of mu's device when None. A list has one for each item of the batch, dim 0 of
+            shape: each item is then what it would be alone, as a batch of one, and its noise is
+            saved for the backward pass. A generator of the CPU serves every device: what it draws
+            is moved there.
         rng: "philox": this package's stream. "torch": the very numbers that
-            ``torch.randn_like(mu)`` would draw, the generator left in the same state; the noise is
-            then saved for the backward pass, except where the kernel can make it again (CUDA,
-            contiguous float32, float16 or bfloat16 tensors, a summed KL, eager mode).
-        eps: noise to use instead of drawing any, of z's shape; it may require grad.
+            ``torch.randn_like(mu)`` would draw (``rsample`` of the counterpart in
+            ``torch.distributions``, in functions of another kind), the generator left in the same
+            state; the noise is then saved for the backward pass, except where the kernel can make
+            it again (CUDA, contiguous float32, float16 or bfloat16 tensors, a summed KL, eager
+            mode).
+        eps: noise to use instead of drawing any, of z's shape; it may require grad. It is standard
+            normal here, and what is said there in other functions.
         return_eps: also return the noise.
 
     Returns:
@@ -123,7 +132,8 @@ def gaussian_latent(
             uint64.
         ValueError: no scale or several, shapes that do not broadcast, an unknown reduction or rng,
             different devices, a clamp that is not two numbers low <= high, a prior std that is not
-            positive, negative free bits, or conflicting sources of noise.
+            positive, negative free bits, conflicting sources of noise, or a list of generators that
+            are not one for each item.
         RuntimeError: the backend asked for can't serve mu's device.
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4 and appendix B;
@@ -141,6 +151,9 @@ def gaussian_latent(
         >>> z.sum().backward()
         >>> mu.grad.unique()
         tensor([1.])
+        >>> one_each = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        >>> gaussian_latent(mu, std=1.0, sample_shape=(2, 5), generator=one_each)[0].shape
+        torch.Size([2, 5, 4, 3])
         >>> prior = torch.zeros(3), {"log_std": torch.zeros(3)}
         >>> z, kl = gaussian_latent(mu, std=1.0, prior=prior, num_samples=5, free_bits=2.0)
         >>> z.shape, kl.item()
@@ -153,15 +166,14 @@ def gaussian_latent(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    sources = one_source(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    samples = sample_count(num_samples)
-    if rng == "torch" and not (return_eps or samples) and wanted.standard:
-        fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, generator)
+    if rng == "torch" and not (return_eps or len(sources.sample_shape)) and wanted.standard:
+        fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, sources.generator)
         if fused is not None:
             return fused
-    return latent.latent(mu, scale, kind, bounds, wanted, samples, sources, return_eps)
+    return latent.latent(mu, scale, kind, bounds, wanted, sources, return_eps)
 
 
 @overload
@@ -199,8 +211,9 @@ def gaussian_rsample(
     rho: Tensor | float | None = None,
     clamp: tuple[float, float] | None = None,
     num_samples: int | None = None,
+    sample_shape: SampleShape | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
@@ -211,7 +224,7 @@ def gaussian_rsample(
     Arguments, dtypes and errors are those of :func:`gaussian_latent`.
 
     Returns:
-        z, of shape (num_samples, \*shape) where that is given, or ``(z, eps)`` with ``return_eps``.
+        z, of shape (\*sample_shape, \*shape), or ``(z, eps)`` with ``return_eps``.
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, section 2.4.
 
@@ -229,10 +242,9 @@ def gaussian_rsample(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    sources = one_source(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
-    samples = sample_count(num_samples)
-    z, *used = latent.latent(mu, scale, kind, bounds, usual(None), samples, sources, return_eps)
+    z, *used = latent.latent(mu, scale, kind, bounds, usual(None), sources, return_eps)
     return (z, *used) if return_eps else z  # type: ignore[return-value]
 
 
@@ -319,8 +331,9 @@ def gaussian_latent_from_moments(
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
     num_samples: int | None = None,
+    sample_shape: SampleShape | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     rng: str = "philox",
     eps: Tensor | None = None,
     return_eps: bool = False,
@@ -335,8 +348,8 @@ def gaussian_latent_from_moments(
         moments: tensor whose size along ``dim`` is even.
         dim: the dim to halve.
         scale: what the second half is: "logvar", "log_std", "std", "var" or "rho".
-        reduction, clamp, prior, free_bits, free_bits_per, beta, num_samples, key, generator, rng,
-            eps, return_eps: see :func:`gaussian_latent`.
+        reduction, clamp, prior, free_bits, free_bits_per, beta, sample_shape, num_samples, key,
+            generator, rng, eps, return_eps: see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)`` or ``(z, kl, eps)``, see :func:`gaussian_latent`.
@@ -361,9 +374,8 @@ def gaussian_latent_from_moments(
     kind = scale_kind(scale)
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
-    sources = one_source(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
     dim = moments_dim(moments, dim)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    samples = sample_count(num_samples)
-    return latent.latent(moments, None, kind, bounds, wanted, samples, sources, return_eps, dim)
+    return latent.latent(moments, None, kind, bounds, wanted, sources, return_eps, dim)

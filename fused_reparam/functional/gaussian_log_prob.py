@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Never
 
-import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, SampleShape
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
-from .arguments import bounds_of, one_scale, sample_count
+from .arguments import bounds_of, one_scale
 from .divergence import PriorArgument, prior_of
 from .sources import one_source
 
@@ -29,9 +29,10 @@ def gaussian_rsample_log_prob(
     rho: Tensor | float | None = None,
     clamp: tuple[float, float] | None = None,
     num_samples: int | None = None,
+    sample_shape: SampleShape | None = None,
     prior: PriorArgument = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     rng: str = "philox",
     eps: Tensor | None = None,
     **mistaken: Never,
@@ -49,12 +50,12 @@ def gaussian_rsample_log_prob(
     of z at detached parameters instead.
 
     Args:
-        mu, logvar, log_std, std, var, rho, clamp, prior, key, generator, rng, eps: see
-            :func:`gaussian_latent`.
-        num_samples: K samples of each element.
+        mu, logvar, log_std, std, var, rho, clamp, prior, sample_shape, num_samples, key, generator,
+            rng, eps: see :func:`gaussian_latent`.
 
     Returns:
-        ``(z, log_q, log_p)`` of shapes ([K,] \*shape), ([K,] B) and ([K,] B), B the size of dim 0.
+        ``(z, log_q, log_p)`` of shapes (\*sample_shape, \*shape), (\*sample_shape, B) and the same,
+        B the size of dim 0.
         z has the inputs' dtype, the densities are float32 (float64 for float64 inputs).
 
     Raises:
@@ -76,9 +77,8 @@ def gaussian_rsample_log_prob(
         if node is not None:
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
-    sources = one_source(key, generator, rng, eps)
+    sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
-    samples = sample_count(num_samples)
     against = prior_of(prior)
     z, (log_q, log_p), _ = elementwise.sample(
         against.of("log_prob"),
@@ -88,6 +88,5 @@ def gaussian_rsample_log_prob(
         prior_kind=against.kind,
         constants=(*bounds, *against.constants),
         reduction="sample",
-        samples=samples,
     )
     return z, log_q, log_p

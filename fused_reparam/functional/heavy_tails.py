@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.tracers import fx, special
 from .elementwise import latent, rsample
 
@@ -26,8 +26,8 @@ def pareto_rsample(
     alpha: Tensor | float,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the Pareto distribution by reparameterization.
 
@@ -37,7 +37,8 @@ def pareto_rsample(
     Args:
         scale: the least number, positive, any shape; float32, float64, float16 or bfloat16.
         alpha: the tail's exponent, positive, broadcast against scale.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard exponential.
 
     Returns:
         z, of the broadcast shape and the inputs' dtype. Its tail may exceed the dtype's
@@ -54,7 +55,7 @@ def pareto_rsample(
         >>> bool((pareto_rsample(torch.full((100,), 2.0), 3.0) >= 2.0).all())
         True
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(pareto_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
@@ -66,6 +67,7 @@ def pareto_rsample(
         ),
         key,
         generator,
+        noise,
     )
 
 
@@ -78,8 +80,8 @@ def pareto_latent(
     prior_alpha: float,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the Pareto distribution and its KL divergence to another one.
 
@@ -93,7 +95,7 @@ def pareto_latent(
     prior_scale of 0.1.
 
     Args:
-        scale, alpha, key, generator: see :func:`pareto_rsample`.
+        scale, alpha, key, generator, sample_shape, rng, eps: see :func:`pareto_rsample`.
         prior_scale, prior_alpha: those of the prior, positive numbers. There is no default: of a
             prior_scale above any scale the KL is infinite.
         reduction: of the KL, see :func:`gaussian_latent`.
@@ -116,7 +118,7 @@ def pareto_latent(
         >>> z.shape, bool(kl.abs() < 1e-5)
         (torch.Size([4, 2]), True)
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(pareto_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
@@ -134,6 +136,7 @@ def pareto_latent(
         reduction,
         key,
         generator,
+        noise,
     )
 
 
@@ -144,8 +147,8 @@ def generalized_pareto_rsample(
     concentration: Tensor | float,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the generalized Pareto distribution by reparameterization.
 
@@ -159,7 +162,8 @@ def generalized_pareto_rsample(
         loc: the least number, any shape; float32, float64, float16 or bfloat16.
         scale: positive, broadcast against loc.
         concentration: of either sign; z is bounded where it is negative.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard exponential.
 
     Returns:
         z, of the broadcast shape and the inputs' dtype. Its tail may exceed the dtype's
@@ -178,7 +182,7 @@ def generalized_pareto_rsample(
         >>> generalized_pareto_rsample(loc, 2.0, concentration).shape
         torch.Size([3, 4])
     """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(generalized_pareto_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
@@ -191,6 +195,7 @@ def generalized_pareto_rsample(
         ),
         key,
         generator,
+        noise,
     )
 
 
@@ -199,8 +204,8 @@ def half_cauchy_rsample(
     scale: Tensor,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the half-Cauchy distribution by reparameterization.
 
@@ -209,7 +214,8 @@ def half_cauchy_rsample(
 
     Args:
         scale: positive, any shape; float32, float64, float16 or bfloat16.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard Cauchy.
 
     Returns:
         z, of the parameter's shape and the inputs' dtype. Its tail may exceed the dtype's
@@ -226,11 +232,11 @@ def half_cauchy_rsample(
         >>> bool((half_cauchy_rsample(torch.ones(100)) >= 0).all())
         True
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(half_cauchy_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    return rsample("half_cauchy", (("scale", scale),), key, generator)
+    return rsample("half_cauchy", (("scale", scale),), key, generator, noise)
 
 
 @names_mistakes
@@ -240,8 +246,8 @@ def half_cauchy_latent(
     prior_scale: float = 1.0,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the half-Cauchy distribution and its KL divergence to another one.
 
@@ -250,7 +256,7 @@ def half_cauchy_latent(
         {4 \, \mathrm{scale} \, \mathrm{prior\_scale}} \text{ per element, reduced}
 
     Args:
-        scale, key, generator: see :func:`half_cauchy_rsample`.
+        scale, key, generator, sample_shape, rng, eps: see :func:`half_cauchy_rsample`.
         prior_scale: that of the prior, a positive number; by default the standard one's.
         reduction: of the KL, see :func:`gaussian_latent`.
 
@@ -272,9 +278,9 @@ def half_cauchy_latent(
         >>> z.shape, bool(kl.abs() < 1e-5)
         (torch.Size([4, 2]), True)
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(half_cauchy_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_scale,)
-    return latent("half_cauchy", (("scale", scale),), prior, reduction, key, generator)
+    return latent("half_cauchy", (("scale", scale),), prior, reduction, key, generator, noise)

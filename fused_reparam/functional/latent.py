@@ -18,7 +18,6 @@ def latent(
     kind: int,
     bounds: Bounds,
     wanted: Divergence,
-    samples: int,
     sources: Sources,
     return_eps: bool,
     split: int = -1,
@@ -34,13 +33,13 @@ def latent(
         named = ("mu", mu), (SCALE_KINDS[kind], scale), *prior.parameters
     z, terms, eps = elementwise.sample(
         wanted.family, named, sources, kind, prior.kind, (*bounds, *wanted.constants), wanted.inner,
-        samples, split, return_eps,
+        split, return_eps,
     )  # fmt: skip
     if not terms:
         return (z,) if eps is None else (z, eps)
     kl = terms[0]
     if not wanted.standard:
-        kl = wanted.finish(kl, lambda: z.shape[1:] if samples else z.shape)
+        kl = wanted.finish(kl, lambda: z.shape[len(sources.sample_shape) :])
     return (z, kl) if eps is None else (z, kl, eps)
 
 

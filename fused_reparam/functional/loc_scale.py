@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -10,14 +10,15 @@ from torch import Tensor
 from ..core import reductions
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import STD
 from ..core.tracers import fx, special
 from ..families import FAMILIES
 from . import elementwise
 from .arguments import check_choice, check_reduction, parameters, positive
 from .divergence import usual
-from .gaussian import gaussian_latent
-from .sources import key_source
+from .latent import latent as gaussian_way
+from .sources import sources_of
 
 __all__ = ["loc_scale_latent", "loc_scale_rsample"]
 
@@ -33,8 +34,8 @@ def loc_scale_rsample(
     *,
     df: float | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample a location-scale family by reparameterization.
 
@@ -60,11 +61,12 @@ def loc_scale_rsample(
         scale: scale, positive, broadcast against loc.
         base: one of the names above.
         df: degrees of freedom, a positive number; of "student_t" alone.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is the standard noise of the table.
 
     Returns:
-        z, of the broadcast shape and the inputs' dtype. The heavy tails of "cauchy" and "student_t"
-        may exceed float16's range.
+        z, of the broadcast shape behind ``sample_shape``, and the inputs' dtype. The heavy tails of
+        "cauchy" and "student_t" may exceed float16's range.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for an
@@ -83,13 +85,18 @@ def loc_scale_rsample(
         (tensor([1.]), True)
         >>> loc_scale_rsample(torch.zeros(2, 3), torch.ones(3), "student_t", df=4.0).shape
         torch.Size([2, 3])
+        >>> _ = torch.manual_seed(0)
+        >>> z = loc_scale_rsample(loc, 2.0, "laplace", rng="torch", sample_shape=5)
+        >>> _ = torch.manual_seed(0)
+        >>> torch.allclose(z, torch.distributions.Laplace(loc, 2.0).rsample((5,)), atol=1e-5)
+        True
     """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(loc_scale_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     constants = _constants(base, df)
-    sources, named = key_source(key, generator), (("loc", loc), ("scale", scale))
+    sources, named = sources_of(key, generator, noise), (("loc", loc), ("scale", scale))
     if base == "normal":
         constants = *elementwise.UNBOUNDED, *usual(None).constants
         return elementwise.sample("gaussian", named, sources, STD, constants=constants)[0]
@@ -104,8 +111,8 @@ def loc_scale_latent(
     *,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample a location-scale family and its KL divergence to the standard member.
 
@@ -122,7 +129,7 @@ def loc_scale_latent(
     ============= ===================================================================
 
     Args:
-        loc, scale, base, key, generator: see :func:`loc_scale_rsample`.
+        loc, scale, base, key, generator, sample_shape, rng, eps: see :func:`loc_scale_rsample`.
         reduction: of the KL, see :func:`gaussian_latent`.
 
     Returns:
@@ -144,7 +151,7 @@ def loc_scale_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 0.0)
     """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(loc_scale_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
@@ -156,10 +163,11 @@ def loc_scale_latent(
             "loc_scale_rsample and estimate it"
         )
     _constants(base, None)
-    sources = key_source(key, generator)
+    sources = sources_of(key, generator, noise)
     if base == "normal":
         loc, scale = parameters(("loc", loc), ("scale", scale))
-        return gaussian_latent(loc, std=scale, reduction=reduction, key=key, generator=generator)  # type: ignore[return-value]
+        bounds, to_standard = elementwise.UNBOUNDED, usual(reduction)
+        return gaussian_way(loc, scale, STD, bounds, to_standard, sources, False)  # type: ignore[return-value]
     in_op = FAMILIES[base].terms > 0
     z, found, _ = elementwise.sample(
         base,
@@ -170,7 +178,8 @@ def loc_scale_latent(
     if in_op:
         return z, found[0]
     location, spread = parameters(("loc", loc), ("scale", scale))
-    return z, _gumbel_kl(location, spread, z.shape, reduction)
+    shape = z.shape[len(sources.sample_shape) :]
+    return z, _gumbel_kl(location, spread, shape, reduction)
 
 
 def _constants(base: str, df: float | None) -> tuple[float, ...]:

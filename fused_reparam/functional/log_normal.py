@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
@@ -16,7 +16,7 @@ from .arguments import (
     check_reduction,
     one_scale,
 )
-from .sources import Sources, key_source
+from .sources import Sources, sources_of
 
 __all__ = ["log_normal_latent", "log_normal_rsample"]
 
@@ -32,8 +32,8 @@ def log_normal_rsample(
     rho: Tensor | float | None = None,
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     """Sample ``z = exp(loc + sigma * eps)``, eps standard normal, without the KL.
 
@@ -51,12 +51,12 @@ def log_normal_rsample(
         >>> bool((log_normal_rsample(torch.zeros(100), std=1.0) > 0).all())
         True
     """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(log_normal_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     scales = (logvar, log_std, std, var, rho)
-    return _log_normal(loc, scales, clamp, None, key_source(key, generator))[0]
+    return _log_normal(loc, scales, clamp, None, sources_of(key, generator, noise))[0]
 
 
 @names_mistakes
@@ -71,8 +71,8 @@ def log_normal_latent(
     reduction: str = "batchmean",
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample a log-normal and its KL divergence to the standard one (loc 0, sigma 1).
 
@@ -83,7 +83,7 @@ def log_normal_latent(
     Args:
         loc: mean of log z, any shape; float32, float64, float16 or bfloat16.
         log_std, std, logvar, var, rho: the scale of log z. Exactly one must be given.
-        reduction, clamp, key, generator: see :func:`gaussian_latent`.
+        reduction, clamp, key, generator, sample_shape, rng, eps: see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z of the broadcast shape in the inputs' dtype, kl float32 (float64 for float64
@@ -101,13 +101,13 @@ def log_normal_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 1.0)
     """
-    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(loc, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(log_normal_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     scales = (logvar, log_std, std, var, rho)
-    z, kl = _log_normal(loc, scales, clamp, reduction, key_source(key, generator))
+    z, kl = _log_normal(loc, scales, clamp, reduction, sources_of(key, generator, noise))
     return z, kl[0]
 
 

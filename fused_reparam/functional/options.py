@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-import torch
 from torch import Tensor
 
+from ..core.noise_options import Generators, NoiseOptions
 from .divergence import PriorArgument
 
 
-class NoiseOptions(TypedDict, total=False):
+class SamplingOptions(NoiseOptions, total=False):
     """Where the noise comes from, and how much."""
 
     clamp: tuple[float, float] | None
     num_samples: int | None
     key: Tensor | None
-    generator: torch.Generator | None
-    rng: str
-    eps: Tensor | None
+    generator: Generators | None
 
 
 class KLOptions(TypedDict, total=False):
@@ -40,15 +38,15 @@ class ScaleOptions(TypedDict, total=False):
     rho: Tensor | float | None
 
 
-class RsampleOptions(ScaleOptions, NoiseOptions, total=False):
+class RsampleOptions(ScaleOptions, SamplingOptions, total=False):
     """Of ``gaussian_rsample``."""
 
 
-class LatentOptions(ScaleOptions, NoiseOptions, KLOptions, total=False):
+class LatentOptions(ScaleOptions, SamplingOptions, KLOptions, total=False):
     """Of ``gaussian_latent``."""
 
 
-class MomentsOptions(NoiseOptions, KLOptions, total=False):
+class MomentsOptions(SamplingOptions, KLOptions, total=False):
     """Of ``gaussian_latent_from_moments``."""
 
     scale: str

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.tracers import fx, special
 from .elementwise import latent, rsample
 
@@ -26,8 +26,8 @@ def exponential_rsample(
     rate: Tensor,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the exponential distribution by reparameterization.
 
@@ -36,7 +36,8 @@ def exponential_rsample(
 
     Args:
         rate: the inverse of the mean, positive, any shape; float32, float64, float16 or bfloat16.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard exponential.
 
     Returns:
         z, of the parameter's shape and the inputs' dtype.
@@ -54,11 +55,11 @@ def exponential_rsample(
         >>> bool((z > 0).all()), bool(z.mean().sub(0.25).abs() < 0.02)
         (True, True)
     """
-    if not isinstance(rate, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(rate, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(exponential_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    return rsample("exponential", (("rate", rate),), key, generator)
+    return rsample("exponential", (("rate", rate),), key, generator, noise)
 
 
 @names_mistakes
@@ -68,8 +69,8 @@ def exponential_latent(
     prior_rate: float = 1.0,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the exponential distribution and its KL divergence to another one.
 
@@ -78,7 +79,7 @@ def exponential_latent(
         r = \mathrm{prior\_rate} / \mathrm{rate}
 
     Args:
-        rate, key, generator: see :func:`exponential_rsample`.
+        rate, key, generator, sample_shape, rng, eps: see :func:`exponential_rsample`.
         prior_rate: that of the prior, a positive number; by default the standard one's.
         reduction: of the KL, see :func:`gaussian_latent`.
 
@@ -100,12 +101,12 @@ def exponential_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 0.0)
     """
-    if not isinstance(rate, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(rate, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(exponential_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_rate,)
-    return latent("exponential", (("rate", rate),), prior, reduction, key, generator)
+    return latent("exponential", (("rate", rate),), prior, reduction, key, generator, noise)
 
 
 @names_mistakes
@@ -114,8 +115,8 @@ def weibull_rsample(
     concentration: Tensor | float,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the Weibull distribution by reparameterization.
 
@@ -125,7 +126,8 @@ def weibull_rsample(
     Args:
         scale: positive, any shape; float32, float64, float16 or bfloat16.
         concentration: the shape parameter, positive, broadcast against scale.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard exponential.
 
     Returns:
         z, of the broadcast shape and the inputs' dtype.
@@ -142,7 +144,7 @@ def weibull_rsample(
         >>> weibull_rsample(torch.ones(3, 4), torch.full((4,), 2.0)).shape
         torch.Size([3, 4])
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(weibull_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
@@ -154,6 +156,7 @@ def weibull_rsample(
         ),
         key,
         generator,
+        noise,
     )
 
 
@@ -166,8 +169,8 @@ def weibull_latent(
     prior_concentration: float = 1.0,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the Weibull distribution and its KL divergence to another one.
 
@@ -178,7 +181,7 @@ def weibull_latent(
     :math:`\gamma` Euler's constant.
 
     Args:
-        scale, concentration, key, generator: see :func:`weibull_rsample`.
+        scale, concentration, key, generator, sample_shape, rng, eps: see :func:`weibull_rsample`.
         prior_scale, prior_concentration: those of the prior, positive numbers; by default it is
             the standard exponential.
         reduction: of the KL, see :func:`gaussian_latent`.
@@ -201,7 +204,7 @@ def weibull_latent(
         >>> z.shape, bool(kl.abs() < 1e-5)
         (torch.Size([4, 2]), True)
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(weibull_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
@@ -219,6 +222,7 @@ def weibull_latent(
         reduction,
         key,
         generator,
+        noise,
     )
 
 
@@ -227,8 +231,8 @@ def half_normal_rsample(
     scale: Tensor,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the half-normal distribution by reparameterization.
 
@@ -237,7 +241,8 @@ def half_normal_rsample(
 
     Args:
         scale: positive, any shape; float32, float64, float16 or bfloat16.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard normal.
 
     Returns:
         z, of the parameter's shape and the inputs' dtype.
@@ -253,11 +258,11 @@ def half_normal_rsample(
         >>> bool((half_normal_rsample(torch.ones(100)) >= 0).all())
         True
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(half_normal_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    return rsample("half_normal", (("scale", scale),), key, generator)
+    return rsample("half_normal", (("scale", scale),), key, generator, noise)
 
 
 @names_mistakes
@@ -267,8 +272,8 @@ def half_normal_latent(
     prior_scale: float = 1.0,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the half-normal distribution and its KL divergence to another one.
 
@@ -277,7 +282,7 @@ def half_normal_latent(
         r = \mathrm{scale} / \mathrm{prior\_scale}
 
     Args:
-        scale, key, generator: see :func:`half_normal_rsample`.
+        scale, key, generator, sample_shape, rng, eps: see :func:`half_normal_rsample`.
         prior_scale: that of the prior, a positive number; by default the standard one's.
         reduction: of the KL, see :func:`gaussian_latent`.
 
@@ -298,9 +303,9 @@ def half_normal_latent(
         >>> z.shape, bool(kl.abs() < 1e-5)
         (torch.Size([4, 2]), True)
     """
-    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(scale, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(half_normal_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_scale,)
-    return latent("half_normal", (("scale", scale),), prior, reduction, key, generator)
+    return latent("half_normal", (("scale", scale),), prior, reduction, key, generator, noise)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from ..core.mistakes import described, names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import RHO, SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
 from .arguments import check_reduction, deviation, number
-from .gaussian import gaussian_latent
-from .sources import key_source
+from .divergence import divergence
+from .latent import latent
+from .sources import sources_of
 
 __all__ = ["sample_weight"]
 
@@ -28,8 +29,8 @@ def sample_weight(
     *,
     mixture: tuple[float, float, float] | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the weights of a Bayesian network and their divergence to the prior.
 
@@ -51,11 +52,13 @@ def sample_weight(
         reduction: of the KL: "sum", "none", "sample", "mean" or "batchmean", see
             :func:`gaussian_latent`.
         mixture: share of the first Gaussian, between 0 and 1, and the two standard deviations.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard normal.
 
     Returns:
         ``(w, kl)``: weights of the broadcast shape in the inputs' dtype, and the KL in float32
-        (float64 for float64 inputs).
+        (float64 for float64 inputs). To a mixture each sample has its own estimate, behind the dims
+        of ``sample_shape``.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
@@ -74,18 +77,17 @@ def sample_weight(
         >>> kl.shape
         torch.Size([])
     """
-    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(sample_weight, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     check_reduction(reduction)
-    sources = key_source(key, generator)
+    sources = sources_of(key, generator, noise)
     mean, std = number("prior_mean", prior_mean), deviation("prior_std", prior_std)
     if mixture is None:
         prior = None if (mean, std) == (0.0, 1.0) else (mean, std)
-        return gaussian_latent(
-            mu, rho=rho, reduction=reduction, prior=prior, key=key, generator=generator
-        )  # type: ignore[return-value]
+        wanted = divergence(reduction, prior, None, "sample", 1)
+        return latent(mu, rho, RHO, elementwise.UNBOUNDED, wanted, sources, False)  # type: ignore[return-value]
     constants = (*elementwise.UNBOUNDED, mean, *mixture_constants(mixture, std))
     w, (kl,), _ = elementwise.sample(
         "mixture",

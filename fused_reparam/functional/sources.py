@@ -1,31 +1,49 @@
-"""Where the noise of a call comes from."""
+"""Where the noise of a call comes from, and of how many samples it is."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..core.dtypes import compute_dtype
+from ..core.mistakes import described
 from ..core.modes import eager
+from ..core.noise_options import Generators, NoiseOptions, SampleShape
+from ..core.scalars import integer
 from ..core.scales import SCALE_KINDS
 from ..core.storage import TENSOR_TYPES, check_given
+from ..families import FAMILIES, base_number
 from ..ops.elementwise import Spec, elementwise
 from ..ops.layout import UNSETTLED, empty_ordered, memory_order
 from ..ops.library import all_eager, as_tensor
 from ..ops.noise import draw_key
 from ..rng import keys
-from .arguments import check_rng, given_noise
+from ..rng.torch_draws import DRAWS
+from .arguments import check_rng, sample_count
 
 
 class Sources(NamedTuple):
     """What the user said of it; see ``gaussian_latent``."""
 
     key: Tensor | None = None
-    generator: torch.Generator | None = None
+    generator: torch.Generator | tuple[torch.Generator, ...] | None = None  # many: one an item
     rng: str = "philox"
     eps: Tensor | None = None
+    sample_shape: tuple[int, ...] = ()
+    like_loc: bool = True
+    """Whether PyTorch's own noise lies in memory as the location, which ``randn_like`` does."""
+
+
+class Drawing(NamedTuple):
+    """How base noise is drawn."""
+
+    base: str  # a name of ``rng.bases.BASES``: of a key
+    torch: str  # a name of ``rng.torch_draws.DRAWS``: as PyTorch draws it
+    number: float = 0.0
 
 
 _FRESH = Sources()
@@ -34,35 +52,78 @@ _STANDARD = (-math.inf, math.inf, 0.0, 1.0, -math.inf)
 
 
 def one_source(
-    key: Tensor | None, generator: torch.Generator | None, rng: str, eps: Tensor | None
+    key: Tensor | None,
+    generator: Generators | None,
+    rng: str = "philox",
+    eps: Tensor | None = None,
+    sample_shape: SampleShape | None = None,
+    num_samples: int | None = None,
+    like_loc: bool = True,
 ) -> Sources:
     """Raise ValueError unless the noise has one source."""
     check_rng(rng)
+    shape: tuple[int, ...] = ()
+    if sample_shape is not None or num_samples is not None:
+        shape = _sample_shape(sample_shape, num_samples)
     if key is None and generator is None and eps is None and rng == "philox":
-        return _FRESH
-    keys.check_generator(generator)
-    if (key is not None) + (generator is not None) + (eps is not None) > 1:
+        return Sources(None, None, rng, None, shape) if shape else _FRESH
+    found = _checked(generator)
+    if (key is not None) + (found is not None) + (eps is not None) > 1:
         raise ValueError("give at most one of key, generator and eps: each decides the noise")
     if rng == "torch" and (key is not None or eps is not None):
         raise ValueError('rng="torch" draws from a generator and takes neither key nor eps')
-    return Sources(key, generator, rng, eps)
+    return Sources(key, found, rng, eps, shape, like_loc)
 
 
-def key_source(key: Tensor | None, generator: torch.Generator | None) -> Sources:
-    """The same of a function that takes no other."""
-    if key is None and generator is None:
+def sources_of(key: Tensor | None, generator: Generators | None, noise: NoiseOptions) -> Sources:
+    """The same of the families whose noise PyTorch draws as ``torch.distributions`` does."""
+    if key is None and generator is None and not noise:
         return _FRESH
-    keys.check_generator(generator)
-    if key is not None and generator is not None:
-        raise ValueError("give at most one of key and generator: each decides the noise")
-    return Sources(key, generator)
+    return one_source(key, generator, **noise, like_loc=False)
+
+
+def _checked(generator: Generators | None) -> torch.Generator | tuple[torch.Generator, ...] | None:
+    """One generator, or one for each item of a batch. A list of one is that one."""
+    if not isinstance(generator, (tuple, list)):
+        keys.check_generator(generator)  # type: ignore[arg-type]
+        return generator  # type: ignore[return-value]
+    for at, one in enumerate(generator):
+        if not hasattr(one, "initial_seed"):  # as keys.check_generator asks of one
+            raise TypeError(
+                "generator must be a torch.Generator, a list of them or None, got a list whose "
+                f"item {at} is {described(one)}"
+            )
+    return generator[0] if len(generator) == 1 else tuple(generator)
+
+
+def _sample_shape(shape: SampleShape | None, num_samples: int | None) -> tuple[int, ...]:
+    """The dims in front of z."""
+    if shape is None:
+        return (sample_count(num_samples),)
+    if num_samples is not None:
+        raise ValueError(
+            "give sample_shape or num_samples, which is its short form: got "
+            f"sample_shape={shape} and num_samples={num_samples}"
+        )
+    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
+    found = tuple([integer("a size of sample_shape", n) for n in sizes])  # type: ignore[arg-type]
+    if any(n < 0 for n in found) or math.prod(found) >= 1 << 63:
+        raise ValueError(
+            f"sample_shape must be of sizes from 0, fewer than 2^63 samples, got {found}"
+        )
+    return found
+
+
+def made_in_op(sources: Sources) -> bool:
+    """Whether the op makes the noise of a key, and needs none in memory."""
+    return sources.rng == "philox" and sources.eps is None and type(sources.generator) is not tuple
 
 
 def key_of(sources: Sources, like: Tensor) -> Any:
     """The key given, checked, or a fresh one."""
     key = sources.key
     if key is None:
-        return _drawn_key(like, sources.generator)
+        return _drawn_key(like, sources.generator)  # type: ignore[arg-type]
     keys.check_key(key)
     check_given("key", key)
     if not key.is_cpu or (not like.is_cpu and not all_eager(like)):
@@ -70,13 +131,78 @@ def key_of(sources: Sources, like: Tensor) -> Any:
     return key
 
 
-def given_or_torch(
-    sources: Sources, like: Tensor, shape: torch.Size, order: list[int]
-) -> tuple[None, Tensor]:
-    """No key: the noise itself, given or PyTorch's own, of a sample of a shape and memory order."""
-    if sources.eps is not None:
-        return None, given_noise(sources.eps, like, shape)
-    return None, _torch_noise(like, shape, order, sources.generator)
+def drawn_noise(
+    sources: Sources, like: Tensor, draw: Drawing, shape: torch.Size, order: list[int]
+) -> Tensor:
+    """The noise itself where the op makes none: PyTorch's own, or of a key for each item.
+
+    ``shape``, ``order``: those of the sample, and of its dims in memory. The noise of keys is as
+    precise as an op makes it: float32 for the 16-bit dtypes.
+    """
+    generator = sources.generator
+    if not isinstance(generator, tuple):
+        return _torch_noise(sources, like, draw, shape, order, generator)
+    at = len(sources.sample_shape)
+    check_items(generator, shape[at:])
+    # As the item would be drawn alone.
+    item = torch.Size((*shape[:at], 1, *shape[at + 1 :]))
+    drawn = [
+        _torch_noise(sources, like, draw, item, order, one)
+        if sources.rng == "torch"
+        else _noise_of_key(like, draw, item, order, one)
+        for one in generator
+    ]
+    return torch.cat(drawn, at) if drawn else like.new_empty(shape)
+
+
+def drawing_of(family: str, constants: Sequence[float]) -> Drawing:
+    row = FAMILIES[family]
+    return Drawing(row.base, row.draw or row.base, base_number(family, constants))
+
+
+def check_items(generators: tuple[torch.Generator, ...], shape: Sequence[int]) -> None:
+    """Raise ValueError unless there is one generator for each item of a batch."""
+    if not len(shape) or shape[0] != len(generators):
+        raise ValueError(
+            "a list of generators has one for each item of the batch, dim 0 of shape "
+            f"{tuple(shape)}, got {len(generators)}"
+        )
+
+
+def _noise_of_key(
+    like: Tensor, draw: Drawing, shape: torch.Size, order: list[int], generator: torch.Generator
+) -> Tensor:
+    key = keys.draw_key(like.device, generator)
+    return torch.ops.fused_reparam.base_noise(  # type: ignore[no-any-return]
+        key, shape, order, compute_dtype(like.dtype), draw.base, draw.number
+    )
+
+
+def _torch_noise(
+    sources: Sources,
+    like: Tensor,
+    draw: Drawing,
+    shape: torch.Size,
+    order: list[int],
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The numbers that PyTorch would draw for a sample, in the dtype of its location."""
+    keys.check_traceable(generator)
+    device = keys.drawn_on(like.device, generator)
+    if not sources.like_loc:
+        out = like.new_empty(shape, device=device)
+        return DRAWS[draw.torch](out, generator, draw.number).to(like.device)
+    same = like.dim() == len(shape) and like.shape == shape
+    if generator is None:
+        return torch.randn_like(
+            like if same else empty_ordered(shape, order, like.dtype, like.device)
+        )
+    out = (
+        torch.empty_like(like, device=device)
+        if same
+        else empty_ordered(shape, order, like.dtype, device)
+    )
+    return out.normal_(generator=generator).to(like.device)
 
 
 def made_of(key: Any, z: Tensor) -> Tensor:
@@ -101,13 +227,3 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
             return draw_key(like)
         return keys.random_bits(like.device, generator)
     return keys.draw_key(like.device, generator)
-
-
-def _torch_noise(
-    loc: Tensor, shape: torch.Size, order: list[int], generator: torch.Generator | None
-) -> Tensor:
-    same = loc.dim() == len(shape) and loc.shape == shape
-    like = loc if same else empty_ordered(shape, order, loc.dtype, loc.device)
-    if generator is None:
-        return torch.randn_like(like)
-    return torch.empty_like(like).normal_(generator=generator)

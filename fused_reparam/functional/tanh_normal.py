@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from . import elementwise
 from .arguments import bounds_of, interval, one_scale, parameters
-from .sources import one_source
+from .sources import sources_of
 
 __all__ = ["tanh_normal_rsample"]
 
@@ -30,9 +31,8 @@ def tanh_normal_rsample(
     high: float = 1.0,
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    eps: Tensor | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample an action between two bounds and its log-density.
 
@@ -50,11 +50,12 @@ def tanh_normal_rsample(
             :func:`gaussian_latent`.
         low, high: bounds of the action, finite numbers.
         clamp: (low, high) bounds on log_std or logvar; the gradient outside is 0.
-        key, generator, eps: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard normal.
 
     Returns:
-        ``(action, log_prob)`` of shapes (\*batch, actions) and (\*batch,): the inputs' dtype, and
-        float32 (float64 for float64 inputs).
+        ``(action, log_prob)`` of shapes (\*sample_shape, \*batch, actions) and that without its
+        last dim: the inputs' dtype, and float32 (float64 for float64 inputs).
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also unless
@@ -70,12 +71,12 @@ def tanh_normal_rsample(
         >>> action.shape, log_prob.shape, bool(action.abs().max() <= 2.0)
         (torch.Size([256, 6]), torch.Size([256]), True)
     """
-    if not isinstance(mean, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(mean, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(tanh_normal_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mean", mean, logvar, log_std, std, var, rho)
-    sources = one_source(key, generator, "philox", eps)
+    sources = sources_of(key, generator, noise)
     constants = (*bounds_of(clamp, kind), *interval(low, high))
     action, (log_prob,), _ = elementwise.sample(
         "tanh_normal",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Never
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scalars import flag
 from ..core.tracers import fx, node_of, special
 from . import elementwise
@@ -16,7 +17,7 @@ from .arguments import (
     temperature,
 )
 from .elementwise import latent, rsample
-from .sources import key_source, one_source
+from .sources import sources_of
 
 __all__ = [
     "continuous_bernoulli_latent",
@@ -33,9 +34,8 @@ def relaxed_bernoulli(
     hard: bool = False,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    eps: Tensor | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample a relaxed Bernoulli variable (binary concrete).
 
@@ -50,8 +50,8 @@ def relaxed_bernoulli(
         logits: log p / (1 - p), any shape; float32, float64, float16 or bfloat16.
         tau: temperature, a positive number.
         hard: whether to sample 0 or 1 itself.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
-        eps: standard logistic noise to use instead of drawing any, of the logits' shape.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard logistic.
 
     Returns:
         z, of the logits' shape and dtype.
@@ -70,11 +70,11 @@ def relaxed_bernoulli(
         >>> gate.unique()
         tensor([0., 1.])
     """
-    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(relaxed_bernoulli, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    sources = one_source(key, generator, "philox", eps)
+    sources = sources_of(key, generator, noise)
     constants = (temperature(tau),)
     return elementwise.sample(
         "relaxed_bernoulli",
@@ -101,8 +101,8 @@ def kumaraswamy_rsample(
     concentration0: Tensor | float,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the Kumaraswamy distribution, a stand-in for Beta that can be reparameterized.
 
@@ -113,7 +113,8 @@ def kumaraswamy_rsample(
     Args:
         concentration1: a > 0, any shape; float32, float64, float16 or bfloat16.
         concentration0: b > 0, broadcast against a.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard exponential.
 
     Returns:
         z in [0, 1], of the broadcast shape and the inputs' dtype.
@@ -130,14 +131,18 @@ def kumaraswamy_rsample(
         >>> kumaraswamy_rsample(a, b).shape
         torch.Size([3, 4])
     """
-    if not isinstance(concentration1, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if (
+        not isinstance(concentration1, Tensor)
+        or fx._is_fx_tracing_flag
+        or (noise and misnamed(noise))
+    ):
         node = special(kumaraswamy_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     return elementwise.sample(
         "kumaraswamy",
         (("concentration1", concentration1), ("concentration0", concentration0)),
-        sources=key_source(key, generator),
+        sources=sources_of(key, generator, noise),
     )[0]
 
 
@@ -146,8 +151,8 @@ def continuous_bernoulli_rsample(
     logits: Tensor,
     *,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> Tensor:
     r"""Sample the continuous Bernoulli distribution by reparameterization.
 
@@ -159,7 +164,8 @@ def continuous_bernoulli_rsample(
 
     Args:
         logits: log p / (1 - p), any shape; float32, float64, float16 or bfloat16.
-        key, generator: the source of the noise, see :func:`gaussian_latent`.
+        key, generator, sample_shape, rng, eps: how many samples of which noise, see
+            :func:`gaussian_latent`. eps is standard exponential, -log u.
 
     Returns:
         z, of the logits' shape and the inputs' dtype.
@@ -177,11 +183,11 @@ def continuous_bernoulli_rsample(
         >>> bool(((z >= 0) & (z <= 1)).all())
         True
     """
-    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(continuous_bernoulli_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    return rsample("continuous_bernoulli", (("logits", logits),), key, generator)
+    return rsample("continuous_bernoulli", (("logits", logits),), key, generator, noise)
 
 
 @names_mistakes
@@ -191,8 +197,8 @@ def continuous_bernoulli_latent(
     prior_logits: float = 0.0,
     reduction: str = "batchmean",
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **mistaken: Never,
+    generator: Generators | None = None,
+    **noise: Unpack[NoiseOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""Sample the continuous Bernoulli distribution and its KL divergence to another one.
 
@@ -201,7 +207,7 @@ def continuous_bernoulli_latent(
         A(\ell) = \log \frac{e^\ell - 1}{\ell}
 
     Args:
-        logits, key, generator: see :func:`continuous_bernoulli_rsample`.
+        logits, key, generator, sample_shape, rng, eps: see :func:`continuous_bernoulli_rsample`.
         prior_logits: those of the prior, a number; by default 0, of the uniform distribution.
         reduction: of the KL, see :func:`gaussian_latent`.
 
@@ -223,9 +229,11 @@ def continuous_bernoulli_latent(
         >>> z.shape, kl.item()
         (torch.Size([4, 2]), 0.0)
     """
-    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or mistaken:
+    if not isinstance(logits, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(continuous_bernoulli_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_logits,)
-    return latent("continuous_bernoulli", (("logits", logits),), prior, reduction, key, generator)
+    return latent(
+        "continuous_bernoulli", (("logits", logits),), prior, reduction, key, generator, noise
+    )

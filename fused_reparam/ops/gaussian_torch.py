@@ -44,11 +44,12 @@ def latent(
     kind: int,
     bounds: tuple[float, float],
     reduction: str | None,
-    generator: torch.Generator | None,
+    generator: torch.Generator | tuple[torch.Generator, ...] | None,
 ) -> tuple[Tensor, Tensor] | None:
     """z and the KL, or None when the noise has to be drawn as a tensor."""
     if (
-        not all_eager(loc, scale)
+        isinstance(generator, tuple)
+        or not all_eager(loc, scale)
         or reduction not in _SUMMED
         or forward_ad_active()
         or not _serves(loc, scale)  # type: ignore[arg-type]

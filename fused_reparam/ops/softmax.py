@@ -119,18 +119,27 @@ def gumbel_softmax(
     unimix: float,
     dim: int,
     reduction: str | None = None,
+    order: Sequence[int] = UNSETTLED,
 ) -> tuple[Tensor, Tensor]:
     """y and the KL, differentiable in the logits; a KL that is not wanted has no elements.
 
-    A tau beyond 2^-126 or 2^126 is taken as that.
+    A tau beyond 2^-126 or 2^126 is taken as that. ``order``: of y in memory, else the logits'.
     """
     tau = min(max(tau, SMALLEST_TAU), LARGEST_TAU)
     dim %= logits.dim()
-    spec = Spec(UNSETTLED, mode, tau, unimix, dim, True, False, reduction)
+    spec = Spec(order, mode, tau, unimix, dim, True, False, reduction)
     if key is None and exporting():
         return _in_plain_operators(logits, noise, spec)
     y, _, kl = _op((logits, key, noise), spec)
     return y, kl  # type: ignore[return-value]
+
+
+def divergence(logits: Tensor, dim: int, reduction: str) -> Tensor:
+    """The KL without a sample."""
+    spec = Spec(UNSETTLED, SOFT, 1.0, 0.0, dim, False, False, reduction)
+    if exporting():
+        return _in_plain_operators(logits, None, spec)[1]
+    return _op((logits, None, None), spec)[2]  # type: ignore[return-value]
 
 
 def _in_plain_operators(logits: Tensor, noise: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor]:

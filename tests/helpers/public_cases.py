@@ -80,6 +80,7 @@ _CALLS = [
     case(fr.tanh_normal_rsample, "mean log_std", low=-1.5, high=0.5),
     case(fr.log_normal_rsample, "loc std"),
     case(fr.log_normal_latent, "loc logvar"),
+    case(fr.tanh_normal_rsample, "mean log_std", sample_shape=(2, 2)),
     *(
         case(fr.loc_scale_rsample, "loc scale", base=base, df=3.0 if base == "student_t" else None)
         for base in loc_scale.BASES
@@ -106,6 +107,7 @@ _CALLS = [
     case(fr.categorical_latent, "logits", tau=0.7, dim=0, reduction="none", hard=True),
     case(fr.one_hot_categorical, "logits", dim=0),
     case(fr.one_hot_categorical, "logits", dim=0, unimix=0.05),
+    case(fr.gumbel_softmax, "logits", tau=0.7, dim=0, sample_shape=(2, 2)),
 ]
 
 
@@ -117,6 +119,9 @@ def given_noise(mu, x, eps, stacked):
         *fr.gaussian_rsample_log_prob(mu, log_std=x, eps=stacked, num_samples=2),
         *fr.tanh_normal_rsample(mu, log_std=x, eps=eps),
         fr.relaxed_bernoulli(mu, eps=eps),
+        fr.loc_scale_rsample(mu, 0.5, "laplace", eps=stacked, sample_shape=(2,)),
+        fr.gumbel_softmax(mu, dim=0, eps=eps),
+        *fr.categorical_latent(mu, hard=True, dim=0, reduction="sum", eps=stacked, sample_shape=2),
     )
 
 

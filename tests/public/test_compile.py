@@ -6,7 +6,15 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from fused_reparam import functional, gaussian_latent, gaussian_rsample, noise
+from fused_reparam import (
+    exponential_rsample,
+    functional,
+    gaussian_latent,
+    gaussian_rsample,
+    gumbel_softmax,
+    noise,
+    one_hot_categorical,
+)
 from tests.helpers.elementwise_cases import FAMILIES, cotangents, gradients
 from tests.helpers.public_cases import (
     CASES,
@@ -135,7 +143,13 @@ def test_other_sources_of_noise():
 
     def call(mu, x, eps, stacked):
         drawn = gaussian_latent(mu, x, rng="torch", num_samples=2, return_eps=True)
-        return *given_noise(mu, x, eps, stacked), *drawn, *gaussian_rsample(mu, x, return_eps=True)
+        others = [
+            exponential_rsample(mu.exp(), rng="torch", sample_shape=(2, 1)),
+            gumbel_softmax(mu, rng="torch"),
+            one_hot_categorical(x, rng="torch"),
+        ]
+        returned = gaussian_rsample(mu, x, return_eps=True)
+        return *given_noise(mu, x, eps, stacked), *drawn, *others, *returned
 
     params, found = given_noise_params(), []
     for way in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):

@@ -176,6 +176,8 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
     half, given = torch.tensor(math.log(0.5)), torch.randn(rows, cols, generator=generator)
     numbers = torch.tensor(0.5), torch.tensor(math.log(2.0))
     mu_alone, log_std_alone = mu.detach(), log_std.detach()
+    from bench.source_calls import source_calls  # which takes a good deal from here
+
     return [
         Call("two tensors", two, latent(), gauss(), most=BASIC),
         Call("log_std of one row", (mu, row), latent(), gauss()),
@@ -239,6 +241,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
         Call("gumbel soft, dim 1", (logits1,), categories(1), softmax(1), "gumbel"),
         Call("gumbel hard, dim 1", (logits1,), categories(1, True), softmax(1, True), "gumbel"),
         Call("gumbel, y.sum()", (logits,), categories(), softmax(-1), "gumbel", "sum"),
+        *source_calls(two, one_row, logits, given),
     ]  # fmt: skip
 
 

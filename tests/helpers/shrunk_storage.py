@@ -10,6 +10,7 @@ import torch
 import fused_reparam as fr
 from fused_reparam import noise
 from tests.helpers import op_calls
+from tests.helpers.interpreter import patch_once_a_launch
 from tests.helpers.public_cases import CASES, given_noise, given_noise_params, leaves
 
 PARTS = {"empty": 0.0, "half": 0.5}
@@ -126,6 +127,7 @@ def of_gradients():
 
 
 if __name__ == "__main__":
+    patch_once_a_launch()
     of_parameters()
     of_noise()
     of_ops()

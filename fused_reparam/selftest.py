@@ -215,11 +215,33 @@ def _case(call: _Call, values: Tensor, key: Tensor) -> Callable[[], Sequence[Ten
 
 
 def largest_difference(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the number that it should be, or to 1 below 1."""
-    return max(
-        ((g.double() - w.double()).abs() / w.double().abs().clamp_min(1.0)).max().item()
-        for g, w in zip(got, want, strict=True)
-    )
+    """The largest difference, relative to the number that it should be, or to 1 below 1.
+
+    NaN where anything is no number: Python's ``max`` would lose that.
+    """
+    found = []
+    for g, w in zip(got, want, strict=True):
+        # Two infinities, where a dtype ends, are alike.
+        off = torch.where(g == w, 0.0, (g.double() - w.double()).abs())
+        found.append((off / w.double().abs().clamp_min(1.0)).max())
+    return torch.stack(found).max().item()
+
+
+def difference(
+    compute: Callable[[], Sequence[Tensor]], name: str, dtype: torch.dtype
+) -> str | None:
+    """How the results of a backend differ from the reference's; None where the two agree."""
+    with dispatch.backend("reference"):
+        want = compute()
+    with dispatch.backend(name):
+        got = compute()
+    shapes = [[tuple(one.shape) for one in side] for side in (got, want)]
+    if shapes[0] != shapes[1]:
+        return f"shapes {shapes[0]}, expected {shapes[1]}"
+    found = largest_difference(got, want)
+    if found <= _TOLERANCE[dtype]:
+        return None
+    return f"differs by {found:.2g}, allowed {_TOLERANCE[dtype]:.2g}"
 
 
 def run(devices: Sequence[torch.device], report: Callable[[str], None] = print) -> int:
@@ -245,10 +267,6 @@ def run(devices: Sequence[torch.device], report: Callable[[str], None] = print) 
 
 def _failures(name: str, device: torch.device) -> Iterator[str]:
     for case, dtype, compute in cases(device):
-        with dispatch.backend("reference"):
-            want = compute()
-        with dispatch.backend(name):
-            got = compute()
-        difference = largest_difference(got, want)
-        if not difference <= _TOLERANCE[dtype]:
-            yield f"{case}: differs by {difference:.2g}, allowed {_TOLERANCE[dtype]:.2g}"
+        problem = difference(compute, name, dtype)
+        if problem is not None:
+            yield f"{case}: {problem}"

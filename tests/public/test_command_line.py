@@ -113,6 +113,14 @@ def test_selftest_sees_a_difference(monkeypatch, capsys, fastest, no_extension):
         assert f"{name} on {device.type}: FAILED {case} torch.float32: differs by" in out
 
 
+def test_selftest_sees_what_is_no_number_in_any_result(fastest):
+    def compute():
+        second = torch.nan if fused_reparam.current_backend(fastest[1]) == fastest[0] else 0.0
+        return torch.zeros(2), torch.tensor([0.0, second])
+
+    assert str(selftest.difference(compute, fastest[0], torch.float32)).startswith("differs by nan")
+
+
 def test_backend_override_nests():
     for name in ("reference", "native"):
         if dispatch.unavailable_reason(name, torch.device("cpu")) is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if sys.version_info < (3, 11):  # noqa: UP036  # a plain checkout, which no installer has checked
     print(f"bench: needs Python 3.11 or later, this is {sys.version.split()[0]}", file=sys.stderr)
@@ -18,9 +18,11 @@ except ImportError as error:
     print(f"bench: {sys.executable} can't import PyTorch ({error})", file=sys.stderr)
     sys.exit(2)
 
-from bench import variants
+from bench import machine, report, results
 from bench.ops import OPS, WORKS
-from bench.results import CALLS, LATENT, STEPS, load
+from bench.results import CALLS, LATENT, STEPS
+from bench.sizes import shape_of
+from bench.variants import NAMES as VARIANTS
 
 if TYPE_CHECKING:
     from bench.measure import Settings
@@ -29,17 +31,17 @@ if TYPE_CHECKING:
 # Beside each op's own: of the latent, and on a GPU of all ops.
 LARGE = {"cpu": ("64M",), "cuda": ("64M", "256M", "1G")}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-# The exit statuses of a run whose device is gone, and of one that Ctrl-C ended.
-LOST_DEVICE, INTERRUPTED = 3, 130
+# The exit status of a run that Ctrl-C ended.
+INTERRUPTED = 130
 NAMES = (*OPS, STEPS, CALLS)
+GROUPS = {"all": NAMES, "others": tuple(name for name in NAMES if name not in (LATENT, STEPS))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    own = {"compare": compare, "table": table}
     try:
-        if words and words[0] in own:
-            return own[words[0]](words[1:])
+        if words[:1] == ["show"]:
+            return show(words[1:])
         if words and words[0] in ("plots", "pages", "gpu-report"):
             module = importlib.import_module(f"bench.{words[0].replace('-', '_')}")
             return int(module.main(words[1:]))
@@ -54,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(words: Sequence[str]) -> int:
     """Measures; returns 1 when a variant failed its check, after reporting all the others.
 
-    And LOST_DEVICE when a variant took the device with it, INTERRUPTED after Ctrl-C; what was
-    measured until then is kept.
+    And INTERRUPTED after Ctrl-C; what was measured until then is kept.
     """
     options = _options(words)
     try:
@@ -63,90 +64,68 @@ def run(words: Sequence[str]) -> int:
     except OSError as error:
         print(f"python -m bench: --out {options.out}: {error.strerror}", file=sys.stderr)
         return 2
-    from bench import report, results
-    from bench.measure import DeviceLost, measure_all
+    from bench.measure import measure_all
 
     if options.threads:
         torch.set_num_threads(options.threads)
     every = [_settings(options, name) for name in options.op]
     found: dict[str, Result] = {}
+    earlier: dict[str, Result] = {}
     written: dict[str, list[Path]] = {}
     code, last = 0, ""
     try:
         for result in measure_all(every, report.say):
-            op = result["settings"]["op"]
+            op, path = result["settings"]["op"], results.path_of(result, options.out)
+            if options.add and op not in found and path.exists():
+                earlier[op] = results.read(path)
+            whole = results.merged(earlier[op], result) if op in earlier else result
             # On disk at once: what comes next may take long, or take the process with it.
-            found[op], written[op] = result, results.write(result, options.out)
-    except DeviceLost as error:
-        code, last = LOST_DEVICE, str(error)
+            found[op], written[op] = result, results.write(whole, options.out)
     except KeyboardInterrupt:
         kept = ", ".join(f"{op} ({len(one['rows'])} rows)" for op, one in found.items())
         code, last = INTERRUPTED, f"interrupted; kept: {kept or 'nothing'}"
     finally:
-        for result in found.values():
-            report.print_result(result, options.wide)
-        report.print_legend(list(found.values()))
+        report.print_results(list(found.values()), options.wide)
         print("\n".join(f"wrote {path}" for paths in written.values() for path in paths))
-    if last:
-        print(last)
-    failed = any(row["status"] == "failed" for one in found.values() for row in one["rows"])
-    return code or int(failed)
+    rows = [row for one in found.values() for row in one["rows"]]
+    failed = [f"{row['variant']}, {row['reason']}" for row in rows if row["status"] == "failed"]
+    if last or failed:
+        print(last or f"FAILED: {'; '.join(dict.fromkeys(failed))}")
+    return code or int(bool(failed))
 
 
-def compare(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench compare")
-    parser.add_argument("before", type=Path, help="result JSON")
-    parser.add_argument("after", type=Path, help="result JSON")
-    parser.add_argument("--wide", action="store_true", help="all columns")
-    options = parser.parse_args(words)
-    from bench.compare import print_comparison
-
-    try:
-        [before], [after] = load(options.before), load(options.after)
-        print_comparison(before, after, options.wide)
-    except ValueError as error:
-        _fail(parser, error)
-    return 0
-
-
-def table(words: Sequence[str]) -> int:
+def show(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench table", description="Results of one machine in Markdown."
+        prog="python -m bench show", description="Results as a run prints them."
     )
     parser.add_argument("results", type=Path, nargs="+", help="result JSON, or a folder of them")
+    parser.add_argument("--wide", action="store_true", help="tables of all columns")
     options = parser.parse_args(words)
-    from bench import pages
-
     try:
-        print("\n\n".join(pages.everything(load(*options.results))))
-    except ValueError as error:
-        _fail(parser, error)
+        report.print_results(results.load(*options.results), options.wide)
+    except ValueError as error:  # in one line: it is no matter of how the command is used
+        parser.exit(2, f"{parser.prog}: {error}\n")
     return 0
-
-
-def _fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
-    """With one line: what is wrong is no matter of how the command is used."""
-    parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Speed and memory of ops and training steps, beside what they replace.",
-        epilog="Also, each with --help: compare, table, plots, pages, gpu-report.",
+        epilog="Also, each with --help: show, plots, pages, gpu-report.",
     )
 
     def add(name: str, text: str, **more: object) -> None:
         parser.add_argument(name, help=text, **more)  # type: ignore[arg-type]
 
     add("--op", f"all, others (all but {LATENT} and {STEPS}), or some of: {', '.join(NAMES)}",
-        default=LATENT)  # fmt: skip
-    add("--device", "cpu, cuda, cuda:1, ...", default="cpu")
+        type=_some(NAMES, GROUPS), default=(LATENT,))  # fmt: skip
+    add("--device", "cpu, cuda, cuda:1, ...", type=_device, default="cpu")
     add("--sizes", "such as 128x20, or 16M elements (default: each op's); not of training steps, "
-        "which have their models'")  # fmt: skip
-    add("--dtype", f"{', '.join(DTYPES)} (default: each op's)")
-    add("--work", "some of these (default: all)", default=",".join(WORKS))
-    add("--variants", "only these, beside eager (default: all)")
+        "which have their models'", type=_sizes, default=())  # fmt: skip
+    add("--dtype", f"{', '.join(DTYPES)} (default: each op's)", type=_some(DTYPES))
+    add("--work", "some of these (default: all)", type=_some(WORKS), default=WORKS)
+    add("--variants", "only these, beside eager (default: all)", type=_some(VARIANTS), default=())
     add("--threads", "CPU threads (default: PyTorch's)", type=int)
     add("--keep-memory", "keep freed memory in the process, as allocators with caches do (CPU, "
         "glibc)", action="store_true")  # fmt: skip
@@ -154,114 +133,82 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         action="store_true")  # fmt: skip
     add("--wide", "tables of all columns", action="store_true")
     add("--quick", "small sizes, a rough result", action="store_true")
+    add("--add", "to the rows of earlier runs, in the same files", action="store_true")
     add("--out", "results go to <out>/<machine>/<op>.json and .csv; those to be kept to "
         "bench/results (default: out/bench)", default=Path("out/bench"), type=Path)  # fmt: skip
     options = parser.parse_args(words)
-    try:
-        _check(options)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    if options.device.type != "cpu":  # small calls are measured on one
+        options.op = tuple(name for name in options.op if name != CALLS)
+    if not options.op:
+        parser.error(f"--op {CALLS}: these are measured on a CPU, got --device {options.device}")
+    if options.sizes and options.op == (STEPS,):
+        parser.error("--sizes: training steps have the sizes of their models")
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads {options.threads}: expected 1 or more")
+    if options.keep_memory:
+        try:
+            machine.keep_freed_memory()
+        except OSError as error:
+            parser.error(str(error))
     return options
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Lists in place of what the user wrote with commas.
+def _some(
+    known: Sequence[str], groups: dict[str, tuple[str, ...]] | None = None
+) -> Callable[[str], tuple[str, ...]]:
+    """Takes what stands between commas, each once; all of it must be known, or name a group."""
 
-    Raises:
-        ValueError: something is asked for that there isn't.
-        OSError: freed memory can't be kept here.
-    """
-    from bench import machine
-    from bench.sizes import shape_of
+    def given(text: str) -> tuple[str, ...]:
+        found = (groups or {}).get(text, tuple(dict.fromkeys(text.split(","))))
+        for one in found:
+            if one not in known:
+                raise argparse.ArgumentTypeError(f"{one!r}: expected some of: {', '.join(known)}")
+        return found
 
-    device = _device(options.device)
-    every = NAMES if device.type == "cpu" else NAMES[:-1]
-    groups = {"all": every, "others": tuple(n for n in every if n not in (LATENT, STEPS))}
-    options.op = groups.get(options.op) or _some("--op", options.op, NAMES)
-    options.work = _some("--work", options.work, WORKS)
-    options.dtype = _some("--dtype", options.dtype, DTYPES)
-    options.variants = _some("--variants", options.variants, variants.names(device))
-    options.sizes = _some("--sizes", options.sizes)
-    for size in options.sizes:
-        shape_of(size)
-    if options.sizes and options.op == (STEPS,):
-        raise ValueError("--sizes: training steps have the sizes of their models")
-    if CALLS in options.op and device.type != "cpu":
-        raise ValueError(f"--op {CALLS}: these are measured on a CPU, got --device {device}")
-    if options.compile and options.op != (CALLS,):
-        raise ValueError(f"--compile: of --op {CALLS} alone; other ops are compiled beside eager")
-    if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads {options.threads}: expected 1 or more")
-    ours = [name for name in options.variants if name in variants.BACKENDS]
-    reasons = [variants.unavailable_reason(name, device) for name in ours]
-    if ours and None not in reasons:
-        words = "; ".join(f"{name}: {why}" for name, why in zip(ours, reasons, strict=True))
-        raise ValueError(f"--variants: expected one of ours that can run; {words}")
-    if options.keep_memory:
-        machine.keep_freed_memory()
-
-
-def _some(option: str, text: str | None, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """What stands between commas, each once; all of it must be among the names, if there are any.
-
-    Raises:
-        ValueError: something isn't.
-    """
-    given = () if text is None else tuple(dict.fromkeys(text.split(",")))
-    for one in given:
-        if names and one not in names:
-            raise ValueError(f"{option} {one!r}: expected some of: {', '.join(names)}")
     return given
 
 
-def _device(text: str) -> torch.device:
-    """The device of that name.
+def _sizes(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(size for size in dict.fromkeys(text.split(",")) if shape_of(size))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
-    Raises:
-        ValueError: PyTorch has none, or the bench has no clock for it.
-    """
+
+def _device(text: str) -> torch.device:
+    """The device of that name, if PyTorch has one and the bench has a clock for it."""
     try:
         device = torch.device(text)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in LARGE:
-        raise ValueError(f"--device {text!r}: expected cpu, cuda, or one such as cuda:1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected cpu, cuda, or one such as cuda:1")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count:
-        raise ValueError(f"--device {text!r}: this PyTorch sees {count} of {device.type}")
+        raise argparse.ArgumentTypeError(f"{text!r}: this PyTorch sees {count} of {device.type}")
     return device
 
 
 def _settings(options: argparse.Namespace, name: str) -> Settings:
+    from bench.calls import SHAPES
     from bench.measure import Settings
+    from bench.steps import STEP, models
     from bench.timing import QUICK, THOROUGH
 
     sizes, dtypes, works = options.sizes, options.dtype or ("float32",), options.work
     if name == STEPS:
-        from bench.steps import STEP, models
-
         sizes, dtypes = tuple(one.name for one in models(options.quick)), ("float32",)
         works = (STEP,)
     elif name == CALLS:
-        from bench.calls import SHAPES
-
         sizes = tuple("x".join(map(str, shape)) for shape in SHAPES)
     else:
-        op, kind = OPS[name], torch.device(options.device).type
+        op, kind = OPS[name], options.device.type
         large = LARGE[kind] if kind == "cuda" or name == LATENT else ()
         sizes = sizes or (op.sizes[:2] if options.quick else op.sizes + large)
         dtypes = options.dtype or op.dtypes
-    return Settings(
-        op=name,
-        device=options.device,
-        sizes=sizes,
-        dtypes=dtypes,
-        works=works,
-        variants=options.variants,
-        quick=options.quick,
-        effort=QUICK if options.quick else THOROUGH,
-        compiled=options.compile,
-    )
+    effort = QUICK if options.quick else THOROUGH
+    return Settings(name, str(options.device), sizes, dtypes, works, options.variants,
+                    options.quick, effort, options.compile)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 Forward and backward at 128x20 and 256x6, one thread, in interleaved rounds. What a user
 calls is seldom the fastest case: a scale of one row, a prior, `z.sum()`. A row here is one such
-call. Its formula gets the noise as its first argument, and the gate of `check` holds for it too.
+call, and a new one is a row more in `calls`. The gate of `check` holds for it too.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,23 +17,21 @@ import torch
 from torch import Tensor
 
 import fused_reparam as fr
-from bench import check
 from bench.check import Outputs
 from bench.noise import DRAWS, degrees
-from bench.ops import PRIOR_STD, log_prob, tanh_normal, weight
-from bench.results import CALLS
-from bench.timing import Contestant, CpuClock, Effort, Spread, interleave
+from bench.ops import OPS, tanh_normal
+from fused_reparam.families import FAMILIES
+from fused_reparam.functional.loc_scale import BASES
 
 # What a call may take of eager's time: the plain latent, every other one, and a compiled one of
 # the compiled formula's time.
 BASIC, MOST, COMPILED = 0.33, 0.6, 1.0
 SHAPES = ((128, 20), (256, 6))
-BASES = ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")
 
 
 @dataclass(frozen=True)
 class Call:
-    """`ours(*inputs)`, and `formula(noise, *inputs)`, which must return as many tensors."""
+    """`ours(*inputs)`, and `formula(noise, *inputs)`, which returns as many tensors."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -49,11 +46,26 @@ class Call:
     like: Tensor | None = None
     """A tensor of the noise's shape and memory format; the first input when None."""
     most: float = MOST
+    eager: Callable[..., Outputs] | None = None
+    """What eager PyTorch computes, where it is not the formula with noise of its own."""
 
     @property
     def noise(self) -> Tensor:
         """A tensor of the noise's shape and memory order."""
         return (self.inputs[0] if self.like is None else self.like).detach()
+
+    @property
+    def theirs(self) -> Callable[..., Outputs]:
+        """What PyTorch's users write: the formula with noise of its own."""
+        formula, noise = self.formula, self.noise
+        if self.eager is not None or self.base is None:
+            return self.eager or (lambda *inputs: formula(None, *inputs))
+        draw = DRAWS[self.base]
+        return lambda *inputs: formula(draw(noise), *inputs)
+
+    @property
+    def incoming(self) -> Callable[[Outputs], list[Tensor | None]] | None:
+        return None if self.gradient == "none" else partial(gradients, self.gradient)
 
 
 def divergence(mean: Tensor, log_std: Tensor, std: Tensor, prior: Sequence[Tensor]) -> Tensor:
@@ -66,18 +78,12 @@ def divergence(mean: Tensor, log_std: Tensor, std: Tensor, prior: Sequence[Tenso
     return 0.5 * (distance * distance + torch.exp(2 * log_ratio) - 1) - log_ratio
 
 
-def batchmean(kl: Tensor) -> Tensor:
-    return kl.sum() / len(kl)
-
-
 Reduce = Callable[[Tensor], Tensor]
 REDUCTIONS: dict[str, Reduce] = {
-    "batchmean": batchmean,
-    "sum": lambda kl: kl.sum(),
-    "mean": lambda kl: kl.mean(),
-    "sample": lambda kl: kl.sum(1),
-    "none": lambda kl: kl,
-}
+    "batchmean": lambda kl: kl.sum() / len(kl), "sum": torch.sum, "mean": torch.mean,
+    "sample": lambda kl: kl.sum(1), "none": lambda kl: kl,
+}  # fmt: skip
+batchmean = REDUCTIONS["batchmean"]
 
 
 def gauss(reduce: Reduce = batchmean, prior: Sequence[Tensor] = ()) -> Callable[..., Outputs]:
@@ -131,10 +137,6 @@ def kl_of(reduction: str) -> Callable[..., Outputs]:
     return ours
 
 
-def moments(dim: int) -> Callable[..., Outputs]:
-    return lambda both: fr.gaussian_latent_from_moments(both, dim, scale="log_std")
-
-
 def located(base: str, number: float = 0.0) -> Callable[..., Outputs]:
     """With a scale that is a number, where one is given."""
     df = degrees(base)
@@ -170,23 +172,28 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
     halves, last = (normal(rows, 2 * cols, scale=0.5),
                     normal(8, rows // 8, 2 * cols, scale=0.5))  # fmt: skip
     action = mu, normal(cols, scale=0.1, shift=-0.5)
-    weights = normal(rows, cols, scale=0.1), normal(rows, cols, scale=0.1, shift=-3.0)
     logits, logits1 = normal(rows, cols), normal(16, cols, rows // 16)
-    inner = slice(3, cols + 3)
+    inner, whole = slice(3, cols + 3), torch.empty(8, rows // 8, cols)
     half, given = torch.tensor(math.log(0.5)), torch.randn(rows, cols, generator=generator)
     numbers = torch.tensor(0.5), torch.tensor(math.log(2.0))
     mu_alone, log_std_alone = mu.detach(), log_std.detach()
-    from bench.source_calls import source_calls  # which takes a good deal from here
+
+    def op(name: str) -> Call:
+        """An op of the bench."""
+        found = OPS[name]
+        made = found.inputs(lambda count: [normal(rows, cols).detach() for _ in range(count)])
+        inputs = tuple(one.requires_grad_() for one in made)
+        return Call(name, inputs, found.ours, found.formula, found.base, eager=found.eager)
 
     return [
         Call("two tensors", two, latent(), gauss(), most=BASIC),
         Call("log_std of one row", (mu, row), latent(), gauss()),
         Call("std a number", (mu,), lambda m: fr.gaussian_latent(m, std=0.5),
              lambda eps, m: gauss()(eps, m, half)),
-        Call("moments, dim 1", (halves,), moments(1),
-             lambda eps, m: gauss()(eps, *m.chunk(2, 1)), like=mu),
-        Call("moments, last dim", (last,), moments(-1),
-             lambda eps, m: gauss()(eps, *m.chunk(2, -1)), like=torch.empty(8, rows // 8, cols)),
+        *(Call(f"moments, {words}", (both,),
+               lambda m, dim=dim: fr.gaussian_latent_from_moments(m, dim, scale="log_std"),
+               lambda eps, m, dim=dim: gauss()(eps, *m.chunk(2, dim)), like=like)
+          for words, both, dim, like in (("dim 1", halves, 1, mu), ("last dim", last, -1, whole))),
         Call("channels_last", (channels_last(1.0), channels_last(0.1)), latent(), gauss(),
              gradient="like"),
         Call("transposed", turned, lambda m, s: fr.gaussian_latent(m.t(), log_std=s.t()),
@@ -220,32 +227,82 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
         Call("inference mode", two, latent(), gauss(), gradient="none"),
         Call("rsample", two, rsample, sample_alone),
         Call("rsample, z.sum()", two, rsample, sample_alone, gradient="sum"),
-        *(Call(f"kl, {name}", two, kl_of(name), kl_alone(reduce), None)
+        *(Call(f"kl, {name}{words}", inputs, kl_of(name), kl_alone(reduce), None)
+          for words, inputs in (("", two), (", prior of tensors", (*two, *prior)))
           for name, reduce in REDUCTIONS.items()),
-        *(Call(f"kl, {name}, prior of tensors", (*two, *prior), kl_of(name), kl_alone(reduce), None)
-          for name, reduce in REDUCTIONS.items()),
-        Call("rsample_log_prob", two,
-             lambda m, s: fr.gaussian_rsample_log_prob(m, logvar=s), log_prob),
         Call("tanh_normal, log_std of one row", action,
              lambda m, s: fr.tanh_normal_rsample(m, log_std=s), tanh_normal),
-        Call("sample_weight", weights,
-             lambda m, s: fr.sample_weight(m, s, prior_std=PRIOR_STD), weight),
         *(Call(f"{base}, scale a number", (mu,), located(base, 0.5),
                lambda eps, m: (m + 0.5 * eps,), base) for base in BASES),
         *(Call(f"{base}, scale of one row", (mu, one_row), located(base),
                lambda eps, m, s: (m + s * eps,), base) for base in BASES),
-        Call("relaxed_bernoulli", (logits,), lambda x: (fr.relaxed_bernoulli(x, 0.7),),
-             lambda noise, x: (torch.sigmoid((x + noise) / 0.7),), "logistic"),
-        Call("gumbel soft", (logits,), categories(), softmax(-1), "gumbel"),
-        Call("gumbel hard", (logits,), categories(hard=True), softmax(-1, True), "gumbel"),
-        Call("gumbel soft, dim 1", (logits1,), categories(1), softmax(1), "gumbel"),
-        Call("gumbel hard, dim 1", (logits1,), categories(1, True), softmax(1, True), "gumbel"),
+        *map(op, ("gaussian_rsample_log_prob", "sample_weight", "relaxed_bernoulli")),
+        *(op(f"{name}_rsample") for name, row in FAMILIES.items() if row.law),
+        *(Call(f"gumbel {'hard' if hard else 'soft'}{words}", (inputs,), categories(dim, hard),
+               softmax(dim, hard), "gumbel")
+          for words, inputs, dim in (("", logits, -1), (", dim 1", logits1, 1))
+          for hard in (False, True)),
         Call("gumbel, y.sum()", (logits,), categories(), softmax(-1), "gumbel", "sum"),
-        *source_calls(two, one_row, logits, given),
+        *calls_from_elsewhere(two, one_row, logits, given),
     ]  # fmt: skip
 
 
-# --- what is done with a call ---------------------------------------------------------------------
+def calls_from_elsewhere(
+    two: tuple[Tensor, Tensor], scale: Tensor, logits: Tensor, given: Tensor
+) -> list[Call]:
+    """Samples in other shapes, and noise that no key of the call's own makes.
+
+    Args:
+        two: means and logarithms of scales.
+        scale: one row of positive scales.
+        logits, given: as the means; given is noise.
+    """
+    own, size = torch.Generator(), logits.shape
+    each = [torch.Generator() for _ in range(8)]
+    items = tuple(t.detach().reshape(8, -1).requires_grad_() for t in two)
+
+    def seeded(*generators: torch.Generator) -> dict[str, Any]:
+        """To draw the same numbers in ours and in the formula."""
+        for seed, generator in enumerate(generators):
+            generator.manual_seed(seed)
+        return {"rng": "torch", "generator": list(generators)}
+
+    def laplace(_: None, loc: Tensor, scale: Tensor) -> Outputs:
+        seeded(own)
+        u = torch.empty(size).uniform_(torch.finfo(torch.float32).eps - 1, 1, generator=own)
+        return (loc - scale * u.sign() * torch.log1p(-u.abs()),)
+
+    def gumbel(_: None, logits: Tensor) -> Outputs:
+        seeded(own)
+        return softmax(-1)(-torch.empty(size).exponential_(generator=own).log(), logits)
+
+    def stacked(_: None, mean: Tensor, log_std: Tensor) -> Outputs:
+        seeded(*each)
+        rows = [torch.randn(1, *mean.shape[1:], generator=one) for one in each]
+        return gauss()(torch.cat(rows), mean, log_std)
+
+    four, located = torch.empty(2, 2, *size), (two[0], scale)
+    return [
+        Call("sample_shape (2, 2)", two, latent(sample_shape=(2, 2)), gauss(), like=four),
+        Call("laplace, sample_shape (2, 2)", located,
+             lambda m, s: (fr.loc_scale_rsample(m, s, "laplace", sample_shape=(2, 2)),),
+             lambda eps, m, s: (m + s * eps,), "laplace", like=four),
+        Call("gumbel soft, sample_shape (2, 2)", (logits,),
+             lambda x: (fr.gumbel_softmax(x, 0.7, sample_shape=(2, 2)),), softmax(-1), "gumbel",
+             like=four),
+        Call("laplace, eps given", located,
+             lambda m, s: (fr.loc_scale_rsample(m, s, "laplace", eps=given),),
+             lambda _, m, s: (m + s * given,), None),
+        Call("gumbel soft, eps given", (logits,),
+             lambda x: (fr.gumbel_softmax(x, 0.7, eps=given),),
+             lambda _, x: softmax(-1)(given, x), None),
+        Call("laplace, rng torch", located,
+             lambda m, s: (fr.loc_scale_rsample(m, s, "laplace", **seeded(own)),), laplace, None),
+        Call("gumbel soft, rng torch", (logits,),
+             lambda x: (fr.gumbel_softmax(x, 0.7, **seeded(own)),), gumbel, None),
+        Call("a generator for each of 8", items,
+             lambda m, s: fr.gaussian_latent(m, log_std=s, **seeded(*each)), stacked, None),
+    ]  # fmt: skip
 
 
 def gradients(kind: str, outputs: Outputs) -> list[Tensor | None]:
@@ -266,106 +323,3 @@ def gradients(kind: str, outputs: Outputs) -> list[Tensor | None]:
         return torch.empty_like(output).copy_(made) if kind == "like" else made
 
     return [arriving(index, output) for index, output in enumerate(outputs)]
-
-
-def eager(call: Call) -> Callable[..., Outputs]:
-    """The formula with noise of its own, as PyTorch's users write it."""
-    formula, noise = call.formula, call.noise
-    if call.base is None:
-        return lambda *inputs: formula(None, *inputs)
-    draw = DRAWS[call.base]
-    return lambda *inputs: formula(draw(noise), *inputs)
-
-
-def prepared(call: Call, compute: Callable[..., Outputs]) -> Callable[[object], object]:
-    """What is timed: forward and backward, or forward in inference mode."""
-    inputs, grad = call.inputs, torch.autograd.grad
-
-    def forward(_: object) -> None:
-        with torch.inference_mode():
-            compute(*inputs)
-
-    if call.gradient == "none":
-        return forward
-    arriving = gradients(call.gradient, compute(*inputs))
-    incoming = [one for one in arriving if one is not None]
-    if len(incoming) == len(arriving):
-        return lambda _: grad(compute(*inputs), inputs, incoming)
-    index = next(i for i, one in enumerate(arriving) if one is not None)
-    return lambda _: grad(compute(*inputs)[index], inputs, incoming, allow_unused=True)
-
-
-def problem(call: Call, ours: Callable[..., Outputs]) -> str | None:
-    """What is wrong with a call's outputs and gradients; None where they are the formula's."""
-    incoming = None if call.gradient == "none" else partial(gradients, call.gradient)
-    return check.problem(ours, call.formula, call.inputs, call.base, call.noise, incoming)
-
-
-class ThreadClock(CpuClock):
-    """Processor time of this thread, which others on the machine add little to."""
-
-    warms_up = False
-
-    def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
-        start = time.thread_time_ns()
-        for item in items:
-            call(item)
-        return (time.thread_time_ns() - start) / 1e9
-
-
-def measured(call: Call, compiled: bool, rounds: int) -> dict[str, Any]:
-    """A row: medians of both times, and the ratio of each round with its quartiles."""
-    ours, theirs = call.ours, eager(call)
-    row: dict[str, Any] = {"most": COMPILED if compiled else call.most}
-    if compiled:
-        torch.compiler.reset()
-        ours, theirs = (torch.compile(one, dynamic=False) for one in (ours, theirs))
-    try:
-        wrong = problem(call, ours)
-        if wrong:
-            return row | {"status": "failed", "reason": wrong}
-        pair = [Contestant("ours", prepared(call, ours)),
-                Contestant("formula", prepared(call, theirs))]  # fmt: skip
-    except Exception as error:
-        return row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
-    effort = Effort(sample_seconds=0.001, seconds=0.0, least_rounds=rounds, most_rounds=rounds)
-    spreads = interleave(ThreadClock(), pair, effort)
-    both = zip(*(one.samples for one in pair), strict=True)
-    ratio = Spread.of([own / other for own, other in both])
-    return row | {
-        "status": "ok",
-        "ratio": ratio.median,
-        "low_ratio": ratio.low,
-        "high_ratio": ratio.high,
-        "median_s": spreads["ours"].median,
-        "low_s": spreads["ours"].low,
-        "high_s": spreads["ours"].high,
-        "formula_s": spreads["formula"].median,
-    }
-
-
-def rows(
-    compiled: bool, quick: bool, say: Callable[[str], object] = lambda _: None
-) -> Iterator[dict[str, Any]]:
-    """A row for each call, on one thread whatever this process has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    variant = fr.current_backend("cpu") + (", compiled" if compiled else "")
-    try:
-        for shape in SHAPES:
-            every, size = calls(*shape), "x".join(map(str, shape))
-            say(f"{CALLS} {size}: {len(every)} for {variant}")
-            for call in every:
-                yield {
-                    "op": CALLS,
-                    "size": size,
-                    "shape": size,
-                    "elements": math.prod(shape),
-                    "dtype": "float32",
-                    "work": call.name,
-                    "variant": variant,
-                    "ours": True,
-                    "threads": 1,
-                } | measured(call, compiled, rounds=5 if quick else 21)
-    finally:
-        torch.set_num_threads(threads)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from bench import check, memory
-from bench.ops import BACKWARD, FORWARD, Compute, Op, Shape, Tensors
+from bench import check, profiles
+from bench.ops import BACKWARD, FORWARD, Op, Shape, Tensors
 from bench.results import STEPS
 from bench.steps import STEP, Model
 from bench.timing import Contestant
@@ -18,7 +18,7 @@ from bench.variants import Missing, Variant, variants
 
 # Graphs kept ready for the backward pass of small sizes may take this much memory.
 GRAPH_BYTES = 1 << 28
-# Elements, as far as dim 0 can be cut, of what is compared with the formula in float64.
+# Elements, as far as dim 0 can be cut, of what is compared with the reference.
 CHECKED = 1 << 17
 # Tensors of the latent's size (or of the noise's) alive at the worst moment in plain PyTorch, the
 # specification's included: an estimate, so that what can't fit is not begun.
@@ -55,10 +55,6 @@ class OpCase:
         """Bytes that the op must read and write for `work`; None where nobody can say."""
         return self.op.moved(work) * self.elements * self.torch_dtype.itemsize
 
-    def made(self, work: str) -> int:
-        """Bytes of the new tensors that `work` results in."""
-        return self.op.made(work) * self.elements * self.torch_dtype.itemsize
-
     def noise_elements(self, work: str) -> int:
         """Numbers to be made from the noise's stream for `work`."""
         return self.op.noise_passes(work) * self.elements
@@ -74,26 +70,23 @@ class OpCase:
 
     @cached_property
     def inputs(self) -> Tensors:
-        return self._inputs(self.shape)
-
-    def _inputs(self, shape: Shape) -> Tensors:
         generator = torch.Generator(self.device).manual_seed(20)
         one = torch.zeros((), dtype=self.torch_dtype, device=self.device)
 
         def normals(count: int) -> list[Tensor]:
             if not count:
-                return [one.expand(shape)]
-            return [one.new_empty(shape).normal_(generator=generator) for _ in range(count)]
+                return [one.expand(self.shape)]
+            return [one.new_empty(self.shape).normal_(generator=generator) for _ in range(count)]
 
         made = self.op.inputs(normals)
         return tuple(t.requires_grad_() for t in made) if BACKWARD in self.op.works else made
 
     def incoming(self, outputs: check.Outputs) -> Tensors:
-        """The gradients that arrive, the same for all variants: random ones at a sample, and at a
-        KL, which is a mean over the batch or a sum, one between the two."""
+        """The gradients that arrive, the same for all variants: within -1 and 1 at a sample, and at
+        a KL, which is a mean over the batch or a sum, one between the two."""
         generator = torch.Generator(self.device).manual_seed(21)
         return tuple(
-            torch.empty_like(one).normal_(generator=generator)
+            torch.empty_like(one).uniform_(-1, 1, generator=generator)
             if one.ndim
             else torch.full_like(one, self.shape[0] ** 0.5)
             for one in outputs
@@ -102,17 +95,13 @@ class OpCase:
     def problem(self, variant: Variant) -> str | None:
         """What is wrong with the op as one of ours computes it, on a large latent's first rows."""
         rows = max(1, min(self.shape[0], CHECKED * self.shape[0] // self.elements))
-        inputs = self._inputs((rows, *self.shape[1:]))
-        like = self.op.like(*(tensor.detach() for tensor in inputs))
-        incoming = self.incoming if BACKWARD in self.op.works else None
-        with variant.context():
-            return check.problem(
-                variant.op or variant.compute, self.op.formula, inputs, self.op.base, like, incoming
-            )
+        few = replace(self, shape=(rows, *self.shape[1:]))
+        incoming = few.incoming if BACKWARD in self.op.works else None
+        return check.problem(variant.backend, variant.op or variant.compute, few.inputs, incoming)
 
     def saved_bytes(self, variant: Variant) -> int:
         with variant.context():
-            return memory.saved_bytes(variant.compute, self.inputs)
+            return profiles.saved_bytes(variant.compute, self.inputs)
 
     def contestant(self, work: str, variant: Variant) -> Contestant:
         """`variant` doing `work`. The backward pass finds its graphs ready, one for each call."""
@@ -144,63 +133,47 @@ class StepCase(OpCase):
     """A training step of a model in which the op sits; all variants share its parameters."""
 
     model: Model
+    name, works = STEPS, (STEP,)
 
     @classmethod
     def of(cls, model: Model, device: torch.device) -> StepCase:
         return cls(model.op, model.name, model.shape, "float32", device, model)
 
-    @property
-    def name(self) -> str:
-        return STEPS
-
-    @property
-    def works(self) -> tuple[str, ...]:
-        return (STEP,)
-
     def moved(self, _work: str) -> int | None:
         return None  # a model is more than its op
-
-    def made(self, _work: str) -> int:
-        return 0
 
     def noise_elements(self, _work: str) -> int:
         return 0
 
     @cached_property
-    def _made(self) -> tuple[nn.Module, Tensors]:
+    def made(self) -> tuple[nn.Module, Tensors, torch.optim.Optimizer]:
+        """The model, a batch, and what makes the step, which does the same work at any rate."""
         with torch.random.fork_rng(), self.device:
             torch.manual_seed(22)
-            return self.model.build(), self.model.batch(self.device)
-
-    @property
-    def module(self) -> nn.Module:
-        return self._made[0]
-
-    def loss(self, latent: Compute) -> Tensors:
-        module, batch = self._made
-        return (module(latent, *batch),)
+            module = self.model.build()
+            optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+            return module, self.model.batch(self.device), optimizer
 
     def variants(self) -> tuple[list[Variant], list[Missing]]:
         """Those of the op, each in an eager model, and textbook's and ours in compiled ones too."""
-        return variants(self.op, self.device, lambda latent: partial(self.loss, latent), True)
+        module, batch, _ = self.made
+        return variants(self.op, self.device, lambda op: lambda: (module(op, *batch),), True)
 
     def saved_bytes(self, variant: Variant) -> int:
+        module, batch, _ = self.made
         with variant.context():
-            known = (*self.module.parameters(), *self._made[1])
-            return memory.saved_bytes(lambda *_: variant.compute(), known)
+            known = (*module.parameters(), *batch)
+            return profiles.saved_bytes(lambda *_: variant.compute(), known)
 
     def contestant(self, _work: str, variant: Variant) -> Contestant:
-        return Contestant(variant.name, lambda _: self.step(variant), context=variant.context)
+        module, _, optimizer = self.made
+        parameters = tuple(module.parameters())
 
-    @cached_property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        # A step does the same work whatever the rate; the parameters stay where they are.
-        return torch.optim.SGD(self.module.parameters(), lr=0.0)
+        def step(_: object) -> None:
+            grads = torch.autograd.grad(variant.compute()[0], parameters)
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad
+            optimizer.step()
+            optimizer.zero_grad()
 
-    def step(self, variant: Variant) -> None:
-        parameters = tuple(self.module.parameters())
-        grads = torch.autograd.grad(variant.compute()[0], parameters)
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        return Contestant(variant.name, step, context=variant.context)

@@ -12,8 +12,8 @@ from bench.variants import COMPILE, DISTRIBUTIONS, EAGER, REFERENCE, UNCHECKED
 
 TIMES = ["median_s", "low_s", "high_s"]
 FIGURES = [*TIMES, "saved_bytes", "peak_bytes", "of_copy", "of_limit", "copy_s", "noise_s",
-           "host_s", "graph_kernels"]  # fmt: skip
-CONSTANT = ["shape", "elements", "moved_bytes", "device_type"]
+           "host_s"]  # fmt: skip
+CONSTANT = ["shape", "elements", "moved_bytes", "threads", "device_type"]
 # The columns of a case are named by who took part, and then by the figure: `eager_median_s`.
 # `compile` is the fastest of torch.compile's modes, `own` of our backends, `model` ours in a
 # compiled model.
@@ -31,8 +31,8 @@ def cases(results: Iterable[Result]) -> pd.DataFrame:
     ])  # fmt: skip
     every = every.reindex(columns=[*CASE, *CONSTANT, "variant", "ours", "status", *FIGURES])
     every = every.astype(dict.fromkeys(FIGURES, float) | {"ours": bool})
-    every["backend"] = every.variant.astype(str).str.split(",").str[0]
     variant = every.variant.astype(str)
+    every["backend"] = variant.str.split(",").str[0]
     fused, model = every.ours & (every.backend != REFERENCE), variant.str.endswith("compiled model")
     took_part = {
         "eager": variant == EAGER,

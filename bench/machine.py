@@ -37,52 +37,42 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         raise OSError("this C library has no mallopt: --keep-memory is for glibc") from None
-    largest = (1 << 31) - 1
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: largest}
-    if not all(mallopt(name, value) for name, value in settings.items()):
+    most = (1 << 31) - 1
+    if not all(mallopt(*setting) for setting in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, most))):
         raise OSError("the C library refused to keep freed memory")
     _kept = True
 
 
 def describe(device: torch.device) -> dict[str, object]:
     """Device, processor, versions, commit and time, as they go into every result file."""
-    return {
-        "device": device_name(device),
-        "device_type": device.type,
-        "cpu": cpu_model(),
-        "cpus": os.cpu_count(),
-        "simd": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "keeps_freed_memory": _kept,
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": _versions(),
-        "commit": commit(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    } | (_cuda(device) if device.type == "cuda" else {})
+    about: dict[str, object] = {
+        "device": cpu_model(), "device_type": device.type, "cpu": cpu_model(),
+        "cpus": os.cpu_count(), "simd": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(), "keeps_freed_memory": _kept,
+        "system": f"{platform.system()} {platform.machine()}", "versions": _versions(),
+        "commit": commit(), "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        driver, *clocks = nvidia_smi("driver_version", "clocks.sm", "clocks.max.sm",
+                                     "clocks.max.mem", "power.limit")  # fmt: skip
+        about |= {
+            "device": torch.cuda.get_device_name(device), "driver": driver,
+            "clocks": ", ".join(clocks),
+            "compute_capability": f"{found.major}.{found.minor}",
+            "multiprocessors": found.multi_processor_count, "memory_bytes": found.total_memory,
+        }  # fmt: skip
+    return about
 
 
-def _cuda(device: torch.device) -> dict[str, object]:
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "driver": driver_version(),
-        "compute_capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory_bytes": properties.total_memory,
-    }
-
-
-def driver_version() -> str:
-    """The NVIDIA driver's version; `unknown` where nothing tells it."""
-    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def nvidia_smi(*fields: str) -> list[str]:
+    """What NVIDIA's tool says of the GPU; `unknown` where nothing tells it."""
+    words = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
-        return done.stdout.split()[0]
+        return done.stdout.splitlines()[0].split(", ")
     except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+        return ["unknown"] * len(fields)
 
 
 def folder_name(machine: dict[str, object]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
 
 import torch
 
-from bench import calls, check, limits, machine, memory, profiles, results
+from bench import call_times, limits, machine, memory, profiles
 from bench.cases import OpCase, StepCase
 from bench.ops import OPS, WORKS
 from bench.results import CALLS, FORMAT, STEPS, Result, Row
@@ -51,21 +50,10 @@ class Settings:
     """Of small calls: once more with both sides through torch.compile."""
 
 
-class Skipped(Exception):
-    """What is measured here does not fit this machine."""
-
-
-class DeviceLost(BaseException):
-    """CUDA fails from here on, whoever calls it: no handler of a call's errors may take it."""
-
-
 def measure_all(every: Sequence[Settings], say: Say = lambda _: None) -> Iterator[Result]:
     """For each op a result after each of its cases, with all rows that are there by then.
 
     The machine's limits are measured once.
-
-    Raises:
-        DeviceLost: a variant has left CUDA in a state in which no call works.
     """
     machine.commit()  # before anything is measured: a commit made meanwhile changes no label
     first, device = every[0], torch.device(every[0].device)
@@ -73,18 +61,35 @@ def measure_all(every: Sequence[Settings], say: Say = lambda _: None) -> Iterato
     say("copies")
     brief = replace(first.effort, seconds=first.effort.seconds / 4)
     limit = limits.measure_limits(device, clock, brief, first.quick)
-    wrong: dict[str, str] = {}
-    if not first.quick:
-        say("self-test")
-        wrong = check.self_test(device)
     for settings in every:
         if settings.op == CALLS:
             rows: list[Row] = []
             for compiled in (False, True) if settings.compiled else (False,):
-                rows += calls.rows(compiled, settings.quick, say)
-                yield result(settings, limit, (), rows)
+                rows += call_times.rows(compiled, settings.quick, say)
+                yield result(settings, limit, [], rows)
         else:
-            yield from measure(settings, clock, limit, say, wrong=wrong)
+            yield from measure(settings, clock, limit, say)
+
+
+def measure(
+    settings: Settings,
+    clock: Clock,
+    limit: dict[str, float],
+    say: Say = lambda _: None,
+    variants: Sequence[Variant] | None = None,
+) -> Iterator[Result]:
+    """After each case all that is there by then of what the settings ask for, as a JSON-ready dict.
+
+    Args:
+        variants: in place of all.
+    """
+    rows: list[Row] = []
+    cases = cases_of(settings)
+    for index, case in enumerate(cases):
+        say(f"{case.name} {case.size} {case.dtype}, {index + 1} of {len(cases)}")
+        found, missing = case.variants() if variants is None else (variants, [])
+        rows += measure_case(case, settings, chosen(found, settings), clock)
+        yield result(settings, limit, missing, rows)
 
 
 def cases_of(settings: Settings) -> list[OpCase]:
@@ -98,36 +103,10 @@ def cases_of(settings: Settings) -> list[OpCase]:
     ]
 
 
-def measure(
-    settings: Settings,
-    clock: Clock,
-    limit: dict[str, float],
-    say: Say = lambda _: None,
-    variants: Sequence[Variant] | None = None,
-    wrong: dict[str, str] = {},  # noqa: B006
-) -> Iterator[Result]:
-    """After each case all that is there by then of what the settings ask for, as a JSON-ready dict.
-
-    Args:
-        variants: in place of all.
-        wrong: backends of ours that are not to be timed, and why.
-    """
-    rows: list[Row] = []
-    cases = cases_of(settings)
-    for index, case in enumerate(cases):
-        say(f"{case.name} {case.size} {case.dtype}, {index + 1} of {len(cases)}")
-        found, missing = case.variants() if variants is None else (variants, [])
-        rows += measure_case(case, settings, chosen(found, settings), clock, wrong)
-        yield result(settings, limit, chosen(missing, settings), rows)
-
-
-def chosen(entries: Sequence[Any], settings: Settings) -> list[Any]:
-    """Those of the variants (or the missing ones) that the settings ask for.
-
-    A backend's name asks for it in a compiled model too.
-    """
+def chosen(entries: Sequence[Variant], settings: Settings) -> list[Variant]:
+    """Those of the variants that the settings ask for: a backend in a compiled model too."""
     wanted = settings.variants
-    return [e for e in entries if not wanted or e.name.split(",")[0] in (EAGER, *wanted)]
+    return [e for e in entries if not wanted or e.backend in (EAGER, *wanted)]
 
 
 def result(
@@ -140,19 +119,14 @@ def result(
         "machine": machine.describe(torch.device(settings.device)),
         "settings": asdict(settings),
         "limits": limit,
-        "missing": [asdict(m) for m in missing],
+        "missing": list(missing),
         "complete": done >= set(product(settings.dtypes, settings.sizes)),
-        "warnings": results.warnings(rows),
         "rows": list(rows),
     }
 
 
 def measure_case(
-    case: OpCase,
-    settings: Settings,
-    variants: Sequence[Variant],
-    clock: Clock,
-    wrong: dict[str, str] = {},  # noqa: B006
+    case: OpCase, settings: Settings, variants: Sequence[Variant], clock: Clock
 ) -> list[Row]:
     """The rows of one case: variants that pass the gate with their figures, others without."""
     if any(variant.name.startswith(COMPILE) for variant in variants):
@@ -165,7 +139,7 @@ def measure_case(
     rows: dict[tuple[str, str], Row] = {}
     passed = []
     for variant in variants:
-        status = _too_slow(case, variant, variants) or _checked(case, variant, wrong)
+        status = _too_slow(case, variant, variants) or _checked(case, variant)
         if status["status"] == "ok":
             passed.append(variant)
         for work in works:
@@ -174,27 +148,19 @@ def measure_case(
         for name, found in _timed(case, work, passed, clock, settings.effort).items():
             rows[work, name] |= found
     # All host times first: launches may take longer once a profiler has been there.
-    for figures_of in (_host_time, _single_calls):
+    for name in ("host_s", "peak_bytes"):
         for variant, work in product(passed, works):
-            row = rows[work, variant.name]
-            if row["status"] == "ok":
-                row |= figures_of(case, work, variant, clock)
+            if rows[work, variant.name]["status"] == "ok":
+                rows[work, variant.name] |= _single_call(name, case, work, variant, clock)
     return [rows[work, variant.name] for work in works for variant in variants]
 
 
 def _row(case: OpCase, work: str, variant: Variant) -> Row:
     return {
-        "op": case.name,
-        "size": case.size,
-        "shape": "x".join(map(str, case.shape)),
-        "elements": case.elements,
-        "dtype": case.dtype,
-        "work": work,
-        "variant": variant.name,
-        "ours": variant.ours,
-        "threads": torch.get_num_threads(),
-        "moved_bytes": case.moved(work),
-    }
+        "op": case.name, "size": case.size, "shape": "x".join(map(str, case.shape)),
+        "elements": case.elements, "dtype": case.dtype, "work": work, "variant": variant.name,
+        "ours": variant.ours, "threads": torch.get_num_threads(), "moved_bytes": case.moved(work),
+    }  # fmt: skip
 
 
 def _too_slow(case: OpCase, variant: Variant, variants: Sequence[Variant]) -> Row | None:
@@ -207,46 +173,31 @@ def _too_slow(case: OpCase, variant: Variant, variants: Sequence[Variant]) -> Ro
     return {"status": "skipped", "reason": reason}
 
 
-def _checked(case: OpCase, variant: Variant, wrong: dict[str, str]) -> Row:
+def _checked(case: OpCase, variant: Variant) -> Row:
     """Status of all rows of a variant, and the bytes that it saves."""
     try:
-        problem = memory.too_little(case.need, case.device)
-        if problem is not None:
-            raise Skipped(problem)
-        problem = (wrong.get(variant.backend) or case.problem(variant)) if variant.ours else None
-        if problem is not None:
-            return {"status": "failed", "reason": problem}
+        reason = memory.too_little(case.need, case.device)
+        if reason is not None:
+            return {"status": "skipped", "reason": reason}
+        reason = case.problem(variant) if variant.ours else None
+        if reason is not None:
+            return {"status": "failed", "reason": reason}
         if variant.overwrites:  # a CUDA graph is recorded in the second call
             one = case.contestant(case.works[-1], variant)
             for item in (*one.prepare(1), *one.prepare(1)):
                 one.call(item)
         return {"status": "ok", "saved_bytes": case.saved_bytes(variant)}
     except Exception as error:  # whatever it dies of, the others are to be measured
-        return _death(error, case, variant)
+        return _death(error)
 
 
-def _death(error: Exception, case: OpCase, variant: Variant) -> Row:
-    _end_if_lost(error, case, variant)
-    skipped = isinstance(error, Skipped) or memory.is_out_of_memory(error)
-    return {"status": "skipped" if skipped else "failed", "reason": _sentence(error)}
-
-
-def _end_if_lost(error: Exception, case: OpCase, variant: Variant) -> None:
-    """Some errors are of one call (no memory, no capture); after others no call works any more."""
-    if case.device.type != "cuda" or isinstance(error, Skipped):
-        return
-    try:
-        torch.cuda.synchronize(case.device)
-    except Exception:
-        raise DeviceLost(
-            f"{case.name}, {case.size} {case.dtype}, {variant.name}: {_sentence(error)}; CUDA fails"
-            " from then on, so the run ends here; the cases before this one are written"
-        ) from error
+def _death(error: Exception) -> Row:
+    status = "skipped" if memory.is_out_of_memory(error) else "failed"
+    return {"status": status, "reason": _sentence(error)}
 
 
 def _sentence(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return text if isinstance(error, Skipped) else f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _timed(
@@ -254,24 +205,24 @@ def _timed(
 ) -> dict[str, Row]:
     """What the interleaved rounds of one kind of work show, by variant."""
     found: dict[str, Row] = {}
-    entered: list[tuple[Variant, Contestant]] = []
+    entered: list[Contestant] = []
     for variant in variants:
         try:
-            entered.append((variant, case.contestant(work, variant)))
+            entered.append(case.contestant(work, variant))
         except Exception as error:
-            found[variant.name] = _death(error, case, variant)
+            found[variant.name] = _death(error)
     if not entered:
         return found
     moved, rivals = case.moved(work), list[Contestant]()
     if moved:
-        with suppress(RuntimeError):  # no memory for them: the rows do without
-            rivals = limits.copies(moved, case.made(work), case.device)
+        with suppress(RuntimeError):  # no memory for it: the rows do without
+            rivals.append(limits.copying(moved, case.device))
         count = case.noise_elements(work)
         rivals += limits.noise(count, case.torch_dtype, case.device, case.op.base)
-    spreads = interleave(clock, [*(one for _, one in entered), *rivals], effort)
-    for variant, one in entered:
+    spreads = interleave(clock, [*entered, *rivals], effort)
+    for one in entered:
         if one.problem is not None:
-            found[one.name] = _death(one.problem, case, variant)
+            found[one.name] = _death(one.problem)
         else:
             found[one.name] = {"calls": one.calls} | figures(case, work, spreads, one.name)
     return found
@@ -281,63 +232,32 @@ def figures(case: OpCase, work: str, spreads: dict[str, Spread], name: str) -> R
     """What follows from the medians: rates, and ratios to the rivals and to the machine."""
     spread, moved = spreads[name], case.moved(work)
     ratio = {rival: spreads[rival].median / spread.median for rival in spreads}
-    copy, fresh = spreads.get(limits.COPY), spreads.get(limits.FRESH)
+    copy = spreads.get(limits.COPY)
     # What the noise alone took in the same rounds; not known where nobody makes it in the caches,
     # as on a GPU.
     none = 0.0 if case.device.type == "cpu" and not case.noise_elements(work) else None
     noise = spreads[limits.NOISE].median if limits.NOISE in spreads else none
     bound = None if copy is None or noise is None else max(copy.median, noise)
     return {
-        "median_s": spread.median,
-        "low_s": spread.low,
-        "high_s": spread.high,
-        "samples": spread.samples,
-        "ns_per_element": spread.median / case.elements * 1e9,
+        "median_s": spread.median, "low_s": spread.low, "high_s": spread.high,
+        "samples": spread.samples, "ns_per_element": spread.median / case.elements * 1e9,
         "gb_per_s": None if moved is None else moved / spread.median / 1e9,
-        "copy_s": None if copy is None else copy.median,
-        "of_copy": ratio.get(limits.COPY),
+        "copy_s": None if copy is None else copy.median, "of_copy": ratio.get(limits.COPY),
         "noise_s": None if copy is None else noise,
-        "fresh_s": None if fresh is None else fresh.median,
-        "of_fresh": ratio.get(limits.FRESH),
         "of_limit": None if bound is None else bound / spread.median,
-        "vs_eager": ratio.get(EAGER),
-        "vs_compile": ratio.get(COMPILE),
-    }
+        "vs_eager": ratio.get(EAGER), "vs_compile": ratio.get(COMPILE),
+    }  # fmt: skip
 
 
-def _host_time(case: OpCase, work: str, variant: Variant, clock: Clock) -> Row:
-    if not isinstance(clock, CudaClock):
-        return {"host_s": None}
-    with _attempt("host", case, variant) as row:
-        row["host_s"] = profiles.host_seconds(case.contestant(work, variant), case.device)
-    return {"host_s": None} | row
-
-
-def _single_calls(case: OpCase, work: str, variant: Variant, clock: Clock) -> Row:
-    """Figures that a single call shows: memory, and on CUDA launches and, of ours, the graph."""
-    row: Row = dict.fromkeys(("peak_bytes", "kernels", "graph_s", "graph_kernels"))
-    if isinstance(clock, CudaClock):
-        with _attempt("kernels", case, variant) as found:
-            found["kernels"] = profiles.kernels(case.contestant(work, variant), case.device)
-        row |= found
-    if variant.overwrites:
-        return row | {"peak_reason": "its results are in CUDA graphs of its own"}
-    with _attempt("peak", case, variant) as found:
-        found["peak_bytes"] = memory.peak_bytes(case.contestant(work, variant), case.device)
-    row |= found
-    if isinstance(clock, CudaClock) and variant.ours:
-        with _attempt("graph", case, variant) as found:
-            found |= profiles.graph(case.contestant(work, variant), clock)
-        row |= found
-    return row
-
-
-@contextmanager
-def _attempt(name: str, case: OpCase, variant: Variant) -> Iterator[Row]:
-    """The figures, or why there are none: PyTorch's interfaces for these differ by release."""
-    row: Row = {}
+def _single_call(name: str, case: OpCase, work: str, variant: Variant, clock: Clock) -> Row:
+    """A figure that a single call shows, or why there is none: PyTorch's interfaces for these
+    differ by release."""
+    if name == "host_s" and not isinstance(clock, CudaClock):
+        return {name: None}
+    if name == "peak_bytes" and variant.overwrites:
+        return {name: None, "peak_reason": "its results are in CUDA graphs of its own"}
+    figure = profiles.host_seconds if name == "host_s" else profiles.peak_bytes
     try:
-        yield row
+        return {name: figure(case.contestant(work, variant), case.device)}
     except Exception as error:
-        _end_if_lost(error, case, variant)
-        row[f"{name}_reason"] = _sentence(error)
+        return {name: None, f"{name.split('_')[0]}_reason": _sentence(error)}

@@ -1,4 +1,4 @@
-"""Standard noise: drawn in plain PyTorch, and as the package's specification makes it of a key."""
+"""Standard noise in plain PyTorch, each as PyTorch's users draw it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def student_t(like: Tensor) -> Tensor:
     return radius * torch.cos(2 * math.pi * torch.rand_like(like))
 
 
-# By the package's name of the noise; each as PyTorch's users write it.
+# By the package's name of the noise.
 DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": torch.randn_like,
     "uniform": lambda like: torch.empty_like(like).uniform_(-1, 1),
@@ -51,22 +51,3 @@ DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
     "student_t": student_t,
     "exponential": lambda like: -torch.log(uniform(like)),
 }
-
-
-def of_key(base: str, key: Tensor, like: Tensor) -> Tensor:
-    """A key's noise in float64, in the shape and the memory order of `like`.
-
-    It is what an op of this dtype draws: a 16-bit one draws in float32.
-    """
-    import fused_reparam as fr
-
-    dtype, count = torch.promote_types(like.dtype, torch.float32), like.numel()
-    with fr.backend("reference"):
-        if base == "normal":
-            made = fr.noise.normal(key, count, dtype=dtype)
-        else:
-            zeros = torch.zeros(count, dtype=dtype, device=like.device)
-            name = "gumbel" if base == "exponential" else base
-            made = fr.loc_scale_rsample(zeros, 1.0, name, df=degrees(base), key=key)
-    made = torch.exp(-made.double()) if base == "exponential" else made.double()
-    return made.as_strided(like.shape, torch.empty_like(like).stride())

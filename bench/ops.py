@@ -1,7 +1,8 @@
 """The ops that the bench knows: inputs, formula, ours and bytes of each. A new op is one row more.
 
 An op's formula is what eager PyTorch computes, with the noise as its first argument; it is timed
-with noise that PyTorch draws, and ours must be the formula of the noise of the key that ours drew.
+with noise that PyTorch draws, and the tests show that ours is the formula of the noise of the key
+that ours drew.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from torch import distributions as D
 import fused_reparam as fr
 from bench.noise import DRAWS, degrees
 from fused_reparam.families import FAMILIES, Family
+from fused_reparam.functional.loc_scale import BASES
 
 Shape = tuple[int, ...]
 Tensors = tuple[Tensor, ...]
@@ -39,8 +42,8 @@ class Op:
     formula: Compute
     """Of noise and inputs; its first output is the sample, if it has one."""
     ours: Compute
-    moves: tuple[tuple[int, int], ...] = ((2, 1), (3, 2))
-    """Tensors of the latent's size that must be read and are made: forward, then backward."""
+    moves: tuple[int, ...] = (3, 5)
+    """Tensors of the latent's size that must be read or written: forward, then backward."""
     noise: tuple[int, ...] = (1, 1)
     """How often each of the two must make the noise when none is kept."""
     base: str | None = "normal"
@@ -54,6 +57,11 @@ class Op:
     sizes: tuple[str, ...] = ("128x20", "1M")
     """Those to measure where the user names none, the smallest first."""
     dtypes: tuple[str, ...] = ("float32",)
+    asked: tuple[tuple[str, *tuple[float, ...]], ...] = (("1M",),)
+    """Sizes at which a CPU must keep no more than `keeps`, and there be so many times as fast as
+    eager and as torch.compile, where that is said."""
+    keeps: int = 0
+    """Tensors of the latent's size that the backward pass needs beside a key."""
 
     @property
     def works(self) -> tuple[str, ...]:
@@ -64,11 +72,7 @@ class Op:
 
     def moved(self, work: str) -> int:
         """Tensors of the latent's size that `work` has to read or write."""
-        return self._of(work, tuple(map(sum, self.moves)))
-
-    def made(self, work: str) -> int:
-        """Those among them that are new: outputs and gradients."""
-        return self._of(work, tuple(made for _, made in self.moves))
+        return self._of(work, self.moves)
 
     def noise_passes(self, work: str) -> int:
         return self._of(work, self.noise)
@@ -85,25 +89,20 @@ class Op:
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-def scaled(*changes: tuple[float, float], exp: bool = False) -> Callable[[Normals], Tensors]:
-    """A tensor for each (scale, shift) of normal numbers; `exp`: of which all are logarithms."""
+def scaled(*changes: tuple[float, float]) -> Callable[[Normals], Tensors]:
+    """A tensor for each (scale, shift) of normal numbers."""
 
     def inputs(normals: Normals) -> Tensors:
         made = normals(len(changes))
         for tensor, (scale, shift) in zip(made, changes, strict=True):
             tensor.mul_(scale).add_(shift)
-        return tuple(tensor.exp_() if exp else tensor for tensor in made)
+        return tuple(made)
 
     return inputs
 
 
 PAIR = ((1.0, 0.0), (0.5, -0.5))
 """mu and logvar, as an encoder early in training gives them."""
-
-
-def loc_and_scale(normals: Normals) -> Tensors:
-    loc, scale = normals(2)
-    return loc, scale.mul_(0.5).exp_()
 
 
 # --- formulas -------------------------------------------------------------------------------------
@@ -192,11 +191,6 @@ def multinomial(logits: Tensor) -> Tensors:
     return (straight_through(shares, chosen, -1).movedim(-1, 1),)
 
 
-def kumaraswamy(noise: Tensor, a: Tensor, b: Tensor) -> Tensors:
-    """With expm1 for the difference: `1 - u^(1/b)` is 0 for some u, and its gradient NaN."""
-    return ((-torch.expm1(-noise / b)) ** (1 / a),)
-
-
 def latent_of(validate: bool, mu: Tensor, scale: Tensor, weight: bool = False) -> Tensors:
     """Through torch.distributions; `weight`: as a layer's weights, the KL that of one of them."""
     sigma = F.softplus(scale) if weight else torch.exp(0.5 * scale)
@@ -212,23 +206,14 @@ LARGE: tuple[str, ...] = ("128x20", "1M", "16M")
 BOTH_DTYPES = ("float32", "bfloat16")
 
 
-def located(base: str) -> Op:
-    """`loc + scale * eps`."""
-    return Op(
-        f"loc_scale_{base}",
-        loc_and_scale,
-        lambda eps, loc, scale: (loc + scale * eps,),
-        lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=degrees(base)),),
-        # Backward: scale and the gradient in, one gradient out, for loc's is the one that came.
-        moves=((2, 1), (2, 1)),
-        base=base,
-    )
+def of_row(name: str, row: Family, **more: Any) -> Op:
+    """The sample of a family as its row has it: against its distribution, where that says one.
 
-
-def of_row(name: str, row: Family) -> Op:
-    """The sample of a family whose row says all: against its distribution in PyTorch."""
+    Args:
+        more: what the row doesn't know, or where it is not what PyTorch's users write.
+    """
     names = row.names.split()
-    count, constants = len(names), row.prior_constants(**row.some_prior())
+    count = len(names)
 
     def inputs(normals: Normals) -> Tensors:
         made = zip(names, normals(count), strict=True)
@@ -238,32 +223,45 @@ def of_row(name: str, row: Family) -> Op:
         named = zip((n.rstrip("+") for n in names), parameters, strict=True)
         return (row.law(**dict(named)).rsample(),)
 
-    return Op(
-        f"{name}_rsample", inputs,
-        lambda noise, *parameters: row.formula(parameters, noise, 0, 0, constants)[:1],
-        lambda *parameters: (getattr(fr, f"{name}_rsample")(*parameters),),
+    def formula(noise: Tensor, *parameters: Tensor) -> Tensors:
+        return row.formula(parameters, noise, 0, 0, row.prior_constants(**row.some_prior()))[:1]
+
+    facts = {
+        "inputs": inputs,
+        "formula": formula,
+        "ours": lambda *parameters: (getattr(fr, name)(*parameters),),
         # The gradient of a location is that of z.
-        moves=((count, 1), (count, count - 1) if row.linear else (count + 1, count)),
-        base=row.base, eager=eager,
+        "moves": (count + 1, 2 * count + (-1 if row.linear else 1)),
+        "base": row.base,
+        "eager": eager if row.law else None,
+    }
+    return Op(name, **facts | more)
+
+
+def located(base: str) -> Op:
+    return of_row(
+        f"loc_scale_{base}", FAMILIES[base],
+        formula=lambda eps, loc, scale: (loc + scale * eps,),
+        ours=lambda loc, scale: (fr.loc_scale_rsample(loc, scale, base, df=degrees(base)),),
     )  # fmt: skip
 
 
 _ROWS = (
     Op(
         "gaussian_latent", scaled(*PAIR), latent, fr.gaussian_latent, rival=latent_of,
-        sizes=("128x20", "16k", "128k", "1M", "16M"), dtypes=BOTH_DTYPES,
+        sizes=("128x20", "16k", "128k", "1M", "16M"), dtypes=BOTH_DTYPES, asked=(),
     ),
     Op(
         "gaussian_rsample", scaled(*PAIR),
         lambda eps, mu, logvar: (sample(eps, mu, logvar),),
         lambda mu, logvar: (fr.gaussian_rsample(mu, logvar),),
-        moves=((2, 1), (2, 1)), sizes=LARGE, dtypes=BOTH_DTYPES,
+        moves=(3, 3), sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_kl", scaled(*PAIR),
         lambda _, mu, logvar: (kl(mu, logvar),),
         lambda mu, logvar: (fr.gaussian_kl(mu, logvar),),
-        moves=((2, 0), (2, 2)), noise=(0, 0), base=None, sizes=LARGE, dtypes=BOTH_DTYPES,
+        moves=(2, 4), noise=(0, 0), base=None, sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_latent_from_moments",
@@ -281,67 +279,66 @@ _ROWS = (
         lambda like: (
             fr.noise.normal(fr.noise.draw_key(like.device), like.shape, dtype=like.dtype),
         ),
-        moves=((0, 1),), noise=(1,), sizes=LARGE, dtypes=BOTH_DTYPES,
+        moves=(1,), noise=(1,), sizes=LARGE, dtypes=BOTH_DTYPES, asked=(),
     ),
     Op(
         "gaussian_latent_prior", scaled(*PAIR, *PAIR), latent_prior,
         lambda mu, logvar, *p: fr.gaussian_latent(mu, logvar, prior=(p[0], {"logvar": p[1]})),
-        moves=((4, 1), (5, 4)),
+        moves=(5, 9),
     ),
     Op(
         "gaussian_latent_samples", scaled(*PAIR), latent,
         lambda mu, logvar: fr.gaussian_latent(mu, logvar, num_samples=SAMPLES),
-        moves=((2, SAMPLES), (2 + SAMPLES, 2)), noise=(SAMPLES, SAMPLES),
+        moves=(2 + SAMPLES, 4 + SAMPLES), noise=(SAMPLES, SAMPLES),
         like=lambda mu, _: mu.expand(SAMPLES, *mu.shape), sizes=("128x20", "8x128x1024"),
+        asked=(("8x128x1024", 6, 18),),
     ),
     Op("gaussian_rsample_log_prob", scaled(*PAIR), log_prob, fr.gaussian_rsample_log_prob),
     Op(
         # Weights near 0.1 and standard deviations near 0.05, as in a layer's training.
         "sample_weight", scaled((0.1, 0.0), (0.5, -3.0)), weight,
         lambda mu, rho: fr.sample_weight(mu, rho, prior_std=PRIOR_STD), sizes=("128k", "1e7"),
+        asked=(("1e7", 10, 8),),
     ),
     Op(
         "gumbel_softmax", scaled((1.0, 0.0)), lambda noise, logits: (soft(noise, logits),),
         lambda logits: (fr.gumbel_softmax(logits, TAU, dim=1),),
-        moves=((1, 1), (2, 1)), noise=(1, 0), base="gumbel",
+        moves=(2, 3), noise=(1, 0), base="gumbel",
         # A matrix of rows, and the codes of 4 images of 16 x 16, classes not last in memory.
         sizes=("128x20", "4096x1024", "4x8192x16x16"),
+        asked=(("4x8192x16x16", 8, 3.5), ("4096x1024", 6, 2)), keeps=1,
     ),
     Op(
         "categorical_latent", scaled((1.0, 0.0)),
         lambda noise, logits: (soft(noise, logits), categorical_kl(logits)),
         lambda logits: fr.categorical_latent(logits, TAU, dim=1),
-        moves=((1, 1), (3, 1)), noise=(1, 0), base="gumbel", sizes=("128x20", "4x8192x16x16"),
+        moves=(2, 4), noise=(1, 0), base="gumbel", sizes=("128x20", "4x8192x16x16"),
+        asked=(("4x8192x16x16",),), keeps=1,
     ),
     Op(
         "one_hot_categorical", scaled((1.0, 0.0)), one_hot,
         lambda logits: (fr.one_hot_categorical(logits, UNIMIX, dim=1),),
-        moves=((1, 1), (2, 1)), noise=(1, 0), base="gumbel", eager=multinomial,
+        moves=(2, 3), noise=(1, 0), base="gumbel", eager=multinomial,
         # A world model's 1024 states of 32 categories of 32 classes.
-        sizes=("128x20", "32768x32"),
+        sizes=("128x20", "32768x32"), asked=(("32768x32",),),
     ),
     Op(
         # As a policy in training gives them.
         "tanh_normal_rsample", scaled((0.3, 0.0), (0.3, -1.0)), tanh_normal,
         lambda mean, log_std: fr.tanh_normal_rsample(mean, log_std=log_std),
-        sizes=("256x6", "65536x6"),
+        sizes=("256x6", "65536x6"), asked=(("256x6", 3, 3),),
     ),
-    *map(located, ("laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t")),
-    Op(
-        "relaxed_bernoulli", scaled((1.0, 0.0)),
-        lambda noise, logits: (torch.sigmoid((logits + noise) / TAU_BERNOULLI),),
-        lambda logits: (fr.relaxed_bernoulli(logits, TAU_BERNOULLI),),
-        moves=((1, 1), (2, 1)), base="logistic",
-    ),
-    Op(
-        "kumaraswamy_rsample", scaled((0.3, 0.0), (0.3, 0.0), exp=True), kumaraswamy,
-        lambda a, b: (fr.kumaraswamy_rsample(a, b),), base="exponential",
+    *(located(base) for base in BASES if base != "normal"),
+    of_row(
+        "relaxed_bernoulli", FAMILIES["relaxed_bernoulli"],
+        formula=lambda noise, logits: (torch.sigmoid((logits + noise) / TAU_BERNOULLI),),
+        ours=lambda logits: (fr.relaxed_bernoulli(logits, TAU_BERNOULLI),),
     ),
     Op(
         "log_normal_rsample", scaled(*PAIR),
         lambda eps, mu, logvar: (torch.exp(sample(eps, mu, logvar)),),
         lambda mu, logvar: (fr.log_normal_rsample(mu, logvar=logvar),),
     ),
-    *(of_row(name, row) for name, row in FAMILIES.items() if row.law),
+    *(of_row(f"{name}_rsample", row) for name, row in FAMILIES.items() if row.law),
 )  # fmt: skip
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}

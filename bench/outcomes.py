@@ -1,48 +1,45 @@
-"""How tests ended, from what pytest says of each: a run that is cut short has lost none."""
+"""How tests ended: a plugin of pytest that writes it down as each ends, and what is made of that.
+
+So a run that is cut short has lost none.
+"""
 
 from __future__ import annotations
 
-import re
+import json
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from bench import targets
-
-# As `pytest -v` says it of each test, with and without workers, and `-ra` at the end with a reason.
-OUTCOME = re.compile(
-    r"^(?:\[gw\d+\] (?:\[ *\d+%\] )?)?(?:(?P<first>PASSED|FAILED|ERROR) "
-    r"(?P<name>[^\s\[]+(?:\[.*?\](?= - |\s*$))?)(?: - (?P<why>.*))?\s*"
-    r"|(?P<test>\S+::.+?) (?P<last>PASSED|FAILED|ERROR)\b.*)$", re.MULTILINE
-)  # fmt: skip
-SKIPS = re.compile(r"^SKIPPED \[(\d+)\] \S+: (.*)$", re.MULTILINE)
+FILE = "BENCH_OUTCOMES"
+"""The environment variable that names the file."""
 
 
-def read(said: str) -> dict[str, Any]:
-    """How many tests passed, which failed and why, and how many were skipped for each reason.
+def pytest_runtest_logreport(report: Any) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ and (report.when == "call" or not report.passed):
+        _keep(report)
 
-    And `shown`: of each of `targets.TESTED` whether tests of all its names ran, and all passed.
-    """
-    words: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    for one in OUTCOME.finditer(said):
-        name = one["name"] or one["test"]
-        words[name] = one["first"] or one["last"]  # the last counts: it may fail in its tear-down
-        if words[name] != "PASSED":
-            failed[name] = one["why"] or failed.get(name, "")
-    skipped: Counter[str] = Counter()
-    for count, reason in SKIPS.findall(said):
-        skipped[reason] += int(count)
-    passed = [name for name, word in words.items() if word == "PASSED"]
 
-    def shown(patterns: str) -> bool | None:
-        if any(re.search(patterns, name) for name in failed):
-            return False
-        some = [any(re.search(one, name) for name in passed) for one in patterns.split("|")]
-        return all(some) or None
+def pytest_collectreport(report: Any) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ and report.failed:
+        _keep(report)
 
-    return {
-        "passed": len(passed),
-        "failed": failed,
-        "skipped": dict(skipped.most_common()),
-        "shown": {what: shown(patterns) for what, patterns in targets.TESTED.items()},
-    }
+
+def _keep(report: Any) -> None:
+    told = report.longrepr
+    crash = getattr(told, "reprcrash", None)
+    why = told[2] if isinstance(told, tuple) else crash.message if crash else str(told or "")
+    first = (why.strip().splitlines() or [""])[0]
+    with open(os.environ[FILE], "a") as file:
+        file.write(json.dumps([report.nodeid, report.outcome, first]) + "\n")
+
+
+def read(path: Path) -> tuple[int, dict[str, str], dict[str, int]]:
+    """How many passed, which failed and why, and how many were skipped for each reason."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    ended = [json.loads(line) for line in lines if line.endswith("]")]
+    failed = {name: why for name, outcome, why in ended if outcome == "failed"}
+    # One that passed may fail in its tear-down.
+    passed = {name for name, outcome, _ in ended if outcome == "passed"} - failed.keys()
+    skipped = Counter(why for _, outcome, why in ended if outcome == "skipped")
+    return len(passed), failed, dict(skipped.most_common())

@@ -6,28 +6,16 @@ What stands between `<!-- NAME: words -->` and `<!-- end of NAME -->` on a page 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bench import frames, targets
 from bench import tables as made_of
-from bench.ops import OPS
 from bench.plots import PICTURES, made_from, place
-from bench.results import (
-    CALLS,
-    LATENT,
-    STEPS,
-    TESTS_FILE,
-    Result,
-    digest,
-    load,
-    machine_words,
-)
+from bench.results import CALLS, LATENT, STEPS, Result, digest, load, where_words
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/performance.md")
@@ -40,31 +28,39 @@ NO_GPU = (
 )
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """A folder of results, all of one machine."""
 
     folder: Path
     results: list[Result]
-
-    @property
-    def about(self) -> dict[str, object]:
-        return dict(self.results[0]["machine"])
+    about: dict[str, Any]
 
     @property
     def is_cuda(self) -> bool:
-        return self.about["device_type"] == "cuda"
+        return bool(self.about["device_type"] == "cuda")
 
     @property
     def keeps(self) -> bool:
         return bool(self.about.get("keeps_freed_memory"))
 
     @property
+    def processor(self) -> tuple[object, bool]:
+        """What machines share that differ by their threads alone."""
+        return self.about["cpu"], self.keeps
+
+    @property
     def title(self) -> str:
-        return machine_words(self.about).split(";")[0]
+        return where_words(self.about).split(";")[0]
 
     def of(self, op: str) -> list[Result]:
-        return [result for result in self.results if result["settings"]["op"] == op]
+        return [one for one in self.results if one["settings"]["op"] == op and one["rows"]]
+
+    @property
+    def others(self) -> list[Result]:
+        """In the bench's order."""
+        apart = (LATENT, STEPS, CALLS)
+        found = [r for r in self.results if r["settings"]["op"] not in apart and r["rows"]]
+        return sorted(found, key=place)
 
 
 def main(words: Sequence[str]) -> int:
@@ -98,7 +94,9 @@ def main(words: Sequence[str]) -> int:
 def machines(folder: Path) -> list[Machine]:
     """The machines that results are kept of, CPUs first."""
     folders = sorted({path.parent for path in folder.glob("*/*.json")})
-    return sorted((Machine(one, load(one)) for one in folders), key=lambda one: one.is_cuda)
+    loaded = [(folder, load(folder)) for folder in folders]
+    found = [Machine(folder, results, results[0]["machine"]) for folder, results in loaded]
+    return sorted(found, key=lambda machine: machine.is_cuda)
 
 
 def rewritten(page: str, found: list[Machine], here: Path, name: str = "page") -> str:
@@ -123,12 +121,8 @@ def rewritten(page: str, found: list[Machine], here: Path, name: str = "page") -
 
 def stale_pictures(found: list[Machine]) -> list[Path]:
     """Pictures that were made from other results than those beside them."""
-    return [
-        path
-        for machine in found
-        for path in sorted(machine.folder.glob("*.svg"))
-        if made_from(path.read_text()) != digest(machine.results)
-    ]
+    return [path for machine in found for path in sorted(machine.folder.glob("*.svg"))
+            if made_from(path.read_text()) != digest(machine.results)]  # fmt: skip
 
 
 # --- what stands between markers ------------------------------------------------------------------
@@ -141,8 +135,9 @@ def of_each(make: Callable[[Machine, Path], str], empty: str, kept: bool = True)
     threads; `kept`: where freed memory is kept, too."""
 
     def section(found: list[Machine], here: Path) -> str:
-        shown = [machine for machine in _most_threads(found) if kept or not machine.keeps]
-        parts = [(machine.title, make(machine, here)) for machine in shown]
+        most = {m.processor: m for m in sorted(found, key=lambda m: int(m.about["threads"]))}
+        shown = [m for m in found if m.is_cuda or m is most[m.processor]]
+        parts = [(m.title, make(m, here)) for m in shown if kept or not m.keeps]
         return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts if text) or empty
 
     return section
@@ -152,39 +147,16 @@ def tables(found: list[Machine], here: Path) -> str:
     """Each machine's tables and first picture, and a line where no GPU is among them."""
 
     def make(machine: Machine, here: Path) -> str:
-        shown = pictures(machine.folder, here, ("speedup_eager",))
-        return "\n\n".join(filter(None, [*machine_tables(machine.results), shown]))
+        parts = list(map(made_of.latent, machine.of(LATENT)))
+        if machine.others:
+            words = "The other ops at their largest size; categories have their classes in dim 1:"
+            parts += [words, made_of.ops(machine.others, largest=True)]
+        for result in machine.of(STEPS):
+            parts += ["A whole training step of a model:", made_of.steps(result)]
+        return _joined([*parts, pictures(machine.folder, here, ("speedup_eager",))])
 
     made = of_each(make, "", kept=False)(found, here)
-    return "\n\n".join(filter(None, [made, "" if any(m.is_cuda for m in found) else NO_GPU]))
-
-
-def machine_tables(results: list[Result], short: bool = True) -> list[str]:
-    """The latent, the other ops, and training steps, as far as there are results of them."""
-    parts = [made_of.table(r) for r in results if r["settings"]["op"] == LATENT and r["rows"]]
-    others = other_ops(results)
-    if others:
-        words = "The other ops at their largest size, and at those that something is asked of; "
-        words += "categories have their classes in dim 1, which is a matrix's last:"
-        parts += [words] * short + [made_of.ops(others, short)]
-    for result in results:
-        if result["settings"]["op"] == STEPS and result["rows"]:
-            parts += ["A whole training step of a model:", made_of.steps(result)]
-    return parts
-
-
-def everything(results: list[Result], folder: Path | None = None) -> list[str]:
-    """All that one machine's results show, and the pictures in its folder: a list of parts."""
-    found = [r for r in results if r["settings"]["op"] == CALLS]
-    parts = [*machine_tables(results, short=False), *(made_of.calls(r, 1000) for r in found)]
-    parts.append(target_table(results, tests_of(folder) if folder else {}))
-    return list(filter(None, [*parts, pictures(folder, folder) if folder else ""]))
-
-
-def other_ops(results: list[Result]) -> list[Result]:
-    """In the bench's order."""
-    found = [r for r in results if r["settings"]["op"] not in (LATENT, STEPS, CALLS) and r["rows"]]
-    return sorted(found, key=place)
+    return _joined([made, "" if any(machine.is_cuda for machine in found) else NO_GPU])
 
 
 def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
@@ -194,95 +166,69 @@ def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -
              for name, path in paths.items() if path.exists()}  # fmt: skip
     parts = [f"!{links[name]}" for name in shown if name in links]
     rest = [link for name, link in links.items() if name not in shown]
-    return "\n\n".join([*parts, *(["More pictures: " + "; ".join(rest) + "."] if rest else [])])
+    return _joined([*parts, "More pictures: " + "; ".join(rest) + "." if rest else ""])
 
 
 def target_tables(found: list[Machine], here: Path) -> str:
     """What must be reached, and was."""
-    made = of_each(lambda machine, _: target_table(machine.results, tests_of(machine.folder)), "")
-    parts = [made(found, here)]
+    parts = [of_each(lambda machine, _: target_table(machine.results), "")(found, here)]
     if not any(machine.is_cuda for machine in found):
-        parts += ["### GPUs: not measured", NO_GPU, target_table([], {})]
-    return "\n\n".join(filter(None, parts))
+        parts += ["### GPUs: not measured", NO_GPU, target_table([])]
+    return _joined(parts)
 
 
-def target_table(results: list[Result], tests: dict[str, bool | None]) -> str:
-    """Targets with what was measured; of GPUs, where there are no results at all.
-
-    Args:
-        results: one machine's.
-        tests: what GPU tests say of each of `targets.TESTED`.
-    """
+def target_table(results: list[Result]) -> str:
+    """One machine's targets with what was measured; of GPUs, where there are no results at all."""
     about = results[0]["machine"] if results else {"device_type": "cuda"}
     found = frames.cases(results).itertuples() if results else ()
     judged = targets.judge(found, about["device_type"])
     if about["device_type"] == "cuda":
-        made = made_of.verdicts(judged, {what: tests.get(what) for what in targets.TESTED})
-        if str(about.get("compute_capability", "9")).split(".")[0] != "9":
-            made += "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
-        return made
+        other = str(about.get("compute_capability", "9")).split(".")[0] != "9"
+        words = "\n\nThe targets are set for GPUs of the H100 and H200 class; this is another."
+        return made_of.verdicts(judged) + words * other
     # Without the ops that were not measured, which a line names.
     ops = {result["settings"]["op"] for result in results}
     kept = [one for one in judged if one.target.op in ops]
     left = dict.fromkeys(f"`{one.target.op}`" for one in judged if one.target.op not in ops)
     words = f"\n\nNot measured on this machine: {', '.join(left)}." if left else ""
-    return made_of.verdicts(kept, {}) + words if kept else ""
-
-
-def tests_of(folder: Path) -> dict[str, bool | None]:
-    """What the GPU tests beside a machine's results say, as `gpu-report` kept it."""
-    path = folder / TESTS_FILE
-    return dict(json.loads(path.read_text())["shown"]) if path.exists() else {}
+    return made_of.verdicts(kept) + words if kept else ""
 
 
 def scaling(found: list[Machine], here: Path) -> str:
     """A table for each CPU that was measured with several numbers of threads."""
     parts = []
-    for same in _by_cpu(found).values():
-        by_threads = {int(str(m.about["threads"])): m.of(LATENT) for m in same if m.of(LATENT)}
-        if len(by_threads) > 1:
-            parts.append(f"`{LATENT}`, forward+backward, {same[0].about['cpu']}:")
-            parts.append(made_of.scaling(by_threads))
-    return "\n\n".join(parts) or (
+    cpus = [machine for machine in found if not machine.is_cuda and machine.of(LATENT)]
+    for processor in dict.fromkeys(machine.processor for machine in cpus):
+        same = [machine for machine in cpus if machine.processor == processor]
+        if len(same) > 1:
+            parts.append(f"`{LATENT}`, forward+backward, {processor[0]}:")
+            parts.append(made_of.threads([one for machine in same for one in machine.of(LATENT)]))
+    return _joined(parts) or (
         "No CPU was measured with several numbers of threads: `python -m bench --threads 1`."
     )
 
 
-def _by_cpu(found: list[Machine]) -> dict[tuple[str, bool], list[Machine]]:
-    """CPU machines by processor and what becomes of freed memory, fewest threads first."""
-    by_cpu: dict[tuple[str, bool], list[Machine]] = {}
-    for machine in sorted(found, key=lambda machine: int(str(machine.about["threads"]))):
-        if not machine.is_cuda:
-            by_cpu.setdefault((str(machine.about["cpu"]), machine.keeps), []).append(machine)
-    return by_cpu
-
-
-def _most_threads(found: list[Machine]) -> list[Machine]:
-    """All machines, but a CPU only with its most threads."""
-    fewer = [machine for same in _by_cpu(found).values() for machine in same[:-1]]
-    return [machine for machine in found if machine not in fewer]
-
-
-def of_ops(table: Callable[[list[Result]], str], latent: bool = False) -> Callable[..., str]:
-    """A table of a machine's ops, in the bench's order."""
-
-    def make(machine: Machine, _: Path) -> str:
-        found = [*(machine.of(LATENT) if latent else []), *other_ops(machine.results)]
-        return table(found) if found else ""
-
-    return make
+def _joined(parts: Sequence[str]) -> str:
+    return "\n\n".join(filter(None, parts))
 
 
 SECTIONS: dict[str, Section] = {
     "tables": tables,
     "targets": target_tables,
-    "ops": of_each(of_ops(partial(made_of.ops, short=False)), "No other op was measured."),
+    "ops": of_each(
+        lambda machine, _: made_of.ops(machine.others) if machine.others else "",
+        "No other op was measured.",
+    ),
     "calls": of_each(
-        lambda machine, _: "\n\n".join(map(made_of.calls, machine.of(CALLS))),
+        lambda machine, _: _joined(list(map(made_of.calls, machine.of(CALLS)))),
         "No small call was measured: `python -m bench --op calls`.",
     ),
-    "bytes": lambda *_: made_of.bytes_and_noise(OPS.values()),
-    "limits": of_each(of_ops(made_of.limits, latent=True), "Nothing was measured."),
+    "limits": of_each(
+        lambda machine, _: (
+            made_of.limits(found) if (found := [*machine.of(LATENT), *machine.others]) else ""
+        ),
+        "Nothing was measured.",
+    ),
     "scaling": scaling,
     "pictures": of_each(
         lambda machine, here: pictures(machine.folder, here),

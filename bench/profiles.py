@@ -1,4 +1,4 @@
-"""What a single call shows: its host time, what the profiler saw of it, and its CUDA graph."""
+"""What a single call shows: the bytes that it keeps and takes, and its host's time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,50 @@ from typing import Any
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench.timing import Contestant, CudaClock
+from bench.ops import Compute, Tensors
+from bench.timing import Contestant
 
-WARM_UPS, REPLAYS = 3, 10
 HOST_CALLS, HOST_SECONDS = 50, 0.3
-Event = dict[str, Any]
 _CALL = "bench: the call"
-_ON_DEVICE = ("kernel", "gpu_memset", "gpu_memcpy")
-_CALLS = ("cuda_runtime", "cuda_driver")
+
+
+def saved_bytes(compute: Compute, inputs: Tensors) -> int:
+    """Bytes that the graph of `compute(*inputs)` keeps alive beyond the inputs themselves.
+
+    Counted by storage: a view costs what it is a view of, and nothing is counted twice.
+    """
+    # The tensors are held until the count is done, or a freed address could come up again.
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = compute(*inputs)
+    known = {t.untyped_storage().data_ptr() for t in inputs}
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
+    del outputs
+    return sum(size for pointer, size in sizes.items() if pointer not in known)
+
+
+def peak_bytes(contestant: Contestant, device: torch.device) -> int:
+    """The most memory in use during one call, above what was in use before it; results count."""
+    with contestant.context():
+        if device.type == "cpu":
+            return max(accumulate(_allocations(contestant), initial=0))
+        [item] = contestant.prepare(1)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        kept = contestant.call(item)
+        torch.cuda.synchronize(device)
+        del kept
+        return torch.cuda.max_memory_allocated(device) - before
 
 
 def host_seconds(contestant: Contestant, device: torch.device) -> float:
@@ -44,7 +78,7 @@ def host_seconds(contestant: Contestant, device: torch.device) -> float:
     return statistics.median(samples)
 
 
-def allocations(contestant: Contestant) -> list[int]:
+def _allocations(contestant: Contestant) -> list[int]:
     """Bytes of host memory that one call takes (positive) and gives back, one after the other.
 
     The preparation is watched too: what was taken unseen would be given back unseen.
@@ -61,98 +95,7 @@ def allocations(contestant: Contestant) -> list[int]:
     return [e["args"]["Bytes"] for e in found if e["args"]["Device Type"] == 0]
 
 
-def kernels(contestant: Contestant, device: torch.device) -> int:
-    """Kernels, fills and copies that one call gives to the device."""
-    with contestant.context(), torch.cuda.device(device):
-        [item] = contestant.prepare(1)
-        return kernels_of(lambda: contestant.call(item))
-
-
-def graph(contestant: Contestant, clock: CudaClock) -> dict[str, Any]:
-    """Device time of one replay of a CUDA graph of the call, and kernels in it.
-
-    Raises:
-        RuntimeError: the call waits for the device, or can't be captured.
-    """
-    with contestant.context(), torch.cuda.device(clock.device):
-        before = torch.cuda.current_stream()
-        # Autograd runs a backward pass on the stream of its forward pass: all is on one stream.
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        stream.wait_stream(before)
-        try:
-            with torch.cuda.stream(stream):
-                for item in contestant.prepare(WARM_UPS):
-                    contestant.call(item)
-                _refuse_waiting(contestant)
-                [item] = contestant.prepare(1)
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph, stream=stream):
-                # Alive until the last replay, as is what a backward pass gives back.
-                outputs = contestant.call(item)
-        finally:
-            # A capture that fails leaves its stream behind as the current one.
-            torch.cuda.set_stream(before)
-        samples = [clock.seconds(lambda _: graph.replay(), range(1)) for _ in range(REPLAYS)]
-        row: dict[str, Any] = {"graph_s": statistics.median(samples)}
-        try:
-            row["graph_kernels"] = kernels_of(graph.replay, in_graph=True)
-        except RuntimeError as error:  # profilers fail where clocks don't; the time is kept
-            row["graph_kernels_reason"] = str(error)
-        del outputs
-        return row
-
-
-def _refuse_waiting(contestant: Contestant) -> None:
-    """Raises where the call waits for the device: capturing it would fail and leave a mess."""
-    # An item of its own: a backward pass can't have its graph a second time.
-    [item] = contestant.prepare(1)
-    torch.cuda.synchronize()
-    mode = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's, that this mode does not see everything
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            contestant.call(item)
-        finally:
-            torch.cuda.set_sync_debug_mode(mode)
-
-
-def kernels_of(call: Callable[[], object], in_graph: bool = False) -> int:
-    """Things that the device is given to do: kernels, and fills and copies of memory.
-
-    Args:
-        in_graph: the call replays a CUDA graph; what it does besides is not counted.
-
-    Raises:
-        RuntimeError: there were none.
-    """
-
-    def body() -> object:
-        kept = call()
-        torch.cuda.synchronize()
-        return kept
-
-    torch.cuda.synchronize()
-    events = _events(body, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    found = [e for e in events if e.get("cat") in _ON_DEVICE]
-    if in_graph:
-        # Before it launches a graph, a replay fills in the generator's seed and offset. The call
-        # that was captured may fill memory too, so names tell nothing; but what is in a graph
-        # shares the graph's launch, and has no launch of its own.
-        alone = {_launch(e) for e in events if e.get("cat") in _CALLS and "LaunchKern" in e["name"]}
-        found = [e for e in found if _launch(e) not in alone - {None}]
-    if not found:
-        raise RuntimeError("the profiler saw nothing run on the device")
-    return len(found)
-
-
-def _launch(event: Event) -> int | None:
-    """The number that a launch and all that it launched have in common."""
-    number: int | None = event.get("args", {}).get("correlation")
-    return number
-
-
-def _events(body: Callable[[], object], activities: list[ProfilerActivity]) -> list[Event]:
+def _events(body: Callable[[], object], activities: list[ProfilerActivity]) -> list[dict[str, Any]]:
     """The trace events of `body()`, in the order of time."""
     with profile(activities=activities, profile_memory=True) as profiler:
         kept = body()
@@ -160,5 +103,5 @@ def _events(body: Callable[[], object], activities: list[ProfilerActivity]) -> l
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        events: list[Event] = json.loads(path.read_text())["traceEvents"]
+        events = json.loads(path.read_text())["traceEvents"]
     return sorted((e for e in events if "ts" in e), key=lambda e: float(e["ts"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -18,7 +17,6 @@ time         median of interleaved samples; spread: half of what lies between
 forward      with the graph recorded, as in training
 GB/s         for the bytes that the op must read and write
 of copy      against a plain copy of as many bytes, measured in the same rounds
-of fresh     against copying as many bytes as the op makes into new memory
 of limit     against the larger of that plain copy and making the noise alone,
              measured likewise; blank where that is not timed: on a GPU, and
              without the CPU's compiled library
@@ -28,26 +26,7 @@ peak         most memory in use during the call beyond what was before it, with
              results; the compiled library's own scratch memory is not seen"""
 DEVICE_LEGEND = """\
 time         of the device; the caches are empty and the host is ahead
-kernels      that one call launches, fills and copies of memory included
-host         time of the host for one call, the device idle
-graph        time of the device for one replay of a CUDA graph of the call, and
-             kernels in it"""
-
-
-def _or_blank(name: str, text: Callable[[Any], str]) -> Callable[[Row], str]:
-    return lambda row: "" if row[name] is None else text(row[name])
-
-
-def _graph(row: Row) -> str:
-    return "" if row["graph_s"] is None else f"{duration(row['graph_s'])} ({row['graph_kernels']})"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0%}"
-
-
-def _against_eager(row: Row) -> str:
-    return "" if row["variant"] == EAGER else _or_blank("vs_eager", "{:.2f}x".format)(row)
+host         time of the host for one call, the device idle"""
 
 
 def size(count: int) -> str:
@@ -70,33 +49,40 @@ def _figures(value: float) -> str:
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
 
 
+def band(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} ({low:.2f}-{high:.2f})"
+
+
+def given(name: str, text: Callable[[Any], str]) -> Callable[[Row], str]:
+    """A figure as text; blank where there is none."""
+    return lambda row: "" if row.get(name) is None else text(row[name])
+
+
 # What is left out first where a table is too wide stands last.
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "variant": lambda row: f"  {row['variant']}",
-    "time": lambda row: duration(row["median_s"]),
+    "time": given("median_s", duration),
     "spread": lambda row: f"±{spread(row):.0%}",
-    "vs eager": _against_eager,
-    "vs compile": _or_blank("vs_compile", "{:.2f}x".format),
-    "saved": _or_blank("saved_bytes", size),
-    "of copy": _or_blank("of_copy", _percent),
-    "host": _or_blank("host_s", duration),
-    "kernels": _or_blank("kernels", str),
-    "of limit": _or_blank("of_limit", _percent),
-    "peak": _or_blank("peak_bytes", size),
-    "graph": _graph,
-    "ns/elem": lambda row: f"{row['ns_per_element']:.2f}",
-    "GB/s": _or_blank("gb_per_s", "{:.1f}".format),
-    "of fresh": _or_blank("of_fresh", _percent),
+    "vs eager": lambda row: (
+        "" if row["variant"] == EAGER else given("vs_eager", "{:.2f}x".format)(row)
+    ),
+    "vs compile": given("vs_compile", "{:.2f}x".format),
+    "saved": given("saved_bytes", size),
+    "of copy": given("of_copy", "{:.0%}".format),
+    "host": given("host_s", duration),
+    "of limit": given("of_limit", "{:.0%}".format),
+    "peak": given("peak_bytes", size),
+    "ns/elem": given("ns_per_element", "{:.2f}".format),
+    "GB/s": given("gb_per_s", "{:.1f}".format),
 }
 
 
 def print_result(result: Result, wide: bool = False) -> None:
     """Everything measured, one table for each dtype and size."""
-    machine, limits, op = result["machine"], result["limits"], result["settings"]["op"]
+    machine, op = result["machine"], result["settings"]["op"]
     print("\n".join(where_words(machine).split("; ")))
     print(f"commit {machine['commit']}, {machine['time']}")
-    print(f"copy {limits['copy_gb_per_s']:.1f} GB/s, into fresh memory "
-          f"{limits['fresh_copy_gb_per_s']:.1f} GB/s")  # fmt: skip
+    print(f"copy {result['limits']['copy_gb_per_s']:.1f} GB/s")
     for missing in result["missing"]:
         print(f"not here: {missing['name']}: {missing['reason']}")
     if op == CALLS:
@@ -106,12 +92,12 @@ def print_result(result: Result, wide: bool = False) -> None:
     _print_reasons(result["rows"])
     if not result.get("complete", True):
         print("NOT ALL: the run ended before it had measured all that it was to")
-    for warning in result.get("warnings", ()):
-        print(textwrap.fill(f"WARNING: {warning}", WIDTH))
 
 
-def print_legend(found: Sequence[Result]) -> None:
-    """What the columns say, once for all results."""
+def print_results(found: Sequence[Result], wide: bool = False) -> None:
+    """All of them, and once what the columns say."""
+    for result in found:
+        print_result(result, wide)
     if any(result["settings"]["op"] != CALLS for result in found):
         print(f"\n{LEGEND}")
     if any(result["machine"]["device_type"] == "cuda" for result in found):
@@ -147,10 +133,6 @@ def _print_calls(found: Sequence[Row]) -> None:
         print(f"{kept} of {len(every)} calls within their bound")
 
 
-def band(value: float, low: float, high: float) -> str:
-    return f"{value:.2f} ({low:.2f}-{high:.2f})"
-
-
 def _print_reasons(rows: Sequence[Row]) -> None:
     """Each reason for a missing time once, then those for missing figures."""
     words = {"failed": "NOT TIMED, for its result is wrong", "skipped": "skipped"}
@@ -160,9 +142,10 @@ def _print_reasons(rows: Sequence[Row]) -> None:
         where += f", {row['work']}" if row["op"] == CALLS else ""
         if row["status"] != "ok":
             reasons[f"{words[row['status']]}: {where}: {row['reason']}"] = None
-        for name in ("peak", "kernels", "host", "graph", "graph_kernels"):
-            if f"{name}_reason" in row:
-                reasons[f"no {name}: {where}, {row['work']}: {row[f'{name}_reason']}"] = None
+        for name in row:
+            if name.endswith("_reason"):
+                what = name.removesuffix("_reason")
+                reasons[f"no {what}: {where}, {row['work']}: {row[name]}"] = None
     print("\n".join(reasons), end="\n" if reasons else "")
 
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,25 @@ from bench.machine import folder_name
 
 FORMAT = 2
 LATENT, STEPS, CALLS = "gaussian_latent", "training_step", "calls"
-# What a GPU report keeps beside its results; not a result of the bench.
-TESTS_FILE = "tests.json"
 # What a result has at least.
-PARTS = ("machine", "settings", "limits", "missing", "rows")
+PARTS = {"machine", "settings", "limits", "missing", "rows"}
 # What rows must share to be rivals.
 CASE = ["op", "dtype", "size", "work"]
-# A machine was not steady when of this share of the rows the quartiles are further apart than that.
-SHARE, FAR = 0.25, 0.25
 
 Row = dict[str, Any]
 Result = dict[str, Any]
 
 
+def path_of(result: Result, folder: Path) -> Path:
+    """`<folder>/<machine>/<op>.json`."""
+    return folder / folder_name(result["machine"]) / f"{result['settings']['op']}.json"
+
+
 def write(result: Result, folder: Path) -> list[Path]:
-    """Writes `<folder>/<machine>/<op>.json` and `.csv`; returns their paths."""
-    target = folder / folder_name(result["machine"])
-    target.mkdir(parents=True, exist_ok=True)
-    paths = [target / f"{result['settings']['op']}.{ending}" for ending in ("json", "csv")]
+    """Writes a result's JSON and a table of its rows, `.csv`; returns their paths."""
+    path = path_of(result, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path, path.with_suffix(".csv")]
     replace(paths[0], json.dumps(result, indent=1) + "\n")
     about = result["machine"]
     where = {name: about[name] for name in ("device", "cpu", "commit", "time")}
@@ -62,18 +63,15 @@ def read(path: Path) -> Result:
     Raises:
         ValueError: there is no such file, or it is none of this bench's results; one sentence.
     """
-    expected = f"{path}: expected a result of python -m bench"
     try:
         result = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{expected}, found no JSON ({error})") from None
-    if not isinstance(result, dict) or result.get("format") != FORMAT:
-        raise ValueError(f"{expected}, format {FORMAT}")
-    lacking = [name for name in PARTS if name not in result]
-    if lacking:
-        raise ValueError(f"{expected}, found none of its {', '.join(lacking)}")
+        raise ValueError(f"{path}: expected a result of python -m bench, got {error}") from None
+    if not isinstance(result, dict) or result.get("format") != FORMAT or not result.keys() >= PARTS:
+        wanted = f"format {FORMAT} with {', '.join(sorted(PARTS))}"
+        raise ValueError(f"{path}: expected a result of python -m bench, {wanted}")
     return result
 
 
@@ -84,7 +82,7 @@ def load(*paths: Path) -> list[Result]:
         ValueError: there is none, or a JSON file is none of this bench's results.
     """
     files = [file for path in paths for file in (sorted(path.glob("*.json")) or [path])]
-    found = [read(file) for file in files if file.name != TESTS_FILE and not file.is_dir()]
+    found = [read(file) for file in files if not file.is_dir()]
     if not found:
         raise ValueError(f"no result of python -m bench in {', '.join(map(str, paths))}")
     return found
@@ -114,24 +112,12 @@ def merged(first: Result, second: Result) -> Result:
     complete = all(result.get("complete", True) for result in (first, second))
     sizes = list(dict.fromkeys(row["size"] for row in ordered))
     made = {"rows": ordered, "settings": first["settings"] | {"dtypes": dtypes, "sizes": sizes}}
-    return first | made | {"complete": complete, "warnings": warnings(ordered)}
+    return first | made | {"complete": complete}
 
 
 def spread(row: Row) -> float:
     """Half the distance of the quartiles, as a share of the median."""
     return float((row["high_s"] - row["low_s"]) / 2 / row["median_s"])
-
-
-def warnings(rows: Sequence[Row]) -> list[str]:
-    """Whether the machine was steady: one that is busy otherwise yields absurd ratios."""
-    timed = [row for row in rows if row["status"] == "ok"]
-    far = [row for row in timed if spread(row) > FAR]
-    if not far or len(far) < SHARE * len(timed):
-        return []
-    return [
-        f"the machine was not steady: {len(far)} of {len(timed)} times have a spread of more than "
-        f"±{FAR:.0%}"
-    ]
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -106,33 +106,23 @@ def models(quick: bool) -> list[Model]:
 def mlp_vae(batch: int = 128, latent: int = 20) -> Model:
     """Digits of 784 pixels, as in pytorch/examples/vae."""
     return Model(
-        "mlp-vae",
-        (batch, latent),
-        lambda: MlpVae(latent),
-        lambda device: (torch.rand(batch, 784, device=device),),
-        OPS["gaussian_latent"],
-    )
+        "mlp-vae", (batch, latent), lambda: MlpVae(latent),
+        lambda device: (torch.rand(batch, 784, device=device),), OPS["gaussian_latent"],
+    )  # fmt: skip
 
 
 def image_vae(batch: int = 8, channels: int = 16, side: int = 128) -> Model:
     """Images of twice the latent's side; the moments are halves of the encoder's channels."""
     return Model(
-        "image-vae",
-        (batch, channels, side, side),
-        lambda: ImageVae(channels),
+        "image-vae", (batch, channels, side, side), lambda: ImageVae(channels),
         lambda device: (torch.rand(batch, 3, 2 * side, 2 * side, device=device),),
         OPS["gaussian_latent_from_moments"],
-    )
+    )  # fmt: skip
 
 
 def bayes_linear(shape: Shape, batch: int = 32) -> Model:
-    return Model(
-        "bayes-linear",
-        shape,
-        lambda: BayesLinear(shape),
-        lambda device: (
-            torch.randn(batch, shape[1], device=device) / shape[1] ** 0.5,
-            torch.randn(batch, shape[0], device=device),
-        ),
-        WEIGHTS,
-    )
+    def data(device: torch.device) -> Tensors:
+        x = torch.randn(batch, shape[1], device=device) / shape[1] ** 0.5
+        return x, torch.randn(batch, shape[0], device=device)
+
+    return Model("bayes-linear", shape, lambda: BayesLinear(shape), data, WEIGHTS)

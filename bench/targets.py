@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from bench.ops import BOTH, OPS, WORKS
@@ -24,98 +24,7 @@ class Band(NamedTuple):
     high: float
 
 
-# What each measure is called; a bound is a least one of those that are in LEAST.
-WHAT = {
-    "of_copy": "share of copy bandwidth",
-    "of_limit": "share of the machine's own limit",
-    "vs_eager": "times as fast as eager",
-    "vs_compile": "times as fast as torch.compile",
-    "host_vs_eager": "host time against eager's",
-    "host_vs_compile": "host time against torch.compile's",
-    "graph_kernels": "kernels in a CUDA graph (3 before PyTorch 2.13)",
-    "peak_tensors": "peak memory, in tensors of the latent's size",
-    "saved_tensors": "tensors kept beyond the inputs",
-    "saved_bytes": "bytes kept beyond the inputs",
-    "against_float32": "time per element against float32's",
-}
-LEAST = ("of_copy", "of_limit", "vs_eager", "vs_compile")
-
-
-class Target(NamedTuple):
-    """One bound on one measure of an op."""
-
-    measure: str
-    bound: float
-    device: str
-    dtype: str = "float32"
-    work: str = BOTH
-    size: str = "16M"
-    """As the bench's users write it; with a plus it is that and every larger one."""
-    op: str = LATENT
-
-    @property
-    def at(self) -> str:
-        return self.size.replace("+", " and more")
-
-    @property
-    def at_least(self) -> bool:
-        return self.measure in LEAST
-
-    def holds_for(self, case: Any) -> bool:
-        if (self.op, self.dtype, self.work) != (case.op, case.dtype, case.work):
-            return False
-        own = math.prod(shape_of(self.size.rstrip("+")))
-        return bool(case.elements == own or (self.size.endswith("+") and case.elements > own))
-
-    def met_by(self, value: float) -> bool:
-        return bool(value >= self.bound if self.at_least else value <= self.bound)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    target: Target
-    size: str | None = None
-    band: Band | None = None
-    """The worst of the sizes; None where nothing was measured."""
-    within_spread: bool = False
-    """At the quartiles the answer would be the other one."""
-
-    @classmethod
-    def of(cls, target: Target, case: Any) -> Verdict:
-        band = MEASURES[target.measure](case)
-        if math.isnan(band.value):
-            return cls(target)
-        answers = {target.met_by(value) for value in band}
-        return cls(target, case.size, band, within_spread=len(answers) > 1)
-
-    @property
-    def met(self) -> bool | None:
-        return None if self.band is None else self.target.met_by(self.band.value)
-
-
-def judge(cases: Iterable[Any], device_type: str) -> list[Verdict]:
-    """A verdict on each target for this kind of device, of the lines of `frames.cases`."""
-    found, asked = list(cases), [t for t in TARGETS if t.device == device_type]
-    return [_worst(t, [Verdict.of(t, one) for one in found if t.holds_for(one)]) for t in asked]
-
-
-def asked(case: Any) -> dict[str, Target]:
-    """The targets that a case is held to, by their measures."""
-    return {t.measure: t for t in TARGETS if t.device == case.device_type and t.holds_for(case)}
-
-
-def _worst(target: Target, verdicts: list[Verdict]) -> Verdict:
-    """Met beyond the spread where each size is, missed beyond it where one is."""
-    found = [(one.band.value, one) for one in verdicts if one.band is not None]
-    if not found:
-        return Verdict(target)
-    _, worst = (min if target.at_least else max)(found, key=lambda pair: pair[0])
-    missed = [one.within_spread for _, one in found if not one.met]
-    within = all(missed) if missed else any(one.within_spread for _, one in found)
-    return replace(worst, within_spread=within)
-
-
-# --- measures of a case; of nothing where something is not measured -------------------------------
+# --- measures of a case; NaN where something is not measured --------------------------------------
 
 
 def times(case: Any, rival: str, own: str = "own") -> Band:
@@ -126,7 +35,7 @@ def times(case: Any, rival: str, own: str = "own") -> Band:
 
 
 def _sharp(value: float) -> Band:
-    """What has no spread: a count, or a share of which only the median is known."""
+    """What has no spread: a count, or a time of which only the median is known."""
     return Band(value, value, value)
 
 
@@ -151,19 +60,85 @@ def _tensors(name: str) -> Callable[[Any], Band]:
     return tensors
 
 
-MEASURES: dict[str, Callable[[Any], Band]] = {
-    "of_copy": _share("of_copy"),
-    "of_limit": _share("of_limit"),
-    "vs_eager": lambda case: times(case, "eager"),
-    "vs_compile": lambda case: times(case, "compile"),
-    "host_vs_eager": lambda case: _sharp(case.own_host_s / case.eager_host_s),
-    "host_vs_compile": lambda case: _sharp(case.own_host_s / case.compile_least_host_s),
-    "graph_kernels": lambda case: _sharp(case.own_graph_kernels),
-    "peak_tensors": _tensors("peak_bytes"),
-    "saved_tensors": _tensors("saved_bytes"),
-    "saved_bytes": lambda case: _sharp(case.own_saved_bytes),
-    "against_float32": lambda case: times(case, "own", "float32"),
-}
+class Measure(NamedTuple):
+    what: str
+    of: Callable[[Any], Band]
+    unit: str = ""
+    at_least: bool = False
+    """Whether a bound is a least value, or a largest one."""
+
+
+MEASURES = {
+    "of_copy": Measure("share of copy bandwidth", _share("of_copy"), "%", True),
+    "of_limit": Measure("share of the machine's own limit", _share("of_limit"), "%", True),
+    "vs_eager": Measure("times as fast as eager", partial(times, rival="eager"), "x", True),
+    "vs_compile": Measure(
+        "times as fast as torch.compile", partial(times, rival="compile"), "x", True),
+    "host_vs_eager": Measure(
+        "host time against eager's", lambda case: _sharp(case.own_host_s / case.eager_host_s)),
+    "host_vs_compile": Measure(
+        "host time against torch.compile's",
+        lambda case: _sharp(case.own_host_s / case.compile_least_host_s)),
+    "peak_tensors": Measure("peak memory, in tensors of the latent's size", _tensors("peak_bytes")),
+    "saved_tensors": Measure("tensors kept beyond the inputs", _tensors("saved_bytes")),
+    "saved_bytes": Measure(
+        "bytes kept beyond the inputs", lambda case: _sharp(case.own_saved_bytes)),
+    "against_float32": Measure(
+        "time per element against float32's", partial(times, rival="own", own="float32")),
+}  # fmt: skip
+
+# --- targets and verdicts -------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """One bound on one measure of an op."""
+
+    measure: str
+    bound: float
+    device: str
+    dtype: str = "float32"
+    work: str = BOTH
+    size: str = "16M"
+    """As the bench's users write it; with a plus it is that and every larger one."""
+    op: str = LATENT
+
+    def holds_for(self, case: Any) -> bool:
+        if (self.op, self.dtype, self.work) != (case.op, case.dtype, case.work):
+            return False
+        own = math.prod(shape_of(self.size.rstrip("+")))
+        return bool(case.elements == own or (self.size.endswith("+") and case.elements > own))
+
+
+class Verdict(NamedTuple):
+    """The worst of the sizes; a figure that is NaN where nothing was measured."""
+
+    target: Target
+    size: str
+    band: Band
+
+    @property
+    def met(self) -> bool | None:
+        value, bound = self.band.value, self.target.bound
+        if math.isnan(value):
+            return None
+        return value >= bound if MEASURES[self.target.measure].at_least else value <= bound
+
+
+def judged(target: Target, cases: Iterable[Any]) -> Verdict:
+    measure = MEASURES[target.measure]
+    found = [(measure.of(one), one.size) for one in cases if target.holds_for(one)]
+    found = [pair for pair in found if not math.isnan(pair[0].value)]
+    if not found:
+        return Verdict(target, target.size.replace("+", " and more"), _sharp(math.nan))
+    band, size = (min if measure.at_least else max)(found, key=lambda pair: pair[0].value)
+    return Verdict(target, size, band)
+
+
+def judge(cases: Iterable[Any], device_type: str) -> list[Verdict]:
+    """A verdict on each target for this kind of device, of the lines of `frames.cases`."""
+    found = list(cases)
+    return [judged(target, found) for target in TARGETS if target.device == device_type]
+
 
 # --- the targets ----------------------------------------------------------------------------------
 
@@ -175,31 +150,15 @@ def _each(measure: str, bounds: tuple[float, float], *rest: str) -> list[Target]
             for dtype, bound in zip(("float32", "bfloat16"), bounds, strict=True)]  # fmt: skip
 
 
-# For two CPU cores: op, size, and times as fast as eager and torch.compile where that is asked.
-_FAMILIES: tuple[tuple[str, str, *tuple[float, ...]], ...] = (
-    ("sample_weight", "1e7", 10, 8),
-    ("gumbel_softmax", "4x8192x16x16", 8, 3.5),
-    ("gumbel_softmax", "4096x1024", 6, 2),
-    ("tanh_normal_rsample", "256x6", 3, 3),
-    ("gaussian_latent_samples", "8x128x1024", 6, 18),
-    ("gaussian_latent_prior", "1M"),
-    ("gaussian_rsample_log_prob", "1M"),
-    ("categorical_latent", "4x8192x16x16"),
-    ("one_hot_categorical", "32768x32"),
-    *((name, "1M") for name in OPS if name.startswith("loc_scale_")),
-    ("relaxed_bernoulli", "1M"),
-    ("kumaraswamy_rsample", "1M"),
-    ("log_normal_rsample", "1M"),
-)
-
-
-def _family(op: str, size: str, *speed: float) -> Iterator[Target]:
-    for measure, bound in zip(("vs_eager", "vs_compile"), speed):  # noqa: B905
-        yield Target(measure, bound, "cpu", size=size, op=op)
-    # What may be kept for the backward pass beyond the inputs: a key, or the output and a key.
-    whole = op in ("gumbel_softmax", "categorical_latent")
-    kept = ("saved_tensors", 1.00001) if whole else ("saved_bytes", 16.0)
-    yield Target(*kept, "cpu", size=size, op=op)
+def _of_ops() -> Iterator[Target]:
+    """For two CPU cores: what the ops' rows ask."""
+    for op in OPS.values():
+        for size, *speed in op.asked:
+            for measure, bound in zip(("vs_eager", "vs_compile"), speed):  # noqa: B905
+                yield Target(measure, bound, "cpu", size=size, op=op.name)
+            # What may be kept for the backward pass beyond the inputs: a key, or tensors and a key.
+            kept = ("saved_tensors", op.keeps + 1e-5) if op.keeps else ("saved_bytes", 16.0)
+            yield Target(*kept, "cpu", size=size, op=op.name)
 
 
 TARGETS: tuple[Target, ...] = (
@@ -213,19 +172,9 @@ TARGETS: tuple[Target, ...] = (
     *_each("peak_tensors", (3.01, 3.01), "cuda", BOTH, "64M+"),
     *_each("host_vs_eager", (0.6, 0.6), "cuda", BOTH, "128x20"),
     *_each("host_vs_compile", (1.0, 1.0), "cuda", BOTH, "128x20"),
-    # Before PyTorch 2.13 a captured generator's state can't be reached: a third draws the key.
-    *_each("graph_kernels", (2, 2), "cuda", BOTH, "128x20"),
     *_each("vs_eager", (8, 8), "cpu"),
     *_each("vs_compile", (8, 8), "cpu"),
     *(one for work in WORKS for one in _each("of_limit", (0.7, 0.7), "cpu", work)),
     Target("against_float32", 1.0, "cpu", "bfloat16"),
-    *(one for asked in _FAMILIES for one in _family(*asked)),
+    *_of_ops(),
 )
-
-# What a time can't show: of each name between bars, a GPU test must have run, and all have passed.
-TESTED = {
-    "replays of a CUDA graph draw new noise": "replays_draw_new_noise|test_in_a_cuda_graph",
-    "no synchronisation with the device": (
-        "test_no_synchronisation(?!_)|test_no_synchronisation_and_two_kernels"
-    ),
-}

@@ -7,7 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +43,6 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Spread:
-        if len(samples) == 1:
-            return cls(samples[0], samples[0], samples[0], 1)
         low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
         return cls(median, low, high, len(samples))
 
@@ -103,23 +101,22 @@ class CudaClock:
     warms_up = False
     # A first call compiles; the device need not sleep for that.
     longest_sleep = 0.01
-    # Seconds of work in which it comes to its full speed.
-    ramp = 0.2
+    # More than a GPU's clock makes: one that is slower sleeps longer.
+    cycles_per_second = 2.5e9
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         cache = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = torch.empty(4 * max(cache, 1 << 22), dtype=torch.int8, device=device)
-        self.cycles_per_second = self._sleep_rate()
 
     def seconds(self, call: Callable[[Any], object], items: Sequence[Any]) -> float:
         with torch.cuda.device(self.device):
-            events = [(_event(), _event()) for _ in items]
+            events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in items]
             host = self.longest_sleep / 2
             torch.cuda.synchronize()
             for item, (start, end) in zip(items, events, strict=True):
                 self.flush.zero_()
-                self._sleep(2 * host)
+                torch.cuda._sleep(int(2 * host * self.cycles_per_second))
                 start.record()
                 begin = time.perf_counter()
                 call(item)
@@ -127,31 +124,6 @@ class CudaClock:
                 end.record()
             torch.cuda.synchronize()
         return float(sum(start.elapsed_time(end) for start, end in events)) / 1e3
-
-    def _sleep(self, seconds: float) -> None:
-        if self.cycles_per_second:
-            torch.cuda._sleep(int(seconds * self.cycles_per_second))
-
-    def _sleep_rate(self) -> float:
-        """Cycles that the device sleeps in a second; 0 where this PyTorch can't put it to sleep.
-
-        The highest of several: its clock takes a while to get from idle to full speed.
-        """
-        cycles, rates = 10_000_000, [0.0]
-        with suppress(Exception), torch.cuda.device(self.device):
-            deadline = time.perf_counter() + self.ramp
-            while time.perf_counter() < deadline:
-                start, end = _event(), _event()
-                start.record()
-                torch.cuda._sleep(cycles)
-                end.record()
-                torch.cuda.synchronize()
-                rates.append(cycles / (start.elapsed_time(end) / 1e3))
-        return max(rates)
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 Clock = CpuClock | CudaClock
@@ -183,7 +155,10 @@ def interleave(
     Each gets an equal part of the time. A slow one joins fewer rounds, spread over all of them. One
     that dies has its `problem` set and no entry in the result.
     """
-    with _no_garbage_collection():
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
         share = effort.seconds / len(contestants)
         for contestant in contestants:
             with _dying(contestant):
@@ -194,9 +169,14 @@ def interleave(
         for turn in range(total):
             chance.shuffle(order)
             for contestant in order:
-                if contestant.problem is None and _joins(contestant.rounds, turn, total):
+                # In `rounds` of all turns, evenly spread.
+                joins = (turn + 1) * contestant.rounds // total > turn * contestant.rounds // total
+                if joins and contestant.problem is None:
                     with _dying(contestant):
                         contestant.samples.append(_sample(clock, contestant))
+    finally:
+        if enabled:
+            gc.enable()
     return {c.name: Spread.of(c.samples) for c in contestants if c.problem is None}
 
 
@@ -217,20 +197,3 @@ def _dying(contestant: Contestant) -> Iterator[None]:
     except Exception as error:
         # Its frames would keep the tensors alive that it could not get more of.
         contestant.problem = error.with_traceback(None)
-
-
-def _joins(rounds: int, turn: int, total: int) -> bool:
-    """True in `rounds` of `total` turns, evenly spread."""
-    return (turn + 1) * rounds // total > turn * rounds // total
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

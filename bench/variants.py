@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from bench.ops import Compute, Op
+from fused_reparam.backends import dispatch
 
 REFERENCE = "reference"
 BACKENDS = (REFERENCE, "native", "triton")
@@ -19,6 +20,7 @@ EAGER, COMPILE = "eager", "torch.compile"
 REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
 DISTRIBUTIONS = "distributions"
 UNCHECKED = f"{DISTRIBUTIONS} unchecked"
+NAMES = (EAGER, COMPILE, REDUCE_OVERHEAD, DISTRIBUTIONS, UNCHECKED, *BACKENDS)
 Wrap = Callable[[Compute], Compute]
 
 
@@ -41,30 +43,15 @@ class Variant:
         return self.name.split(",")[0]
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A variant that can't run here, and why."""
-
-    name: str
-    reason: str
-
-
-def names(device: torch.device) -> tuple[str, ...]:
-    """Those that can be asked for on a device; a backend may turn out to be missing."""
-    graphs = (REDUCE_OVERHEAD,) if device.type == "cuda" else ()
-    return (EAGER, COMPILE, *graphs, DISTRIBUTIONS, UNCHECKED, *BACKENDS)
+Missing = dict[str, str]
+"""The name of a variant that can't run here, and the reason."""
 
 
 def unavailable_reason(name: str, device: torch.device) -> str | None:
     """Why one of our backends can't serve, in one sentence; None when it can."""
     if name == "triton" and device.type == "cpu":
         return "runs on the CPU only in Triton's interpreter, whose speed says nothing"
-    from fused_reparam.backends import dispatch
-
-    try:
-        return dispatch.unavailable_reason(name, device)
-    except ImportError as error:
-        return str(error)
+    return dispatch.unavailable_reason(name, device)
 
 
 def variants(
@@ -84,18 +71,14 @@ def variants(
     if op.rival is not None:
         for name, validate in ((DISTRIBUTIONS, True), (UNCHECKED, False)):
             found.append(Variant(name, wrap(partial(op.rival, validate))))
-    missing = []
-    for name in BACKENDS:
-        reason = unavailable_reason(name, device)
-        if reason is not None:
-            missing.append(Missing(name, reason))
-            continue
+    reasons = {name: unavailable_reason(name, device) for name in BACKENDS}
+    for name in (name for name, reason in reasons.items() if reason is None):
         ours = Variant(name, wrap(op.ours), using(name), ours=True, op=op.ours)
         found.append(ours)
         if model:
             compiled = torch.compile(ours.compute, dynamic=False)
             found.append(replace(ours, name=f"{name}, compiled model", compute=compiled))
-    return found, missing
+    return found, [{"name": name, "reason": why} for name, why in reasons.items() if why]
 
 
 def reduce_overhead(compute: Compute) -> Compute:
@@ -111,6 +94,4 @@ def reduce_overhead(compute: Compute) -> Compute:
 
 def using(name: str) -> Callable[[], AbstractContextManager[object]]:
     """What makes the context in which one of our backends is asked for."""
-    from fused_reparam import backend
-
-    return partial(backend, name)
+    return partial(dispatch.backend, name)

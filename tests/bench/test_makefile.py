@@ -1,7 +1,5 @@
 """What `make bench` and `make results` do when a part fails; the bench itself is not run."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -16,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@needs_make
 @pytest.mark.parametrize("fails", ["training_step", "others", "plots", "nothing"])
 def test_a_failed_part_stops_no_other_and_is_not_forgotten(fails, tmp_path):
     done, calls = make("bench", tmp_path, fails, f"BENCH={tmp_path}/out")
@@ -28,22 +29,17 @@ def test_a_failed_part_stops_no_other_and_is_not_forgotten(fails, tmp_path):
     ]
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize("fails", ["threads", "keep-memory", "training_step", "pages", "nothing"])
+@needs_make
+@pytest.mark.parametrize("fails", ["keep-memory", "pages", "nothing"])
 def test_results_are_all_that_the_pages_show(fails, tmp_path):
     # A folder given on the command line is another's: what is shown is in bench/results.
     done, calls = make("results", tmp_path, fails, f"BENCH={tmp_path}/out")
     assert (done.returncode != 0) == (fails != "nothing"), done.stderr
     folders = sorted(f"bench/results/{path.name}" for path in (ROOT / "bench/results").iterdir())
-    drawn = calls.pop(-2)
-    assert sorted(drawn.split()[3:]) == folders
-    assert calls == [
-        "-m bench --threads 1 --out bench/results",
-        "-m bench --sizes 16M --keep-memory --out bench/results",
-        "-m bench --op gaussian_latent,training_step --out bench/results",
-        "-m bench --op others --out bench/results",
-        "-m bench pages",
-    ]
+    assert sorted(calls.pop(-2).split()[3:]) == folders
+    runs = ("--threads 1", "--sizes 16M --keep-memory", "--op gaussian_latent,training_step",
+            "--op others")  # fmt: skip
+    assert calls == [*(f"-m bench {one} --out bench/results" for one in runs), "-m bench pages"]
 
 
 def make(target, folder, fails, *words):

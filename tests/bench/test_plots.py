@@ -1,17 +1,12 @@
 """Pictures: they show the results' figures, each as a bar, and of what they were made."""
 
-from __future__ import annotations
-
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from bench import __main__ as command_line
 from tests.helpers import invented
-from tests.helpers.checkouts import OTHER, ROOT, laid_out, pages, plots, section
+from tests.helpers.checkouts import OTHER, laid_out, pages, plots, section
 
 
 @pytest.fixture
@@ -44,14 +39,12 @@ def test_pictures_are_made_and_say_where(drawn):
         assert f">{words}<" in text
 
 
-def test_bars_have_the_figures_their_quartiles_and_what_is_asked():
+def test_bars_have_the_figures_and_their_quartiles():
     charts = plots.charts([invented.result(), invented.result("gaussian_latent", sizes=("16M",))])
     bars = charts["speedup_eager"]
     assert [bar.label for bar in bars] == [
         "gaussian_latent, float32, 64M", "gaussian_latent, bfloat16, 64M"]  # fmt: skip
     assert bars[0].band == pytest.approx((8, 6, 10.67), rel=1e-2)
-    [first, _] = plots.charts([invented.result(sizes=("16M",))])["speedup_eager"]
-    assert (bars[0].asked, first.asked) == (None, 8)
     kept = [bar.text for bar in charts["memory_kept"]][:3]
     assert kept[:2] == ["12 bytes an element, eager", "12 bytes an element, torch.compile"]
     assert kept[2].endswith("an element, native")
@@ -82,13 +75,9 @@ def test_pictures_of_results_that_are_gone_are_removed(drawn, tmp_path):
 
 def test_a_picture_of_several_commits_names_each():
     found = [invented.result(), invented.result(OTHER)]
-    found[1]["machine"] |= {"commit": "ba9876543210+", "time": "2000-01-02T00:00:00+00:00"}
-    words = "commits 0123456789ab, ba9876543210+, 2000-01-01, 2000-01-02"
-    assert plots.commit_words(found) == words
-    found += [invented.result(str(index)) for index in range(plots.MOST_COMMITS)]
-    for index, result in enumerate(found):
-        result["machine"]["commit"] = str(index)
-    assert plots.commit_words(found) == "several commits, 2000-01-01, 2000-01-02"
+    assert plots.commits(found) == "commit 0123456789ab, 2000-01-01"
+    found[1]["machine"] |= {"commit": "ba9876543210+"}
+    assert plots.commits(found).endswith(", commit ba9876543210+, 2000-01-01")
 
 
 def test_the_same_results_make_the_same_files(drawn, tmp_path):
@@ -114,22 +103,3 @@ def test_pages_show_the_pictures_there_are_and_a_stale_one_is_found(drawn, check
     assert "eager](bench/results/two/steps.png)" in made
     made = section(checkout / "docs/performance.md", "pictures")
     assert made.count("](../bench/results/two/") == made.count("![") == 6
-
-
-@pytest.mark.parametrize(("lacking", "word"), [("pandas", "table"), ("matplotlib", "plots")])
-def test_without_what_tables_and_pictures_need_one_line_says_so(lacking, word, tmp_path):
-    (tmp_path / f"{lacking}.py").write_text(f"raise ModuleNotFoundError('no', name={lacking!r})")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "bench", word, "."]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    said = f"python -m bench {word}: needs pandas and matplotlib (no)\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
-
-
-def test_plots_of_nothing(tmp_path, capsys):
-    for path, complaint in ((tmp_path / "absent", "absent: No such file or directory"),
-                            (tmp_path, f"no result of python -m bench in {tmp_path}")):  # fmt: skip
-        with pytest.raises(SystemExit) as end:
-            command_line.main(["plots", str(path)])
-        assert end.value.code == 2
-        assert complaint in capsys.readouterr().err

@@ -126,8 +126,7 @@ POINTERS = {
 CONSTANTS = {
     "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,
     "LONG_ROWS": False, "WIDE_INDEX": False, "TAIL": 0, "eps": None,
-    # Element-wise families: one sample, and a summed value, by branches of `formulas`.
-    **dict.fromkeys(("SAMPLE", "TERM_OF", "GRADIENTS", "TERM_GRADIENTS")),
+    # Element-wise families: one sample, and a summed term.
     "BASE": 0, "PRIOR_KIND": 0, "FLOOR": False, "SAMPLED": False, "TERM": 2, "GTERM": 2,
     "ONE_SAMPLE": True, "ALIGNED": True,
 }  # fmt: skip

@@ -63,6 +63,12 @@ def _kernel(function: ast.FunctionDef, decorator: ast.Call) -> Kernel:
     )  # fmt: skip
 
 
+# What a kernel is told of its family, as `triton.elementwise.functions` has it but for the first.
+_FORMULAS = (
+    "BASE", "PREPARE", "SAMPLE", "TERM_OF", "GRADIENTS", "TERM_GRADIENTS", "ZEROS", "FINISH"
+)  # fmt: skip
+
+
 class Record:
     """Of each kernel, the constants of every variant that was launched, and by their names whether
     its pointers were given.
@@ -78,6 +84,7 @@ class Record:
         values = dict(zip(about.constants, variant.constexprs, strict=True))
         given = (pointer is not None for pointer in pointers)
         values |= dict(zip(about.pointers, given, strict=True))
+        values["FORMULAS"] = tuple(values[one] for one in _FORMULAS if one in values)
         self.variants[name].append(values)
 
 
@@ -119,7 +126,7 @@ def features() -> dict[tuple[str, str], frozenset[Feature]]:
 
 
 _NO_MATTER_OF_TILES = (
-    "FAMILY",
+    "FORMULAS",
     "BASE",
     "KIND",
     "MODE",

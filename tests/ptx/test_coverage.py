@@ -21,10 +21,10 @@ VALUES = {
     "KEY": {0, 1, 2},
     "KIND": set(range(5)),
     "PRIOR_KIND": set(range(5)),
-    "FAMILY": set(range(len(FAMILIES))),
     "BASE": set(range(len(streams.BASES))),
-    # Those of the family, None of one that has none.
-    **{name: {None} for name in ("SAMPLE", "TERM_OF", "GRADIENTS", "TERM_GRADIENTS")},
+    # Functions of the family: `test_every_family_is_executed_in_every_dtype`. None: it has none.
+    **{name: set() for name in ("SAMPLE", "GRADIENTS", "ZEROS")},
+    **{name: {None} for name in ("PREPARE", "TERM_OF", "TERM_GRADIENTS", "FINISH")},
     "KL": set(range(5)),
     "GKL": set(range(5)),
     "TERM": set(range(5)),
@@ -103,7 +103,11 @@ def test_every_kernel_is_executed_in_every_dtype():
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_executed_in_every_dtype(family, direction):
-    feature = direction, "FAMILY", list(FAMILIES).index(family)
+    from fused_reparam.backends.triton import elementwise
+    from fused_reparam.backends.triton.kernels import bases
+
+    told = elementwise.functions(family, 0, direction.startswith("elementwise_backward"))
+    feature = direction, "FORMULAS", (bases.INDEX[FAMILIES[family].base], *told)
     dtypes = {dtype for name, dtype in chosen() if feature in features()[name, dtype]}
     assert dtypes == set(DTYPES), f"add a case of {family} to kernel_cases"
 

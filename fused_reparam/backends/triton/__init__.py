@@ -4,8 +4,9 @@ Importing this package imports neither triton nor a GPU runtime; the first use d
 
 In `kernels/`, what runs on the GPU:
 
-- `philox`, `approx`, `box_muller`, `uniform`, `bases`, `keys`, `scale`, `formulas`: device
-  functions, each once.
+- `philox`, `approx`, `box_muller`, `uniform`, `bases`, `keys`, `scale`: device functions, each
+  once.
+- `families`: the formulas of each family of `elementwise`; `formulas`: what they share.
 - `tiles`, `softmax_tiles`: which elements a program works on, and where they lie.
 - `fill`, `finish`, and `..._forward` and `..._backward` of `gaussian`, `elementwise` and
   `softmax`: the kernels.

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
 
-from ...families import (
-    FAMILIES,
-    HALF_LOG_2PI,
-    base_number,
-    is_standard,
-)
-from ...families.mixture import wider_and_narrower
+from ...families import FAMILIES, base_number, is_standard
 from ...rng import keys as rng_keys
 from ...rng.bases import WORDS
 from ...rng.stream import LANES
@@ -35,70 +28,43 @@ from .gaussian import (
     kl_mode,
 )
 from .kernels import bases, scale
+from .kernels.constants import Constants
 from .kernels.elementwise_backward import elementwise_backward_kernel
 from .kernels.elementwise_forward import elementwise_forward_kernel
-from .kernels.families import FORMULAS
+from .kernels.families import FORMULAS, functions
 from .launch import LaunchConfiguration, Variant, launch_configuration, math_form
 from .shapes import SINGLE, architecture, sparse_shape
 
 _INF = float("inf")
-_INDEX = {name: index for index, name in enumerate(FAMILIES)}
-Constants = tuple[float, ...]
+Scalars = tuple[float, ...]
 
 
 @functools.lru_cache(maxsize=1024)
-def kernel_constants(family: str, constants: Constants) -> tuple[Constants, float]:
-    """(low, high, n2 .. n6 as formulas read them), and the least term (-inf: any)."""
-    about, floor = FAMILIES[family], -_INF
-    bounds = constants[:2] if about.scaled else (-_INF, _INF)
-    rest: Constants = () if about.scaled else constants
-    if family in ("gaussian", "log_prob"):
-        mean, std = constants[2:4]
-        rest = mean, 1.0 / std, 2.0 * math.log(std)
-    if family in ("gaussian", "gaussian_prior"):
-        floor = constants[-1]
-        rest = (*(rest or (0.0, 0.0, 0.0)), floor)
-    elif family == "mixture":
-        std, *others = wider_and_narrower(*constants[3:])
-        rest = constants[2], 1.0 / std, *others
-    elif family == "tanh_normal":
-        lowest, highest = constants[2:]
-        half = 0.5 * (highest - lowest)
-        constant = math.log(half) + HALF_LOG_2PI + 2.0 * math.log(2.0)
-        rest = 0.5 * (highest + lowest), half, constant, lowest, highest
-    elif family == "relaxed_bernoulli":
-        rest = (min(1.0 / constants[0], 3e38),)
-    elif about.base_number is not None:
-        rest = bases.constants(about.base, base_number(family, constants))
-    return (*bounds, *rest, *[0.0] * (5 - len(rest))), floor
-
-
-def functions(family: str, suffix: str = "") -> tuple[Any, ...]:
-    """FAMILY, and the functions of sample and term that `kernels.families` has, or None.
-
-    suffix: "_gradients" for those of the backward kernel.
-    """
+def kernel_constants(family: str, constants: Scalars) -> tuple[Scalars, Constants]:
+    """(low, high, n2 .. n6) as kernels take them, and what else follows from the constants."""
     about = FAMILIES[family]
-    names = f"{about.transform}_sample{suffix}", f"{about.term}_term{suffix}"
-    return _INDEX[family], *(FORMULAS.get(name) for name in names)
-
-
-def _far_prior(family: str, scalars: Constants) -> int:
-    """Whether a prior of numbers is so wide or so narrow that a ratio to it takes logarithms."""
-    return int(family in ("gaussian", "log_prob") and not 2.0**-20 <= scalars[3] <= 2.0**20)
+    bounds, rest = (constants[:2], constants[2:]) if about.scaled else ((-_INF, _INF), constants)
+    made = FORMULAS.get(f"{family}_constants")
+    if made is not None:
+        found = made(*constants)
+    elif about.base_number is not None:
+        found = Constants(bases.constants(about.base, base_number(family, constants)))
+    else:
+        found = Constants(rest)
+    return (*bounds, *found.n, *[0.0] * (5 - len(found.n))), found
 
 
 def _constexprs(
-    family: str, kind: int, prior_kind: int, scalars: Constants, floor: float, terms: bool
+    family: str, kind: int, prior_kind: int, scalars: Scalars, made: Constants, terms: bool
 ) -> tuple[int | bool, ...]:
     """The compile-time part of a family: BASE .. SAMPLED. `terms`: whether there are any."""
     about = FAMILIES[family]
     return (
         bases.INDEX[about.base],
         kind if about.scaled or about.hard else scale.STD.value,
-        prior_kind if about.parameters == 4 else _far_prior(family, scalars),
+        prior_kind if about.parameters == 4 else int(made.far),
         scalars[0] != -_INF or scalars[1] != _INF,
-        terms and floor != -_INF,
+        terms and made.floor != -_INF,
         terms and about.sampled,
     )
 
@@ -112,13 +78,13 @@ def _configuration(
     vector: int,
     device: torch.device,
 ) -> LaunchConfiguration:
-    """A loop over samples, a prior's parameters and the functions of `kernels.families` take
+    """A loop over samples, a prior's parameters and families that take parameters as they are need
     registers, and 64 elements for a thread, which the one program for everything may have, are too
     many for any family.
     """
     single = segments == 1 and SINGLE[-2].groups < -(-n // vector) <= SINGLE[-1].groups
-    by_function = constexprs[1] is not None
-    sparse = samples > 1 or parameters > 2 or by_function or single
+    unprepared = constexprs[0] is None
+    sparse = samples > 1 or parameters > 2 or unprepared or single
     only = sparse_shape(vector, architecture(device)) if sparse else None
     return launch_configuration(n, segments or n, vector, device, only)
 
@@ -201,14 +167,15 @@ def _forward_launch(
     mode, family, kind, prior_kind, constants, params, eps, samples, factor, dense, z, terms
 ) -> Launch:
     first, n = params[0], params[0].numel()
-    scalars, floor = kernel_constants(family, tuple(constants))
+    scalars, made = kernel_constants(family, tuple(constants))
     segments = terms[0].numel() if terms else 0
     if FAMILIES[family].sampled:
         segments //= samples
     absent = (None,) * (4 - len(params))
     found = _forward(
         first.device, first.dtype, n, samples, segments, len(params),
-        functions(family) + _constexprs(family, kind, prior_kind, scalars, floor, bool(terms)),
+        functions(family, kind)
+        + _constexprs(family, kind, prior_kind, scalars, made, bool(terms)),
         mode,
         (eps is not None, z is not None),
         _rows(dense, (*params, *absent, eps if samples == 1 else None)), _tried(n),
@@ -282,7 +249,7 @@ def _backward_launch(
     dense, grads,
 ) -> Launch:  # fmt: skip
     first, n = params[0], params[0].numel()
-    scalars, floor = kernel_constants(family, tuple(constants))
+    scalars, made = kernel_constants(family, tuple(constants))
     some = next((g for g in grad_terms if g is not None), None)
     segments = 0 if some is None else some.numel()
     if FAMILIES[family].sampled:
@@ -291,8 +258,8 @@ def _backward_launch(
     alone = samples == 1
     variant, head = _backward(
         first.device, first.dtype, n, samples, segments, len(params),
-        functions(family, "_gradients")
-        + _constexprs(family, kind, prior_kind, scalars, floor, some is not None), mode,
+        functions(family, kind, backward=True)
+        + _constexprs(family, kind, prior_kind, scalars, made, some is not None), mode,
         tuple(t is not None for t in (grad_z, *grad_terms, *no_terms, eps, *grads, *absent)),
         _rows(
             dense,

@@ -125,7 +125,7 @@ from fused_reparam.backends.triton.kernels import bases, scale
 def draw(name, dtype, target, family, one, **changes):
     family, _, kind = family.partition(" from ")
     about = FAMILIES[family]
-    known = dict(FAMILY=list(FAMILIES).index(family), BASE=bases.INDEX[about.base], ONE_SAMPLE=one)
+    known = dict(BASE=bases.INDEX[about.base], ONE_SAMPLE=one)
     known |= dict(SAMPLED=about.sampled, KIND=2 if about.base != "normal" else 0)
     absent = [f"{kind}{i}" for kind in ("p", "out") for i in range(about.parameters, 4)]
     absent += [f"{kind}{i}" for kind in ("term", "grad") for i in range(about.terms, 2)]
@@ -136,11 +136,12 @@ def draw(name, dtype, target, family, one, **changes):
         known["KIND"] = 0
     if kind == "rho":
         known["KIND"] = scale.RHO.value
-    _, *functions = elementwise.functions(family, "_gradients" if name == "backward" else "")
-    names = ("SAMPLE", "TERM_OF") if name == "forward" else ("GRADIENTS", "TERM_GRADIENTS")
-    known |= dict(zip(names, functions))
+    names = "PREPARE SAMPLE TERM_OF".split()
+    if name == "backward":
+        names = "PREPARE GRADIENTS TERM_GRADIENTS ZEROS FINISH".split()
+    known |= zip(names, elementwise.functions(family, 0, name == "backward"), strict=True)
     # As in `triton.elementwise`.
-    sparse = not one or about.parameters > 2 or functions[0] is not None
+    sparse = not one or about.parameters > 2 or known["PREPARE"] is None
     shape = shapes.sparse_shape(16 // aot.BYTES[dtype], target) if sparse else None
     return aot.kernel("elementwise_" + name, dtype, target, shape, **known | changes)
 """

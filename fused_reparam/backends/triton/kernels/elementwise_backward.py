@@ -10,9 +10,8 @@ import triton.language as tl
 
 from .approx import narrow
 from .bases import base_tile
-from .elementwise_forward import load_rows, sample_shift
-from .formulas import LOG_PROB, LOG_PROB_PRIOR, finish, prepare, pull
-from .gaussian_backward import GKL_EACH, GKL_NONE, GKL_ONE, GKL_SEGMENT, scaled_gradient
+from .elementwise_forward import load_constants, load_parameters, load_rows, sample_shift
+from .gaussian_backward import GKL_EACH, GKL_NONE, scaled_gradient
 from .keys import read_key
 from .scale import clamp
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
@@ -20,11 +19,10 @@ from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_
 
 @triton.jit
 def pull_sample(
-    k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma, log_square, mean,
-    inverse, unit, ratio, n2, n3, n4, n5, n6,
-    grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
-    gz_row, gz_column, eps_row, eps_column, n, length, count, factor,
-    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
+    k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, p, s, n, grad_z, grad0,
+    grad1, eps, seed, offset, start, group, mask, segment, row, column, gz_row, gz_column, eps_row,
+    eps_column, size, length, count, factor,
+    PREPARE: tl.constexpr, GRADIENTS: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
     GTERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, LAYOUT: tl.constexpr, UNIT: tl.constexpr,
     Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
@@ -35,10 +33,10 @@ def pull_sample(
         first = start
         shift = k
     else:
-        first = start + sample_shift(k, n, ALIGNED, VEC)
+        first = start + sample_shift(k, size, ALIGNED, VEC)
         shift = sample_shift(k, count, ALIGNED and GTERM == GKL_EACH, VEC)
     if eps is None:
-        noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
+        noise = base_tile(seed, offset, first, group, n[0], n[1], BASE, ALIGNED, Q, VEC, MATH)
     elif ONE_SAMPLE:
         noise = load_rows(
             eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH
@@ -58,24 +56,23 @@ def pull_sample(
     if GTERM != GKL_NONE:
         if grad0 is not None:
             g0 = scaled_gradient(
-                grad0 + shift, factor, start, group, mask, segment, 0, 0, length, 0, 0, n,
+                grad0 + shift, factor, start, group, mask, segment, 0, 0, length, 0, 0, size,
                 GTERM, DENSE, 0, Q, VEC,
             )  # fmt: skip
         if grad1 is not None:
             g1 = scaled_gradient(
-                grad1 + shift, factor, start, group, mask, segment, 0, 0, length, 0, 0, n,
+                grad1 + shift, factor, start, group, mask, segment, 0, 0, length, 0, 0, size,
                 GTERM, DENSE, 0, Q, VEC,
             )  # fmt: skip
-    if GRADIENTS is None:
-        return pull(
-            a, sigma, log_square, mean, inverse, unit, ratio, noise, gz, g0, g1, sum_loc,
-            sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log,
-            n2, n3, n4, n5, n6, FAMILY, KIND, EXACT, MATH,
+    if PREPARE is None:
+        parts = GRADIENTS(
+            p[0], p[1], p[2], noise, gz, n[0], n[1], n[2], n[3], n[4], EXACT, MATH
         )  # fmt: skip
-    else:
-        parts = GRADIENTS(a, sigma, mean, noise, gz, n2, n3, n4, n5, n6, EXACT, MATH)
         sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
         return sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log
+    else:
+        sums = sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log
+        return GRADIENTS(p, s, noise, gz, g0, g1, sums, n, KIND, EXACT, MATH)
 
 
 @triton.jit
@@ -90,24 +87,14 @@ def added(sum_loc, sum_sigma, sum_prior_loc, parts):
 
 
 @triton.jit
-def no_gradient(GTERM: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr, dtype: tl.constexpr):
-    """Zeros of the shape that `scaled_gradient` has; a whole tile would get another layout."""
-    if GTERM == GKL_ONE:
-        return tl.full((), 0.0, dtype)
-    elif GTERM == GKL_SEGMENT:
-        return tl.zeros((Q, 1), dtype)
-    else:
-        return tl.zeros((Q, VEC), dtype)
-
-
-@triton.jit
 def pull_tile(
     grad_z, grad0, grad1, p0, p1, p2, p3, seed, offset, eps, out0, out1, out2, out3,
-    n, length, columns, samples, count,
+    size, length, columns, samples, count,
     row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
     gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
     out3_row, out3_column, low, high, m2, m3, m4, m5, m6, factor,
-    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, TERM_GRADIENTS: tl.constexpr,
+    PREPARE: tl.constexpr, GRADIENTS: tl.constexpr, TERM_GRADIENTS: tl.constexpr,
+    ZEROS: tl.constexpr, FINISH: tl.constexpr,
     BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GTERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
@@ -121,95 +108,70 @@ def pull_tile(
     if GROUPS > 0:
         start, group, segment, begin = segment_tile(length, Q, VEC, GROUPS)
         if TAIL > 0:
-            mask = segment_mask(group, segment, begin, length, n, VEC, TAIL)
+            mask = segment_mask(group, segment, begin, length, size, VEC, TAIL)
     else:
         start, group = flat_tile(Q, VEC)
         if TAIL > 0:
-            mask = flat_mask(start, group, n, Q, VEC, TAIL)
+            mask = flat_mask(start, group, size, Q, VEC, TAIL)
     row = 0
     column = 0
     if LAYOUT != DENSE:
         row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG_ROWS, WIDE_INDEX)
-
-    a = load_rows(p0, start, group, mask, row, column, row0, column0, VEC, LAYOUT, UNIT & 1, MATH)
-    b = a
-    c = a
-    d = a
-    if p1 is not None:
-        b = load_rows(
-            p1, start, group, mask, row, column, row1, column1, VEC, LAYOUT, UNIT & 2, MATH
-        )
-    if p2 is not None:
-        c = load_rows(
-            p2, start, group, mask, row, column, row2, column2, VEC, LAYOUT, UNIT & 4, MATH
-        )
-    if p3 is not None:
-        d = load_rows(
-            p3, start, group, mask, row, column, row3, column3, VEC, LAYOUT, UNIT & 8, MATH
-        )
+    a, b, c, d = load_parameters(
+        p0, p1, p2, p3, start, group, mask, row, column, row0, column0, row1, column1, row2,
+        column2, row3, column3, LAYOUT, UNIT, VEC, MATH,
+    )  # fmt: skip
     if CLAMP:
-        floor = tl.full((), low, dtype)
-        ceiling = tl.full((), high, dtype)
-        outside = (b < floor) | (b > ceiling)
-        b = clamp(b, floor, ceiling)
-    n2 = tl.full((), m2, dtype)
-    n3 = tl.full((), m3, dtype)
-    n4 = tl.full((), m4, dtype)
-    n5 = tl.full((), m5, dtype)
-    n6 = tl.full((), m6, dtype)
-    if GRADIENTS is None:
-        sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
-            a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, FLOOR, EXACT, MATH
-        )
-    else:
-        sigma, log_square, mean, inverse, unit, ratio, prior_log = b, b, c, b, b, b, b
+        least = tl.full((), low, dtype)
+        most = tl.full((), high, dtype)
+        outside = (b < least) | (b > most)
+        b = clamp(b, least, most)
+    p = a, b, c, d
+    n = load_constants(m2, m3, m4, m5, m6, dtype)
+    s = None
+    if PREPARE is not None:
+        s = PREPARE(p, n, KIND, PRIOR_KIND, FLOOR, EXACT, MATH)
     sum_loc = tl.zeros((Q, VEC), dtype)
     sum_sigma = sum_loc
-    sum_log_sigma = sum_loc
-    if FAMILY != LOG_PROB and FAMILY != LOG_PROB_PRIOR:  # there it is of these gradients alone
-        sum_log_sigma = no_gradient(GTERM, Q, VEC, dtype)
+    sum_log_sigma = ZEROS(GTERM, Q, VEC, dtype)
     sum_prior_loc = sum_loc
     sum_prior_log = sum_loc
     if grad_z is not None or SAMPLED:
         if ONE_SAMPLE:
             sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log = pull_sample(
-                0, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma,
-                log_square, mean, inverse, unit, ratio,
-                n2, n3, n4, n5, n6,
+                0, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, p, s, n,
                 grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row, column,
-                gz_row, gz_column, eps_row, eps_column, n, length, count, factor,
-                FAMILY, GRADIENTS, BASE, KIND, GTERM if SAMPLED else GKL_NONE, ONE_SAMPLE, ALIGNED,
+                gz_row, gz_column, eps_row, eps_column, size, length, count, factor,
+                PREPARE, GRADIENTS, BASE, KIND, GTERM if SAMPLED else GKL_NONE, ONE_SAMPLE, ALIGNED,
                 LAYOUT, UNIT, Q, VEC, MATH,
             )  # fmt: skip
         else:
             for k in range(samples):
                 sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log = pull_sample(
-                    k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, a, sigma,
-                    log_square, mean, inverse, unit, ratio,
-                    n2, n3, n4, n5, n6, grad_z, grad0, grad1, eps, seed, offset, start, group,
-                    mask, segment, row, column, gz_row, gz_column, eps_row, eps_column, n, length,
-                    count, factor,
-                    FAMILY, GRADIENTS, BASE, KIND, GTERM if SAMPLED else GKL_NONE, ONE_SAMPLE,
-                    ALIGNED,
-                    LAYOUT, UNIT, Q, VEC, MATH,
+                    k, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, p, s, n,
+                    grad_z, grad0, grad1, eps, seed, offset, start, group, mask, segment, row,
+                    column, gz_row, gz_column, eps_row, eps_column, size, length, count, factor,
+                    PREPARE, GRADIENTS, BASE, KIND, GTERM if SAMPLED else GKL_NONE, ONE_SAMPLE,
+                    ALIGNED, LAYOUT, UNIT, Q, VEC, MATH,
                 )  # fmt: skip
     gk = None
     if GTERM != GKL_NONE and not SAMPLED:
         gk = scaled_gradient(
-            grad0, factor, start, group, mask, segment, 0, 0, length, 0, 0, n,
+            grad0, factor, start, group, mask, segment, 0, 0, length, 0, 0, size,
             GTERM, DENSE, 0, Q, VEC,
         )  # fmt: skip
-    if GRADIENTS is None:
-        to_a, to_b, to_c, to_d = finish(
-            a, b, d, sigma, log_square, mean, inverse, unit, ratio,
-            prior_log, gk, sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log, n5,
-            FAMILY, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH,
-        )  # fmt: skip
-    else:
+    if PREPARE is None:
         if gk is not None:
-            parts = TERM_GRADIENTS(a, b, c, gk, n2, n3, n4, n5, n6, EXACT, MATH)
+            parts = TERM_GRADIENTS(
+                p[0], p[1], p[2], gk, n[0], n[1], n[2], n[3], n[4], EXACT, MATH
+            )  # fmt: skip
             sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
-        to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, sum_loc
+        to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, None
+    else:
+        sums = sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log
+        to_a, to_b, to_c, to_d = FINISH(
+            p, s, gk, sums, n, TERM_GRADIENTS, KIND, PRIOR_KIND, FLOOR, SAMPLED, EXACT, MATH
+        )
     if CLAMP:
         to_b = tl.where(outside, 0.0, to_b)
     store_rows(
@@ -280,7 +242,8 @@ def elementwise_backward_kernel(
     offset: "i64",
     low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
     factor: "fp64",
-    FAMILY: tl.constexpr, GRADIENTS: tl.constexpr, TERM_GRADIENTS: tl.constexpr,
+    PREPARE: tl.constexpr, GRADIENTS: tl.constexpr, TERM_GRADIENTS: tl.constexpr,
+    ZEROS: tl.constexpr, FINISH: tl.constexpr,
     BASE: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, GTERM: tl.constexpr,
     KEY: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
@@ -289,7 +252,7 @@ def elementwise_backward_kernel(
 ):  # fmt: skip
     """One tile of the parameters' gradients out0 .. out3 (n elements; None: not wanted).
 
-    GRADIENTS, TERM_GRADIENTS: as SAMPLE and TERM_OF of `elementwise_forward_kernel`.
+    PREPARE .. FINISH: the family's functions (see `families`).
     p0 .. p3, eps, key, seed, offset, the constants, count and ALIGNED: as in
     `elementwise_forward_kernel`.
     grad_z (None: none came) lies as eps does. grad0, grad1 (None: none came): see GTERM, which is
@@ -312,10 +275,9 @@ def elementwise_backward_kernel(
             row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
             out3_row, out3_column, low, high, m2, m3, m4, m5, m6, factor,
-            FAMILY, GRADIENTS, TERM_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
-            GTERM, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX,
-            0 if MASKED else TAIL, Q, VEC,
-            MATH,
+            PREPARE, GRADIENTS, TERM_GRADIENTS, ZEROS, FINISH, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR,
+            SAMPLED, GTERM, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX,
+            0 if MASKED else TAIL, Q, VEC, MATH,
         )  # fmt: skip
     else:
         pull_tile(
@@ -324,7 +286,7 @@ def elementwise_backward_kernel(
             row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             gz_row, gz_column, out0_row, out0_column, out1_row, out1_column, out2_row, out2_column,
             out3_row, out3_column, low, high, m2, m3, m4, m5, m6, factor,
-            FAMILY, GRADIENTS, TERM_GRADIENTS, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED,
-            GTERM, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC,
-            MATH,
+            PREPARE, GRADIENTS, TERM_GRADIENTS, ZEROS, FINISH, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR,
+            SAMPLED, GTERM, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX,
+            TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -8,7 +8,6 @@ import triton.language as tl
 
 from .approx import narrow, widen
 from .bases import base_tile
-from .formulas import divergence, draw, prepare
 from .gaussian_forward import KL_EACH, KL_NONE, store_kl
 from .keys import GRAPH, derive_key, read_key
 from .scale import clamp
@@ -51,55 +50,53 @@ def store_term(
 
 @triton.jit
 def one_sample(
-    k, a, sigma, log_square, mean, inverse, unit, ratio,
-    prior_log, n2, n3, n4, n5, n6, eps, z, term0,
-    term1,
-    seed, offset, start, group, mask, row, column, eps_row, eps_column, n, length, count, factor,
-    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
+    k, p, s, n, eps, z, term0, term1, seed, offset, start, group, mask, row, column,
+    eps_row, eps_column, size, length, count, factor,
+    PREPARE: tl.constexpr, SAMPLE: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
     TERM: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
     MATH: tl.constexpr,
 ):  # fmt: skip
-    """Sample k's tile of z, and of the terms that depend on its noise."""
+    """Sample k's tile of z, and of the terms that depend on its noise.
+
+    p, s, n: the parameters, what is prepared of them, and the constants (see `families`).
+    """
     EXACT: tl.constexpr = VEC == 4
-    first = start if ONE_SAMPLE else start + sample_shift(k, n, ALIGNED, VEC)
+    first = start if ONE_SAMPLE else start + sample_shift(k, size, ALIGNED, VEC)
     if eps is None:
-        noise = base_tile(seed, offset, first, group, n2, n3, BASE, ALIGNED, Q, VEC, MATH)
+        noise = base_tile(seed, offset, first, group, n[0], n[1], BASE, ALIGNED, Q, VEC, MATH)
     elif ONE_SAMPLE:
         noise = load_rows(
             eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH
         )
     else:
         noise = load_rows(eps, first, group, mask, 0, 0, 0, 0, VEC, DENSE, 0, MATH)
-    if SAMPLE is None:
-        drawn, first_term, second_term = draw(
-            a, sigma, log_square, mean, inverse, unit, ratio, prior_log, noise, n2, n3, n4, n5, n6,
-            FAMILY, KIND, EXACT, MATH,
-        )  # fmt: skip
+    if PREPARE is None:
+        drawn = SAMPLE(p[0], p[1], p[2], noise, n[0], n[1], n[2], n[3], n[4], EXACT, MATH)
     else:
-        drawn = SAMPLE(a, sigma, mean, noise, n2, n3, n4, n5, n6, EXACT, MATH)
+        drawn, first_term, second_term = SAMPLE(p, s, noise, n, KIND, EXACT, MATH)
     if z is not None:
         at = locate(z, first, group, 0, 0, 0, 0, VEC, DENSE, 0)
         tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
-    if TERM != KL_NONE:  # of families that `formulas` has
+    if TERM != KL_NONE:  # of families that prepare something
         shift = 0 if ONE_SAMPLE else sample_shift(k, count, ALIGNED and TERM == KL_EACH, VEC)
         store_term(
-            first_term, term0, shift, factor, start, group, mask, n, length,
+            first_term, term0, shift, factor, start, group, mask, size, length,
             TERM, GROUPS, Q, VEC,
         )  # fmt: skip
         if term1 is not None:
             store_term(
-                second_term, term1, shift, factor, start, group, mask, n, length,
+                second_term, term1, shift, factor, start, group, mask, size, length,
                 TERM, GROUPS, Q, VEC,
             )  # fmt: skip
 
 
 @triton.jit
 def draw_tile(
-    p0, p1, p2, p3, seed, offset, eps, z, term0, term1, n, length, columns, samples, count,
+    p0, p1, p2, p3, seed, offset, eps, z, term0, term1, size, length, columns, samples, count,
     row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
     low, high, m2, m3, m4, m5, m6, factor,
-    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, TERM_OF: tl.constexpr, BASE: tl.constexpr,
+    PREPARE: tl.constexpr, SAMPLE: tl.constexpr, TERM_OF: tl.constexpr, BASE: tl.constexpr,
     KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, TERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
@@ -112,16 +109,58 @@ def draw_tile(
     if GROUPS > 0:
         start, group, segment, begin = segment_tile(length, Q, VEC, GROUPS)
         if TAIL > 0:
-            mask = segment_mask(group, segment, begin, length, n, VEC, TAIL)
+            mask = segment_mask(group, segment, begin, length, size, VEC, TAIL)
     else:
         start, group = flat_tile(Q, VEC)
         if TAIL > 0:
-            mask = flat_mask(start, group, n, Q, VEC, TAIL)
+            mask = flat_mask(start, group, size, Q, VEC, TAIL)
     row = 0
     column = 0
     if LAYOUT != DENSE:
         row, column = row_and_column(start, group, columns, VEC, LAYOUT, LONG_ROWS, WIDE_INDEX)
+    a, b, c, d = load_parameters(
+        p0, p1, p2, p3, start, group, mask, row, column, row0, column0, row1, column1, row2,
+        column2, row3, column3, LAYOUT, UNIT, VEC, MATH,
+    )  # fmt: skip
+    if CLAMP:
+        b = clamp(b, tl.full((), low, dtype), tl.full((), high, dtype))
+    p = a, b, c, d
+    n = load_constants(m2, m3, m4, m5, m6, dtype)
+    s = None
+    if PREPARE is not None:
+        s = PREPARE(p, n, KIND, PRIOR_KIND, TERM != KL_NONE, EXACT, MATH)
+    if TERM != KL_NONE and not SAMPLED:
+        if PREPARE is None:
+            term = TERM_OF(p[0], p[1], p[2], n[0], n[1], n[2], n[3], n[4], EXACT, MATH)
+        else:
+            term = TERM_OF(p, s, n, KIND, FLOOR, EXACT, MATH)
+        store_term(term, term0, 0, factor, start, group, mask, size, length, TERM, GROUPS, Q, VEC)
+    TERMS: tl.constexpr = TERM if SAMPLED else KL_NONE
+    if z is not None or SAMPLED:
+        if ONE_SAMPLE:
+            one_sample(
+                0, p, s, n, eps, z, term0, term1, seed, offset, start, group, mask, row, column,
+                eps_row, eps_column, size, length, count, factor,
+                PREPARE, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, Q,
+                VEC, MATH,
+            )  # fmt: skip
+        else:
+            for k in range(samples):
+                one_sample(
+                    k, p, s, n, eps, z, term0, term1, seed, offset, start, group, mask, row, column,
+                    eps_row, eps_column, size, length, count, factor,
+                    PREPARE, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT,
+                    Q, VEC, MATH,
+                )  # fmt: skip
 
+
+@triton.jit
+def load_parameters(
+    p0, p1, p2, p3, start, group, mask, row, column, row0, column0, row1, column1, row2, column2,
+    row3, column3,
+    LAYOUT: tl.constexpr, UNIT: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    """The tiles of four parameters; in place of one that the family has not, the first again."""
     a = load_rows(p0, start, group, mask, row, column, row0, column0, VEC, LAYOUT, UNIT & 1, MATH)
     b = a
     c = a
@@ -138,52 +177,19 @@ def draw_tile(
         d = load_rows(
             p3, start, group, mask, row, column, row3, column3, VEC, LAYOUT, UNIT & 8, MATH
         )
-    if CLAMP:
-        b = clamp(b, tl.full((), low, dtype), tl.full((), high, dtype))
-    n2 = tl.full((), m2, dtype)
-    n3 = tl.full((), m3, dtype)
-    n4 = tl.full((), m4, dtype)
-    n5 = tl.full((), m5, dtype)
-    n6 = tl.full((), m6, dtype)
-    if SAMPLE is None:
-        sigma, log_square, mean, inverse, unit, ratio, prior_log = prepare(
-            a, b, c, d, n2, n3, n4, FAMILY, KIND, PRIOR_KIND, TERM != KL_NONE, EXACT, MATH
-        )
-    else:  # such a family takes its parameters as they are
-        sigma, log_square, mean, inverse, unit, ratio, prior_log = b, b, c, b, b, b, b
-    if TERM != KL_NONE and not SAMPLED:
-        if TERM_OF is None:
-            term = divergence(
-                a, sigma, log_square, mean, inverse, unit, ratio, prior_log, n5,
-                FAMILY, FLOOR, EXACT, MATH,
-            )  # fmt: skip
-        else:
-            term = TERM_OF(a, sigma, mean, n2, n3, n4, n5, n6, EXACT, MATH)
-        store_term(term, term0, 0, factor, start, group, mask, n, length, TERM, GROUPS, Q, VEC)
-    TERMS: tl.constexpr = TERM if SAMPLED else KL_NONE
-    if z is not None or SAMPLED:
-        if ONE_SAMPLE:
-            one_sample(
-                0, a, sigma, log_square, mean, inverse, unit, ratio,
-                prior_log, n2, n3, n4, n5, n6, eps, z,
-                term0, term1, seed, offset, start, group, mask, row, column, eps_row, eps_column,
-                n, length, count, factor,
-                FAMILY, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, Q,
-                VEC,
-                MATH,
-            )  # fmt: skip
-        else:
-            for k in range(samples):
-                one_sample(
-                    k, a, sigma, log_square, mean, inverse, unit, ratio,
-                    prior_log, n2, n3, n4, n5, n6, eps,
-                    z,
-                    term0, term1, seed, offset, start, group, mask, row, column, eps_row,
-                    eps_column, n, length, count, factor,
-                    FAMILY, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT,
-                    Q, VEC,
-                    MATH,
-                )  # fmt: skip
+    return a, b, c, d
+
+
+@triton.jit
+def load_constants(m2, m3, m4, m5, m6, dtype: tl.constexpr):
+    """n2 .. n6, in the type that the kernel computes in."""
+    return (
+        tl.full((), m2, dtype),
+        tl.full((), m3, dtype),
+        tl.full((), m4, dtype),
+        tl.full((), m5, dtype),
+        tl.full((), m6, dtype),
+    )
 
 
 @triton.jit(
@@ -214,7 +220,7 @@ def elementwise_forward_kernel(
     row3: "i64", column3: "i64", eps_row: "i64", eps_column: "i64", seed: "i64", offset: "i64",
     low: "fp64", high: "fp64", m2: "fp64", m3: "fp64", m4: "fp64", m5: "fp64", m6: "fp64",
     factor: "fp64",
-    FAMILY: tl.constexpr, SAMPLE: tl.constexpr, TERM_OF: tl.constexpr, BASE: tl.constexpr,
+    PREPARE: tl.constexpr, SAMPLE: tl.constexpr, TERM_OF: tl.constexpr, BASE: tl.constexpr,
     KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, TERM: tl.constexpr,
     KEY: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
@@ -223,8 +229,7 @@ def elementwise_forward_kernel(
 ):  # fmt: skip
     """One tile of the parameters (n elements), of every sample of z and of the terms.
 
-    SAMPLE, TERM_OF: the family's functions in `families`, or None where `formulas` has it by its
-    number FAMILY.
+    PREPARE, SAMPLE, TERM_OF: the family's functions (see `families`).
 
     p0 .. p3 (None: the family has fewer): n elements, LAYOUT and strides as in `tiles`; so is eps
     (None: from key) if there is ONE_SAMPLE sample, else it has `samples * n` consecutive elements,
@@ -253,7 +258,7 @@ def elementwise_forward_kernel(
             p0, p1, p2, p3, seed, offset, eps, z, term0, term1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             low, high, m2, m3, m4, m5, m6, factor,
-            FAMILY, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
+            PREPARE, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
             ONE_SAMPLE,
             ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0 if MASKED else TAIL, Q, VEC,
             MATH,
@@ -263,7 +268,7 @@ def elementwise_forward_kernel(
             p0, p1, p2, p3, seed, offset, eps, z, term0, term1, n, length, columns, samples,
             count, row0, column0, row1, column1, row2, column2, row3, column3, eps_row, eps_column,
             low, high, m2, m3, m4, m5, m6, factor,
-            FAMILY, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
+            PREPARE, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
             ONE_SAMPLE,
             ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
         )  # fmt: skip

@@ -91,9 +91,10 @@ class Elementwise(DifferentiableOp):
         return z, *grads[1 : 1 + terms], *(None,) * (TERMS - terms)
 
     def passed(self, grads: Tensors, kept: Tensors, spec: Any) -> tuple[int, Tensor] | None:
-        """Where z is p0 and something that does not depend on it, its gradient is p0's.
+        """The gradient of z for p0, where z is p0 and something that does not depend on p0.
 
-        The very tensor: of a view autograd would not see that others hold the memory too.
+        It is the tensor that came, and no view of it. Autograd adds other gradients into memory
+        that nobody else seems to hold, and of a view it does not see that others hold its memory.
         """
         z, term0, term1 = grads
         if z is None or term0 is not None or term1 is not None:

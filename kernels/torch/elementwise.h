@@ -263,8 +263,9 @@ struct Elementwise {
     Needs left = needs;
     if (may_pass && needs[0] && spec.family->linear && !spec.samples && spec.split < 0 && grad_z.defined() &&
         !has_terms) {
-      // The sample is loc and something that does not depend on it. Not a view: of one, autograd would not
-      // see that others hold the memory too.
+      // The sample is loc and something that does not depend on it, so that its gradient is loc's. It is the
+      // tensor that came, and no view of it: autograd adds other gradients into memory that nobody else seems
+      // to hold, and of a view it does not see that others hold its memory.
       found[0] = fitted(grad_z, in[0]);
       left[0] = false;
     }

@@ -74,7 +74,7 @@ class OpNode final : public Node {
     for (size_t i = 0; i < grads.size(); ++i) {
       if (!grads[i].defined()) continue;
       any = true;
-      // The engine has seen to it; a call of grad_fn by hand has not.
+      // Autograd's engine has checked the gradients; whoever calls a grad_fn by hand has not.
       const auto& expected = input_metadata(static_cast<uint32_t>(i));
       TORCH_CHECK(expected.is_same_shape(grads[i]) && grads[i].dtype() == expected.dtype() &&
                       grads[i].device() == expected.device(),

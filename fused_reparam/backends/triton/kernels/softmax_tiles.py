@@ -94,7 +94,9 @@ def place_of(
 
 @triton.jit
 def in_row(place, size):
-    """Which elements of a tile [A, B, C] belong to a row, whether or not the row to the tensor."""
+    """Which elements of a tile [A, B, C] are classes of a row. A row outside the tensor has such
+    elements too: for these `place` has a mask.
+    """
     return (place[7] >= 0) & (place[7] < size[1].to(tl.int32))
 
 

@@ -273,8 +273,10 @@ def wide_indices(wanted: bool) -> Iterator[None]:
     clear()
     try:
         with (
-            mock.patch.object(gaussian, "layout_of", lambda *a: layout_of(*a)._replace(big=True)),
-            mock.patch.object(softmax, "tile_of", lambda *a: tile_of(*a)._replace(big=True)),
+            mock.patch.object(
+                gaussian, "layout_of", lambda *a: layout_of(*a)._replace(wide_index=True)
+            ),
+            mock.patch.object(softmax, "tile_of", lambda *a: tile_of(*a)._replace(wide_index=True)),
         ):
             yield
     finally:

@@ -118,7 +118,8 @@ def _forward(
     partial = config.programs * slots
     every = (
         *constexprs, term, mode, *_sampling(samples, n, config, vector), place.layout, place.unit,
-        place.long, place.big, config.tail, config.shape.groups, vector, math_form(device, vector),
+        place.long_rows, place.wide_index, config.tail, config.shape.groups, vector,
+        math_form(device, vector),
     )  # fmt: skip
     copies = samples if constexprs[-1] else 1
     return Forward(
@@ -203,8 +204,8 @@ def _backward(
     place = _layout(rows, 10, config, vector)
     every = (
         *constexprs, gkl_mode(n, segments, config), mode, *_sampling(samples, n, config, vector),
-        place.layout, place.unit, place.long, place.big, config.tail, config.shape.groups, vector,
-        math_form(device, vector),
+        place.layout, place.unit, place.long_rows, place.wide_index, config.tail,
+        config.shape.groups, vector, math_form(device, vector),
     )  # fmt: skip
     variant = Variant(
         elementwise_backward_kernel, device, config.programs, every, config.shape.warps

@@ -166,8 +166,8 @@ def _forward(
     place = _layout(rows, 4, config, vector)
     kl, slots = kl_mode(n, segments, config, vector)
     constexprs = (
-        mode, kind, clamped, kl, config.segment_groups, place.layout, place.unit, place.long,
-        place.big, config.tail, config.shape.groups, vector, math_form(device, vector),
+        mode, kind, clamped, kl, config.segment_groups, place.layout, place.unit, place.long_rows,
+        place.wide_index, config.tail, config.shape.groups, vector, math_form(device, vector),
     )  # fmt: skip
     return Forward(
         Variant(
@@ -241,7 +241,7 @@ def _backward(
     place = _layout(rows, 7, config, vector)
     constexprs = (
         mode, kind, clamped, gkl_mode(n, segments, config), config.segment_groups, place.layout,
-        place.unit, place.long, place.big, config.tail, config.shape.groups, vector,
+        place.unit, place.long_rows, place.wide_index, config.tail, config.shape.groups, vector,
         math_form(device, vector),
     )  # fmt: skip
     kernel = backward.gaussian_backward_kernel

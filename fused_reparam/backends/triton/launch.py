@@ -76,8 +76,8 @@ class Layout(NamedTuple):
     layout: int
     unit: int
     columns: int
-    long: bool
-    big: bool
+    long_rows: bool
+    wide_index: bool
     strides: tuple[int, ...]
 
 
@@ -103,8 +103,8 @@ def layout_of(
         if layout == 1 and column == 1 and row % vector == 0:
             unit |= 1 << bit
         found += (row, column)
-    long = columns >= (shape.groups + 2) * vector
-    return Layout(layout, unit, columns, long, columns > 1 << 30, tuple(found))
+    long_rows = columns >= (shape.groups + 2) * vector
+    return Layout(layout, unit, columns, long_rows, columns > 1 << 30, tuple(found))
 
 
 def math_form(device: torch.device, vector: int) -> int:

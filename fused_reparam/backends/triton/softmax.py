@@ -36,7 +36,7 @@ class Tile(NamedTuple):
     shape: Size  # A, B, C
     vector: int
     tail: int
-    big: bool
+    wide_index: bool
     programs: int
     chunks: int  # 1: resident
     warps: int
@@ -127,7 +127,7 @@ def _form(size: Size, strides: Strides | None, tile: Tile) -> int:
 
 
 def _constexprs(tile: Tile) -> tuple:
-    return tile.inner, *tile.shape, tile.vector, tile.tail, tile.big
+    return tile.inner, *tile.shape, tile.vector, tile.tail, tile.wide_index
 
 
 @functools.lru_cache(maxsize=1024)

@@ -47,7 +47,9 @@ NODES = {"FusedElementwiseBackward", "FusedGumbelSoftmaxBackward"}
 
 
 def in_cpp(t):
-    return extension.spent(t) is not None
+    # Samples of more than one dim are a view of the op's.
+    op = t._base if t._is_view() and t._base is not None else t
+    return extension.spent(op) is not None
 
 
 def parameters(*shape):

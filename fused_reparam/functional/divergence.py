@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from ..core import reductions
 from ..core.mistakes import described, suggestion
+from ..core.modes import eager
 from ..core.scales import SCALE_KINDS
 from ..core.storage import check_given
 from .arguments import check_choice, check_reduction, check_tensor, deviation, number, one_scale
 
-# What a user gives: None, (mean, std) or (mean, {"logvar": tensor}).
-PriorArgument = tuple[Any, Any] | None
+# What a user gives: None, (mean, std), (mean, {"logvar": tensor}) or a Normal.
+PriorArgument = tuple[Any, Any] | Distribution | None
 _PER = ("sample", "element")
 
 
@@ -36,10 +38,12 @@ def prior_of(prior: PriorArgument) -> Prior:
     """The prior that a user gave, checked."""
     if prior is None:
         return Prior((0.0, 1.0))
+    if isinstance(prior, Distribution):
+        prior = _of_normal(prior)
     if not isinstance(prior, Sequence) or len(prior) != 2:
         raise TypeError(
-            'prior must be None, (mean, std) of two numbers, or (mean, {"logvar": tensor}) with '
-            f"any of {', '.join(SCALE_KINDS)}; got {described(prior)}"
+            'prior must be None, (mean, std) of two numbers, (mean, {"logvar": tensor}) with any '
+            f"of {', '.join(SCALE_KINDS)}, or a torch.distributions.Normal; got {described(prior)}"
         )
     mean, scale = prior
     if isinstance(scale, dict):
@@ -62,6 +66,19 @@ def prior_of(prior: PriorArgument) -> Prior:
         kind = SCALE_KINDS.index("std")
         return Prior((), (("prior mean", mean), ("prior std", std)), kind)
     return Prior((number("prior mean", mean), std))
+
+
+def _of_normal(prior: Distribution) -> Any:
+    """Mean and std of a Normal, also of an Independent one; another distribution as it is."""
+    normal = prior
+    while isinstance(normal, Independent):
+        normal = normal.base_dist
+    if not isinstance(normal, Normal):
+        return prior
+    loc, scale = normal.loc, normal.scale
+    if eager() and all(t.is_cpu and not (t.dim() or t.requires_grad) for t in (loc, scale)):
+        return loc.item(), scale.item()  # Normal(0.0, 1.0), for tensors on any device
+    return loc, {"std": scale}
 
 
 class Divergence:

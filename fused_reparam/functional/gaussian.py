@@ -96,7 +96,8 @@ def gaussian_latent(
             (1 at and inside the bounds, 0 outside).
         prior: what the KL is measured against. None: N(0, 1). ``(mean, std)`` of two numbers:
             N(mean, std^2). ``(mean, {"logvar": tensor})``, or any other of the five scales: a
-            learned or hierarchical prior; its tensors broadcast and receive gradients.
+            learned or hierarchical prior; its tensors broadcast and receive gradients. Or a
+            ``torch.distributions.Normal``, also an ``Independent`` one.
         free_bits: the least KL that counts; below it the gradient is 0.
         free_bits_per: of what: "sample", the sum over all dims but the first, or "element".
         beta: factor of the KL, after free bits; a number or a 0-d tensor.

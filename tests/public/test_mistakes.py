@@ -181,7 +181,7 @@ def test_words_of_options():
         (lambda: fr.gaussian_latent(MU, MU, free_bits_per="samples"), "did you mean 'sample'"),
         (lambda: fr.gaussian_latent_from_moments(MU, scale="log_var"), "did you mean 'logvar'"),
         (lambda: fr.gaussian_kl(MU, MU, prior=(MU, {"sigma": MU})), "did you mean 'std'"),
-        (lambda: fr.gaussian_kl(MU, MU, prior=torch.distributions.Normal(0, 1)), "type Normal"),
+        (lambda: fr.gaussian_kl(MU, MU, prior=torch.distributions.Laplace(0, 1)), "type Laplace"),
         (lambda: fr.gaussian_kl(MU, MU, prior=MU), r"got a tensor of shape \(4, 6\)"),
         (lambda: fr.gaussian_kl(MU, MU, beta=np.ones(3)), "beta must be a number"),
         (lambda: fr.gaussian_latent(MU, MU, clamp=MU), "clamp must be two numbers"),

@@ -5,6 +5,7 @@ from .categorical import FusedCategoricalLatent, FusedGumbelSoftmax, FusedOneHot
 from .gaussian import FusedGaussianLatent
 from .mean_field import kl_divergence
 from .relaxed_bernoulli import FusedRelaxedBernoulli
+from .stochastic import sampling
 from .tanh_normal import FusedTanhNormal
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "FusedRelaxedBernoulli",
     "FusedTanhNormal",
     "kl_divergence",
+    "sampling",
 ]

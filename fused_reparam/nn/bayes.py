@@ -100,7 +100,7 @@ class BayesianLinear(MeanField):
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs of freshly drawn weights; in eval, of the means."""
-        if self.local_reparameterization and self.training:
+        if self.local_reparameterization and self.draws:
             self._drawn = None
             std = deviation(x, self.weight_rho, self.bias_rho)
             mean = F.linear(x, self.weight_mu, self.bias_mu)

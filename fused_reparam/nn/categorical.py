@@ -2,27 +2,29 @@
 
 from typing import TYPE_CHECKING, Never
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import functional
-from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.mistakes import names_mistakes, unknown
+from ..core.noise_options import Generators
 from ..core.scalars import flag, integer
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..functional import arguments
 from ..functional.categorical import most_likely
+from .stochastic import Stochastic, changed
 
 __all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
 
 
-class FusedGumbelSoftmax(nn.Module):
+class FusedGumbelSoftmax(Stochastic):
     r"""Gumbel-softmax, or straight-through one-hot ones, in one fused op.
 
     .. math::
         y = \mathrm{softmax}\big((\ell + g) / \tau\big), \quad g \text{ standard Gumbel}
 
     It has no parameters. In ``eval()`` mode there is no noise: y is softmax(logits / tau), or with
-    ``hard`` the one-hot vector of the largest logit.
+    ``hard`` the one-hot vector of the largest logit. A loss of that is no ELBO, which is of
+    samples: ``with fused_reparam.sampling(model):`` the layer draws in ``eval()`` too.
 
     To anneal, set ``tau``. It is a number (a tensor that requires grad is refused, for its gradient
     would be lost), so ``torch.compile`` compiles anew for each value, and gives up after
@@ -53,8 +55,6 @@ class FusedGumbelSoftmax(nn.Module):
         tensor([0., 1., 0.])
     """
 
-    __prepare_scriptable__ = not_scriptable
-
     @names_mistakes
     def __init__(
         self, tau: float = 1.0, hard: bool = False, dim: int = -1, **mistaken: Never
@@ -71,10 +71,10 @@ class FusedGumbelSoftmax(nn.Module):
         logits: Tensor,
         *,
         key: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Tensor:
         """A draw; in eval what it is without noise."""
-        if self.training:
+        if self.draws:
             return functional.gumbel_softmax(
                 logits, self.tau, self.hard, self.dim, key=key, generator=generator
             )
@@ -84,11 +84,10 @@ class FusedGumbelSoftmax(nn.Module):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    def extra_repr(self) -> str:
-        return f"tau={self.tau}, hard={self.hard}, dim={self.dim}"
+    extra_repr = changed(__init__)
 
 
-class FusedCategoricalLatent(nn.Module):
+class FusedCategoricalLatent(Stochastic):
     r"""The latent of a discrete VAE: Gumbel-softmax and their KL to equal shares, in one op.
 
     .. math::
@@ -96,7 +95,9 @@ class FusedCategoricalLatent(nn.Module):
         KL = \sum_i p_i \log p_i + \log C, \quad p = \mathrm{softmax}(\ell)
 
     It has no parameters. In ``eval()`` mode there is no noise, as in :class:`FusedGumbelSoftmax`;
-    the KL is the same. To anneal, set ``tau``; compiled, see there.
+    the KL is the same. A loss of that is no ELBO, which is of samples: to measure one on held-out
+    data, let the latent draw, ``with fused_reparam.sampling(model):``. To anneal, set ``tau``;
+    compiled, see :class:`FusedGumbelSoftmax`.
 
     Args:
         tau: temperature, a positive number.
@@ -122,8 +123,6 @@ class FusedCategoricalLatent(nn.Module):
         (torch.Size([2, 16, 4, 4]), torch.Size([]))
     """
 
-    __prepare_scriptable__ = not_scriptable
-
     @names_mistakes
     def __init__(
         self,
@@ -147,10 +146,10 @@ class FusedCategoricalLatent(nn.Module):
         logits: Tensor,
         *,
         key: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> tuple[Tensor, Tensor]:
         """A draw (in eval what it is without noise) and the KL."""
-        if self.training:
+        if self.draws:
             return functional.categorical_latent(
                 logits, self.tau, self.hard, self.dim, self.reduction,
                 key=key, generator=generator,
@@ -161,17 +160,18 @@ class FusedCategoricalLatent(nn.Module):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    def extra_repr(self) -> str:
-        return f"tau={self.tau}, hard={self.hard}, dim={self.dim}, reduction={self.reduction!r}"
+    extra_repr = changed(__init__)
 
 
-class FusedOneHotCategorical(nn.Module):
+class FusedOneHotCategorical(Stochastic):
     r"""One-hot categories with the gradient of their probabilities (straight-through), in one op.
 
     .. math::
         m = (1 - u)\, \mathrm{softmax}(\ell) + u / C, \qquad y = \text{one-hot of } i \sim m
 
-    It has no parameters. In ``eval()`` mode y is the one-hot vector of the largest logit.
+    It has no parameters. In ``eval()`` mode y is the one-hot vector of the largest logit. A loss of
+    that is no ELBO, which is of samples: ``with fused_reparam.sampling(model):`` the layer draws in
+    ``eval()`` too.
 
     Args:
         unimix: the share u of equal chances, ``0 <= unimix < 1``.
@@ -194,8 +194,6 @@ class FusedOneHotCategorical(nn.Module):
         tensor([1.])
     """
 
-    __prepare_scriptable__ = not_scriptable
-
     @names_mistakes
     def __init__(self, unimix: float = 0.0, dim: int = -1, **mistaken: Never) -> None:
         if mistaken:
@@ -209,10 +207,10 @@ class FusedOneHotCategorical(nn.Module):
         logits: Tensor,
         *,
         key: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Tensor:
         """A draw; in eval the most likely category."""
-        if self.training:
+        if self.draws:
             return functional.one_hot_categorical(
                 logits, self.unimix, self.dim, key=key, generator=generator
             )
@@ -221,5 +219,4 @@ class FusedOneHotCategorical(nn.Module):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    def extra_repr(self) -> str:
-        return f"unimix={self.unimix}, dim={self.dim}"
+    extra_repr = changed(__init__)

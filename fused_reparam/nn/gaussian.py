@@ -3,15 +3,19 @@
 from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributions import Distribution
 
 from .. import functional
-from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.mistakes import described, names_mistakes, unknown
+from ..core.noise_options import Generators
 from ..core.scalars import integer
 from ..core.tracers import fx, node_of
 from ..functional import arguments
 from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..ops.elementwise_spec import halves
+from .scales import scale_by_keyword
+from .stochastic import Stochastic, changed
 
 __all__ = ["FusedGaussianLatent"]
 
@@ -22,17 +26,17 @@ class _Attributes(NamedTuple):
     scale: str
     reduction: str
     clamp: tuple[float, float] | None
-    dim: int
+    dim: int | None
     rng: str
     prior: tuple[float, ...] | None
     free_bits: float | None
     free_bits_per: str
     beta: Tensor | float
     num_samples: int | None
-    training: bool
+    draws: bool
 
 
-class FusedGaussianLatent(nn.Module):
+class FusedGaussianLatent(Stochastic):
     r"""The latent of a VAE: a reparameterized sample and its KL to the prior, in one fused op.
 
     .. math::
@@ -41,8 +45,8 @@ class FusedGaussianLatent(nn.Module):
     Drops in for a hand-written ``reparameterize()`` and its KL term. It has no parameters. In
     ``eval()`` mode z is the mean, ``mu`` itself and not a copy, whatever noise is given; the KL is
     the same. A loss of the mean is no ELBO: the mean is reconstructed better than a sample is. To
-    measure one on held-out data, put the model in ``eval()`` and this layer alone back in
-    ``train()``, so that it draws. To anneal ``beta``, set it or give it at the call.
+    measure one on held-out data, let the latent draw: ``with fused_reparam.sampling(model):``. To
+    anneal ``beta``, set it or give it at the call.
 
     Args:
         scale: what the second argument is: "logvar", "log_std", "std", "var" or "rho".
@@ -50,20 +54,21 @@ class FusedGaussianLatent(nn.Module):
             "sample" (a sum for each entry of dim 0) or "none". It must be that of the loss which
             this replaces: a script that sums its KL takes "sum".
         clamp: (low, high) bounds on logvar or log_std.
-        dim: along which a single argument holds both parameters.
+        dim: along which a single argument holds both parameters; without it there must be two.
         rng: "philox", or "torch" for the very numbers of ``torch.randn_like``.
-        prior: None for N(0, I), or (mean, std) of two numbers. A prior of tensors, learned or of
-            another layer, is given at the call.
+        prior: None for N(0, I), (mean, std) of two numbers, or a ``torch.distributions.Normal`` of
+            two. A prior of tensors, learned or of another layer, is given at the call.
         free_bits, free_bits_per: the least KL that counts, of each "sample" or "element".
         beta: factor of the KL, a number or a 0-d tensor. Under ``torch.compile`` each new number
             compiles anew, and a tensor may change its value.
         num_samples: K samples of each element.
 
     Shape:
-        ``layer(mu, scale)``: any shapes that broadcast; z has the broadcast shape.
-        ``layer(moments)``: even size along ``dim``, means first; z has half of it.
+        ``layer(mu, scale)``, or ``layer(mu, std=std)`` with any of the five scales by its keyword:
+        any shapes that broadcast; z has the broadcast shape.
+        ``layer(moments)``, of a layer with ``dim``: even size along it, means first; z has half.
         With ``num_samples`` z is (K, \*shape), in eval K times the mean without a copy.
-        Both also take ``prior=`` and ``beta=`` in place of the layer's, and ``key=``,
+        All also take ``prior=`` and ``beta=`` in place of the layer's, and ``key=``,
         ``generator=`` and ``eps=``: all as :func:`fused_reparam.gaussian_latent` has them. dtypes:
         float32, float64, float16, bfloat16; the KL is float32 (float64 for float64).
 
@@ -81,7 +86,7 @@ class FusedGaussianLatent(nn.Module):
         >>> z.shape, kl.item()
         (torch.Size([8, 4]), 0.0)
         >>> moments = torch.cat((torch.full((8, 4), 3.0), torch.zeros(8, 4)), dim=1)
-        >>> z, kl = latent.eval()(moments)
+        >>> z, kl = FusedGaussianLatent(dim=1).eval()(moments)
         >>> z.unique().item(), kl.item()
         (3.0, 18.0)
         >>> latent = FusedGaussianLatent("std", free_bits=2.0, beta=0.5, num_samples=5)
@@ -91,18 +96,16 @@ class FusedGaussianLatent(nn.Module):
         (torch.Size([5, 8, 4]), 1.0)
     """
 
-    __prepare_scriptable__ = not_scriptable
-
     @names_mistakes
     def __init__(
         self,
         scale: str = "logvar",
         reduction: str = "batchmean",
         clamp: tuple[float, float] | None = None,
-        dim: int = 1,
+        dim: int | None = None,
         rng: str = "philox",
         *,
-        prior: tuple[float, float] | None = None,
+        prior: tuple[float, float] | Distribution | None = None,
         free_bits: float | None = None,
         free_bits_per: str = "sample",
         beta: Tensor | float = 1,
@@ -123,7 +126,7 @@ class FusedGaussianLatent(nn.Module):
             )
         self.reduction = reduction
         self.clamp = arguments.clamp_of(clamp, scale)
-        self.dim = integer("dim", dim)
+        self.dim = None if dim is None else integer("dim", dim)
         self.rng = rng
         self.prior = None if prior is None else wanted.prior.constants
         self.free_bits = None if free_bits is None else arguments.number("free_bits", free_bits)
@@ -136,13 +139,18 @@ class FusedGaussianLatent(nn.Module):
         mu: Tensor,
         scale: Tensor | float | None = None,
         *,
+        logvar: Tensor | float | None = None,
+        log_std: Tensor | float | None = None,
+        std: Tensor | float | None = None,
+        var: Tensor | float | None = None,
+        rho: Tensor | float | None = None,
         prior: PriorArgument = None,
         beta: Tensor | float | None = None,
         key: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
         eps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """``layer(mu, scale)`` or ``layer(moments)``: the sample (in eval: the mean) and the KL."""
+        """The sample (in eval: the mean) and the KL; of ``layer(moments)`` where it has a dim."""
         if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag:
             given = locals()
             layer = {name: getattr(given["self"], name) for name in _Attributes._fields}
@@ -150,6 +158,11 @@ class FusedGaussianLatent(nn.Module):
             node = node_of(latent_of, {"layer": layer, **given})
             if node is not None:
                 return node  # type: ignore[no-any-return]
+        kind = self.scale
+        if not (logvar is log_std is std is var is rho is None):
+            kind, scale = scale_by_keyword(kind, self.clamp, scale, logvar, log_std, std, var, rho)
+        elif scale is None and self.dim is None:
+            raise _alone(mu, kind)
         options: dict[str, Any] = {
             "reduction": self.reduction,
             "clamp": self.clamp,
@@ -158,8 +171,8 @@ class FusedGaussianLatent(nn.Module):
             "free_bits_per": self.free_bits_per,
             "beta": self.beta if beta is None else beta,
         }
-        if not self.training:
-            return _mean(self, mu, scale, options)
+        if not self.draws:
+            return _mean(mu, scale, kind, self.dim, self.num_samples, options)
         options |= {
             "num_samples": self.num_samples,
             "key": key,
@@ -168,38 +181,47 @@ class FusedGaussianLatent(nn.Module):
             "eps": eps,
         }
         if scale is None:
-            z, kl = functional.gaussian_latent_from_moments(
-                mu, self.dim, scale=self.scale, **options
-            )
+            assert self.dim is not None
+            z, kl = functional.gaussian_latent_from_moments(mu, self.dim, scale=kind, **options)
         else:
-            options[self.scale] = scale
+            options[kind] = scale
             z, kl = functional.gaussian_latent(mu, **options)
         return z, kl
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in _Attributes._fields[:-1])
+    extra_repr = changed(__init__)
+
+
+def _alone(mu: Tensor, kind: str) -> ValueError:
+    """The error for one tensor, given to a layer that does not know along which dim to halve it."""
+    arguments.check_tensor("mu", mu)
+    return ValueError(
+        f"the layer got one tensor, {described(mu)}: call layer(mu, {kind}); or, where the tensor "
+        "holds means and scales, build the layer with the dim along which it does, as in "
+        "FusedGaussianLatent(dim=1)"
+    )
 
 
 def _mean(
-    layer: FusedGaussianLatent,
     mu: Tensor,
     scale: Tensor | float | None,
+    kind: str,
+    dim: int | None,
+    num_samples: int | None,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     if scale is None:
-        mu, scale = halves(mu, arguments.moments_dim(mu, layer.dim))
-    options[layer.scale] = scale
+        assert dim is not None
+        mu, scale = halves(mu, arguments.moments_dim(mu, dim))
+    options[kind] = scale
     kl = functional.gaussian_kl(mu, **options)
     # What the training's z is made of; a prior of tensors has a say in its shape and dtype.
-    params = arguments.parameters(
-        ("mu", mu), (layer.scale, scale), *prior_of(options["prior"]).parameters
-    )
+    params = arguments.parameters(("mu", mu), (kind, scale), *prior_of(options["prior"]).parameters)
     shape = torch.broadcast_shapes(*(t.shape for t in params))
-    if layer.num_samples is not None:
-        shape = torch.Size((layer.num_samples, *shape))
+    if num_samples is not None:
+        shape = torch.Size((num_samples, *shape))
     return params[0].expand(shape), kl
 
 
@@ -207,10 +229,15 @@ def latent_of(
     layer: dict[str, Any],
     mu: Tensor,
     scale: Tensor | float | None = None,
+    logvar: Tensor | float | None = None,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
     prior: PriorArgument = None,
     beta: Tensor | float | None = None,
     key: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     eps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The forward pass of a layer of these attributes: what its node in a ``torch.fx`` graph calls.
@@ -219,5 +246,6 @@ def latent_of(
     """
     return FusedGaussianLatent.forward(
         _Attributes(**layer),  # type: ignore[arg-type]
-        mu, scale, prior=prior, beta=beta, key=key, generator=generator, eps=eps,
+        mu, scale, logvar=logvar, log_std=log_std, std=std, var=var, rho=rho, prior=prior,
+        beta=beta, key=key, generator=generator, eps=eps,
     )  # fmt: skip

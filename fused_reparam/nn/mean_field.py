@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends.cpu import extension
-from ..core.mistakes import described, not_scriptable
+from ..core.mistakes import described
 from ..core.modes import eager
 from ..functional import arguments
 from ..functional.sample_weight import mixture_constants
+from .stochastic import Stochastic
 
 __all__ = ["MeanField", "Mixture", "kl_divergence"]
 
@@ -34,10 +35,8 @@ class _Drawn(NamedTuple):
         return type(None), ()
 
 
-class MeanField(nn.Module):
+class MeanField(Stochastic):
     """A weight and perhaps a bias, each element of its own Gaussian, and their KL."""
-
-    __prepare_scriptable__ = not_scriptable
 
     weight_mu: nn.Parameter
     weight_rho: nn.Parameter
@@ -89,7 +88,7 @@ class MeanField(nn.Module):
         now. A change that autograd does not count, such as ``p.data.fill_()``, is not seen.
         """
         drawn = self._drawn
-        if drawn is not None and self.training and self._holds(drawn):
+        if drawn is not None and self.draws and self._holds(drawn):
             return _total(drawn.kls)
         if self.mixture is not None:
             return _total([self._sampled(*pair)[1] for pair in self._pairs()])
@@ -101,7 +100,7 @@ class MeanField(nn.Module):
 
     def _draw(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias: drawn, and their KL kept, in training; the means in eval."""
-        if not self.training:
+        if not self.draws:
             return self.weight_mu, self.bias_mu
         drawn = [self._sampled(*pair) for pair in self._pairs()]
         (weight, *bias), kls = [d[0] for d in drawn], tuple(d[1] for d in drawn)

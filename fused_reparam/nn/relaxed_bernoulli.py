@@ -2,26 +2,28 @@
 
 from typing import TYPE_CHECKING, Never
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import functional
-from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.mistakes import names_mistakes, unknown
+from ..core.noise_options import Generators
 from ..core.scalars import flag
 from ..functional import arguments
 from ..functional.unit_interval import without_noise
+from .stochastic import Stochastic, changed
 
 __all__ = ["FusedRelaxedBernoulli"]
 
 
-class FusedRelaxedBernoulli(nn.Module):
+class FusedRelaxedBernoulli(Stochastic):
     r"""Gates between 0 and 1, or straight-through 0 and 1, in one fused op.
 
     .. math::
         z = \mathrm{sigmoid}\big((\ell + g) / \tau\big), \quad g \text{ standard logistic}
 
-    It has no parameters. In ``eval()`` mode there is no noise: g is 0. To anneal, set ``tau``;
-    compiled, see :class:`FusedGumbelSoftmax`.
+    It has no parameters. In ``eval()`` mode there is no noise: g is 0. A loss of that is no ELBO,
+    which is of samples: ``with fused_reparam.sampling(model):`` the layer draws in ``eval()`` too.
+    To anneal, set ``tau``; compiled, see :class:`FusedGumbelSoftmax`.
 
     Args:
         tau: temperature, a positive number.
@@ -45,8 +47,6 @@ class FusedRelaxedBernoulli(nn.Module):
         tensor([0., 1.])
     """
 
-    __prepare_scriptable__ = not_scriptable
-
     @names_mistakes
     def __init__(self, tau: float = 1.0, hard: bool = False, **mistaken: Never) -> None:
         if mistaken:
@@ -60,10 +60,10 @@ class FusedRelaxedBernoulli(nn.Module):
         logits: Tensor,
         *,
         key: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> Tensor:
         """A draw; in eval what it is without noise."""
-        if self.training:
+        if self.draws:
             return functional.relaxed_bernoulli(
                 logits, self.tau, self.hard, key=key, generator=generator
             )
@@ -72,5 +72,4 @@ class FusedRelaxedBernoulli(nn.Module):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    def extra_repr(self) -> str:
-        return f"tau={self.tau}, hard={self.hard}"
+    extra_repr = changed(__init__)

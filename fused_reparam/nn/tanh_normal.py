@@ -1,26 +1,40 @@
 """Bounded actions as a ``torch.nn`` module."""
 
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import functional
-from ..core.mistakes import names_mistakes, not_scriptable, unknown
+from ..core.mistakes import names_mistakes, unknown
+from ..core.noise_options import Generators
+from ..core.tracers import fx, node_of
 from ..functional import arguments
 from ..functional.tanh_normal import without_noise
+from .scales import scale_by_keyword
+from .stochastic import Stochastic, changed
 
 __all__ = ["FusedTanhNormal"]
 
 
-class FusedTanhNormal(nn.Module):
+class _Attributes(NamedTuple):
+    """Of a layer, all that its forward pass reads."""
+
+    scale: str
+    low: float
+    high: float
+    clamp: tuple[float, float] | None
+    draws: bool
+
+
+class FusedTanhNormal(Stochastic):
     r"""The head of a policy: a bounded action and its log-density, in one fused op.
 
     .. math::
         a = m + h \tanh(\mu + \sigma \epsilon)
 
     with m and h the bounds' mean and half their distance. It has no parameters. In ``eval()`` mode
-    the action is the one of ``eps = 0``, and the log-density is that action's.
+    the action is the one of ``eps = 0``, and the log-density is that action's: an entropy or an
+    ELBO is an average over samples, which the layer draws ``with fused_reparam.sampling(model):``.
 
     Args:
         scale: what the second argument is: "log_std", "std", "logvar", "var" or "rho".
@@ -28,9 +42,9 @@ class FusedTanhNormal(nn.Module):
         clamp: (low, high) bounds on log_std or logvar.
 
     Shape:
-        ``layer(mean, scale)``: shapes (\*batch, actions) that broadcast; the action has the
-        broadcast shape, the log-density that without its last dim. Also takes ``key=`` and
-        ``generator=``.
+        ``layer(mean, scale)``, or ``layer(mean, std=std)`` with any of the five scales by its
+        keyword: shapes (\*batch, actions) that broadcast; the action has the broadcast shape, the
+        log-density that without its last dim. Also takes ``key=`` and ``generator=``.
 
     Raises:
         ValueError, TypeError, RuntimeError: as :func:`fused_reparam.tanh_normal_rsample` does.
@@ -47,8 +61,6 @@ class FusedTanhNormal(nn.Module):
         >>> head.eval()(torch.zeros(8, 3), torch.zeros(8, 3))[0].unique()
         tensor([0.])
     """
-
-    __prepare_scriptable__ = not_scriptable
 
     @names_mistakes
     def __init__(
@@ -69,15 +81,32 @@ class FusedTanhNormal(nn.Module):
     def forward(
         self,
         mean: Tensor,
-        scale: Tensor | float,
+        scale: Tensor | float | None = None,
         *,
+        logvar: Tensor | float | None = None,
+        log_std: Tensor | float | None = None,
+        std: Tensor | float | None = None,
+        var: Tensor | float | None = None,
+        rho: Tensor | float | None = None,
         key: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The action (in eval: without noise) and its log-density."""
-        if not self.training:
-            return without_noise(mean, scale, self.scale, self.low, self.high, self.clamp)
-        options: dict[str, Any] = {"key": key, "generator": generator, self.scale: scale}
+        if not isinstance(mean, Tensor) or fx._is_fx_tracing_flag:
+            given = locals()
+            layer = {name: getattr(given["self"], name) for name in _Attributes._fields}
+            del given["self"]
+            node = node_of(action_of, {"layer": layer, **given})
+            if node is not None:
+                return node  # type: ignore[no-any-return]
+        kind = self.scale
+        if not (logvar is log_std is std is var is rho is None):
+            kind, scale = scale_by_keyword(kind, self.clamp, scale, logvar, log_std, std, var, rho)
+        elif scale is None:
+            raise ValueError(f"call layer(mean, {kind}), or name the scale: layer(mean, std=...)")
+        if not self.draws:
+            return without_noise(mean, scale, kind, self.low, self.high, self.clamp)
+        options: dict[str, Any] = {"key": key, "generator": generator, kind: scale}
         return functional.tanh_normal_rsample(
             mean, low=self.low, high=self.high, clamp=self.clamp, **options
         )
@@ -85,5 +114,27 @@ class FusedTanhNormal(nn.Module):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    def extra_repr(self) -> str:
-        return f"scale={self.scale!r}, low={self.low}, high={self.high}, clamp={self.clamp}"
+    extra_repr = changed(__init__)
+
+
+def action_of(
+    layer: dict[str, Any],
+    mean: Tensor,
+    scale: Tensor | float | None = None,
+    logvar: Tensor | float | None = None,
+    log_std: Tensor | float | None = None,
+    std: Tensor | float | None = None,
+    var: Tensor | float | None = None,
+    rho: Tensor | float | None = None,
+    key: Tensor | None = None,
+    generator: Generators | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The forward pass of a layer of these attributes: what its node in a ``torch.fx`` graph calls.
+
+    Which arguments are None is seen only when the graph runs.
+    """
+    return FusedTanhNormal.forward(
+        _Attributes(**layer),  # type: ignore[arg-type]
+        mean, scale, logvar=logvar, log_std=log_std, std=std, var=var, rho=rho, key=key,
+        generator=generator,
+    )  # fmt: skip

@@ -61,7 +61,7 @@ def test_the_cpu_once_at_the_users_line():
 
 CALLS = [
     "fr.FusedGaussianLatent()(mu, mu)",
-    "fr.FusedGaussianLatent()(torch.cat((mu, mu), 1))",
+    "fr.FusedGaussianLatent(dim=1)(torch.cat((mu, mu), 1))",
     "fr.gaussian_rsample(mu.requires_grad_(), mu, num_samples=2)",
     "fr.noise.normal(fr.noise.key(0), 5)",
     "fr.noise.normal(fr.noise.key(0), 5, index_offset=3)",

@@ -317,7 +317,7 @@ def test_export_of_the_eval_path(device):
         def __init__(self):
             super().__init__()
             self.body = torch.nn.Linear(6, 8)
-            self.latent = FusedGaussianLatent()
+            self.latent = FusedGaussianLatent(dim=1)
 
         def forward(self, x):
             return self.latent(self.body(x))

@@ -120,7 +120,7 @@ def test_module():
     raises(ValueError, "reduction must be", lambda: FusedGaussianLatent(reduction="avg"))
     raises(ValueError, "clamp bounds", lambda: FusedGaussianLatent("var", clamp=(0, 1)))
     raises(ValueError, "rng must be", lambda: FusedGaussianLatent(rng="numpy"))
-    for layer in (FusedGaussianLatent(), FusedGaussianLatent().eval()):
+    for layer in (FusedGaussianLatent(dim=1), FusedGaussianLatent(dim=1).eval()):
         raises(ValueError, "even size", lambda layer=layer: layer(torch.zeros(2, 3)))
         raises(ValueError, "broadcast", lambda layer=layer: layer(MU, torch.zeros(5)))
 

@@ -39,7 +39,7 @@ def parameters():
 def test_training_calls_the_function(options, given):
     mu, x = parameters()
     moments = torch.cat((mu, x), 1)
-    layer = FusedGaussianLatent("log_std", "sample", (-0.5, 0.5), **options)
+    layer = FusedGaussianLatent("log_std", "sample", (-0.5, 0.5), dim=1, **options)
     same = {"reduction": "sample", "clamp": (-0.5, 0.5)} | options | given
     for source in ({"key": KEY}, {"eps": torch.ones(layer(mu, x, **given)[0].shape)}):
         want = gaussian_latent(mu, log_std=x, **same, **source)
@@ -53,7 +53,7 @@ def test_training_calls_the_function(options, given):
 @EACH
 def test_eval_gives_the_mean_and_the_same_kl(options, given):
     mu, x = parameters()
-    layer = FusedGaussianLatent(reduction="sample", **options)
+    layer = FusedGaussianLatent(reduction="sample", dim=1, **options)
     drawn, want = layer(mu, x, **given)
     layer.eval()
     before = torch.get_rng_state()
@@ -114,12 +114,11 @@ def test_annealing_without_compiling_anew():
 def test_signature_state_and_copies():
     assert str(inspect.signature(FusedGaussianLatent)).startswith(
         "(scale: str = 'logvar', reduction: str = 'batchmean', "
-        "clamp: tuple[float, float] | None = None, dim: int = 1,"
+        "clamp: tuple[float, float] | None = None, dim: int | None = None,"
     )
     layer = FusedGaussianLatent("rho", prior=(0.3, 2.0), free_bits=1.0, num_samples=3)
     assert repr(layer) == (
-        "FusedGaussianLatent(scale='rho', reduction='batchmean', clamp=None, dim=1, rng='philox', "
-        "prior=(0.3, 2.0), free_bits=1.0, free_bits_per='sample', beta=1.0, num_samples=3)"
+        "FusedGaussianLatent(scale='rho', prior=(0.3, 2.0), free_bits=1.0, num_samples=3)"
     )
     mu, x = parameters()
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer.half()):

@@ -176,7 +176,7 @@ def test_relaxed_bernoulli_module():
     assert not torch.equal(gates(logits), gates(logits))
     gates.tau = 0.25
     assert torch.equal(gates(logits, key=KEY), relaxed_bernoulli(logits, 0.25, key=KEY))
-    assert repr(gates) == "FusedRelaxedBernoulli(tau=0.25, hard=False)"
+    assert repr(gates) == "FusedRelaxedBernoulli(tau=0.25)"
     gates.eval()
     torch.testing.assert_close(gates(logits), torch.sigmoid(logits / 0.25))
     hard = FusedRelaxedBernoulli(0.25, hard=True).eval()(logits)

@@ -37,7 +37,7 @@ reveal_type(fr.gumbel_softmax(x, 0.5, hard=True))
 reveal_type(fr.sample_weight(x, 0.0))
 reveal_type(fr.pareto_rsample(x, 2.0))
 reveal_type(fr.noise.key(3))
-with fr.backend("reference"):
+with fr.backend("reference"), fr.sampling(latent):
     pass
 """
 ONE, TWO, THREE = "Tensor", "tuple[Tensor, Tensor]", "tuple[Tensor, Tensor, Tensor]"
@@ -51,7 +51,7 @@ fr.gumbel_softmax(x, tau="1")
 fr.gumbel_softmax(x, temperature=1.0)
 fr.FusedGaussianLatent(20)
 fr.FusedGaussianLatent(latent_dim=20)
-fr.FusedTanhNormal()(x)
+fr.FusedTanhNormal()(x, scale="std")
 y: torch.Tensor = fr.FusedCategoricalLatent()(x)
 z: int = fr.gaussian_rsample(x, x)
 """

@@ -1,0 +1,45 @@
+"""The scale that a call of a layer gives: second, as the layer was built, or by its keyword."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..core.scales import SCALE_KINDS
+
+__all__ = ["scale_by_keyword"]
+
+Scale = Tensor | float | None
+
+
+def scale_by_keyword(
+    built: str,
+    clamp: tuple[float, float] | None,
+    scale: Scale,
+    logvar: Scale,
+    log_std: Scale,
+    std: Scale,
+    var: Scale,
+    rho: Scale,
+) -> tuple[str, Tensor | float]:
+    """Keyword and value of the one scale given, at least one by keyword.
+
+    ``built`` and ``clamp`` are the layer's: what its second argument is, and its bounds.
+    """
+    values = (scale, logvar, log_std, std, var, rho)
+    given = {
+        name: value
+        for name, value in zip(("scale", *SCALE_KINDS), values, strict=True)
+        if value is not None
+    }
+    if len(given) > 1:
+        raise ValueError(
+            f"give exactly one of scale (here: {built}), {', '.join(SCALE_KINDS)}; got "
+            + " and ".join(given)
+        )
+    ((kind, found),) = given.items()
+    if clamp is not None and kind != built:
+        raise ValueError(
+            f"the layer's clamp={clamp} bounds {built}, and the call gives {kind}: build the layer "
+            f"with scale={kind!r} and bounds of that"
+        )
+    return kind, found

@@ -1,15 +1,27 @@
 """``torch.nn`` modules over ``functional``. One file per family."""
 
-from .bayes import BayesianConv2d, BayesianLinear
+from .bayes import (
+    BayesianConv1d,
+    BayesianConv2d,
+    BayesianConv3d,
+    BayesianEmbedding,
+    BayesianLinear,
+    BayesianLSTM,
+    bayesianize,
+    kl_divergence,
+)
 from .categorical import FusedCategoricalLatent, FusedGumbelSoftmax, FusedOneHotCategorical
 from .gaussian import FusedGaussianLatent
-from .mean_field import kl_divergence
 from .relaxed_bernoulli import FusedRelaxedBernoulli
 from .stochastic import sampling
 from .tanh_normal import FusedTanhNormal
 
 __all__ = [
+    "BayesianConv1d",
     "BayesianConv2d",
+    "BayesianConv3d",
+    "BayesianEmbedding",
+    "BayesianLSTM",
     "BayesianLinear",
     "FusedCategoricalLatent",
     "FusedGaussianLatent",
@@ -17,6 +29,7 @@ __all__ = [
     "FusedOneHotCategorical",
     "FusedRelaxedBernoulli",
     "FusedTanhNormal",
+    "bayesianize",
     "kl_divergence",
     "sampling",
 ]

@@ -20,6 +20,28 @@ class LearnedPrior(nn.Module):
         return self.latent(mu, logvar, prior=(self.mean, {"log_std": self.log_std}))
 
 
+class Looked(nn.Module):
+    """An embedding of whole numbers, made of those that every module here gets."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer((2.0 * x).long().abs().clamp(max=5))
+
+
+class Outputs(nn.Module):
+    """An LSTM without its last states."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
 # What is made, and of how many inputs.
 MODULES = {
     "gaussian": (lambda: fr.FusedGaussianLatent(), 2),
@@ -51,6 +73,30 @@ MODULES = {
     "strided conv": (
         lambda: fr.BayesianConv2d(
             4, 2, (2, 3), stride=2, padding=1, groups=2, bias=False, padding_mode="reflect"
+        ),
+        1,
+    ),
+    "1-d": (lambda: fr.BayesianConv1d(3, 2, 2, stride=2), 1),
+    "3-d": (
+        lambda: nn.Sequential(
+            nn.Unflatten(2, (1, 5, 1)), fr.BayesianConv3d(3, 2, (1, 2, 1), padding=(1, 0, 0))
+        ),
+        1,
+    ),
+    "embedding": (lambda: Looked(fr.BayesianEmbedding(6, 3)), 1),
+    "padded embedding": (lambda: Looked(fr.BayesianEmbedding(6, 3, 2, scale_grad_by_freq=True)), 1),
+    "lstm": (lambda: Outputs(fr.BayesianLSTM(5, 4, batch_first=True)), 1),
+    "deep lstm": (
+        lambda: Outputs(
+            fr.BayesianLSTM(
+                5,
+                4,
+                2,
+                bias=False,
+                batch_first=True,
+                bidirectional=True,
+                mixture=(0.3, 1.5, 0.2),
+            )
         ),
         1,
     ),

@@ -11,12 +11,20 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fused_reparam as fr
+from tests.helpers.module_cases import Outputs
 
 LAYERS = {
     "linear": lambda: fr.BayesianLinear(4, 3),
     "mixture": lambda: fr.BayesianLinear(4, 3, mixture=(0.3, 1.5, 0.2)),
     "local": lambda: fr.BayesianLinear(4, 3, local_reparameterization=True),
     "conv": lambda: fr.BayesianConv2d(4, 3, 1),
+    "embedding": lambda: fr.BayesianEmbedding(5, 3, padding_idx=1),
+    "lstm": lambda: Outputs(fr.BayesianLSTM(4, 3)),
+    "converted": lambda: fr.bayesianize(nn.Linear(4, 3)),
+}
+INPUTS = {
+    "conv": lambda: torch.randn(2, 4, 3, 3),
+    "embedding": lambda: torch.tensor([[0, 1, 4], [4, 2, 3]]),
 }
 PARAMETRIZED = {
     "plain": lambda layer: layer,
@@ -41,7 +49,7 @@ moments = pytest.mark.parametrize("when", ["forward", "kl", "backward", "eval", 
 
 def used(layer, how, when):
     model = nn.Sequential(PARAMETRIZED[how](LAYERS[layer]()))
-    x = torch.randn(2, 4) if layer != "conv" else torch.randn(2, 4, 3, 3)
+    x = INPUTS.get(layer, lambda: torch.randn(2, 4))()
     loss = model(x).square().mean()
     if when != "forward":
         loss = loss + fr.kl_divergence(model)

@@ -63,7 +63,12 @@ WRONG = [
     ),
     ({"mixture": (0.3, 1.0)}, ValueError, "mixture must be three numbers (share, std1, std2)"),
     ({"mixture": 0.3}, ValueError, "mixture must be three numbers (share, std1, std2), got 0.3"),
-    ({"mixture": (1.0, 1.0, 0.1)}, ValueError, "mixture share must lie between 0 and 1, got 1.0"),
+    ({"mixture": (1.5, 1.0, 0.1)}, ValueError, "mixture share must lie between 0 and 1, got 1.5"),
+    (
+        {"mixture": (0.5, torch.ones(3), 0.1)},
+        TypeError,
+        "mixture std must be a number, got a tensor of shape (3,)",
+    ),
     ({"mixture": (math.nan, 1.0, 0.1)}, ValueError, "mixture share must be finite, got nan"),
     ({"mixture": (0.3, 1.0, -0.1)}, ValueError, "mixture std must be positive, got -0.1"),
     ({"mixture": (0.3, "a", 0.1)}, TypeError, "mixture std must be a number, got 'a'"),

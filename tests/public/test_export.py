@@ -40,7 +40,7 @@ def test_an_exported_program_has_no_op_of_this_package(name):
 # One of each class, for the dtypes and for an exporter that takes seconds a module.
 KINDS = (
     "prior", "moments", "tanh", "gates", "gumbel", "categorical", "one hot", "local", "mixture",
-    "strided conv",
+    "strided conv", "1-d", "3-d", "embedding", "lstm",
 )  # fmt: skip
 a_kind = pytest.mark.parametrize("name", KINDS)
 

@@ -33,15 +33,20 @@ reveal_type(fr.FusedGumbelSoftmax(tau=1)(x))
 reveal_type(fr.FusedTanhNormal()(x, x))
 reveal_type(fr.FusedCategoricalLatent(0.5)(x))
 reveal_type(fr.BayesianConv2d(3, 4, 3)(x))
+reveal_type(fr.BayesianEmbedding(3, 4)(x.long()))
+reveal_type(fr.BayesianLSTM(6, 4)(x)[0])
+reveal_type(fr.BayesianLinear.from_linear(torch.nn.Linear(6, 4), prior_std=0.5)(x))
 reveal_type(fr.gumbel_softmax(x, 0.5, hard=True))
 reveal_type(fr.sample_weight(x, 0.0))
 reveal_type(fr.pareto_rsample(x, 2.0))
 reveal_type(fr.noise.key(3))
-with fr.backend("reference"), fr.sampling(latent):
+with fr.backend("reference"), fr.sampling(fr.bayesianize(torch.nn.Linear(2, 3))):
     pass
 """
 ONE, TWO, THREE = "Tensor", "tuple[Tensor, Tensor]", "tuple[Tensor, Tensor, Tensor]"
-REVEALED = [ONE, TWO, THREE, ONE, TWO, TWO, ONE, TWO, TWO, ONE, ONE, TWO, ONE, ONE]
+REVEALED = [
+    ONE, TWO, THREE, ONE, TWO, TWO, ONE, TWO, TWO, ONE, ONE, ONE, ONE, ONE, TWO, ONE, ONE,
+]  # fmt: skip
 WRONG = """
 import torch
 import fused_reparam as fr

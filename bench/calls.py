@@ -19,7 +19,8 @@ from torch import Tensor
 import fused_reparam as fr
 from bench.check import Outputs
 from bench.noise import DRAWS, degrees
-from bench.ops import OPS, tanh_normal
+from bench.ops import OPS, PRIOR_STD, tanh_normal, weight
+from bench.weights import to_mixture, to_tensors
 from fused_reparam.families import FAMILIES
 from fused_reparam.functional.loc_scale import BASES
 
@@ -244,6 +245,38 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
           for hard in (False, True)),
         Call("gumbel, y.sum()", (logits,), categories(), softmax(-1), "gumbel", "sum"),
         *calls_from_elsewhere(two, one_row, logits, given),
+        *calls_of_weights(
+            (normal(rows, cols, scale=0.1), normal(rows, cols, scale=0.1, shift=-3.0)),
+            (row, one_row), torch.tensor(0.5, requires_grad=True), given,
+        ),
+    ]  # fmt: skip
+
+
+def calls_of_weights(
+    weights: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor], share: Tensor, given: Tensor
+) -> list[Call]:
+    """Weights of Bayesian networks, to other priors than one of two numbers.
+
+    Args:
+        weights: means, and scales before softplus.
+        prior: means and scales of one row.
+        share: of a mixture, 0-d.
+        given: noise of the means' shape.
+    """
+    return [
+        Call("sample_weight, eps given", weights,
+             lambda m, s: fr.sample_weight(m, s, prior_std=PRIOR_STD, eps=given),
+             lambda _, m, s: weight(given, m, s), None),
+        Call("sample_weight, prior of tensors", (*weights, *prior), fr.sample_weight, to_tensors),
+        *(Call(f"sample_weight, mixture with share {part}", weights,
+               lambda m, s, mixture=(part, 1.0, 0.1): fr.sample_weight(m, s, mixture=mixture),
+               to_mixture(part, 1.0, 0.1)) for part in (0.5, 1.0)),
+        Call("sample_weight, mixture around tensors", (*weights, prior[0]),
+             lambda m, s, p: fr.sample_weight(m, s, p, mixture=(0.5, 1.0, 0.1)),
+             to_mixture(0.5, 1.0, 0.1)),
+        Call("sample_weight, mixture of tensors", (*weights, share),
+             lambda m, s, p: fr.sample_weight(m, s, mixture=(p, 1.0, 0.1)),
+             lambda eps, m, s, p: to_mixture(p, 1.0, 0.1)(eps, m, s)),
     ]  # fmt: skip
 
 

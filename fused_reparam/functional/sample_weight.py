@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+import math
+from collections.abc import Callable
+from typing import Any, Unpack
 
+import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from ..core.mistakes import described, names_mistakes
+from ..core import reductions
+from ..core.dtypes import compute_dtype
+from ..core.mistakes import described, names_mistakes, not_a_tensor
+from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions, misnamed
+from ..core.scalars import is_number
 from ..core.scales import RHO, SCALE_KINDS
 from ..core.tracers import fx, special
+from ..rng.keys import draw_key
 from . import elementwise
-from .arguments import check_reduction, deviation, number
-from .divergence import divergence
+from .arguments import check_reduction, check_tensor, deviation, number, parameters
+from .divergence import divergence, usual
 from .latent import latent
-from .sources import sources_of
+from .sources import Sources, made_in_op, sources_of
 
 __all__ = ["sample_weight"]
+
+_TINY = torch.finfo(torch.float32).tiny
+Mixture = tuple[Tensor | float, Tensor | float, Tensor | float]
 
 
 @names_mistakes
 def sample_weight(
     mu: Tensor,
     rho: Tensor | float,
-    prior_mean: float = 0.0,
-    prior_std: float = 1.0,
+    prior_mean: Tensor | float = 0.0,
+    prior_std: Tensor | float = 1.0,
     reduction: str = "sum",
     *,
-    mixture: tuple[float, float, float] | None = None,
+    mixture: Mixture | None = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -47,13 +59,18 @@ def sample_weight(
         mu: means, any shape; float32, float64, float16 or bfloat16.
         rho: the scale before softplus. Any number will do: sigma and its logarithm stay exact
             where softplus rounds to 0 or to rho.
-        prior_mean: m.
-        prior_std: s, of the Gaussian prior.
+        prior_mean: m, a number or a tensor that broadcasts to mu.
+        prior_std: s, of the Gaussian prior, likewise.
         reduction: of the KL: "sum", "none", "sample", "mean" or "batchmean", see
             :func:`gaussian_latent`.
-        mixture: share of the first Gaussian, between 0 and 1, and the two standard deviations.
+        mixture: share of the first Gaussian, from 0 to 1, and the two standard deviations; numbers
+            or tensors. The density of a mixture with tensors goes through PyTorch's own operators.
+            The KL is an estimate at a share of 1 too.
         key, generator, sample_shape, rng, eps: how many samples of which noise, see
             :func:`gaussian_latent`. eps is standard normal.
+
+    Tensors of a prior (learned, of each row or each weight) get gradients. Their values are not
+    checked: a standard deviation must be positive.
 
     Returns:
         ``(w, kl)``: weights of the broadcast shape in the inputs' dtype, and the KL in float32
@@ -62,7 +79,7 @@ def sample_weight(
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`gaussian_latent` does; ValueError also for a
-            prior std that is not positive, a share outside (0, 1), or both priors.
+            prior std that is not positive, a share outside [0, 1], or both priors.
 
     Source: Blundell et al., "Weight uncertainty in neural networks", 2015.
 
@@ -76,6 +93,8 @@ def sample_weight(
         >>> w, kl = sample_weight(mu, rho, mixture=(0.5, 1.0, 0.0025))
         >>> kl.shape
         torch.Size([])
+        >>> trained = torch.randn(10, 20)  # a prior around weights that are known already
+        >>> w, kl = sample_weight(trained, rho, prior_mean=trained, prior_std=torch.ones(20))
     """
     if not isinstance(mu, Tensor) or fx._is_fx_tracing_flag or (noise and misnamed(noise)):
         node = special(sample_weight, locals())
@@ -83,37 +102,162 @@ def sample_weight(
             return node  # type: ignore[no-any-return]
     check_reduction(reduction)
     sources = sources_of(key, generator, noise)
-    mean, std = number("prior_mean", prior_mean), deviation("prior_std", prior_std)
+    mean = _tensor_or_number(number, "prior_mean", prior_mean)
+    std = _tensor_or_number(deviation, "prior_std", prior_std)
     if mixture is None:
-        prior = None if (mean, std) == (0.0, 1.0) else (mean, std)
+        tensors = isinstance(mean, Tensor) or isinstance(std, Tensor)
+        prior: Any = (mean, {"std": std}) if tensors else (mean, std)
+        if not tensors and prior == (0.0, 1.0):
+            prior = None
         wanted = divergence(reduction, prior, None, "sample", 1)
         return latent(mu, rho, RHO, elementwise.UNBOUNDED, wanted, sources, False)  # type: ignore[return-value]
-    constants = (*elementwise.UNBOUNDED, mean, *mixture_constants(mixture, std))
+    parts = mixture_constants(mixture, std)
+    if any(isinstance(part, Tensor) for part in parts):
+        return _to_tensors(mu, rho, mean, parts, reduction, sources)
+    if isinstance(mean, Tensor):
+        return _around(mu, rho, mean, parts, reduction, sources)
+    return _to_numbers(mu, rho, mean, parts, reduction, sources)
+
+
+def _to_numbers(
+    mu: Tensor,
+    rho: Tensor | float,
+    mean: float,
+    parts: tuple[float, float, float],
+    reduction: str,
+    sources: Sources,
+) -> tuple[Tensor, Tensor]:
+    """Weights, and log q(w) less the log-density of a mixture of numbers."""
+    share, std1, std2 = parts
+    if share in (0.0, 1.0):
+        # Of two equal Gaussians, none of which has an infinite logarithm.
+        std1 = std2 = std1 if share else std2
+        share = 0.5
     w, (kl,), _ = elementwise.sample(
         "mixture",
         (("mu", mu), (SCALE_KINDS[RHO], rho)),
         sources=sources,
         kind=RHO,
-        constants=constants,
+        constants=(*elementwise.UNBOUNDED, mean, share, std1, std2),
         reduction=reduction,
     )
     return w, kl
 
 
-def mixture_constants(
-    mixture: tuple[float, float, float], prior_std: float
-) -> tuple[float, float, float]:
+def _around(
+    mu: Tensor,
+    rho: Tensor | float,
+    mean: Tensor,
+    parts: tuple[float, float, float],
+    reduction: str,
+    sources: Sources,
+) -> tuple[Tensor, Tensor]:
+    """The same of a mixture around a tensor: the KL is that of the weights less it, around 0."""
+    mu, mean = parameters(("mu", mu), ("prior_mean", mean))
+    wide = compute_dtype(mu.dtype)
+    centred = mu.to(wide) - mean.to(wide)
+    made = made_in_op(sources)
+    if made and sources.key is None:  # for two calls
+        sources = sources._replace(key=draw_key(mu.device, sources.generator), generator=None)  # type: ignore[arg-type]
+    bounds, wide_mu = elementwise.UNBOUNDED, mu.expand_as(centred)
+    w, *eps = latent(wide_mu, rho, RHO, bounds, usual(None), sources, not made)
+    if not made:
+        sources = Sources(eps=eps[0], sample_shape=sources.sample_shape)
+    return w, _to_numbers(centred, rho, 0.0, parts, reduction, sources)[1]
+
+
+def mixture_constants(mixture: Mixture, prior_std: Tensor | float) -> tuple[Any, Any, Any]:
     """A mixture's share and standard deviations, checked; with one, prior_std stays at 1."""
-    if prior_std != 1.0:
+    if isinstance(prior_std, Tensor) or prior_std != 1.0:
+        said = described(prior_std) if isinstance(prior_std, Tensor) else prior_std
         raise ValueError(
-            f"give prior_std or mixture, got prior_std={prior_std} and {described(mixture)}"
+            f"give prior_std or mixture, got prior_std={said} and {described(mixture)}"
         )
     if not isinstance(mixture, (tuple, list)) or len(mixture) != 3:
         raise ValueError(
             f"mixture must be three numbers (share, std1, std2), got {described(mixture)}"
         )
-    share = number("mixture share", mixture[0])
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"mixture share must lie between 0 and 1, got {share}")
-    std1, std2 = (deviation("mixture std", std) for std in mixture[1:])
+    share = _tensor_or_number(_share, "mixture share", mixture[0])
+    std1, std2 = (_tensor_or_number(deviation, "mixture std", std) for std in mixture[1:])
     return share, std1, std2
+
+
+def _tensor_or_number(check: Callable[[str, float], float], name: str, value: Any) -> Any:
+    """A tensor as it is, unless it can be read as a number at once and for good; or a number."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.requires_grad or not value.is_cpu or not eager():
+            check_tensor(name, value)
+            return value
+    elif not is_number(value):
+        raise TypeError(f"{name} must be a floating tensor or a number, got {not_a_tensor(value)}")
+    return check(name, value)
+
+
+def _share(name: str, value: float) -> float:
+    share = number(name, value)
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"{name} must lie between 0 and 1, got {share}")
+    return share
+
+
+def _to_tensors(
+    mu: Tensor,
+    rho: Tensor | float,
+    mean: Tensor | float,
+    parts: tuple[Tensor | float, Tensor | float, Tensor | float],
+    reduction: str,
+    sources: Sources,
+) -> tuple[Tensor, Tensor]:
+    """The same of a mixture with tensors in it."""
+    named = zip(("prior_mean", "share", "std", "std"), (mean, *parts), strict=True)
+    tensors = [(f"mixture {name}", value) for name, value in named if isinstance(value, Tensor)]
+    mu, *prior = parameters(("mu", mu), *tensors)
+    if any(t.dim() for t in prior):
+        mu = mu.expand(torch.broadcast_shapes(mu.shape, *(t.shape for t in prior)))
+    w, (log_q, _), _ = elementwise.sample(
+        "log_prob",
+        (("mu", mu), (SCALE_KINDS[RHO], rho)),
+        sources=sources,
+        kind=RHO,
+        constants=(*elementwise.UNBOUNDED, 0.0, 1.0),
+        reduction=reduction,
+    )
+    dtype, found = log_q.dtype, iter(prior)
+    numbers = (next(found).to(dtype) if isinstance(p, Tensor) else p for p in (mean, *parts))
+    log_p = _log_mixture(w.to(dtype), *numbers)
+    front = len(sources.sample_shape)
+    shape = log_p.shape[front:]
+    if reduction != "none":
+        kept = front + reductions.kept_dims(len(shape), reduction)
+        log_p = log_p.flatten(kept).sum(-1) if log_p.dim() > kept else log_p
+        log_p = reductions.scaled(log_p, reductions.factor(shape, reduction))
+    return w, log_q - log_p
+
+
+def _log_mixture(
+    w: Tensor,
+    mean: Tensor | float,
+    share: Tensor | float,
+    std1: Tensor | float,
+    std2: Tensor | float,
+) -> Tensor:
+    """The log-density of ``share N(mean, std1^2) + (1 - share) N(mean, std2^2)``."""
+    distance = w if isinstance(mean, float) and mean == 0.0 else w - mean
+
+    def part(share: Tensor | float, std: Tensor | float) -> Tensor:
+        scaled = distance * (math.sqrt(0.5) / std)
+        # A share of 0 has a finite logarithm too.
+        constant = _log(share, _TINY) - _log(std, 0.0) - 0.5 * math.log(2.0 * math.pi)
+        return constant - scaled * scaled
+
+    a, b = part(share, std1), part(1.0 - share, std2)
+    # Not torch.logaddexp: its second derivative is NaN where one of the two is far below the other.
+    first = a >= b
+    larger = torch.where(first, a, b)
+    return larger - logsigmoid(larger - torch.where(first, b, a))
+
+
+def _log(x: Tensor | float, least: float) -> Tensor | float:
+    if isinstance(x, Tensor):
+        return (x.clamp_min(least) if least else x).log()
+    return math.log(max(x, least))

@@ -15,7 +15,7 @@ from tests.helpers.elementwise_cases import cotangents, gradients
 SHAPE = (4, 3, 5)
 # Parameters that must be positive; all others may be any number.
 _POSITIVE = {
-    "std", "scale",
+    "std", "scale", "prior_std", "share",
     *(word[:-1] for row in FAMILIES.values() for word in row.names.split() if word.endswith("+")),
 }  # fmt: skip
 
@@ -31,7 +31,9 @@ class Case(NamedTuple):
     def __call__(self, *params, **sources):
         """The results in one tuple. ``sources`` says where the noise comes from, if any."""
         given = dict(zip(self.names, params, strict=True))
-        if "prior_mean" in given:
+        if "share" in given:
+            given["mixture"] = given.pop("share"), 1.5, 0.2
+        if "prior_log_std" in given:
             given["prior"] = given.pop("prior_mean"), {"log_std": given.pop("prior_log_std")}
         found = self.function(**given, **self.options, **(sources if self.noisy else {}))
         return found if isinstance(found, tuple) else (found,)
@@ -77,6 +79,9 @@ _CALLS = [
     case(fr.sample_weight, "mu rho"),
     case(fr.sample_weight, "mu rho", prior_mean=0.1, prior_std=0.5),
     case(fr.sample_weight, "mu rho", mixture=(0.3, 1.5, 0.2)),
+    case(fr.sample_weight, "mu rho prior_mean prior_std", reduction="sample"),
+    case(fr.sample_weight, "mu rho prior_mean", mixture=(0.3, 1.5, 0.2)),
+    case(fr.sample_weight, "mu rho prior_mean share", reduction="none"),
     case(fr.tanh_normal_rsample, "mean log_std", low=-1.5, high=0.5),
     case(fr.log_normal_rsample, "loc std"),
     case(fr.log_normal_latent, "loc logvar"),
@@ -122,6 +127,7 @@ def given_noise(mu, x, eps, stacked):
         fr.loc_scale_rsample(mu, 0.5, "laplace", eps=stacked, sample_shape=(2,)),
         fr.gumbel_softmax(mu, dim=0, eps=eps),
         *fr.categorical_latent(mu, hard=True, dim=0, reduction="sum", eps=stacked, sample_shape=2),
+        *fr.sample_weight(mu, x, eps=eps, mixture=(0.3, 1.5, 0.2)),
     )
 
 

@@ -173,16 +173,14 @@ def test_weights():
     raises(
         ValueError, "prior_std must be positive, got 0.0", lambda: sample_weight(MU, MU, 0.0, 0.0)
     )
-    raises(
-        TypeError, "prior_mean must be a number, got a tensor", lambda: sample_weight(MU, MU, MU)
-    )
+    raises(ValueError, r"prior mean \(3,\)", lambda: sample_weight(MU, MU, torch.zeros(3)))
     raises(ValueError, "reduction must be one of", lambda: sample_weight(MU, MU, reduction="avg"))
     raises(ValueError, r"mu \(4, 6\) and rho \(5,\)", lambda: sample_weight(MU, torch.zeros(5)))
     for mixture, says in (
         (0.5, r"mixture must be three numbers \(share, std1, std2\), got 0.5"),
         ((0.5, 1.0), "three numbers"),
-        ((0.0, 1.0, 1.0), "mixture share must lie between 0 and 1, got 0.0"),
-        ((1.0, 1.0, 1.0), "between 0 and 1, got 1.0"),
+        ((-0.5, 1.0, 1.0), "mixture share must lie between 0 and 1, got -0.5"),
+        ((1.5, 1.0, 1.0), "between 0 and 1, got 1.5"),
         ((0.5, 0.0, 1.0), "mixture std must be positive, got 0.0"),
         ((0.5, 1.0, NAN), "mixture std must be finite, got nan"),
     ):

@@ -17,6 +17,7 @@ from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scalars import is_number
 from ..core.scales import RHO, SCALE_KINDS
+from ..core.storage import check_given
 from ..core.tracers import fx, special
 from ..rng.keys import draw_key
 from . import elementwise
@@ -154,6 +155,9 @@ def _around(
 ) -> tuple[Tensor, Tensor]:
     """The same of a mixture around a tensor: the KL is that of the weights less it, around 0."""
     mu, mean = parameters(("mu", mu), ("prior_mean", mean))
+    # PyTorch reads them before the op, which would refuse memory that was freed.
+    check_given("mu", mu)
+    check_given("prior_mean", mean)
     wide = compute_dtype(mu.dtype)
     centred = mu.to(wide) - mean.to(wide)
     made = made_in_op(sources)
@@ -211,6 +215,8 @@ def _to_tensors(
     """The same of a mixture with tensors in it."""
     named = zip(("prior_mean", "share", "std", "std"), (mean, *parts), strict=True)
     tensors = [(f"mixture {name}", value) for name, value in named if isinstance(value, Tensor)]
+    for name, t in tensors:  # PyTorch reads them, which does not see memory that was freed
+        check_given(name, t)
     mu, *prior = parameters(("mu", mu), *tensors)
     if any(t.dim() for t in prior):
         mu = mu.expand(torch.broadcast_shapes(mu.shape, *(t.shape for t in prior)))

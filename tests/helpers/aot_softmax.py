@@ -41,10 +41,9 @@ def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kerne
         "forward": softmax_forward.softmax_forward_kernel,
         "backward": softmax_backward.softmax_backward_kernel,
     }[name]
+    names = "IN", "A", "B", "C", "VEC", "TAIL", "WIDE_INDEX"
     known = dict(
-        zip(
-            ("IN", "A", "B", "C", "VEC", "TAIL", "WIDE_INDEX"), softmax._constants(cut), strict=True
-        ),
+        zip(names, softmax._constexprs(cut), strict=True),
         KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
         DOUBLE=dtype == "float64", MATH=aot.math_form(dtype, target),
         key=None, state_seed=None, state_offset=None,

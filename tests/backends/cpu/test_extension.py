@@ -48,7 +48,7 @@ NODES = {"FusedElementwiseBackward", "FusedGumbelSoftmaxBackward"}
 
 def in_cpp(t):
     # Samples of more than one dim are a view of the op's.
-    op = t._base if t._is_view() and t._base is not None else t
+    op = t._base if t.grad_fn is not None and t.grad_fn.name() == "ViewBackward0" else t
     return extension.spent(op) is not None
 
 

@@ -25,7 +25,7 @@ def test_kernels_compile_with_wide_accesses():
         "    kernel, q = getattr(s, name + '_kernel'), 2048 // aot.BYTES[dtype]\n"
         "    types = dict.fromkeys(kernel.arg_names, '*' + aot.TYPES[dtype])\n"
         "    types |= dict.fromkeys(('n', 'threads', 'seed', 'block'), 'i64')\n"
-        "    types |= dict.fromkeys(('low', 'high', 'weight'), 'fp64')\n"
+        "    types |= dict.fromkeys(('low', 'high', 'factor'), 'fp64')\n"
         "    types |= dict.fromkeys(('kl', 'grad_kl'), '*fp32')\n"
         "    constants = dict(SLICES=slices, Q=q, MATH=1)\n"
         "    if name != 'fill':\n"

@@ -78,12 +78,7 @@ def pull_sample(
 @triton.jit
 def added(sum_loc, sum_sigma, sum_prior_loc, parts):
     """The sums with what a family's function gives for its parameters added."""
-    sum_loc += parts[0]
-    if parts[1] is not None:
-        sum_sigma += parts[1]
-    if parts[2] is not None:
-        sum_prior_loc += parts[2]
-    return sum_loc, sum_sigma, sum_prior_loc
+    return sum_loc + parts[0], sum_sigma + parts[1], sum_prior_loc + parts[2]
 
 
 @triton.jit
@@ -166,7 +161,7 @@ def pull_tile(
                 p[0], p[1], p[2], gk, n[0], n[1], n[2], n[3], n[4], EXACT, MATH
             )  # fmt: skip
             sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
-        to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, None
+        to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, sum_prior_log
     else:
         sums = sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log
         to_a, to_b, to_c, to_d = FINISH(

@@ -27,7 +27,7 @@ def scale_prepare(
 @triton.jit
 def linear_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
     """loc + sigma eps, of a family whose term needs no noise."""
-    return p[0] + s[0] * eps, None, None
+    return p[0] + s[0] * eps, 0.0, 0.0
 
 
 @triton.jit

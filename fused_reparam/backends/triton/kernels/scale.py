@@ -71,12 +71,6 @@ def sigma_squares(x, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
 
 
 @triton.jit
-def is_number(KIND: tl.constexpr):
-    """Whether sigma is within the dtype, for it came as a number."""
-    return KIND == STD or KIND == VAR
-
-
-@triton.jit
 def log_of_square(x, KIND: tl.constexpr):
     """The logarithm of the square of sigma, of which `factor` is left for RHO."""
     if KIND == LOGVAR:
@@ -110,7 +104,7 @@ def inverse_of(x, sigma, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.const
     """1 / sigma in two factors: a product with both neither overflows nor underflows before its
     result does. Both are finite.
     """
-    if is_number(KIND):
+    if KIND == STD or KIND == VAR:
         unit = unit_of(sigma)
         return reciprocal(sigma * unit, MATH), unit
     else:
@@ -137,9 +131,9 @@ def ratio_to(
 
     Of the numbers where they are within it, for a logarithm rounds more than its number does.
     """
-    if is_number(KIND):
+    if KIND == STD or KIND == VAR:
         return sigma * inverse * unit
-    elif is_number(PRIOR_KIND):
+    elif PRIOR_KIND == STD or PRIOR_KIND == VAR:
         logs, rest = log_of_square(x, KIND), factor(sigma, KIND)
         if KIND != RHO:
             EDGE: tl.constexpr = 720 if x.dtype.is_fp64() else 72

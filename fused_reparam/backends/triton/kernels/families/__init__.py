@@ -9,13 +9,14 @@ b, c of the first three parameters, noise, and the constants n2 .. n6:
     <term>_term(a, b, c, n2 .. n6)                              the term
     <term>_term_gradients(a, b, c, gk, n2 .. n6)                what gk, the term's, gives a, b, c
 
-A gradient is None for a parameter that the family lacks. The other kind, as every family whose
-second parameter is a scale keyword, prepares something of its parameters, once for all samples. Its
-functions have the family's name, and take tuples: p of the four parameters, s of what is prepared,
-n of the constants. `formulas` has those that a family has not:
+A gradient is 0.0 for a parameter that the family lacks; Triton 3.6 can't return None. The other
+kind, as every family whose second parameter is a scale keyword, prepares something of its
+parameters, once for all samples. Its functions have the family's name, and take tuples: p of the
+four parameters, s of what is prepared, n of the constants. `formulas` has those that a family has
+not:
 
     <family>_prepare(p, n)                            s
-    <family>_draw(p, s, eps, n)                       z, and two terms, or None in their places
+    <family>_draw(p, s, eps, n)                       z, and two terms, or 0.0 in their places
     <family>_divergence(p, s, n)                      a term that needs no noise
     <family>_pull(p, s, eps, gz, g0, g1, sums, n)     sums, one sample's part of the gradients added
     <family>_zeros()                                  where the third of these sums begins

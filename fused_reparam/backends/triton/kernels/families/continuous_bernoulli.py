@@ -66,7 +66,7 @@ def continuous_bernoulli_sample_gradients(
     even = (even + (1.0 - 30.0 * q + 120.0 * q * q) / 240.0) * square + (1.0 - 6.0 * q) / 12.0
     near = q * (0.5 + (other - mean) * odd + even * square)
     EDGE: tl.constexpr = -0.05 if a.dtype.is_fp64() else -1.0
-    return gz * tl.where(a > EDGE, near, direct), None, None
+    return gz * tl.where(a > EDGE, near, direct), 0.0, 0.0
 
 
 @triton.jit
@@ -112,4 +112,4 @@ def continuous_bernoulli_term_gradients(
     apart = b - n2
     of_small = apart * series(small * small, 7, _SLOPE)
     of_large = apart / size / size - apart * (4.0 * e / (other * other))
-    return 0.5 * gk * tl.where(near, of_small, of_large), None, None
+    return 0.5 * gk * tl.where(near, of_small, of_large), 0.0, 0.0

@@ -20,7 +20,7 @@ def exponential_sample_gradients(
     rate, _b, _c, eps, gz, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return -(times(gz, eps / rate) / rate), None, None
+    return -(times(gz, eps / rate) / rate), 0.0, 0.0
 
 
 @triton.jit
@@ -37,4 +37,4 @@ def exponential_term_gradients(
     rate, _b, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return times(gk, 1.0 - n2 / rate) / rate, None, None
+    return times(gk, 1.0 - n2 / rate) / rate, 0.0, 0.0

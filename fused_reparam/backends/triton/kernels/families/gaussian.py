@@ -6,8 +6,8 @@ of one of numbers: its mean, 1 / std, 2 log std, the least divergence; PRIOR_KIN
 std is far from 1. Of one of tensors only the least divergence, in the same place.
 """
 
-# A Triton function returns from every branch or from none.
-# ruff: noqa: RET505
+# A Triton function returns from every branch or from none, and knows no `in`.
+# ruff: noqa: RET505, SIM109
 
 import math
 
@@ -23,7 +23,6 @@ from ..scale import (
     STD,
     VAR,
     inverse_of,
-    is_number,
     ratio_to,
     sigma_squares,
     slopes,
@@ -57,7 +56,7 @@ def gaussian_prepare(
         ratio = exp(log_square - n[2], 0.5, 1.0, EXACT, MATH)
     else:
         ratio = sigma * inverse
-    return sigma, log_square, n[0], inverse, None, ratio, n[2]
+    return sigma, log_square, n[0], inverse, 1.0, ratio, n[2]
 
 
 @triton.jit
@@ -79,10 +78,7 @@ log_prob_prior_prepare = gaussian_prior_prepare
 @triton.jit
 def over_prior_sigma(x, s):
     """x / the prior's sigma."""
-    if s[4] is None:
-        return x * s[3]
-    else:
-        return x * s[3] * s[4]
+    return x * s[3] * s[4]
 
 
 @triton.jit
@@ -114,7 +110,7 @@ def gaussian_divergence_gradients(
     to_mean = over_prior_sigma(slope, s)
     grown = gk * (ratio * ratio - 1.0)
     # The ratio's square may overflow before a large number divides it.
-    if is_number(KIND):
+    if KIND == STD or KIND == VAR:
         to_scale += over_prior_sigma(gk * ratio, s) * to_sigma - times(gk, to_log)
     elif KIND == RHO:
         to_scale += gk * (ratio * (ratio * to_log) - to_log)
@@ -179,7 +175,7 @@ def log_prob_pull(
         dx = gz - to_mean
         # Through sigma where it is a number, or it would lose or overflow by way of its
         # logarithm; else through log sigma, which is right where sigma is not.
-        if is_number(KIND):
+        if KIND == STD or KIND == VAR:
             to_sigma = dx
         elif KIND == RHO:
             to_sigma = tl.where(sigma > 1.0, dx, gz)

@@ -22,4 +22,4 @@ def half_cauchy_term_gradients(
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     half = 0.5 * scale
-    return times(gk, (half - n2) / (half + n2)) / scale, None, None
+    return times(gk, (half - n2) / (half + n2)) / scale, 0.0, 0.0

@@ -22,7 +22,7 @@ def folded_sample_gradients(
     scale, _b, _c, eps, gz, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return gz * tl.abs(eps), None, None
+    return gz * tl.abs(eps), 0.0, 0.0
 
 
 @triton.jit
@@ -40,4 +40,4 @@ def half_normal_term_gradients(
     scale, _b, _c, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return times(gk, (scale / n2) / n2 - 1.0 / scale), None, None
+    return times(gk, (scale / n2) / n2 - 1.0 / scale), 0.0, 0.0

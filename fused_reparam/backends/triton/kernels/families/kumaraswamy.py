@@ -35,7 +35,7 @@ def kumaraswamy_parts(inverse_b, eps, EXACT: tl.constexpr, MATH: tl.constexpr):
 @triton.jit
 def kumaraswamy_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
     _, _, _, log_base = kumaraswamy_parts(s[1], eps, EXACT, MATH)
-    return exp(log_base * s[0], 1.0, 1.0, EXACT, MATH), None, None
+    return exp(log_base * s[0], 1.0, 1.0, EXACT, MATH), 0.0, 0.0
 
 
 @triton.jit
@@ -53,4 +53,4 @@ def kumaraswamy_finish(
     p, s, gk, sums, n, TERM_GRADIENTS: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     FLOOR: tl.constexpr, SAMPLED: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return -sums[0] * s[0] * s[0], -sums[1] * s[0] * s[1], None, None
+    return -sums[0] * s[0] * s[0], -sums[1] * s[0] * s[1], 0.0, 0.0

@@ -37,7 +37,7 @@ def mixture_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl
     _, log_wide, ahead = two_normals(x, n)
     e = exp(-tl.abs(ahead), 1.0, 1.0, EXACT, MATH)
     log_p = log_wide + (tl.maximum(ahead, 0.0) + fast_log(1.0 + e, MATH))
-    return x, -0.5 * (eps * eps + s[1]) - log_p, None
+    return x, -0.5 * (eps * eps + s[1]) - log_p, 0.0
 
 
 @triton.jit

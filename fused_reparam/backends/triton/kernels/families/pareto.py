@@ -23,7 +23,7 @@ def pareto_sample_gradients(
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     to_scale, to_alpha = stretch_gradients(scale, eps, alpha, gz, EXACT, MATH)
-    return to_scale, to_alpha, None
+    return to_scale, to_alpha, 0.0
 
 
 @triton.jit
@@ -43,4 +43,4 @@ def pareto_term_gradients(
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     gk = tl.where(scale < n2, 0.0, gk)
-    return times(gk, n4 / scale), times(gk, 1.0 - n4 / alpha) / alpha, None
+    return times(gk, n4 / scale), times(gk, 1.0 - n4 / alpha) / alpha, 0.0

@@ -36,7 +36,7 @@ def relaxed_bernoulli_draw(
         e = exp(-tl.abs(t), 1.0, 1.0, EXACT, MATH)
         share = reciprocal(1.0 + e, MATH)
         z = tl.where(t >= 0.0, share, e * share)
-    return z, None, None
+    return z, 0.0, 0.0
 
 
 @triton.jit
@@ -53,4 +53,4 @@ def relaxed_bernoulli_finish(
     p, s, gk, sums, n, TERM_GRADIENTS: tl.constexpr, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr,
     FLOOR: tl.constexpr, SAMPLED: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return sums[0], None, None, None
+    return sums[0], 0.0, 0.0, 0.0

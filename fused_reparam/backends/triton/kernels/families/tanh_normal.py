@@ -33,7 +33,7 @@ def tanh_normal_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH
     tanh = -expm1(-2.0 * size, e) * reciprocal(1.0 + e, MATH)
     action = clamp(middle + half * tl.where(x >= 0.0, tanh, -tanh), lowest, highest)
     term = 2.0 * (size + fast_log(1.0 + e, MATH)) - 0.5 * (eps * eps + s[1]) - constant
-    return action, term, None
+    return action, term, 0.0
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def weibull_sample_gradients(
 ):  # fmt: skip
     log_eps = log(eps, MATH)
     to_scale, to_rest = stretch_gradients(scale, log_eps, concentration, gz, EXACT, MATH)
-    return to_scale, to_rest, None
+    return to_scale, to_rest, 0.0
 
 
 @triton.jit
@@ -94,4 +94,4 @@ def weibull_term_gradients(
 ):  # fmt: skip
     r, _, grown, slope = weibull_parts(scale, concentration, n2, n3, EXACT, MATH)
     to_concentration = times(gk, 1.0 - r * ((grown + 1.0) * slope + EULER)) / concentration
-    return times(gk, n3 * grown) / scale, to_concentration, None
+    return times(gk, n3 * grown) / scale, to_concentration, 0.0

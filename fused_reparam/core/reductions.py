@@ -7,13 +7,30 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-# What a user may ask for. Ops also know "last", the sum over the last dim.
+# What a user may ask for. Ops also know "last", the sum over the last dim, and `keeping`.
 REDUCTIONS = ("none", "sample", "sum", "mean", "batchmean")
 OF_OPS = (*REDUCTIONS, "last")
+_KEEP = "keep"
+
+
+def keeping(count: int) -> str:
+    """The sum over all dims but the leading ``count``, of which there are more."""
+    return f"{_KEEP}{count}"
+
+
+def is_of_op(reduction: str, dims: int) -> bool:
+    """Whether an op knows a reduction of elements that have so many dims."""
+    if reduction.startswith(_KEEP) and reduction[len(_KEEP) :].isdecimal():
+        return (
+            reduction == keeping(kept_dims(dims, reduction)) and kept_dims(dims, reduction) < dims
+        )
+    return reduction in OF_OPS
 
 
 def kept_dims(dims: int, reduction: str) -> int:
     """How many leading dims of the elements' shape a reduced term keeps."""
+    if reduction.startswith(_KEEP):
+        return int(reduction[len(_KEEP) :])
     if reduction == "none":
         return dims
     if reduction == "last":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.dtypes import compute_dtype
-from ..core.reductions import OF_OPS
+from ..core.reductions import is_of_op
 from ..core.scales import SCALE_KINDS
 from ..families import FAMILIES
 from . import elementwise_spec
@@ -48,6 +48,10 @@ def check(
         raise ValueError(
             f"{_OP}: beside two parameters in one tensor the others must broadcast to the shape of "
             f"its halves, {tuple(params[0].shape)}, got {[tuple(p.shape) for p in params[2:]]}"
+        )
+    if spec.reduction is not None and not is_of_op(spec.reduction, len(shape)):
+        raise ValueError(
+            f"{_OP}: unknown reduction {spec.reduction!r} of values of shape {tuple(shape)}"
         )
     check_size(shape, spec.samples)
     check_order(_OP, spec.order, len(shape))
@@ -101,8 +105,6 @@ def _check_spec(spec: Spec) -> None:
         )
     if spec.samples < 0:
         raise ValueError(f"{_OP}: samples must be at least 0, got {spec.samples}")
-    if spec.reduction is not None and spec.reduction not in OF_OPS:
-        raise ValueError(f"{_OP}: unknown reduction {spec.reduction!r}")
 
 
 def _check_grads(

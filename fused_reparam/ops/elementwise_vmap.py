@@ -4,7 +4,7 @@ An unbatched key means the same noise for each example (a key given by the calle
 ``randomness="same"``), a batched one a stream for each (``randomness="different"``). Either way
 each example gets the numbers that it would get alone, so the noise is drawn by example and handed
 to the op as eps. The batch is the parameters' dim 0, behind the samples', so terms are reduced by
-a reduction that keeps the batch: by the op, where one of its own does, or else here.
+a reduction that keeps the batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from .elementwise_spec import (
     count,
     halves,
     inputs_of,
-    kept,
     noisy,
     settled,
     shape_of,
@@ -66,12 +65,11 @@ def _batched(
 
 
 def _reduction(dims: int, spec: Spec) -> str | None:
-    """What keeps the batch and what the spec's reduction keeps of an example's dims, or more."""
+    """What keeps the batch and what the spec's reduction keeps of an example's dims."""
     if spec.reduction is None:
         return None
-    keep = 1 + reductions.kept_dims(dims, spec.reduction)
-    same = (r for r in ("last", "sample") if reductions.kept_dims(1 + dims, r) == keep)
-    return next(same, "none")
+    keep = reductions.kept_dims(dims, spec.reduction)
+    return reductions.keeping(1 + keep) if keep < dims else "none"
 
 
 def _noise(example: list[Tensor], key: Tensor, dim: int | None, size: int, spec: Spec) -> Tensor:
@@ -93,31 +91,13 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     z, *terms = torch.ops.fused_reparam.elementwise(*inputs_of(params, None, eps), *whole)
     z = z.to(like.dtype) if spec.sample else like.new_empty(size, 0)
     found, leading = count(spec), (1 if term_samples(spec) else 0)
-    shape = shape_of(params)[1:]
+    factor = reductions.factor(shape_of(params)[1:], spec.reduction)
     terms = [
-        _reduced(v, leading, shape, spec) if i < found else like.new_empty(size, 0)
+        reductions.scaled(v, factor) if i < found else like.new_empty(size, 0)
         for i, v in enumerate(terms)
     ]
     dims = [leading if i < found else 0 for i in range(TERMS)]
     return (z, *terms), (1 if spec.sample and spec.samples else 0, *dims)
-
-
-def _reduced(term: Tensor, leading: int, shape: torch.Size, spec: Spec) -> Tensor:
-    """Terms behind the samples and the batch, with what is left to reduce."""
-    first = leading + 1 + kept(shape, spec)
-    if first < term.dim():
-        # As exactly as a kernel does, which sums in float64.
-        dims = list(range(first, term.dim()))
-        term = term.sum(dims, dtype=torch.float64).to(term.dtype)
-    return reductions.scaled(term, reductions.factor(shape, spec.reduction))
-
-
-def _spread(grad: Tensor, leading: int, shape: torch.Size, spec: Spec, whole: Spec) -> Tensor:
-    """The gradient of reduced terms, batch first, as that of the op's."""
-    grad = grad.movedim(0, 1) if leading else grad
-    more = shape[kept(shape, spec) : kept((1, *shape), whole) - 1]
-    grad = grad.reshape(*grad.shape, *(1 for _ in more)).expand(*grad.shape, *more)
-    return reductions.scaled(grad, reductions.factor(shape, spec.reduction))
 
 
 def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
@@ -132,7 +112,11 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     if grad_z is not None:
         grad_z = (grad_z.movedim(0, 1) if spec.samples else grad_z).to(dtype)
     leading = 1 if term_samples(spec) else 0
-    of_terms = [None if g is None else _spread(g, leading, shape, spec, whole) for g in grads]
+    factor = reductions.factor(shape, spec.reduction)
+    of_terms = [
+        None if g is None else reductions.scaled(g.movedim(0, 1) if leading else g, factor)
+        for g in grads
+    ]
     of_params, of_eps = [*needs[:PARAMETERS]], needs[-1] and inputs.eps is not None
     if spec.split >= 0:
         of_params[1] = needs[0]

@@ -43,7 +43,7 @@ def latent(
     scale: Tensor | float,
     kind: int,
     bounds: tuple[float, float],
-    reduction: str | None,
+    reduction: Any,
     generator: torch.Generator | tuple[torch.Generator, ...] | None,
 ) -> tuple[Tensor, Tensor] | None:
     """z and the KL, or None when the noise has to be drawn as a tensor."""

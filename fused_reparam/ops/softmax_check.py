@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.dtypes import compute_dtype
-from ..core.reductions import REDUCTIONS
+from ..core.reductions import is_of_op
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from . import softmax_call
 from .operands import check_key, check_like, check_operand, check_order, check_size
@@ -73,7 +73,8 @@ def _check(op: str, logits: Tensor, spec: Spec) -> None:
         raise ValueError(f"{op}: mode must be one of {_MODES}, got {spec.mode}")
     if spec.want_soft and (spec.mode != HARD or not spec.want_y):
         raise ValueError(f"{op}: want_soft is for mode HARD alone, beside y")
-    if spec.reduction is not None and spec.reduction not in REDUCTIONS:
+    known = spec.reduction is None or is_of_op(spec.reduction, dims - 1)
+    if not known or spec.reduction == "last":
         raise ValueError(f"{op}: unknown reduction {spec.reduction!r}")
     if not SMALLEST_TAU <= spec.tau <= LARGEST_TAU:
         raise ValueError(f"{op}: tau must be from 2^-126 to 2^126, got {spec.tau}")

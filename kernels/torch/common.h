@@ -110,19 +110,33 @@ inline bool wants_gradient(const Tensor& t) {
 // ---- how terms of each element are reduced ------------------------------------------------------------
 
 enum class Reduction { none, sample, sum, mean, batchmean, last };
-// As fused_reparam/core/reductions.py names them, in the same order.
+// As fused_reparam/core/reductions.py names them, in the same order. Behind these comes the sum over all
+// dims but the leading ones, by their number: "keep0", "keep1", ...
 constexpr const char* reduction_names[] = {"none", "sample", "sum", "mean", "batchmean", "last"};
+constexpr auto first_keeping = static_cast<int64_t>(std::size(reduction_names));
 
 inline std::optional<Reduction> reduction_of(const std::string& name) {
   for (size_t i = 0; i < std::size(reduction_names); ++i)
     if (name == reduction_names[i]) return static_cast<Reduction>(i);
+  for (int64_t count = 0; count < 64 && name.starts_with("keep"); ++count)
+    if (name.compare(4, std::string::npos, std::to_string(count)) == 0)
+      return static_cast<Reduction>(first_keeping + count);
   return std::nullopt;
 }
 inline IValue name_of(std::optional<Reduction> reduction) {
-  return reduction ? IValue(reduction_names[static_cast<size_t>(*reduction)]) : IValue();
+  if (!reduction) return IValue();
+  const auto number = static_cast<int64_t>(*reduction);
+  if (number >= first_keeping) return IValue("keep" + std::to_string(number - first_keeping));
+  return IValue(reduction_names[number]);
+}
+
+// Whether values of so many dims can be reduced so.
+inline bool reducible(std::optional<Reduction> reduction, int64_t dims) {
+  return !reduction || static_cast<int64_t>(*reduction) - first_keeping < dims;
 }
 
 inline int64_t kept_dims(int64_t dims, Reduction reduction) {
+  if (static_cast<int64_t>(reduction) >= first_keeping) return static_cast<int64_t>(reduction) - first_keeping;
   switch (reduction) {
     case Reduction::none: return dims;
     case Reduction::last: return dims > 0 ? dims - 1 : 0;

@@ -127,6 +127,7 @@ struct Elementwise {
         spec.ordered = true;
       }
     spec.ordered = true;
+    if (!reducible(spec.reduction, static_cast<int64_t>(given.shape.size()))) return false;
     if (given.n < 1 || given.n > most_elements || spec.samples > most_elements / given.n ||
         !is_permutation(spec.order, static_cast<int64_t>(given.shape.size())))
       return false;

@@ -71,6 +71,7 @@ struct GumbelSoftmax {
       return false;
     if (!spec.ordered) spec.order = memory_order(like);
     spec.ordered = true;
+    if (!reducible(spec.reduction, like.dim() - 1)) return false;
     if (!is_permutation(spec.order, like.dim())) return false;
     p.like = like;
     p.classes = like.size(spec.dim);

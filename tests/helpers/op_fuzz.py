@@ -84,7 +84,7 @@ def elementwise(rng, backward, name=None):
         params[:2] = [torch.cat(params[:2], split), None]
     samples, given = rng.choice((0, 0, 1, 3)), rng.random() < 0.3
     of_z = [samples, *shape] if samples else shape
-    reduction = rng.choice((None, *reductions.OF_OPS))
+    reduction = rng.choice((None, "keep1", "keep2", *reductions.OF_OPS))
     args = [
         *params, *[None] * (4 - len(params)), None if given else key(rng),
         tensor(rng, of_z, dtype) if given else None, rng.choice((None, [])), name,

@@ -261,6 +261,9 @@ def test_errors_are_those_of_python():
         (OPS.elementwise, args_of(loc, x, usual._replace(prior_kind=-1))),
         (OPS.elementwise, args_of(loc, x, usual._replace(reduction="most"))),
         (OPS.elementwise, args_of(loc, x, usual._replace(reduction=""))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(reduction="keep2"))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(reduction="keep-1"))),
+        (OPS.elementwise, args_of(loc, x, usual._replace(reduction="keep99"))),
         (OPS.elementwise, args_of(loc, x, usual._replace(samples=-1))),
         (OPS.elementwise, args_of(loc, x, usual._replace(order=[0]))),
         (OPS.elementwise, args_of(loc, x, usual._replace(order=[0, 0]))),
@@ -284,6 +287,7 @@ def test_errors_are_those_of_python():
             for changed in (
                 {"mode": 3}, {"tau": 0.0}, {"tau": math.nan}, {"unimix": 1.0}, {"dim": -1},
                 {"dim": 2}, {"want_soft": True}, {"reduction": "last"}, {"order": [1]},
+                {"reduction": "keep1"}, {"reduction": "keep01"}, {"reduction": "keep-1"},
             )
         ),
         (OPS.gumbel_softmax, (loc, None, None, *OF_SOFTMAX)),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Proxy
 from torch.fx import _symbolic_trace as fx
 from torch.fx.node import map_aggregate
+from torch.nn import Parameter
 
 from .mistakes import unknown
 from .noise_options import DEFAULTS
@@ -30,6 +32,9 @@ if not hasattr(fx, "_is_fx_tracing_flag"):
     fx = _OfThread(getattr(fx, "_is_fx_tracing_tls", None))  # type: ignore[assignment]
 
 
+_NOT_SYMBOLIC = {type(None), bool, int, float, str, Tensor, Parameter}
+
+
 def special(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     """What a public function does before all else where its arguments may not be the usual ones.
 
@@ -50,6 +55,8 @@ def special(function: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def node_of(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     """The node that stands for ``function(**given)``, or None where nothing in it is symbolic."""
+    if all(type(value) in _NOT_SYMBOLIC for value in given.values()):  # a location is a number
+        return None
     found: list[Proxy] = []
     map_aggregate(given, lambda value: found.append(value) if isinstance(value, Proxy) else None)  # type: ignore[func-returns-value]
     if not found:

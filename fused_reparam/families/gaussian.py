@@ -143,9 +143,31 @@ def _log_densities(
     return log_q(eps, log_var), -0.5 * d * d - 0.5 * prior.log_var - HALF_LOG_2PI
 
 
+def gaussian_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = mu + sigma eps; term: the log-density of N(mu, sigma^2) at a point.
+
+    Parameters mu, x, point. Numbers low, high (bounds of x)::
+
+        log p = -0.5 ((point - mu) / sigma)^2 - log sigma - 0.5 log 2 pi
+    """
+    x = clamp(p[1], *constants)
+    sigma, _ = sigma_and_log(x, kind)
+    return located(p[0], sigma, eps), (log_density(p[2], p[0], x, kind),)
+
+
+def log_density(point: Tensor, loc: Tensor, x: Tensor, kind: int) -> Tensor:
+    """Of N(loc, sigma^2), also where sigma is beyond the dtype."""
+    own = _prior_of_tensors(loc, x, kind)
+    d, _ = _in_prior(point, torch.ones_like(point), STD, torch.zeros_like(point), own)
+    return log_q(d, own.log_var)
+
+
 GAUSSIAN = Family(2, 5, "normal", 1, False, gaussian, scaled=True, term="gaussian")
 GAUSSIAN_PRIOR = Family(
     4, 3, "normal", 1, False, gaussian_prior, scaled=True, term="gaussian_prior"
+)
+GAUSSIAN_DENSITY = Family(
+    3, 2, "normal", 1, False, gaussian_density, scaled=True, term="gaussian_density"
 )
 LOG_PROB = Family(2, 4, "normal", 2, True, log_prob, scaled=True, transform="log_prob")
 LOG_PROB_PRIOR = Family(

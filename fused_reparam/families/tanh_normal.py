@@ -6,7 +6,9 @@ import math
 
 import torch
 
-from .family import Family, log_q, scale_of
+from ..core.scales import clamp, sigma_of
+from .family import Family, located, log_q, scale_of, sigma_and_log
+from .gaussian import log_density
 
 
 def tanh_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
@@ -38,6 +40,49 @@ def tanh_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped
     return action, (log_q(eps, log_var) - math.log(half) - log_slope,)
 
 
+def tanh_normal_score(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same of a fixed action: z has no gradient, and the term's is the score.
+
+    That of log N(x; mean, sigma^2) at x, which is not moved by the parameters.
+    """
+    scale = clamp(p[1], *constants[:2])
+    x = (p[0] + sigma_of(scale, kind) * eps).detach()
+    action, (log_prob,) = tanh_normal([t.detach() for t in p], eps, kind, prior_kind, constants)
+    own = log_density(x, p[0], scale, kind)
+    # In the graph, as all samples are, with a gradient of 0.
+    action = torch.where(torch.zeros_like(x, dtype=torch.bool), p[0], action.detach())
+    return action, (log_prob.detach() + (own - own.detach()),)
+
+
+def tanh_normal_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = mean + sigma eps; term: the log-density of middle + half tanh(z) at an action.
+
+    Parameters mean, scale, action. Numbers low, high (bounds of the scale parameter), lowest,
+    highest, least. The distances to both ends are exact where the action is near one of them; none
+    is less than ``least``, where the action is held and gets no gradient, nor more than both::
+
+        above = action - lowest, below = highest - action, x = 0.5 (log above - log below)
+        log p = log N(x; mean, sigma^2) + log half - log above - log below
+    """
+    low, high, lowest, highest, least = constants
+    x = clamp(p[1], low, high)
+    sigma, _ = sigma_and_log(x, kind)
+    held = (p[2] - lowest < least) | (highest - p[2] < least)
+    action = torch.where(held, p[2].detach(), p[2])
+    width = highest - lowest
+    above = torch.log((action - lowest).clamp(least, width))
+    below = torch.log((highest - action).clamp(least, width))
+    density = log_density(0.5 * (above - below), p[0], x, kind)
+    return located(p[0], sigma, eps), (density + (math.log(0.5 * width) - above - below),)
+
+
 TANH_NORMAL = Family(
     2, 4, "normal", 1, True, tanh_normal, linear=False, scaled=True, transform="tanh_normal"
+)
+TANH_NORMAL_SCORE = Family(
+    2, 4, "normal", 1, True, tanh_normal_score, linear=False, scaled=True,
+    transform="tanh_normal_score",
+)  # fmt: skip
+TANH_NORMAL_DENSITY = Family(
+    3, 5, "normal", 1, False, tanh_normal_density, scaled=True, term="tanh_normal_density"
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.dtypes import DTYPES
+from ..core.dtypes import DTYPES, compute_dtype
 from ..core.mistakes import described, not_a_tensor, suggestion
 from ..core.reductions import REDUCTIONS
 from ..core.scalars import integer, is_number, real
@@ -73,7 +73,7 @@ def check_rng(rng: str) -> None:
 
 def one_scale(
     name: str,
-    loc: Tensor,
+    loc: Tensor | float,
     logvar: Tensor | float | None,
     log_std: Tensor | float | None,
     std: Tensor | float | None,
@@ -94,7 +94,7 @@ def one_scale(
         if found is not None:
             return found
     if found is None and isinstance(loc, (tuple, list)):
-        check_tensor(name, loc)  # it may hold the scale as well, and this says so
+        check_tensor(name, loc)  # type: ignore[arg-type]  # it may hold the scale as well, and this says so
     given = [name for name, s in zip(SCALE_KINDS, scales, strict=True) if s is not None]
     raise ValueError(
         f"give exactly one of {', '.join(SCALE_KINDS)}; got "
@@ -103,23 +103,25 @@ def one_scale(
 
 
 def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
-    """Named parameters, checked, of one dtype. The first is a tensor; a number becomes 0-d.
+    """Named parameters, checked, of one dtype. One at least is a tensor; a number becomes 0-d.
 
     Of a small call such checks take a good part of the time. So the usual parameters are seen at
-    one glance: each has the first one's dtype and device, and broadcasts to its shape. What was
+    one glance: each has the first tensor's dtype and device, and broadcasts to its shape. What was
     freed behind its back the op itself refuses.
     """
     loc = named[0][1]
+    if not isinstance(loc, Tensor) and len(named) > 1:
+        loc = named[1][1]
     if not isinstance(loc, Tensor) or loc.dtype not in DTYPES:
         return _promoted(named)
     if loc.is_nested or loc.layout is not torch.strided:
         return _promoted(named)
     dtype, device, shape = loc.dtype, loc.device, loc.shape
-    found = [loc]
-    for name, t in named[1:]:
+    found = []
+    for name, t in named:
         if not isinstance(t, Tensor):
             t = _as_tensor(name, t, loc)
-        elif not (
+        elif t is not loc and not (
             t.dtype is dtype
             and not t.is_nested
             and t.layout is torch.strided
@@ -131,9 +133,23 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
     return found
 
 
+def widened(*named: tuple[str, Tensor | float]) -> list[Tensor]:
+    """The same in the dtype of the arithmetic: a number is not rounded to 16 bits."""
+    found = []
+    for name, value in named:
+        if isinstance(value, Tensor):
+            check_tensor(name, value)
+            check_given(name, value)
+            value = value.to(compute_dtype(value.dtype))
+        found.append((name, value))
+    return parameters(*found)
+
+
 def _promoted(named: Sequence[tuple[str, Tensor | float]]) -> list[Tensor]:
     """The same, whatever the parameters are."""
     name, loc = named[0]
+    if not isinstance(loc, Tensor) and is_number(loc):
+        loc = _beside(named)
     check_tensor(name, loc)  # type: ignore[arg-type]
     assert isinstance(loc, Tensor)
     check_given(name, loc)
@@ -149,6 +165,23 @@ def _promoted(named: Sequence[tuple[str, Tensor | float]]) -> list[Tensor]:
         dtype = functools.reduce(torch.promote_types, deciding)
         return [t.to(dtype) for t in found]
     return found
+
+
+def _beside(named: Sequence[tuple[str, Tensor | float]]) -> Tensor:
+    """The first of the parameters, a number, as a 0-d tensor like the first tensor of them."""
+    name, number = named[0]
+    like = next(((n, t) for n, t in named if isinstance(t, Tensor)), None)
+    if like is None:
+        for other in named:
+            if not is_number(other[1]):
+                check_tensor(*other)  # type: ignore[arg-type]
+        numbers = " and ".join(n for n, _ in named)
+        raise TypeError(
+            f"{name} must be a floating tensor, got {described(number)}: of {numbers} one at least "
+            f"must say shape and dtype, as {name}=torch.full((4, 3), {number}) would"
+        )
+    check_tensor(*like)
+    return _as_tensor(name, number, like[1])
 
 
 def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from ..core.tracers import fx, node_of, special
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..ops import softmax
 from ..ops.softmax_check import MOST_CLASSES
-from .arguments import check_reduction, class_dim, share, temperature
+from .arguments import class_dim, share, temperature
 from .categories import draw
+from .reduction import Dims, Reduction, settled, summed
 from .sources import Sources, sources_of
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
@@ -102,6 +103,7 @@ def categorical_latent(
     dim: int = -1,
     reduction: str = "batchmean",
     *,
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -121,10 +123,14 @@ def categorical_latent(
         reduction: of the KL, in nats, over the dims other than ``dim``. "none": one for each
             variable; "sample": summed over all but dim 0; "sum"; "mean": over all variables;
             "batchmean": sum / size of dim 0.
+        dims: in place of a reduction, the dims of the variables that the KL is summed over: an int
+            or a sequence of ints, negative ones counted from the end, of the logits' shape without
+            ``dim``, which is that of "none". Of logits (B, C, H, W) with classes along dim 1 the
+            variables are (B, H, W), and ``dims=(1, 2)`` sums over H and W.
 
     Returns:
         ``(y, kl)``. kl is float32 (float64 for float64 logits), of the logits' shape without
-        ``dim`` ("none"), of shape logits.shape[:1] ("sample") or ().
+        ``dim`` ("none"), of that without ``dims``, of shape logits.shape[:1] ("sample") or ().
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`gumbel_softmax` does; ValueError also for an
@@ -143,10 +149,10 @@ def categorical_latent(
         node = special(categorical_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    check_reduction(reduction)
+    over = summed(reduction, dims)
     tau = temperature(tau)
     mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
-    return _draw(logits, mode, tau, 0.0, dim, reduction, sources)
+    return _draw(logits, mode, tau, 0.0, dim, over, sources)
 
 
 @names_mistakes
@@ -218,13 +224,20 @@ def _draw(
     tau: float,
     unimix: float,
     dim: int,
-    reduction: str | None,
+    reduction: Reduction | None,
     sources: Sources,
 ) -> tuple[Tensor, Tensor]:
-    return draw(logits, mode, tau, unimix, _class_dim(logits, dim, reduction), reduction, sources)
+    dim = _class_dim(logits, dim, reduction)
+    if not isinstance(reduction, tuple):
+        return draw(logits, mode, tau, unimix, dim, reduction, sources)
+    in_op, left = settled(
+        reduction, logits.dim() - 1, lambda: (*logits.shape[:dim], *logits.shape[dim + 1 :])
+    )
+    y, kl = draw(logits, mode, tau, unimix, dim, in_op, sources)
+    return y, kl.sum(left) if left else kl
 
 
-def _class_dim(logits: Tensor, dim: int, reduction: str | None) -> int:
+def _class_dim(logits: Tensor, dim: int, reduction: Reduction | None) -> int:
     dim = class_dim("logits", logits, dim)
     if logits.shape[dim] > MOST_CLASSES:
         raise ValueError(

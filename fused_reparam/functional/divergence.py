@@ -16,6 +16,7 @@ from ..core.modes import eager
 from ..core.scales import SCALE_KINDS
 from ..core.storage import check_given
 from .arguments import check_choice, check_reduction, check_tensor, deviation, number, one_scale
+from .reduction import Dims, Reduction, summed
 
 # What a user gives: None, (mean, std), (mean, {"logvar": tensor}) or a Normal.
 PriorArgument = tuple[Any, Any] | Distribution | None
@@ -97,7 +98,7 @@ class Divergence:
 
     def __init__(
         self,
-        reduction: str | None,  # None: no KL is wanted
+        reduction: Reduction | None,  # None: no KL is wanted
         prior: Prior,
         element_floor: float = -math.inf,  # of each element's KL
         sample_floor: float = -math.inf,  # of each sample's KL
@@ -110,7 +111,8 @@ class Divergence:
             beta,
         )
         # Free bits of a sample need each sample's sum, whatever is made of them then.
-        self.inner = "sample" if sample_floor > -math.inf else reduction
+        by_sample = sample_floor > -math.inf and not isinstance(reduction, tuple)
+        self.inner = "sample" if by_sample else reduction
         self.family = prior.of("gaussian")
         self.constants = (*prior.constants, element_floor)
         factor = isinstance(beta, Tensor) or beta != 1.0
@@ -125,7 +127,7 @@ class Divergence:
             kl = kl.clamp_min(self.sample_floor)  # no gradient below it
             if self.reduction == "batchmean":
                 kl = kl.mean()
-            elif self.reduction != "sample":
+            elif self.reduction != "sample" and isinstance(self.reduction, str):
                 kl = reductions.scaled(kl.sum(), reductions.factor(shape(), self.reduction))
         if isinstance(self.beta, Tensor):
             if self.beta.device != kl.device and not self.beta.is_cpu:
@@ -137,18 +139,21 @@ class Divergence:
 
 
 # Made once: a small call's time is spent on such things.
-_USUAL = {
+_USUAL: dict[Reduction | None, Divergence] = {
     reduction: Divergence(reduction, prior_of(None)) for reduction in (None, *reductions.REDUCTIONS)
 }
 
 
-def usual(reduction: str | None) -> Divergence:
+def usual(reduction: Reduction | None) -> Divergence:
     """The KL to N(0, 1) as it is, or none."""
     # To a compiler numbers that were made before are inputs: it finds out late that they are not,
     # and compiles all again.
     if torch.compiler.is_compiling():
         return Divergence(reduction, prior_of(None))
-    return _USUAL[reduction]
+    found = _USUAL.get(reduction)
+    if found is None:  # of dims
+        found = _USUAL[reduction] = Divergence(reduction, prior_of(None))
+    return found
 
 
 def divergence(
@@ -157,22 +162,28 @@ def divergence(
     free_bits: float | None,
     free_bits_per: str,
     beta: Tensor | float,
+    dims: Dims = None,
 ) -> Divergence:
     """What a user asked for, checked."""
-    check_reduction(reduction)
+    over: Reduction = reduction
+    if dims is None:
+        check_reduction(reduction)
+    else:
+        over = summed(reduction, dims)
     check_choice("free_bits_per", free_bits_per, _PER)
     if prior is None and free_bits is None and type(beta) is int and beta == 1:
-        return usual(reduction)
+        return usual(over)
     floor = -math.inf
     if free_bits is not None:
         floor = number("free_bits", free_bits)
         if floor < 0.0:
             raise ValueError(f"free_bits must be at least 0, got {floor}")
     per_sample = free_bits_per == "sample"
-    if free_bits is not None and per_sample and reduction == "none":
+    if free_bits is not None and per_sample and over in ("none", ()):
+        said = 'reduction="none"' if over else "dims=()"
         raise ValueError(
-            'free bits of a sample are of its summed KL, and reduction="none" has no sums: give '
-            'another reduction or free_bits_per="element"'
+            f"free bits of a sample are of its summed KL, and {said} has no sums: give another "
+            'reduction, dims or free_bits_per="element"'
         )
     if isinstance(beta, Tensor):
         check_tensor("beta", beta)
@@ -184,4 +195,4 @@ def divergence(
     else:
         beta = number("beta", beta)
     element, sample = (-math.inf, floor) if per_sample else (floor, -math.inf)
-    return Divergence(reduction, prior_of(prior), element, sample, beta)
+    return Divergence(over, prior_of(prior), element, sample, beta)

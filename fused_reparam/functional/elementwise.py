@@ -15,7 +15,9 @@ from ..ops.elementwise_spec import halves, settled, shape_of
 from ..ops.elementwise_spec import parameters as split_parameters
 from ..ops.layout import UNSETTLED, shifted_order
 from . import sources as noise_sources
-from .arguments import check_reduction, deviation, given_noise, number, parameters
+from .arguments import deviation, given_noise, number, parameters
+from .reduction import Reduction
+from .reduction import settled as settled_reduction
 from .sources import Sources, drawing_of, drawn_noise, made_in_op, sources_of
 
 UNBOUNDED = (-torch.inf, torch.inf)
@@ -29,13 +31,13 @@ def sample(
     kind: int = 0,
     prior_kind: int = 0,
     constants: tuple[float, ...] = (),
-    reduction: str | None = None,
+    reduction: Reduction | None = None,
     split: int = -1,
     return_eps: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
     """z, the family's terms, and the noise that was used where it is asked for.
 
-    ``reduction`` of the terms: as of a KL, or "last", over the last dim; None: none are wanted.
+    ``reduction`` of the terms: as of a KL, or dims to sum over; None: none are wanted.
     ``split``: the dim along which the first tensor holds the first two parameters; -1: it does not.
     """
     params = parameters(*named) if split < 0 else _beside_moments(named, split)
@@ -43,6 +45,9 @@ def sample(
         params, split = _as_wide(params, split)
     front = sources.sample_shape
     samples = math.prod(front) if front else 0
+    left: list[int] = []
+    if isinstance(reduction, tuple):
+        reduction, left = _over_dims(reduction, params, split)
     spec = Spec(
         UNSETTLED, family, kind, prior_kind, tuple(constants), samples, True, reduction, split
     )
@@ -53,6 +58,8 @@ def sample(
             eps = noise_sources.made_of(key, z)
     else:
         z, terms, eps = _of_noise(params, sources, spec)
+    if left:
+        terms = tuple([term.sum(left) for term in terms])
     if front and (len(front) > 1 or not samples):
         z, eps = as_shaped(z, front), None if eps is None else as_shaped(eps, front)
         if FAMILIES[family].sampled:
@@ -112,13 +119,12 @@ def latent(
     family: str,
     named: tuple[Named, ...],
     prior: tuple[float, ...],
-    reduction: str,
+    reduction: Reduction,
     key: Tensor | None,
     generator: Generators | None,
     noise: NoiseOptions,
 ) -> tuple[Tensor, Tensor]:
     """z of such a family and its KL to the member that ``prior`` tells, reduced."""
-    check_reduction(reduction)
     row = FAMILIES[family]
     checked = [
         deviation(name[:-1], value) if name.endswith("+") else number(name, value)
@@ -137,12 +143,29 @@ def terms_alone(
     kind: int,
     prior_kind: int,
     constants: tuple[float, ...],
-    reduction: str,
+    reduction: Reduction,
 ) -> tuple[Callable[[], torch.Size], tuple[Tensor, ...]]:
     """The shape, and the terms where they need no noise, without a sample."""
     params = parameters(*named)
+    left: list[int] = []
+    if isinstance(reduction, tuple):
+        reduction, left = _over_dims(reduction, params)
     spec = Spec(UNSETTLED, family, kind, prior_kind, tuple(constants), 0, False, reduction)
-    return lambda: shape_of(params), elementwise(params, None, None, spec)[1]
+    terms = elementwise(params, None, None, spec)[1]
+    if left:
+        terms = tuple([term.sum(left) for term in terms])
+    return lambda: shape_of(params), terms
+
+
+def _over_dims(
+    dims: tuple[int, ...], params: list[Tensor], split: int = -1
+) -> tuple[str, list[int]]:
+    """The op's reduction, and the dims that are left to sum over."""
+
+    def shape() -> torch.Size:
+        return shape_of(params) if split < 0 else halves(params[0], split)[0].shape
+
+    return settled_reduction(dims, max([p.dim() for p in params]), shape)
 
 
 def _beside_moments(named: tuple[Named, ...], split: int) -> list[Tensor]:

@@ -12,14 +12,11 @@ from ..core.scalars import flag
 from ..core.tracers import fx, special
 from ..ops import gaussian_torch
 from . import latent
-from .arguments import (
-    bounds_of,
-    moments_dim,
-    one_scale,
-    scale_kind,
-)
+from .arguments import bounds_of, one_scale, scale_kind
 from .divergence import PriorArgument, divergence, usual
+from .min_std import from_moments, raised
 from .options import LatentOptions, MomentsOptions, RsampleOptions
+from .reduction import Dims
 from .sources import one_source
 
 __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "gaussian_rsample"]
@@ -27,7 +24,7 @@ __all__ = ["gaussian_kl", "gaussian_latent", "gaussian_latent_from_moments", "ga
 
 @overload
 def gaussian_latent(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     return_eps: Literal[False] = False,
@@ -35,7 +32,7 @@ def gaussian_latent(
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def gaussian_latent(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     return_eps: Literal[True],
@@ -43,7 +40,7 @@ def gaussian_latent(
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 @overload
 def gaussian_latent(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     return_eps: bool,
@@ -51,7 +48,7 @@ def gaussian_latent(
 ) -> tuple[Tensor, ...]: ...
 @names_mistakes
 def gaussian_latent(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     log_std: Tensor | float | None = None,
@@ -59,6 +56,8 @@ def gaussian_latent(
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
     reduction: str = "batchmean",
+    dims: Dims = None,
+    min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     prior: PriorArgument = None,
     free_bits: float | None = None,
@@ -83,7 +82,7 @@ def gaussian_latent(
     noise again from a 16-byte key: nothing of the latent's size is saved but the inputs.
 
     Args:
-        mu: means, any shape; float32, float64, float16 or bfloat16.
+        mu: means, any shape; float32, float64, float16 or bfloat16; or a number beside a tensor.
         logvar: log sigma^2. Exactly one of the five scales must be given. Tensors broadcast
             against ``mu``; a number (Python's or NumPy's) stands for a 0-d tensor.
         log_std: log sigma.
@@ -92,6 +91,10 @@ def gaussian_latent(
         rho: sigma = softplus(rho) = log(1 + exp(rho)).
         reduction: of the KL, in nats. "none": element-wise; "sample": summed over all dims but the
             first; "sum"; "mean": over all elements; "batchmean": sum / size of dim 0.
+        dims: in place of a reduction, the dims that the KL is summed over: an int or a sequence of
+            ints, negative ones counted from the end, of the shape of one sample; () sums over none.
+        min_std: what is added to std or to softplus(rho), a number not below 0: in z, in the KL and
+            in the gradient alike.
         clamp: (low, high) bounds on logvar or log_std, the same in z, in the KL and in the gradient
             (1 at and inside the bounds, 0 outside).
         prior: what the KL is measured against. None: N(0, 1). ``(mean, std)`` of two numbers:
@@ -99,7 +102,8 @@ def gaussian_latent(
             learned or hierarchical prior; its tensors broadcast and receive gradients. Or a
             ``torch.distributions.Normal``, also an ``Independent`` one.
         free_bits: the least KL that counts; below it the gradient is 0.
-        free_bits_per: of what: "sample", the sum over all dims but the first, or "element".
+        free_bits_per: of what: "sample", the sum over all dims but the first, with ``dims`` each
+            sum over these, or "element".
         beta: factor of the KL, after free bits; a number or a 0-d tensor.
         sample_shape: dims of samples in front of z, as ``torch.distributions`` has them: one size
             or several, which may be 0. z is then (\*sample_shape, \*shape), a sample lies in memory
@@ -124,16 +128,17 @@ def gaussian_latent(
 
     Returns:
         ``(z, kl)``, or ``(z, kl, eps)`` with ``return_eps``. z has the broadcast shape, the inputs'
-        promoted dtype and mu's memory format. kl is float32 (float64 for float64 inputs) of
-        that shape ("none"), of its first dim ("sample") or (). eps is like z, and detached unless
-        it was given.
+        promoted dtype and mu's memory format. kl is float32 (float64 for float64 inputs) of that
+        shape ("none"), of its first dim ("sample"), of it without ``dims`` or (). eps is like
+        z, and detached unless it was given.
 
     Raises:
         TypeError: an input is not a floating tensor of the four dtypes, or the key's dtype is not
             uint64.
         ValueError: no scale or several, shapes that do not broadcast, an unknown reduction or rng,
-            different devices, a clamp that is not two numbers low <= high, a prior std that is not
-            positive, negative free bits, conflicting sources of noise, or a list of generators that
+            a reduction beside dims, dims that the shape has not, different devices, a clamp that
+            is not two numbers low <= high, a min_std below 0 or of another scale, a prior std that
+            is not positive, negative free bits, conflicting sources of noise, or generators that
             are not one for each item.
         RuntimeError: the backend asked for can't serve mu's device.
 
@@ -167,11 +172,14 @@ def gaussian_latent(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
+    if min_std is not None:
+        kind, scale = raised(kind, scale, min_std)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
-    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    if rng == "torch" and not (return_eps or len(sources.sample_shape)) and wanted.standard:
-        fused = gaussian_torch.latent(mu, scale, kind, bounds, reduction, sources.generator)
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims)
+    fused_draw = rng == "torch" and not (return_eps or len(sources.sample_shape))
+    if fused_draw and wanted.standard and isinstance(mu, Tensor):
+        fused = gaussian_torch.latent(mu, scale, kind, bounds, wanted.inner, sources.generator)
         if fused is not None:
             return fused
     return latent.latent(mu, scale, kind, bounds, wanted, sources, return_eps)
@@ -179,7 +187,7 @@ def gaussian_latent(
 
 @overload
 def gaussian_rsample(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     return_eps: Literal[False] = False,
@@ -187,7 +195,7 @@ def gaussian_rsample(
 ) -> Tensor: ...
 @overload
 def gaussian_rsample(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     return_eps: Literal[True],
@@ -195,7 +203,7 @@ def gaussian_rsample(
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def gaussian_rsample(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     return_eps: bool,
@@ -203,13 +211,14 @@ def gaussian_rsample(
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 @names_mistakes
 def gaussian_rsample(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     log_std: Tensor | float | None = None,
     std: Tensor | float | None = None,
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
+    min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     num_samples: int | None = None,
     sample_shape: SampleShape | None = None,
@@ -243,6 +252,8 @@ def gaussian_rsample(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
+    if min_std is not None:
+        kind, scale = raised(kind, scale, min_std)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
     z, *used = latent.latent(mu, scale, kind, bounds, usual(None), sources, return_eps)
@@ -251,7 +262,7 @@ def gaussian_rsample(
 
 @names_mistakes
 def gaussian_kl(
-    mu: Tensor,
+    mu: Tensor | float,
     logvar: Tensor | float | None = None,
     *,
     log_std: Tensor | float | None = None,
@@ -259,6 +270,8 @@ def gaussian_kl(
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
     reduction: str = "batchmean",
+    dims: Dims = None,
+    min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     prior: PriorArgument = None,
     free_bits: float | None = None,
@@ -290,8 +303,10 @@ def gaussian_kl(
         if node is not None:
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
+    if min_std is not None:
+        kind, scale = raised(kind, scale, min_std)
     bounds = bounds_of(clamp, kind)
-    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims)
     return latent.kl(mu, scale, kind, bounds, wanted)
 
 
@@ -326,6 +341,8 @@ def gaussian_latent_from_moments(
     *,
     scale: str = "logvar",
     reduction: str = "batchmean",
+    dims: Dims = None,
+    min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     prior: PriorArgument = None,
     free_bits: float | None = None,
@@ -349,7 +366,8 @@ def gaussian_latent_from_moments(
         moments: tensor whose size along ``dim`` is even.
         dim: the dim to halve.
         scale: what the second half is: "logvar", "log_std", "std", "var" or "rho".
-        reduction, clamp, prior, free_bits, free_bits_per, beta, sample_shape, num_samples, key,
+        reduction, dims, min_std, clamp, prior, free_bits, free_bits_per, beta, sample_shape,
+            num_samples, key,
             generator, rng, eps, return_eps: see :func:`gaussian_latent`.
 
     Returns:
@@ -377,6 +395,6 @@ def gaussian_latent_from_moments(
         return_eps = flag("return_eps", return_eps)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
-    dim = moments_dim(moments, dim)
-    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
-    return latent.latent(moments, None, kind, bounds, wanted, sources, return_eps, dim)
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims)
+    both = from_moments(moments, dim, kind, min_std)
+    return latent.latent(*both[:3], bounds, wanted, sources, return_eps, both[3])

@@ -10,6 +10,7 @@ from ..core.mistakes import names_mistakes
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.tracers import fx, special
 from .elementwise import latent, rsample
+from .reduction import Dims, summed
 
 __all__ = [
     "generalized_pareto_rsample",
@@ -79,6 +80,7 @@ def pareto_latent(
     prior_scale: float,
     prior_alpha: float,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -98,7 +100,7 @@ def pareto_latent(
         scale, alpha, key, generator, sample_shape, rng, eps: see :func:`pareto_rsample`.
         prior_scale, prior_alpha: those of the prior, positive numbers. There is no default: of a
             prior_scale above any scale the KL is infinite.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z as of :func:`pareto_rsample`, kl float32 (float64 for float64
@@ -133,7 +135,7 @@ def pareto_latent(
             ("alpha", alpha),
         ),
         prior,
-        reduction,
+        summed(reduction, dims),
         key,
         generator,
         noise,
@@ -245,6 +247,7 @@ def half_cauchy_latent(
     *,
     prior_scale: float = 1.0,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -258,7 +261,7 @@ def half_cauchy_latent(
     Args:
         scale, key, generator, sample_shape, rng, eps: see :func:`half_cauchy_rsample`.
         prior_scale: that of the prior, a positive number; by default the standard one's.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z as of :func:`half_cauchy_rsample`, kl float32 (float64 for float64
@@ -283,4 +286,5 @@ def half_cauchy_latent(
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_scale,)
-    return latent("half_cauchy", (("scale", scale),), prior, reduction, key, generator, noise)
+    over = summed(reduction, dims)
+    return latent("half_cauchy", (("scale", scale),), prior, over, key, generator, noise)

@@ -13,7 +13,7 @@ Bounds = tuple[float, float]
 
 
 def latent(
-    mu: Tensor,
+    mu: Tensor | float,
     scale: Tensor | float | None,
     kind: int,
     bounds: Bounds,
@@ -43,7 +43,9 @@ def latent(
     return (z, kl) if eps is None else (z, kl, eps)
 
 
-def kl(mu: Tensor, scale: Tensor | float, kind: int, bounds: Bounds, wanted: Divergence) -> Tensor:
+def kl(
+    mu: Tensor | float, scale: Tensor | float, kind: int, bounds: Bounds, wanted: Divergence
+) -> Tensor:
     """The KL without a sample."""
     prior = wanted.prior
     assert wanted.inner is not None

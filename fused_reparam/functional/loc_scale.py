@@ -7,7 +7,6 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ..core import reductions
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import names_mistakes
 from ..core.noise_options import Generators, NoiseOptions, misnamed
@@ -15,9 +14,10 @@ from ..core.scales import STD
 from ..core.tracers import fx, special
 from ..families import FAMILIES
 from . import elementwise
-from .arguments import check_choice, check_reduction, parameters, positive
+from .arguments import check_choice, parameters, positive
 from .divergence import usual
 from .latent import latent as gaussian_way
+from .reduction import Dims, Reduction, reduced, summed
 from .sources import sources_of
 
 __all__ = ["loc_scale_latent", "loc_scale_rsample"]
@@ -110,6 +110,7 @@ def loc_scale_latent(
     base: str = "normal",
     *,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -130,7 +131,7 @@ def loc_scale_latent(
 
     Args:
         loc, scale, base, key, generator, sample_shape, rng, eps: see :func:`loc_scale_rsample`.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z of the broadcast shape in the inputs' dtype, kl float32 (float64 for float64
@@ -155,7 +156,7 @@ def loc_scale_latent(
         node = special(loc_scale_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    check_reduction(reduction)
+    over = summed(reduction, dims)
     check_choice("base", base, BASES)
     if base in ("logistic", "student_t"):
         raise ValueError(
@@ -166,20 +167,20 @@ def loc_scale_latent(
     sources = sources_of(key, generator, noise)
     if base == "normal":
         loc, scale = parameters(("loc", loc), ("scale", scale))
-        bounds, to_standard = elementwise.UNBOUNDED, usual(reduction)
+        bounds, to_standard = elementwise.UNBOUNDED, usual(over)
         return gaussian_way(loc, scale, STD, bounds, to_standard, sources, False)  # type: ignore[return-value]
     in_op = FAMILIES[base].terms > 0
     z, found, _ = elementwise.sample(
         base,
         (("loc", loc), ("scale", scale)),
         sources=sources,
-        reduction=reduction if in_op else None,
+        reduction=over if in_op else None,
     )
     if in_op:
         return z, found[0]
     location, spread = parameters(("loc", loc), ("scale", scale))
     shape = z.shape[len(sources.sample_shape) :]
-    return z, _gumbel_kl(location, spread, shape, reduction)
+    return z, _gumbel_kl(location, spread, shape, over)
 
 
 def _constants(base: str, df: float | None) -> tuple[float, ...]:
@@ -193,7 +194,7 @@ def _constants(base: str, df: float | None) -> tuple[float, ...]:
     return ()
 
 
-def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, reduction: str) -> Tensor:
+def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, over: Reduction) -> Tensor:
     """In PyTorch's operators: its lgamma is worth no kernel."""
     dtype = compute_dtype(loc.dtype)
     loc, scale = loc.to(dtype), scale.to(dtype)
@@ -201,6 +202,4 @@ def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, reduction: str) ->
         loc - torch.log(scale) + _EULER * (scale - 1.0)
         + torch.exp(torch.lgamma(scale + 1.0) - loc) - 1.0
     )  # fmt: skip
-    keep, factor = reductions.kept_dims(len(shape), reduction), reductions.factor(shape, reduction)
-    kl = kl.expand(shape)
-    return kl if keep == len(shape) else factor * kl.flatten(keep).sum(-1)
+    return reduced(kl.expand(shape), over)

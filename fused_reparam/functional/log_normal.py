@@ -11,11 +11,9 @@ from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
-from .arguments import (
-    bounds_of,
-    check_reduction,
-    one_scale,
-)
+from .arguments import bounds_of, one_scale
+from .min_std import raised
+from .reduction import Dims, Reduction, summed
 from .sources import Sources, sources_of
 
 __all__ = ["log_normal_latent", "log_normal_rsample"]
@@ -23,13 +21,14 @@ __all__ = ["log_normal_latent", "log_normal_rsample"]
 
 @names_mistakes
 def log_normal_rsample(
-    loc: Tensor,
+    loc: Tensor | float,
     *,
     log_std: Tensor | float | None = None,
     std: Tensor | float | None = None,
     logvar: Tensor | float | None = None,
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
+    min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
@@ -56,12 +55,12 @@ def log_normal_rsample(
         if node is not None:
             return node  # type: ignore[no-any-return]
     scales = (logvar, log_std, std, var, rho)
-    return _log_normal(loc, scales, clamp, None, sources_of(key, generator, noise))[0]
+    return _log_normal(loc, scales, min_std, clamp, None, sources_of(key, generator, noise))[0]
 
 
 @names_mistakes
 def log_normal_latent(
-    loc: Tensor,
+    loc: Tensor | float,
     *,
     log_std: Tensor | float | None = None,
     std: Tensor | float | None = None,
@@ -69,6 +68,8 @@ def log_normal_latent(
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
     reduction: str = "batchmean",
+    dims: Dims = None,
+    min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
@@ -83,7 +84,8 @@ def log_normal_latent(
     Args:
         loc: mean of log z, any shape; float32, float64, float16 or bfloat16.
         log_std, std, logvar, var, rho: the scale of log z. Exactly one must be given.
-        reduction, clamp, key, generator, sample_shape, rng, eps: see :func:`gaussian_latent`.
+        reduction, dims, min_std, clamp, key, generator, sample_shape, rng, eps: see
+            :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z of the broadcast shape in the inputs' dtype, kl float32 (float64 for float64
@@ -105,20 +107,24 @@ def log_normal_latent(
         node = special(log_normal_latent, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    check_reduction(reduction)
+    over = summed(reduction, dims)
     scales = (logvar, log_std, std, var, rho)
-    z, kl = _log_normal(loc, scales, clamp, reduction, sources_of(key, generator, noise))
+    sources = sources_of(key, generator, noise)
+    z, kl = _log_normal(loc, scales, min_std, clamp, over, sources)
     return z, kl[0]
 
 
 def _log_normal(
-    loc: Tensor,
+    loc: Tensor | float,
     scales: tuple[Tensor | float | None, ...],
+    min_std: float | None,
     clamp: tuple[float, float] | None,
-    reduction: str | None,
+    reduction: Reduction | None,
     sources: Sources,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     kind, scale = one_scale("loc", loc, *scales)
+    if min_std is not None:
+        kind, scale = raised(kind, scale, min_std)
     constants = bounds_of(clamp, kind)
     return elementwise.sample(
         "log_normal",

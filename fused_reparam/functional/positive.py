@@ -10,6 +10,7 @@ from ..core.mistakes import names_mistakes
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.tracers import fx, special
 from .elementwise import latent, rsample
+from .reduction import Dims, summed
 
 __all__ = [
     "exponential_latent",
@@ -68,6 +69,7 @@ def exponential_latent(
     *,
     prior_rate: float = 1.0,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -81,7 +83,7 @@ def exponential_latent(
     Args:
         rate, key, generator, sample_shape, rng, eps: see :func:`exponential_rsample`.
         prior_rate: that of the prior, a positive number; by default the standard one's.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z as of :func:`exponential_rsample`, kl float32 (float64 for float64
@@ -106,7 +108,8 @@ def exponential_latent(
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_rate,)
-    return latent("exponential", (("rate", rate),), prior, reduction, key, generator, noise)
+    over = summed(reduction, dims)
+    return latent("exponential", (("rate", rate),), prior, over, key, generator, noise)
 
 
 @names_mistakes
@@ -168,6 +171,7 @@ def weibull_latent(
     prior_scale: float = 1.0,
     prior_concentration: float = 1.0,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -184,7 +188,7 @@ def weibull_latent(
         scale, concentration, key, generator, sample_shape, rng, eps: see :func:`weibull_rsample`.
         prior_scale, prior_concentration: those of the prior, positive numbers; by default it is
             the standard exponential.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z as of :func:`weibull_rsample`, kl float32 (float64 for float64
@@ -219,7 +223,7 @@ def weibull_latent(
             ("concentration", concentration),
         ),
         prior,
-        reduction,
+        summed(reduction, dims),
         key,
         generator,
         noise,
@@ -271,6 +275,7 @@ def half_normal_latent(
     *,
     prior_scale: float = 1.0,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -284,7 +289,7 @@ def half_normal_latent(
     Args:
         scale, key, generator, sample_shape, rng, eps: see :func:`half_normal_rsample`.
         prior_scale: that of the prior, a positive number; by default the standard one's.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z as of :func:`half_normal_rsample`, kl float32 (float64 for float64
@@ -308,4 +313,5 @@ def half_normal_latent(
         if node is not None:
             return node  # type: ignore[no-any-return]
     prior = (prior_scale,)
-    return latent("half_normal", (("scale", scale),), prior, reduction, key, generator, noise)
+    over = summed(reduction, dims)
+    return latent("half_normal", (("scale", scale),), prior, over, key, generator, noise)

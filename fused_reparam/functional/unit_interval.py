@@ -17,6 +17,7 @@ from .arguments import (
     temperature,
 )
 from .elementwise import latent, rsample
+from .reduction import Dims, summed
 from .sources import sources_of
 
 __all__ = [
@@ -196,6 +197,7 @@ def continuous_bernoulli_latent(
     *,
     prior_logits: float = 0.0,
     reduction: str = "batchmean",
+    dims: Dims = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -209,7 +211,7 @@ def continuous_bernoulli_latent(
     Args:
         logits, key, generator, sample_shape, rng, eps: see :func:`continuous_bernoulli_rsample`.
         prior_logits: those of the prior, a number; by default 0, of the uniform distribution.
-        reduction: of the KL, see :func:`gaussian_latent`.
+        reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
         ``(z, kl)``: z as of :func:`continuous_bernoulli_rsample`, kl float32 (float64 for float64
@@ -235,5 +237,11 @@ def continuous_bernoulli_latent(
             return node  # type: ignore[no-any-return]
     prior = (prior_logits,)
     return latent(
-        "continuous_bernoulli", (("logits", logits),), prior, reduction, key, generator, noise
+        "continuous_bernoulli",
+        (("logits", logits),),
+        prior,
+        summed(reduction, dims),
+        key,
+        generator,
+        noise,
     )

@@ -85,6 +85,9 @@ inline void set_constants(ElementwiseCall& c, const double (&constants)[6]) {
     case Transform::linear:
       if (c.family.term == Term::gaussian) return set(mean, inverse, std::log(std), constants[4]);
       if (c.family.term == Term::gaussian_prior) return set(0, 1, 0, constants[2]);
+      if (c.family.term == Term::tanh_normal_density)
+        return set(constants[2], constants[3], constants[4], std::log(0.5 * (constants[3] - constants[2])),
+                   constants[3] - constants[2]);
       return;
     case Transform::log_prob: return set(mean, inverse, std::log(std));
     case Transform::mixture: {
@@ -100,7 +103,8 @@ inline void set_constants(ElementwiseCall& c, const double (&constants)[6]) {
       const double fall = std::fmin(std::fmax(0.5 * (ratio * ratio - 1), 0x1p-126), 0x1p126);
       return set(mean, 1 / wide, log_wide - kHalfLogTwoPi, log_narrow - log_wide, fall);
     }
-    case Transform::tanh_normal: {
+    case Transform::tanh_normal:
+    case Transform::tanh_normal_score: {
       const double lowest = constants[2], highest = constants[3], half = 0.5 * (highest - lowest);
       return set(0.5 * (highest + lowest), half, -kHalfLogTwoPi - std::log(half) - 2 * kLog2, lowest,
                  highest);

@@ -34,6 +34,10 @@ _CONSTANTS = {
     "log_prob_prior": _FREE,
     "mixture": (*_FREE, 0.1, 0.3, 1.0, 0.2),
     "tanh_normal": (-1.5, 0.5, -2.0, 1.0),
+    "tanh_normal_score": (-1.5, 0.5, -2.0, 1.0),
+    "tanh_normal_density": (-1.5, 0.5, -1.0, 0.9, 0.1),  # some points are held
+    "gaussian_density": (-1.5, 0.5),
+    "relaxed_bernoulli_density": (0.3, 0.8),
     "log_normal": _FREE,
     "student_t": (3.0,),
     "relaxed_bernoulli": (0.7,),

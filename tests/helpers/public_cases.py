@@ -36,6 +36,8 @@ class Case(NamedTuple):
         if "prior_log_std" in given:
             given["prior"] = given.pop("prior_mean"), {"log_std": given.pop("prior_log_std")}
         found = self.function(**given, **self.options, **(sources if self.noisy else {}))
+        if self.function is fr.tanh_normal_sample:
+            return found[1:2]  # the action has no gradient
         return found if isinstance(found, tuple) else (found,)
 
     def params(self, shape=SHAPE, dtype=torch.float32):
@@ -70,12 +72,20 @@ _CALLS = [
     case(fr.gaussian_latent, "mu logvar", free_bits=0.1, free_bits_per="element", num_samples=1),
     case(fr.gaussian_latent_from_moments, "moments", dim=0),
     case(fr.gaussian_latent_from_moments, "moments", dim=0, num_samples=2, clamp=(-0.3, 0.3)),
+    case(fr.gaussian_latent, "mu rho", dims=(0, 2), min_std=0.1),
+    case(fr.gaussian_latent, f"mu std {_LEARNED}", dims=(1, 2), free_bits=1.0, num_samples=2),
     case(fr.gaussian_rsample, "mu std"),
+    case(fr.gaussian_rsample, "logvar", mu=0.5),
+    case(fr.gaussian_rsample_from_moments, "moments", dim=0),
+    case(fr.gaussian_rsample_from_moments, "moments", dim=0, scale="rho", min_std=0.1),
     case(fr.gaussian_rsample, "mu logvar", num_samples=3),
     case(fr.gaussian_kl, "mu logvar"),
     case(fr.gaussian_kl, f"mu rho {_LEARNED}", reduction="none"),
     case(fr.gaussian_rsample_log_prob, "mu log_std"),
     case(fr.gaussian_rsample_log_prob, f"mu logvar {_LEARNED}", num_samples=2),
+    case(fr.gaussian_rsample_log_prob, "mu logvar", dims=(), num_samples=2),
+    case(fr.gaussian_log_prob, "z mu logvar"),
+    case(fr.gaussian_log_prob, "z mu rho", dims=(1, 2), min_std=0.1),
     case(fr.sample_weight, "mu rho"),
     case(fr.sample_weight, "mu rho", prior_mean=0.1, prior_std=0.5),
     case(fr.sample_weight, "mu rho", mixture=(0.3, 1.5, 0.2)),
@@ -83,6 +93,9 @@ _CALLS = [
     case(fr.sample_weight, "mu rho prior_mean", mixture=(0.3, 1.5, 0.2)),
     case(fr.sample_weight, "mu rho prior_mean share", reduction="none"),
     case(fr.tanh_normal_rsample, "mean log_std", low=-1.5, high=0.5),
+    case(fr.tanh_normal_rsample, "mean log_std", dims=(0, 2), return_pre_tanh=True),
+    case(fr.tanh_normal_sample, "mean log_std", low=-1.5, high=0.5, dims=(1, 2)),
+    case(fr.tanh_normal_log_prob, "action mean log_std", low=-1.5, high=2.0, dims=(1, 2)),
     case(fr.log_normal_rsample, "loc std"),
     case(fr.log_normal_latent, "loc logvar"),
     case(fr.tanh_normal_rsample, "mean log_std", sample_shape=(2, 2)),
@@ -106,6 +119,14 @@ _CALLS = [
         for name, row in FAMILIES.items()
         if row.law
     ),
+    case(fr.bernoulli_kl, "logits prior_logits"),
+    case(fr.bernoulli_kl, "logits", prior_probs=0.2, dims=(1, 2)),
+    case(fr.relaxed_bernoulli_log_prob, "y logits", tau=0.7),
+    case(fr.categorical_kl, "logits prior_logits", dim=0, reduction="sum"),
+    case(fr.categorical_kl, "logits prior_logits", dim=0, unimix=0.05, dims=(0, 1)),
+    case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),
+    case(fr.gumbel_softmax_log_prob, "y logits", tau=0.7, dim=0, reduction="sum"),
+    case(fr.categorical_latent, "logits", tau=0.7, dim=0, dims=1),
     case(fr.gumbel_softmax, "logits", tau=0.7, dim=0),
     case(fr.gumbel_softmax, "logits", tau=0.7, dim=0, hard=True),
     case(fr.categorical_latent, "logits", tau=0.7, dim=0, reduction="sum"),
@@ -142,6 +163,8 @@ def _name(call):
     return " ".join((call.function.__name__, *call.names, *options))
 
 
+# Made of PyTorch's operators alone.
+COMPOSED = fr.categorical_kl, fr.kumaraswamy_kl, fr.gumbel_softmax_log_prob
 CASES = {_name(call): call for call in _CALLS}
 NOISY = {name: call for name, call in CASES.items() if call.noisy}
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

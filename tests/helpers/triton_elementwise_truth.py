@@ -34,6 +34,10 @@ CONSTANTS = {
     "log_prob_prior": (-INF, INF),
     "mixture": (-INF, INF, 0.1, 0.3, 1.5, 0.05),
     "tanh_normal": (-INF, INF, -2.0, 0.5),
+    "tanh_normal_score": (-INF, INF, -2.0, 0.5),
+    "tanh_normal_density": (-INF, INF, -1.5, 1.0, 0.1),  # some points are held
+    "gaussian_density": (-INF, INF),
+    "relaxed_bernoulli_density": (0.3, 0.8),
     "log_normal": (-INF, INF),
     "student_t": (5.0,),
     "relaxed_bernoulli": (0.7,),
@@ -66,15 +70,18 @@ def parameters(family: str, n: int, dtype: torch.dtype, kind: int = 0, prior: in
     names = FAMILIES[family].names.split()
     if len(names) > 1 and names[0] != "loc":
         lighter = 2.0 if names[1] == "alpha+" else 0.0  # a tail that stays within float32
-        return [(loc.abs() + 0.2).to(dtype), scale_values("std", n, dtype) + lighter]
+        rest = [(0.2 * values(n, dtype, 3)).abs().to(dtype)] * (len(names) - 2)
+        return [(loc.abs() + 0.2).to(dtype), scale_values("std", n, dtype) + lighter, *rest]
     if len(names) > 1:
         rest = [(0.2 * values(n, dtype, 3)).to(dtype)] * (len(names) - 2)
         return [(0.3 * loc).to(dtype), scale_values("std", n, dtype, 7), *rest]
     if names:
         return [(loc.abs() + 0.2).to(dtype) if names[0].endswith("+") else loc]
     made = [loc, scale_values(KINDS[kind], n, dtype)]
-    if FAMILIES[family].parameters == 4:
-        made += [values(n, dtype, 3), scale_values(KINDS[prior], n, dtype, 4)]
+    if FAMILIES[family].parameters > 2:
+        made.append(values(n, dtype, 3))
+    if FAMILIES[family].parameters > 3:
+        made.append(scale_values(KINDS[prior], n, dtype, 4))
     return made
 
 

@@ -38,14 +38,18 @@ def right(call, inputs):
     assert autograd.gradgradcheck(call, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# The score is no derivative of the number that comes with it: the action is held fixed.
+_DERIVED = [name for name in FAMILIES if name != "tanh_normal_score"]
+
+
+@pytest.mark.parametrize("family", _DERIVED)
 def test_gradcheck(key, family):
     p = params(family, (3,), torch.float64)
     for s in (spec(family, 0, "sum"), spec(family, 2, "mean")):
         right(lambda *p, s=s: results(p, s, key), p)
 
 
-@pytest.mark.parametrize("family", SCALED)
+@pytest.mark.parametrize("family", [name for name in SCALED if name in _DERIVED])
 def test_gradcheck_of_the_scale_kinds(key, family):
     for kind in range(5):
         with where(kind):

@@ -87,7 +87,10 @@ class Case:
     def values(self, index: int) -> Tensor:
         generator = torch.Generator().manual_seed(31 + index)
         values = torch.randn(self.shape, generator=generator, dtype=torch.float64)
-        values = 0.2 + values.abs() if self.tensors[index] in _POSITIVE else values
+        name = self.tensors[index]
+        values = 0.2 + values.abs() if name in _POSITIVE else values
+        if name in ("action", "y"):  # within the box, or between 0 and 1
+            values = 0.9 * torch.tanh(values) if name == "action" else torch.sigmoid(values)
         return values * self.scaled[index] if self.scaled else values
 
     def call(self, tensors: list[Tensor]) -> tuple[Tensor, ...]:

@@ -165,6 +165,16 @@ def _families():
     yield _case("tanh_normal", fr.tanh_normal_rsample, "mean log_std", (33, 6), options)
     options = {"clamp": (-1.0, 0.5)}
     yield _case("tanh_normal clamped", fr.tanh_normal_rsample, "mean log_std", (5, 17), options)
+    yield _case("tanh_normal_sample", _score, "mean log_std", (33, 6))
+    density = fr.tanh_normal_log_prob
+    yield _case("tanh_normal_log_prob", density, "action mean log_std", (33, 6), key=None)
+    name, density = "z mu logvar", fr.gaussian_log_prob
+    yield _case("gaussian_log_prob", density, name, (9, 20), {"dims": -1}, key=None)
+    yield _case("gaussian_log_prob rho", density, "z mu rho", (5, 17), key=None)
+    names = "logits prior_logits"
+    yield _case("bernoulli_kl", fr.bernoulli_kl, names, (33, 20), {"dims": -1}, key=None)
+    density, options = fr.relaxed_bernoulli_log_prob, {"tau": 0.6}
+    yield _case("relaxed_bernoulli_log_prob", density, "y logits", (9, 20), options, key=None)
     yield _case("log_normal", fr.log_normal_rsample, "loc std", (9, 20))
     options = {"clamp": (-3.0, 1.0)}
     yield _case("log_normal latent", fr.log_normal_latent, "loc logvar", (9, 20), options)
@@ -193,6 +203,11 @@ def _families():
     halves = ("half", "half")
     name, options = "loc_scale halves", {"base": "logistic"}
     yield _case(name, fr.loc_scale_rsample, "loc scale", (9, 24), options, layouts=halves)
+
+
+def _score(key, **given):
+    """The log-density alone: the action has no gradient."""
+    return fr.tanh_normal_sample(key=key, **given)[1]
 
 
 def _far_out():

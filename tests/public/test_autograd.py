@@ -7,7 +7,7 @@ import torch
 from torch import autograd
 from torch.utils.checkpoint import checkpoint
 
-from fused_reparam import noise
+from fused_reparam import noise, tanh_normal_sample
 from fused_reparam.backends import dispatch
 from tests.helpers.elementwise_cases import cotangents, gradients
 from tests.helpers.loops import where
@@ -68,6 +68,8 @@ def test_gradients_share_no_memory(case):
 @EVERY
 def test_second_derivatives_are_those_of_the_first(case):
     """The first are the backend's, the second plain PyTorch's, whichever the backend."""
+    if case.function is tanh_normal_sample:
+        pytest.skip("its gradient is of a fixed action, which moves with the parameters here")
     params = case.params((2, 2, 2), torch.float64)
     assert autograd.gradgradcheck(lambda *p: case(*p, key=noise.key(4)), params, fast_mode=True)
 

@@ -63,8 +63,9 @@ def test_the_table_has_every_function_and_family():
 def test_schemas_and_fake_kernels(case):
     """Of the ops that a call and its gradient make; the other parts of opcheck compile."""
     calls = ops_of(case)
-    assert {op.name().removesuffix("_backward") for op, _ in calls} == {calls[0][0].name()}
-    assert len(calls) == (4 if case.names == ("mu", "rho", "prior_mean") else 2)
+    made = [op.name() for op, _ in calls]
+    forward = [name for name in made if not name.endswith("_backward")]
+    assert sorted(made) == sorted([*forward, *(f"{name}_backward" for name in forward)])
     for op, args in calls:
         given = [
             t.detach().requires_grad_(t.is_floating_point()) if isinstance(t, torch.Tensor) else t

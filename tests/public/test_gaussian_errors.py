@@ -58,7 +58,7 @@ def test_dtypes(function, dtype):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_not_a_tensor(function):
     raises(
-        TypeError, "mu must be a floating tensor, got 3.0 of type float", lambda: function(3.0, MU)
+        TypeError, "mu must be a floating tensor, got 3.0 of type float", lambda: function(3.0, 1.0)
     )
     raises(TypeError, "mu must be a dense", lambda: function(MU.to_sparse(), MU))
 

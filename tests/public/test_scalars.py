@@ -25,7 +25,9 @@ VALUES = {
     "tau": 0.5, "unimix": 0.5, "beta": 0.5, "free_bits": 0.5, "df": 0.5, "rho_init": 0.5,
     "logvar": 0.5, "log_std": 0.5, "std": 0.5, "var": 0.5, "rho": 0.5, "scale": 0.5,
     "concentration0": 0.5, "low": -0.5, "high": 0.5, "clamp": (-0.5, 0.5), "prior": (0.5, 0.5),
-    "prior_mean": 0.5, "prior_std": 0.5, "mixture": (0.5, 0.5, 0.25),
+    "prior_mean": 0.5, "prior_std": 0.5, "mixture": (0.5, 0.5, 0.25), "min_std": 0.5,
+    "mu": 0.5, "mean": 0.5, "loc": 0.5, "logits": 0.5, "prior_probs": 0.5,
+    "prior_concentration1": 0.5, "prior_concentration0": 0.5, "terms": 2, "dims": 1,
     "dim": 1, "num_samples": 2, "index_offset": 2, "seed": 2, "offset": 2, "shape": 2,
     "in_features": 2, "out_features": 2, "in_channels": 2, "out_channels": 2, "kernel_size": 2,
     "stride": 2, "padding": 2, "dilation": 2, "groups": 1, "num_embeddings": 3, "embedding_dim": 2,
@@ -34,12 +36,13 @@ VALUES = {
 }  # fmt: skip
 OF_ROWS = {
     name.rstrip("+") for row in FAMILIES.values() for name in f"{row.names} {row.prior}".split()
-} - {"loc", "logits", "rate", "concentration1"}  # which are tensors
+} - {"loc", "logits", "rate", "concentration1", "y"}  # which are tensors
 VALUES = dict.fromkeys(sorted(OF_ROWS), 0.5) | VALUES
 SCALES = {"logvar", "log_std", "std", "var", "rho"}
 # What a function requires beside the number; of several scales none, where one is the number.
 REQUIRED = {
     "mu": MU, "mean": MU, "loc": MU, "logits": MU, "moments": MU, "concentration1": MU.exp(),
+    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(),
     "concentration0": 1.0, "key": KEY, "seed": 1, "shape": 3, "in_features": 3, "out_features": 3,
     "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": MU.exp(),
     "num_embeddings": 3, "embedding_dim": 2, "input_size": 2, "hidden_size": 3,
@@ -64,7 +67,9 @@ def arguments(function, name):
         for other, p in parameters.items()
         if p.default is p.empty and other != name
     }
-    if parameters.keys() >= SCALES and name not in SCALES:
+    if name == "min_std":
+        given |= {"rho": MU} if "rho" in parameters else {"scale": "rho"}
+    elif parameters.keys() >= SCALES and name not in SCALES:
         given["log_std"] = MU
     if name == "df":
         given["base"] = "student_t"

@@ -42,4 +42,16 @@ struct TransformFormula<Transform::tanh_normal> {
   }
 };
 
+// The same of a fixed action: the gradients are those of log N(x; loc, sigma^2) at x.
+template <>
+struct TransformFormula<Transform::tanh_normal_score> : TransformFormula<Transform::tanh_normal> {
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), g = in.grad_term(0);
+    out.loc(times(g, eps / in.sigma()));
+    out.sigma(V{});
+    out.log_sigma(g * fma(eps, eps, num<V>(-1.0)));
+  }
+};
+
 }  // namespace fr::FR_NS

@@ -50,6 +50,7 @@ BOUNDS = {
     ("transform", "folded"): (5, 5),  # a sign
     ("transform", "continuous_bernoulli"): (129, 146.5),  # two exp with expm1, two logs, a quotient
     # Two or three results.
+    ("transform_backward", "tanh_normal_score"): (6.8, 6.8),  # a quotient, in place of tanh and exp
     ("transform_backward", "linear"): (3.9, 3.9),
     ("transform_backward", "log_prob"): (6.8, 6.8),
     ("transform_backward", "log_prob_prior"): (5.8, 5.8),  # five results
@@ -70,6 +71,10 @@ BOUNDS = {
     ("term", "gaussian_prior"): (15.4, 15.4),  # the same with a quotient
     ("term", "gaussian far"): (11.3, 11.3),  # ratio and distance read
     ("term", "gaussian_prior far"): (12.3, 12.3),
+    ("term", "gaussian_density"): (34, 43),  # quotient, exp of what is far out, choices
+    ("term", "tanh_normal_density"): (103, 114),  # the same, two logs of positive numbers
+    ("term", "bernoulli"): (78.5, 93),  # two exps, two log(1 + e), quotient, choices
+    ("term", "relaxed_bernoulli_density"): (123.5, 140),  # two logs, a log of any number, exp
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("term", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("term", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
@@ -83,6 +88,10 @@ BOUNDS = {
     ("term_backward", "gaussian_prior"): (5.8, 5.8),
     ("term_backward", "gaussian far"): (9.5, 10),
     ("term_backward", "gaussian_prior far"): (10.8, 10.8),
+    ("term_backward", "gaussian_density"): (11.8, 14.6),  # the same, two products
+    ("term_backward", "tanh_normal_density"): (31.5, 34.7),  # the same, two quotients
+    ("term_backward", "bernoulli"): (36.3, 44),  # two exps, two quotients, choices
+    ("term_backward", "relaxed_bernoulli_density"): (34.7, 39.5),  # two logs, exp, quotients 4
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("term_backward", "uniform"): (10, 10.5),
     ("term_backward", "cauchy"): (14, 15),

@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 
 from .....families import HALF_LOG_2PI
-from ..approx import exp, expm1, reciprocal
+from ..approx import exp, expm1, reciprocal, reciprocal_of_any
 from ..constants import Constants
-from ..formulas import with_sample
-from ..scale import clamp
+from ..formulas import tile_zeros, with_sample
+from ..scale import clamp, times
 from ..uniform import fast_log
 
 
@@ -52,3 +52,21 @@ def tanh_normal_pull(
     return with_sample(
         (sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log), dx, dx * eps
     )
+
+
+# The same of a fixed action, whose gradients are those of the Gaussian's log-density at x.
+tanh_normal_score_constants = tanh_normal_constants
+tanh_normal_score_draw = tanh_normal_draw
+# What is added to it is not of the terms' gradients alone.
+tanh_normal_score_zeros = tile_zeros
+
+
+@triton.jit
+def tanh_normal_score_pull(
+    p, s, eps, gz, g0, g1, sums, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
+    sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log = sums
+    if g0 is not None:
+        sum_log_sigma += g0 * (1.0 - eps * eps)
+        sum_loc += times(g0, eps * reciprocal_of_any(s[0], MATH))
+    return sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log

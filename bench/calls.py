@@ -156,6 +156,8 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
     Args:
         rows, cols: a batch, divisible by 16, and what one of it has.
     """
+    from bench.density_calls import density_calls
+
     generator = torch.Generator().manual_seed(20)
 
     def normal(*shape: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
@@ -245,6 +247,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
           for hard in (False, True)),
         Call("gumbel, y.sum()", (logits,), categories(), softmax(-1), "gumbel", "sum"),
         *calls_from_elsewhere(two, one_row, logits, given),
+        *density_calls(rows, cols),
         *calls_of_weights(
             (normal(rows, cols, scale=0.1), normal(rows, cols, scale=0.1, shift=-3.0)),
             (row, one_row), torch.tensor(0.5, requires_grad=True), given,

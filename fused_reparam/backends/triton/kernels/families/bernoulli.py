@@ -20,7 +20,7 @@ def unsampled_sample_gradients(
     a, _b, _c, eps, gz, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return gz, None, None
+    return gz, 0.0, 0.0
 
 
 @triton.jit
@@ -53,7 +53,7 @@ def bernoulli_term_gradients(
     other = reciprocal(1.0 + of_b, MATH)
     g = tl.where(logits > 0.0, -gk, gk)
     to_prior = g * (tl.where(b < 0.0, of_b * other, other) - share)
-    return times(times(share, a - b), g * rest), to_prior, None
+    return times(times(share, a - b), g * rest), to_prior, 0.0
 
 
 @triton.jit

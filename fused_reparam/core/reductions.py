@@ -49,6 +49,14 @@ def factor(shape: Sequence[int], reduction: str | None) -> float:
     return 1.0 / count if count else float("nan")
 
 
+def reduced(term: Tensor, reduction: str, batch_dims: int = 0) -> Tensor:
+    """Numbers of elements, reduced; behind batch dims, of each example."""
+    shape = term.shape[batch_dims:]
+    keep = batch_dims + kept_dims(len(shape), reduction)
+    found = term.sum(list(range(keep, term.dim()))) if keep < term.dim() else term
+    return scaled(found, factor(shape, reduction))
+
+
 def scaled(term: Tensor, factor: float) -> Tensor:
     """A sum times its factor."""
     # A tracer's factor is no number: it is 1 for this batch, but not for others.

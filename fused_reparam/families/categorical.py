@@ -7,6 +7,9 @@ With p = softmax(logits) and g the Gumbel noise, by ``mode``::
     ONE_HOT   m = (1 - unimix) p + unimix / C; y = one-hot of the largest log m + g; gradient: m's
     kl        sum p log p + log C: the divergence of p to equal shares, in every mode
 
+tau and unimix are numbers, or tensors of one for each variable. A tau beyond 2^-126 or 2^126 is
+taken as that, and one that is not above 0 gives NaN.
+
 No finite logits and no noise word lead to a NaN or an infinity: the largest number of a row is
 taken off before anything is multiplied by 1 / tau. Of equal numbers the first is the largest. A
 NaN or +inf among a row's logits, or nothing but -inf, makes all of that row's results NaN, one-hot
@@ -24,10 +27,16 @@ from torch import Tensor
 MODES = ("soft", "hard", "one_hot")
 """An op and C++ take their positions."""
 SOFT, HARD, ONE_HOT = range(3)
+# So that neither tau nor 1 / tau is denormal or infinite in float32.
+SMALLEST_TAU, LARGEST_TAU = 2.0**-126, 2.0**126
 
 
 def formula(
-    logits: Tensor, noise: Tensor | None, mode: int, tau: float, unimix: float
+    logits: Tensor,
+    noise: Tensor | None,
+    mode: int,
+    tau: float | Tensor,
+    unimix: float | Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """``(y, soft, kl)`` of logits (O, C, I) in float32 or float64; differentiable.
 
@@ -39,14 +48,31 @@ def formula(
     if noise is None:
         return logits, None, kl
     if mode == ONE_HOT:
-        mixed = (1.0 - unimix) * p + unimix / p.shape[1] if unimix else p
-        chosen = _one_hot((torch.log(mixed) if unimix else log_p) + noise)
+        mixes = isinstance(unimix, Tensor) or unimix > 0.0
+        mixed = (1.0 - unimix) * p + unimix / p.shape[1] if mixes else p
+        chosen = _one_hot((torch.log(mixed) if mixes else log_p) + noise)
         return chosen + (mixed - mixed.detach()), None, kl
     score = x + noise
-    soft, _ = softmax(from_top(score) / tau)
+    soft, _ = softmax(from_top(score) / bounded(tau))
     if mode == SOFT:
         return soft, soft, kl
     return _one_hot(score) + (soft - soft.detach()), soft, kl
+
+
+def numbers_of(
+    mode: int, tau: float, unimix: float, control: Tensor | None
+) -> tuple[float | Tensor, float | Tensor]:
+    """tau and unimix, of which control, broadcast to the logits, replaces the one that counts."""
+    if control is None:
+        return tau, unimix
+    return (tau, control) if mode == ONE_HOT else (control, unimix)
+
+
+def bounded(tau: float | Tensor) -> float | Tensor:
+    """A temperature that neither over- nor underflows, nor its inverse; a number is one already."""
+    if not isinstance(tau, Tensor):
+        return tau
+    return torch.where(tau > 0.0, tau.clamp(SMALLEST_TAU, LARGEST_TAU), math.nan)
 
 
 def from_top(x: Tensor) -> Tensor:

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, distributions
 
-from .family import Family, over
+from .family import Family, Number, over
 
 # 4^n B_2n / (2 n)! of the Bernoulli numbers B: coth b - 1 / b is their sum times b^(2 n - 1).
 LANGEVIN = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875, 4 / 18243225)
 
 
-def prior_constants(prior_logits: float) -> tuple[float, ...]:
+def prior_constants(prior_logits: Number) -> tuple[Number, ...]:
     """b = prior_logits / 2, log(sinh b / b), and that less |b|."""
     b = 0.5 * prior_logits
+    if isinstance(b, Tensor):
+        near = b.abs() < 0.25
+        small, large = torch.where(near, b, 0.0), torch.where(near, 1.0, b.abs())
+        more = torch.log1p(-torch.exp(-2.0 * large)) - torch.log(2.0 * large)
+        log_shc = torch.where(near, _log_shc(small), large + more)
+        return b, log_shc, torch.where(near, log_shc - small.abs(), more)
     size = abs(b)
     if size < 0.25:
-        square = b * b
-        log_shc = sum(c * square ** (n + 1) / (2 * n + 2) for n, c in enumerate(LANGEVIN))
-        return b, log_shc, log_shc - size
+        return b, _log_shc(b), _log_shc(b) - size
     rest = math.log1p(-math.exp(-2.0 * size)) - math.log(2.0 * size)
     return b, size + rest, rest
+
+
+def _log_shc(b: Number) -> Any:
+    """log(sinh b / b) near 0."""
+    square = b * b
+    return sum(c * square ** (n + 1) / (2 * n + 2) for n, c in enumerate(LANGEVIN))
 
 
 def continuous_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
@@ -65,7 +76,7 @@ def _inverse(logits: Tensor, eps: Tensor) -> Tensor:
     return torch.where(below, y, 1.0 - y)
 
 
-def _kl(b: Tensor, prior_b: float, prior_log: float, prior_rest: float) -> Tensor:
+def _kl(b: Tensor, prior_b: Number, prior_log: Number, prior_rest: Number) -> Tensor:
     size = b.abs()
     near = size < (0.25 if b.dtype == torch.float64 else 1.0)
     small = torch.where(near, b, 0.0)
@@ -81,10 +92,15 @@ def _kl(b: Tensor, prior_b: float, prior_log: float, prior_rest: float) -> Tenso
     grown = 2.0 * e / -torch.expm1(-2.0 * size)
     more = grown - over(1.0, size)  # |L| - 1
     rest = torch.log1p(-e) - torch.log(2.0 * size)
-    apart = torch.where(b > 0 if prior_b > 0 else b <= 0, -more, 2.0 + more)
+    if isinstance(prior_b, Tensor):
+        together = torch.where(prior_b > 0, b > 0, b <= 0)
+    else:
+        together = b > 0 if prior_b > 0 else b <= 0
+    apart = torch.where(together, -more, 2.0 + more)
     # Of more grown is 0, whose derivatives may not meet a large size.
     both = size.clamp(max=1e3) * grown
-    of_large = prior_rest + abs(prior_b) * apart - rest + both - 1.0
+    prior_size: Any = abs(prior_b)
+    of_large = prior_rest + prior_size * apart - rest + both - 1.0
     return torch.where(near, of_small, of_large)
 
 

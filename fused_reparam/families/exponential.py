@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import distributions
 
-from .family import Family, over
+from .family import Family, Number, log_of, over
 
 
-def prior_constants(prior_rate: float) -> tuple[float, ...]:
-    return prior_rate, math.log(prior_rate)
+def prior_constants(prior_rate: Number) -> tuple[Number, ...]:
+    return prior_rate, log_of(prior_rate)
 
 
 def exponential(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]

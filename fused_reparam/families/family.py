@@ -22,6 +22,7 @@ from ..core.scales import LOG_STD, LOGVAR, clamp, log_var_of, sigma_of
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 Terms = tuple[Tensor, ...]
+Number = float | Tensor
 Formula = Callable[
     [Sequence[Tensor], Tensor | None, int, int, Sequence[float]], tuple[Tensor, Terms]
 ]
@@ -62,8 +63,8 @@ class Family(NamedTuple):
     # README's table are made of these rows.
     prior: str = ""
     """The names of the numbers that say what the KL is to."""
-    prior_constants: Callable[..., tuple[float, ...]] = lambda: ()
-    """The family's constants, from the numbers of ``prior``."""
+    prior_constants: Callable[..., tuple[Any, ...]] = lambda: ()
+    """The family's constants, from the numbers of ``prior``, or from tensors given for them."""
     law: Callable[..., Any] | None = None
     """The distribution, by its parameters' names."""
     about: tuple[str, str, str] = ("", "", "")
@@ -101,6 +102,11 @@ def bounded_exp(x: Tensor) -> Tensor:
 
 def located(loc: Tensor, scale: Tensor, eps: Tensor | None) -> Tensor:
     return loc if eps is None else loc + scale * eps
+
+
+def log_of(x: Number) -> Any:
+    """The logarithm of a number, or of a tensor given for one."""
+    return torch.log(x) if isinstance(x, Tensor) else math.log(x)
 
 
 def over(x: Tensor | float, y: Tensor) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import distributions
 
-from .family import Family
+from .family import Family, Number, log_of
 
 
-def prior_constants(prior_scale: float) -> tuple[float, ...]:
-    return prior_scale, math.log(prior_scale)
+def prior_constants(prior_scale: Number) -> tuple[Number, ...]:
+    return prior_scale, log_of(prior_scale)
 
 
 def half_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]

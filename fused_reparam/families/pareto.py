@@ -7,11 +7,11 @@ import math
 import torch
 from torch import distributions
 
-from .family import Family, over, stretched
+from .family import Family, Number, log_of, over, stretched
 
 
-def prior_constants(prior_scale: float, prior_alpha: float) -> tuple[float, ...]:
-    return prior_scale, math.log(prior_scale), prior_alpha, math.log(prior_alpha)
+def prior_constants(prior_scale: Number, prior_alpha: Number) -> tuple[Number, ...]:
+    return prior_scale, log_of(prior_scale), prior_alpha, log_of(prior_alpha)
 
 
 def pareto(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from .family import Family
+from .family import Family, bounded_quotient
 
 
 def relaxed_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
@@ -13,13 +14,26 @@ def relaxed_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-u
     Parameter logits. Constant tau. The gradient is the sigmoid's either way.
     """
     total = p[0] + eps
-    soft = torch.sigmoid(total / constants[0])
-    if kind == 0:
-        return soft, ()
-    return (total > 0).to(soft.dtype) + (soft - soft.detach()), ()
+    return _chosen(total, torch.sigmoid(total / constants[0]), kind), ()
+
+
+def relaxed_bernoulli_tau(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same with tau as parameter 1."""
+    total = p[0] + eps
+    most = 800.0 if total.dtype == torch.float64 else 200.0  # beyond it the slope is 0
+    return _chosen(total, torch.sigmoid(bounded_quotient(total, p[1], most)), kind), ()
+
+
+def _chosen(total: Tensor, soft: Tensor, kind: int) -> Tensor:
+    return soft if kind == 0 else (total > 0).to(soft.dtype) + (soft - soft.detach())
 
 
 RELAXED_BERNOULLI = Family(
     1, 1, "logistic", 0, False, relaxed_bernoulli, linear=False, transform="relaxed_bernoulli",
     hard="hard_bernoulli", names="logits", draw="logistic_of_probabilities",
+)  # fmt: skip
+RELAXED_BERNOULLI_TAU = Family(
+    2, 0, "logistic", 0, False, relaxed_bernoulli_tau, linear=False,
+    transform="relaxed_bernoulli_tau", hard="hard_bernoulli_tau", names="logits tau+",
+    draw="logistic_of_probabilities",
 )  # fmt: skip

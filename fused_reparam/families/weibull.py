@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import distributions
 
-from .family import Family, over, stretched
+from .family import Family, Number, log_of, over, stretched
 
 EULER = 0.57721566490153286
 
 
-def prior_constants(prior_scale: float, prior_concentration: float) -> tuple[float, ...]:
-    return math.log(prior_scale), prior_concentration, math.log(prior_concentration)
+def prior_constants(prior_scale: Number, prior_concentration: Number) -> tuple[Number, ...]:
+    return log_of(prior_scale), prior_concentration, log_of(prior_concentration)
 
 
 def weibull(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from ..core.scalars import integer, is_number, real
 from ..core.scales import LOG_STD, LOGVAR, SCALE_KINDS
 from ..core.storage import check_given
 from ..ops.elementwise_spec import broadcasts_to
+from .tensor_numbers import beside, changing, in_graph
 
 _RNGS = ("philox", "torch")
 _TINY = torch.finfo(torch.float32).tiny
@@ -157,7 +158,7 @@ def _promoted(named: Sequence[tuple[str, Tensor | float]]) -> list[Tensor]:
     for i, (name, value) in enumerate(named[1:], 1):
         t = _as_tensor(name, value, loc)
         for (before, _), other in zip(named[:i], found, strict=True):
-            _check_together(before, other, name, t)
+            check_together(before, other, name, t)
         found.append(t)
     if any(t.dtype != loc.dtype for t in found):
         # 0-d tensors decide the dtype only among themselves.
@@ -188,13 +189,16 @@ def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         check_tensor(name, value)
         check_given(name, value)
-        return value
+        here = value.device == like.device or value.dim() or not value.is_cpu
+        return value if here else beside(name, value, like, like.dtype)
+    if changing(value):
+        return in_graph(name, value, like, like.dtype)
     if not is_number(value):
         raise TypeError(f"{name} must be a floating tensor or a number, got {not_a_tensor(value)}")
     return torch.scalar_tensor(real(name, value), dtype=like.dtype, device=like.device)
 
 
-def _check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
+def check_together(a: str, s: Tensor, b: str, t: Tensor) -> None:
     if s.device != t.device:
         raise ValueError(
             f"{a} and {b} must be on one device, got {a} on {s.device} and {b} on {t.device}"
@@ -257,9 +261,9 @@ def deviation(name: str, value: float) -> float:
     return found
 
 
-def temperature(tau: float) -> float:
+def temperature(name: str, value: float) -> float:
     """A temperature, at least float32's smallest normal number."""
-    return max(positive("tau", tau), _TINY)
+    return max(positive(name, value), _TINY)
 
 
 def share(name: str, value: float) -> float:

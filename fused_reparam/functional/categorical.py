@@ -14,10 +14,11 @@ from ..core.tracers import fx, node_of, special
 from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..ops import softmax
 from ..ops.softmax_check import MOST_CLASSES
-from .arguments import class_dim, share, temperature
+from .arguments import check_tensor, class_dim, share, temperature
 from .categories import draw
 from .reduction import Dims, Reduction, settled, summed
 from .sources import Sources, sources_of
+from .tensor_numbers import Number, check_broadcasts, number_or_tensor
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 
@@ -25,7 +26,7 @@ __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 @names_mistakes
 def gumbel_softmax(
     logits: Tensor,
-    tau: float = 1.0,
+    tau: float | Tensor = 1.0,
     hard: bool = False,
     dim: int = -1,
     *,
@@ -48,8 +49,11 @@ def gumbel_softmax(
     Args:
         logits: unnormalized log-probabilities, at least one dim; float32, float64, float16 or
             bfloat16. -inf is a class that is never drawn, as long as the row has another.
-        tau: temperature, a positive number; below 2^-126 it is taken as that. ``torch.compile``
-            compiles anew for each value: anneal compiled code in few steps.
+        tau: temperature, a positive number; below 2^-126 it is taken as that. Or a tensor, which
+            may require grad and is read on its device: without dims, one for each variable (of the
+            logits' shape with 1 for ``dim``, or what broadcasts to it), or one for each class,
+            which takes the noise and some of PyTorch's operators. Where it is not positive y is
+            NaN. Under ``torch.compile`` a number that changes is one graph for all values.
         hard: whether to sample one-hot vectors.
         dim: of the classes.
         key: noise key, see :func:`fused_reparam.noise.key`. When None, one is drawn. Noise of a
@@ -67,10 +71,11 @@ def gumbel_softmax(
 
     Raises:
         TypeError: logits are not a floating tensor of the four dtypes, dim is not an integer, tau
-            is not a number, or the key's dtype is not uint64.
-        ValueError: tau is not positive or not finite, logits have no such dim, no class along it
-            or more than 2^31 - 1, the noise has two sources, the key's shape is not (2,), or a list
-            of generators is not one for each item of dim 0.
+            is neither a number nor a tensor of numbers, or the key's dtype is not uint64.
+        ValueError: tau is a number that is not positive or not finite, or a tensor that does not
+            broadcast to the logits, logits have no such dim, no class along it or more than 2^31 -
+            1, the noise has two sources, the key's shape is not (2,), or a list of generators is
+            not one for each item of dim 0.
         RuntimeError: the generator is for another device.
 
     Source: Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017;
@@ -90,15 +95,14 @@ def gumbel_softmax(
         node = special(gumbel_softmax, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    tau = temperature(tau)
     mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
-    return _draw(logits, mode, tau, 0.0, dim, None, sources)[0]
+    return _draw(logits, mode, tau, dim, None, sources)[0]
 
 
 @names_mistakes
 def categorical_latent(
     logits: Tensor,
-    tau: float = 1.0,
+    tau: float | Tensor = 1.0,
     hard: bool = False,
     dim: int = -1,
     reduction: str = "batchmean",
@@ -150,15 +154,14 @@ def categorical_latent(
         if node is not None:
             return node  # type: ignore[no-any-return]
     over = summed(reduction, dims)
-    tau = temperature(tau)
     mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
-    return _draw(logits, mode, tau, 0.0, dim, over, sources)
+    return _draw(logits, mode, tau, dim, over, sources)
 
 
 @names_mistakes
 def one_hot_categorical(
     logits: Tensor,
-    unimix: float = 0.0,
+    unimix: float | Tensor = 0.0,
     dim: int = -1,
     *,
     key: Tensor | None = None,
@@ -174,7 +177,9 @@ def one_hot_categorical(
     Args:
         logits: as :func:`gumbel_softmax` takes them.
         unimix: the share u of equal chances in the mixture, ``0 <= unimix < 1``; world models take
-            0.01, so that no class dies out.
+            0.01, so that no class dies out. Or a tensor, which may require grad: without dims, or
+            one for each variable, as tau of :func:`gumbel_softmax`; beyond these bounds it gives
+            what the formula does.
         dim: of the classes.
         key, generator, sample_shape, rng, eps: how many samples of which noise, see
             :func:`gumbel_softmax`. rng="torch" draws the very classes that
@@ -184,8 +189,8 @@ def one_hot_categorical(
         y, of the logits' shape, dtype and memory format. Saved for the backward pass: the logits.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`gumbel_softmax` does; ValueError also for
-            unimix outside [0, 1).
+        TypeError, ValueError, RuntimeError: as :func:`gumbel_softmax` does; ValueError also for a
+            number unimix outside [0, 1), or a tensor of one for each class.
 
     Source: Bengio, Leonard and Courville, "Estimating or propagating gradients through stochastic
     neurons", 2013; Hafner et al., "Mastering diverse domains through world models", 2023 (unimix).
@@ -201,40 +206,82 @@ def one_hot_categorical(
         node = special(one_hot_categorical, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    unimix, sources = share("unimix", unimix), sources_of(key, generator, noise)
-    return _draw(logits, ONE_HOT, 1.0, unimix, dim, None, sources)[0]
+    return _draw(logits, ONE_HOT, unimix, dim, None, sources_of(key, generator, noise))[0]
 
 
 def most_likely(
-    logits: Tensor, mode: int, tau: float, unimix: float, dim: int, reduction: str | None
+    logits: Tensor, mode: int, number: Number, dim: int, reduction: str | None
 ) -> tuple[Tensor, Tensor]:
-    """What a draw would be without noise, and the KL; for modules in eval mode."""
+    """What a draw would be without noise, and the KL; for modules in eval mode.
+
+    ``number``: tau, or unimix of ONE_HOT.
+    """
     if not isinstance(logits, Tensor):
         node = node_of(most_likely, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    dim = _class_dim(logits, dim, reduction)
-    silence = torch.zeros_like(logits)
-    return softmax.gumbel_softmax(logits, None, silence, mode, tau, unimix, dim, reduction)
+    check_tensor("logits", logits)
+    return _draw(logits, mode, number, dim, reduction, None)
 
 
 def _draw(
     logits: Tensor,
     mode: int,
-    tau: float,
-    unimix: float,
+    number: Number,
     dim: int,
     reduction: Reduction | None,
-    sources: Sources,
+    sources: Sources | None,
 ) -> tuple[Tensor, Tensor]:
+    """y and the KL; without sources y has no noise."""
     dim = _class_dim(logits, dim, reduction)
     if not isinstance(reduction, tuple):
-        return draw(logits, mode, tau, unimix, dim, reduction, sources)
+        return _reduced_by_op(logits, mode, number, dim, reduction, sources)
     in_op, left = settled(
         reduction, logits.dim() - 1, lambda: (*logits.shape[:dim], *logits.shape[dim + 1 :])
     )
-    y, kl = draw(logits, mode, tau, unimix, dim, in_op, sources)
+    y, kl = _reduced_by_op(logits, mode, number, dim, in_op, sources)
     return y, kl.sum(left) if left else kl
+
+
+def _reduced_by_op(
+    logits: Tensor,
+    mode: int,
+    number: Number,
+    dim: int,
+    reduction: str | None,
+    sources: Sources | None,
+) -> tuple[Tensor, Tensor]:
+    if mode == ONE_HOT:
+        number = number_or_tensor("unimix", number, logits, share)
+    else:
+        number = number_or_tensor("tau", number, logits, temperature)
+    control = None
+    if isinstance(number, Tensor):
+        control, number = _beside(number, mode, logits, dim), 0.0 if mode == ONE_HOT else 1.0
+    tau, unimix = (1.0, number) if mode == ONE_HOT else (number, 0.0)
+    if sources is None:
+        silence = torch.zeros_like(logits)
+        if control is None or not control.dim() or control.shape[dim] == 1:
+            return softmax.gumbel_softmax(
+                logits, None, silence, mode, tau, unimix, dim, reduction, control=control
+            )
+        sources = Sources(eps=silence)
+    return draw(logits, mode, tau, unimix, dim, reduction, sources, control)
+
+
+def _beside(number: Tensor, mode: int, logits: Tensor, dim: int) -> Tensor:
+    """A tensor of temperatures or shares without dims, or with all the logits have."""
+    if not number.dim():
+        return number
+    name = "unimix" if mode == ONE_HOT else "tau"
+    check_broadcasts(name, number, "logits", logits.shape)
+    number = number[(None,) * (logits.dim() - number.dim())]
+    if mode == ONE_HOT and number.shape[dim] > 1:
+        raise ValueError(
+            f"unimix must be one share for each variable: of size 1 along dim {dim} of logits "
+            f"{tuple(logits.shape)}, got shape {tuple(number.shape)}"
+        )
+    return number
 
 
 def _class_dim(logits: Tensor, dim: int, reduction: Reduction | None) -> int:

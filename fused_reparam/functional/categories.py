@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..core.dtypes import compute_dtype
 from ..core.modes import eager
-from ..families.categorical import ONE_HOT
+from ..core.storage import check_given
+from ..families.categorical import HARD, ONE_HOT
 from ..ops import softmax
 from ..ops.layout import memory_order, shifted_order
 from ..rng import keys
 from .arguments import given_noise
-from .elementwise import as_shaped, flat
+from .elementwise import as_shaped, flat, sample
 from .sources import Drawing, Sources, check_items, drawn_noise, key_of, made_in_op
 
 _DRAWING = Drawing("gumbel", "gumbel_of_exponential")
@@ -28,15 +29,25 @@ def draw(
     dim: int,
     reduction: str | None,
     sources: Sources,
+    control: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y and the KL, which has no elements where it is not wanted."""
+    """y and the KL, which has no elements where it is not wanted.
+
+    ``control``: a tensor in place of tau, or of ONE_HOT's unimix: without dims, or with all the
+    logits have.
+    """
     front, scores, key, noise = sources.sample_shape, logits, None, None
+    if control is not None and control.dim() and control.shape[dim] > 1:
+        return _of_each_class(logits, mode, control, dim, reduction, sources)
     if made_in_op(sources):
         key = key_of(sources, logits)
     else:
-        scores, noise = _with_noise(logits, mode, unimix, dim, sources)
+        shares = unimix if control is None or mode != ONE_HOT else control
+        scores, noise = _with_noise(logits, mode, shares, dim, sources)
     if not front and scores is logits:
-        return softmax.gumbel_softmax(logits, key, noise, mode, tau, unimix, dim, reduction)
+        return softmax.gumbel_softmax(
+            logits, key, noise, mode, tau, unimix, dim, reduction, control=control
+        )
     # The KL is that of the logits, of however many samples.
     kl = logits.new_empty(0)
     if reduction is not None:
@@ -44,15 +55,43 @@ def draw(
     samples, order = math.prod(front) if front else 0, memory_order(logits)
     if samples:
         scores, order = scores.expand(samples, *logits.shape), shifted_order(order, 1)
+        if control is not None and control.dim():
+            control = control.unsqueeze(0)
     y, _ = softmax.gumbel_softmax(
-        scores, key, noise, mode, tau, unimix, dim + (samples > 0), order=order
+        scores, key, noise, mode, tau, unimix, dim + (samples > 0), None, order, control
     )
     y = y.to(logits.dtype)
     return as_shaped(y, front) if len(front) > 1 or (front and not samples) else y, kl
 
 
+def _of_each_class(
+    logits: Tensor, mode: int, tau: Tensor, dim: int, reduction: str | None, sources: Sources
+) -> tuple[Tensor, Tensor]:
+    """A temperature for each class, in PyTorch's operators: the soft values are no softmax of one
+    temperature, of which the op's backward pass is.
+    """
+    check_given("logits", logits)
+    front = len(sources.sample_shape)
+    if sources.rng == "torch":
+        shape = torch.Size((*sources.sample_shape, *logits.shape))
+        noise = drawn_noise(sources, logits, _DRAWING, shape, memory_order(logits))
+    else:
+        zeros = torch.zeros_like(logits, dtype=tau.dtype)
+        noise = sample("gumbel", (("logits", zeros), ("scale", 1.0)), sources)[0]
+    score = logits.to(tau.dtype) + noise.to(tau.dtype)
+    soft = torch.softmax(score / torch.where(tau > 0.0, tau, torch.nan), front + dim)
+    y = soft
+    if mode == HARD:
+        index = soft.detach().argmax(front + dim, keepdim=True)
+        y = torch.zeros_like(soft).scatter_(front + dim, index, 1.0) + (soft - soft.detach())
+    kl = logits.new_empty(0)
+    if reduction is not None:
+        kl = softmax.divergence(logits, dim, reduction)
+    return y.to(logits.dtype), kl
+
+
 def _with_noise(
-    logits: Tensor, mode: int, unimix: float, dim: int, sources: Sources
+    logits: Tensor, mode: int, unimix: float | Tensor, dim: int, sources: Sources
 ) -> tuple[Tensor, Tensor]:
     """What the op takes for logits, and the noise."""
     front = sources.sample_shape
@@ -78,12 +117,15 @@ def _with_noise(
     return scores, torch.zeros_like(scores)
 
 
-def _choices(logits: Tensor, unimix: float, dim: int, sources: Sources) -> Tensor:
+def _choices(logits: Tensor, unimix: float | Tensor, dim: int, sources: Sources) -> Tensor:
     """Noise of 0 for the class that ``OneHotCategorical`` would draw, -inf for all others."""
     front, generator = sources.sample_shape, sources.generator
     logits = logits.movedim(dim, -1)
     shares = torch.softmax(logits - logits.logsumexp(-1, keepdim=True), -1)
-    if unimix:
+    if isinstance(unimix, Tensor):
+        unimix = unimix.detach()
+        unimix = unimix.movedim(dim, -1) if unimix.dim() else unimix
+    if isinstance(unimix, Tensor) or unimix > 0.0:
         shares = (1.0 - unimix) * shares + unimix / shares.shape[-1]
     if isinstance(generator, tuple):
         check_items(generator, shares.shape)

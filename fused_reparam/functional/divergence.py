@@ -14,9 +14,9 @@ from ..core import reductions
 from ..core.mistakes import described, suggestion
 from ..core.modes import eager
 from ..core.scales import SCALE_KINDS
-from ..core.storage import check_given
-from .arguments import check_choice, check_reduction, check_tensor, deviation, number, one_scale
-from .reduction import Dims, Reduction, summed
+from .arguments import check_choice, check_reduction, deviation, number, one_scale
+from .reduction import Dims, Reduction, reduced, summed
+from .tensor_numbers import Number, changing, check_broadcasts, number_or_tensor
 
 # What a user gives: None, (mean, std), (mean, {"logvar": tensor}) or a Normal.
 PriorArgument = tuple[Any, Any] | Distribution | None
@@ -43,8 +43,9 @@ def prior_of(prior: PriorArgument) -> Prior:
         prior = _of_normal(prior)
     if not isinstance(prior, Sequence) or len(prior) != 2:
         raise TypeError(
-            'prior must be None, (mean, std) of two numbers, (mean, {"logvar": tensor}) with any '
-            f"of {', '.join(SCALE_KINDS)}, or a torch.distributions.Normal; got {described(prior)}"
+            "prior must be None, (mean, std) of numbers or tensors, "
+            f'(mean, {{"logvar": tensor}}) with any of {", ".join(SCALE_KINDS)}, or a '
+            f"torch.distributions.Normal; got {described(prior)}"
         )
     mean, scale = prior
     if isinstance(scale, dict):
@@ -56,17 +57,12 @@ def prior_of(prior: PriorArgument) -> Prior:
             )
         kind, value = one_scale("prior mean", mean, *(scale.get(name) for name in SCALE_KINDS))
         return Prior((), (("prior mean", mean), (f"prior {SCALE_KINDS[kind]}", value)), kind)
-    if isinstance(scale, Tensor):
-        raise TypeError(
-            'prior: say which scale a tensor is: (mean, {"logvar": tensor}) or another of '
-            f"{', '.join(SCALE_KINDS)}; got {described(prior)}"
-        )
-    std = deviation("prior std", scale)
-    if isinstance(mean, Tensor):
-        check_tensor("prior mean", mean)
-        kind = SCALE_KINDS.index("std")
-        return Prior((), (("prior mean", mean), ("prior std", std)), kind)
-    return Prior((number("prior mean", mean), std))
+    fixed = [not isinstance(value, Tensor) and not changing(value) for value in prior]
+    if fixed[1]:
+        scale = deviation("prior std", scale)
+    if all(fixed):
+        return Prior((number("prior mean", mean), scale))
+    return Prior((), (("prior mean", mean), ("prior std", scale)), SCALE_KINDS.index("std"))
 
 
 def _of_normal(prior: Distribution) -> Any:
@@ -85,57 +81,54 @@ def _of_normal(prior: Distribution) -> Any:
 class Divergence:
     """Which KL is wanted, and what the op has to know of it."""
 
-    __slots__ = (
-        "beta",
-        "constants",
-        "family",
-        "inner",
-        "prior",
-        "reduction",
-        "sample_floor",
-        "standard",
-    )
+    __slots__ = ("beta", "constants", "family", "floor", "inner", "prior", "reduction", "standard")
 
     def __init__(
         self,
         reduction: Reduction | None,  # None: no KL is wanted
         prior: Prior,
-        element_floor: float = -math.inf,  # of each element's KL
-        sample_floor: float = -math.inf,  # of each sample's KL
+        floor: Number | None = None,  # of free bits
+        per_sample: bool = True,
         beta: Tensor | float = 1.0,
     ) -> None:
-        self.reduction, self.prior, self.sample_floor, self.beta = (
-            reduction,
-            prior,
-            sample_floor,
-            beta,
-        )
-        # Free bits of a sample need each sample's sum, whatever is made of them then.
-        by_sample = sample_floor > -math.inf and not isinstance(reduction, tuple)
-        self.inner = "sample" if by_sample else reduction
+        self.reduction, self.prior, self.floor, self.beta = reduction, prior, floor, beta
+        self.inner = reduction
+        """What the op is asked for: of free bits that it does not know, what they are of."""
+        in_op = -math.inf
+        if not per_sample and isinstance(floor, float):
+            in_op, self.floor = floor, None
+        elif floor is not None and not (per_sample and isinstance(reduction, tuple)):
+            self.inner = "sample" if per_sample else "none"
         self.family = prior.of("gaussian")
-        self.constants = (*prior.constants, element_floor)
-        factor = isinstance(beta, Tensor) or beta != 1.0
-        self.standard = self.constants == (0.0, 1.0, -math.inf) and not (
-            factor or sample_floor > -math.inf
-        )
+        self.constants = (*prior.constants, in_op)
+        plain = self.floor is None and not isinstance(beta, Tensor) and beta == 1.0
+        self.standard = plain and self.constants == (0.0, 1.0, -math.inf)
         """Whether it is the KL to N(0, 1) as it is."""
 
     def finish(self, kl: Tensor, shape: Callable[[], torch.Size]) -> Tensor:
-        """What is left to do to the op's KL of a latent of a shape: it has B numbers or one."""
-        if self.sample_floor > -math.inf:
-            kl = kl.clamp_min(self.sample_floor)  # no gradient below it
-            if self.reduction == "batchmean":
-                kl = kl.mean()
-            elif self.reduction != "sample" and isinstance(self.reduction, str):
-                kl = reductions.scaled(kl.sum(), reductions.factor(shape(), self.reduction))
-        if isinstance(self.beta, Tensor):
-            if self.beta.device != kl.device and not self.beta.is_cpu:
-                raise ValueError(
-                    f"beta must be on {kl.device}, as the KL is, got {self.beta.device}"
-                )
-            return kl * self.beta.to(kl.dtype)
-        return kl if self.beta == 1.0 else kl * self.beta
+        """What is left to do to the op's KL of a latent of a shape."""
+        if self.floor is not None:
+            kl = self._with_free_bits(kl, shape)
+        same = not isinstance(self.beta, Tensor) and self.beta == 1.0
+        return kl if same else kl * self.beta
+
+    def _with_free_bits(self, kl: Tensor, shape: Callable[[], torch.Size]) -> Tensor:
+        assert self.reduction is not None
+        floor = self.floor
+        if isinstance(floor, Tensor):
+            of = "each element" if self.inner == "none" else "each sample"
+            check_broadcasts("free_bits", floor, f"the KL of {of}", kl.shape)
+            kl = torch.where(kl < floor, floor, kl)
+        else:
+            assert floor is not None
+            kl = kl.clamp_min(floor)  # no gradient below it
+        if self.inner == "none":
+            return reduced(kl, self.reduction)
+        if self.reduction == "batchmean":
+            return kl.mean()
+        if self.reduction == "sample" or isinstance(self.reduction, tuple):
+            return kl
+        return reductions.scaled(kl.sum(), reductions.factor(shape(), self.reduction))
 
 
 # Made once: a small call's time is spent on such things.
@@ -159,12 +152,13 @@ def usual(reduction: Reduction | None) -> Divergence:
 def divergence(
     reduction: str,
     prior: PriorArgument,
-    free_bits: float | None,
+    free_bits: float | Tensor | None,
     free_bits_per: str,
     beta: Tensor | float,
     dims: Dims = None,
+    like: Tensor | float | None = None,
 ) -> Divergence:
-    """What a user asked for, checked."""
+    """What a user asked for of a latent like a tensor, checked; a layer asks without one."""
     over: Reduction = reduction
     if dims is None:
         check_reduction(reduction)
@@ -173,11 +167,9 @@ def divergence(
     check_choice("free_bits_per", free_bits_per, _PER)
     if prior is None and free_bits is None and type(beta) is int and beta == 1:
         return usual(over)
-    floor = -math.inf
-    if free_bits is not None:
-        floor = number("free_bits", free_bits)
-        if floor < 0.0:
-            raise ValueError(f"free_bits must be at least 0, got {floor}")
+    if not isinstance(like, Tensor):
+        like = torch.empty(0)
+    floor = None if free_bits is None else number_or_tensor("free_bits", free_bits, like, _bits)
     per_sample = free_bits_per == "sample"
     if free_bits is not None and per_sample and over in ("none", ()):
         said = 'reduction="none"' if over else "dims=()"
@@ -185,14 +177,14 @@ def divergence(
             f"free bits of a sample are of its summed KL, and {said} has no sums: give another "
             'reduction, dims or free_bits_per="element"'
         )
-    if isinstance(beta, Tensor):
-        check_tensor("beta", beta)
-        check_given("beta", beta)
-        if beta.dim():
-            raise ValueError(
-                f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}"
-            )
-    else:
-        beta = number("beta", beta)
-    element, sample = (-math.inf, floor) if per_sample else (floor, -math.inf)
-    return Divergence(over, prior_of(prior), element, sample, beta)
+    beta = number_or_tensor("beta", beta, like, number)
+    if isinstance(beta, Tensor) and beta.dim():
+        raise ValueError(f"beta must be a number or a 0-d tensor, got shape {tuple(beta.shape)}")
+    return Divergence(over, prior_of(prior), floor, per_sample, beta)
+
+
+def _bits(name: str, value: Any) -> float:
+    found = number(name, value)
+    if found < 0.0:
+        raise ValueError(f"{name} must be at least 0, got {found}")
+    return found

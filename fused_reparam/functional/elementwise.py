@@ -8,17 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..core.dtypes import compute_dtype
 from ..core.noise_options import Generators, NoiseOptions
-from ..families import FAMILIES
+from ..families import FAMILIES, Family
 from ..ops.elementwise import Spec, elementwise
 from ..ops.elementwise_spec import halves, settled, shape_of
 from ..ops.elementwise_spec import parameters as split_parameters
 from ..ops.layout import UNSETTLED, shifted_order
 from . import sources as noise_sources
-from .arguments import deviation, given_noise, number, parameters
-from .reduction import Reduction
+from .arguments import check_tensor, deviation, given_noise, number, parameters
+from .reduction import Reduction, reduced
 from .reduction import settled as settled_reduction
 from .sources import Sources, drawing_of, drawn_noise, made_in_op, sources_of
+from .tensor_numbers import Number, check_broadcasts, number_or_tensor, tensor_of
 
 UNBOUNDED = (-torch.inf, torch.inf)
 Named = tuple[str, Tensor | float]
@@ -118,23 +120,47 @@ def rsample(
 def latent(
     family: str,
     named: tuple[Named, ...],
-    prior: tuple[float, ...],
+    prior: tuple[Number, ...],
     reduction: Reduction,
     key: Tensor | None,
     generator: Generators | None,
     noise: NoiseOptions,
 ) -> tuple[Tensor, Tensor]:
     """z of such a family and its KL to the member that ``prior`` tells, reduced."""
-    row = FAMILIES[family]
+    row, sources = FAMILIES[family], sources_of(key, generator, noise)
+    name, like = named[0]
+    if not all(type(value) is float for value in prior):
+        check_tensor(name, like)  # type: ignore[arg-type]
     checked = [
-        deviation(name[:-1], value) if name.endswith("+") else number(name, value)
+        number_or_tensor(name.rstrip("+"), value, like, deviation if name[-1] == "+" else number)  # type: ignore[arg-type]
         for name, value in zip(row.prior.split(), prior, strict=True)
     ]
+    if any(isinstance(value, Tensor) for value in checked):
+        z = sample(family, named, sources, constants=(1.0,) * row.constants)[0]
+        shape = z.shape[len(sources.sample_shape) :]
+        return z, _to_prior_of_tensors(row, named, checked, shape, reduction)
     constants = row.prior_constants(*checked)
-    z, (kl,), _ = sample(
-        family, named, sources_of(key, generator, noise), constants=constants, reduction=reduction
-    )
+    z, (kl,), _ = sample(family, named, sources, constants=constants, reduction=reduction)
     return z, kl
+
+
+def _to_prior_of_tensors(
+    row: Family,
+    named: tuple[Named, ...],
+    prior: list[Number],
+    shape: torch.Size,
+    reduction: Reduction,
+) -> Tensor:
+    """The KL by the family's formula, in PyTorch's operators: an op has a prior's numbers alone."""
+    for name, value in zip(row.prior.split(), prior, strict=True):
+        if isinstance(value, Tensor):
+            check_broadcasts(name.rstrip("+"), value, "the parameters", shape)
+    params = parameters(*named)
+    dtype = compute_dtype(params[0].dtype)
+    params = [p.to(dtype).expand(shape) for p in params]
+    tensors = [tensor_of(value, params[0]) for value in prior]
+    (kl,) = row.formula(params, None, 0, 0, row.prior_constants(*tensors))[1]
+    return reduced(kl, reduction)
 
 
 def terms_alone(

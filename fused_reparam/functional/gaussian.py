@@ -60,7 +60,7 @@ def gaussian_latent(
     min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     prior: PriorArgument = None,
-    free_bits: float | None = None,
+    free_bits: float | Tensor | None = None,
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
     num_samples: int | None = None,
@@ -97,11 +97,12 @@ def gaussian_latent(
             in the gradient alike.
         clamp: (low, high) bounds on logvar or log_std, the same in z, in the KL and in the gradient
             (1 at and inside the bounds, 0 outside).
-        prior: what the KL is measured against. None: N(0, 1). ``(mean, std)`` of two numbers:
-            N(mean, std^2). ``(mean, {"logvar": tensor})``, or any other of the five scales: a
+        prior: what the KL is measured against. None: N(0, 1). ``(mean, std)``: N(mean, std^2), of
+            numbers or tensors. ``(mean, {"logvar": tensor})``, or any other of the five scales: a
             learned or hierarchical prior; its tensors broadcast and receive gradients. Or a
             ``torch.distributions.Normal``, also an ``Independent`` one.
-        free_bits: the least KL that counts; below it the gradient is 0.
+        free_bits: the least KL that counts; below it the gradient is 0. A tensor broadcasts to what
+            it is of, is read on its device, and has a gradient where it counts.
         free_bits_per: of what: "sample", the sum over all dims but the first, with ``dims`` each
             sum over these, or "element".
         beta: factor of the KL, after free bits; a number or a 0-d tensor.
@@ -176,7 +177,8 @@ def gaussian_latent(
         kind, scale = raised(kind, scale, min_std)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
-    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims)
+    like = mu if isinstance(mu, Tensor) else scale
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, like)
     fused_draw = rng == "torch" and not (return_eps or len(sources.sample_shape))
     if fused_draw and wanted.standard and isinstance(mu, Tensor):
         fused = gaussian_torch.latent(mu, scale, kind, bounds, wanted.inner, sources.generator)
@@ -274,7 +276,7 @@ def gaussian_kl(
     min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     prior: PriorArgument = None,
-    free_bits: float | None = None,
+    free_bits: float | Tensor | None = None,
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
     **mistaken: Never,
@@ -306,7 +308,8 @@ def gaussian_kl(
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
     bounds = bounds_of(clamp, kind)
-    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims)
+    like = mu if isinstance(mu, Tensor) else scale
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, like)
     return latent.kl(mu, scale, kind, bounds, wanted)
 
 
@@ -345,7 +348,7 @@ def gaussian_latent_from_moments(
     min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     prior: PriorArgument = None,
-    free_bits: float | None = None,
+    free_bits: float | Tensor | None = None,
     free_bits_per: str = "sample",
     beta: Tensor | float = 1,
     num_samples: int | None = None,
@@ -395,6 +398,6 @@ def gaussian_latent_from_moments(
         return_eps = flag("return_eps", return_eps)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     bounds = bounds_of(clamp, kind)
-    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims)
+    wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, moments)
     both = from_moments(moments, dim, kind, min_std)
     return latent.latent(*both[:3], bounds, wanted, sources, return_eps, both[3])

@@ -77,8 +77,8 @@ def pareto_latent(
     scale: Tensor,
     alpha: Tensor | float,
     *,
-    prior_scale: float,
-    prior_alpha: float,
+    prior_scale: float | Tensor,
+    prior_alpha: float | Tensor,
     reduction: str = "batchmean",
     dims: Dims = None,
     key: Tensor | None = None,
@@ -98,8 +98,9 @@ def pareto_latent(
 
     Args:
         scale, alpha, key, generator, sample_shape, rng, eps: see :func:`pareto_rsample`.
-        prior_scale, prior_alpha: those of the prior, positive numbers. There is no default: of a
-            prior_scale above any scale the KL is infinite.
+        prior_scale, prior_alpha: those of the prior, positive numbers, or tensors as of
+            :func:`exponential_latent`. There is no default: of a prior_scale above any scale the KL
+            is infinite.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
@@ -245,7 +246,7 @@ def half_cauchy_rsample(
 def half_cauchy_latent(
     scale: Tensor,
     *,
-    prior_scale: float = 1.0,
+    prior_scale: float | Tensor = 1.0,
     reduction: str = "batchmean",
     dims: Dims = None,
     key: Tensor | None = None,
@@ -260,7 +261,8 @@ def half_cauchy_latent(
 
     Args:
         scale, key, generator, sample_shape, rng, eps: see :func:`half_cauchy_rsample`.
-        prior_scale: that of the prior, a positive number; by default the standard one's.
+        prior_scale: that of the prior, a positive number, or a tensor as of
+            :func:`exponential_latent`; by default the standard one's.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from ..core.dtypes import compute_dtype
-from ..core.mistakes import names_mistakes
+from ..core.mistakes import described, names_mistakes
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import STD
 from ..core.tracers import fx, special
 from ..families import FAMILIES
 from . import elementwise
-from .arguments import check_choice, parameters, positive
+from .arguments import check_choice, check_tensor, parameters, positive
 from .divergence import usual
 from .latent import latent as gaussian_way
 from .reduction import Dims, Reduction, reduced, summed
 from .sources import sources_of
+from .student_t import student_t
+from .tensor_numbers import Number, number_or_tensor
 
 __all__ = ["loc_scale_latent", "loc_scale_rsample"]
 
@@ -32,7 +34,7 @@ def loc_scale_rsample(
     scale: Tensor | float,
     base: str = "normal",
     *,
-    df: float | None = None,
+    df: float | Tensor | None = None,
     key: Tensor | None = None,
     generator: Generators | None = None,
     **noise: Unpack[NoiseOptions],
@@ -60,7 +62,11 @@ def loc_scale_rsample(
         loc: location, any shape; float32, float64, float16 or bfloat16.
         scale: scale, positive, broadcast against loc.
         base: one of the names above.
-        df: degrees of freedom, a positive number; of "student_t" alone.
+        df: degrees of freedom, a positive number; of "student_t" alone. Or a tensor, which
+            broadcasts against the others, may require grad (that of the formula above at the same u
+            and u'; of ``rng="torch"`` that of ``torch.distributions``) and is read on its device:
+            where it is not positive z is NaN. Under ``torch.compile`` a number that changes is one
+            graph for all values.
         key, generator, sample_shape, rng, eps: how many samples of which noise, see
             :func:`gaussian_latent`. eps is the standard noise of the table.
 
@@ -95,8 +101,12 @@ def loc_scale_rsample(
         node = special(loc_scale_rsample, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    constants = _constants(base, df)
     sources, named = sources_of(key, generator, noise), (("loc", loc), ("scale", scale))
+    degrees = _degrees(base, df, loc)
+    if isinstance(degrees, Tensor):
+        place, spread = parameters(*named)
+        return student_t(place, spread, degrees, sources)
+    constants: tuple[float, ...] = () if degrees is None else (degrees,)
     if base == "normal":
         constants = *elementwise.UNBOUNDED, *usual(None).constants
         return elementwise.sample("gaussian", named, sources, STD, constants=constants)[0]
@@ -163,7 +173,6 @@ def loc_scale_latent(
             f"the KL of base {base!r} to its standard member has no closed form: use "
             "loc_scale_rsample and estimate it"
         )
-    _constants(base, None)
     sources = sources_of(key, generator, noise)
     if base == "normal":
         loc, scale = parameters(("loc", loc), ("scale", scale))
@@ -183,15 +192,18 @@ def loc_scale_latent(
     return z, _gumbel_kl(location, spread, shape, over)
 
 
-def _constants(base: str, df: float | None) -> tuple[float, ...]:
+def _degrees(base: str, df: float | Tensor | None, loc: Tensor) -> Number | None:
     check_choice("base", base, BASES)
     if base == "student_t":
         if df is None:
             raise ValueError('base "student_t" needs df, its degrees of freedom')
-        return (positive("df", df),)
+        check_tensor("loc", loc)
+        return number_or_tensor("df", df, loc, positive)
     if df is not None:
-        raise ValueError(f'df is of base "student_t" alone, got df={df} with base {base!r}')
-    return ()
+        raise ValueError(
+            f'df is of base "student_t" alone, got df={described(df)} with base {base!r}'
+        )
+    return None
 
 
 def _gumbel_kl(loc: Tensor, scale: Tensor, shape: torch.Size, over: Reduction) -> Tensor:

@@ -28,7 +28,7 @@ class KLOptions(TypedDict, total=False):
     reduction: str
     dims: Dims
     prior: PriorArgument
-    free_bits: float | None
+    free_bits: float | Tensor | None
     free_bits_per: str
     beta: Tensor | float
 
@@ -65,8 +65,8 @@ class MomentsOptions(SamplingOptions, KLOptions, total=False):
 class TanhNormalOptions(ScaleOptions, NoiseOptions, total=False):
     """Of ``tanh_normal_rsample`` and ``tanh_normal_sample``."""
 
-    low: float
-    high: float
+    low: float | Tensor | Sequence[float]
+    high: float | Tensor | Sequence[float]
     min_std: float | None
     clamp: tuple[float, float] | None
     dims: int | Sequence[int]

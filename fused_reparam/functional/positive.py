@@ -67,7 +67,7 @@ def exponential_rsample(
 def exponential_latent(
     rate: Tensor,
     *,
-    prior_rate: float = 1.0,
+    prior_rate: float | Tensor = 1.0,
     reduction: str = "batchmean",
     dims: Dims = None,
     key: Tensor | None = None,
@@ -82,7 +82,9 @@ def exponential_latent(
 
     Args:
         rate, key, generator, sample_shape, rng, eps: see :func:`exponential_rsample`.
-        prior_rate: that of the prior, a positive number; by default the standard one's.
+        prior_rate: that of the prior, a positive number; by default the standard one's. Or a
+            tensor, which broadcasts to the parameters, may require grad and is read on its device:
+            the KL then takes some of PyTorch's operators, and nobody checks that it is positive.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
@@ -168,8 +170,8 @@ def weibull_latent(
     scale: Tensor,
     concentration: Tensor | float,
     *,
-    prior_scale: float = 1.0,
-    prior_concentration: float = 1.0,
+    prior_scale: float | Tensor = 1.0,
+    prior_concentration: float | Tensor = 1.0,
     reduction: str = "batchmean",
     dims: Dims = None,
     key: Tensor | None = None,
@@ -186,8 +188,8 @@ def weibull_latent(
 
     Args:
         scale, concentration, key, generator, sample_shape, rng, eps: see :func:`weibull_rsample`.
-        prior_scale, prior_concentration: those of the prior, positive numbers; by default it is
-            the standard exponential.
+        prior_scale, prior_concentration: those of the prior, positive numbers, or tensors as of
+            :func:`exponential_latent`; by default it is the standard exponential.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:
@@ -273,7 +275,7 @@ def half_normal_rsample(
 def half_normal_latent(
     scale: Tensor,
     *,
-    prior_scale: float = 1.0,
+    prior_scale: float | Tensor = 1.0,
     reduction: str = "batchmean",
     dims: Dims = None,
     key: Tensor | None = None,
@@ -288,7 +290,8 @@ def half_normal_latent(
 
     Args:
         scale, key, generator, sample_shape, rng, eps: see :func:`half_normal_rsample`.
-        prior_scale: that of the prior, a positive number; by default the standard one's.
+        prior_scale: that of the prior, a positive number, or a tensor as of
+            :func:`exponential_latent`; by default the standard one's.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:

@@ -66,7 +66,4 @@ def reduced(elements: Tensor, reduction: Reduction) -> Tensor:
         reduction, left = settled(reduction, elements.dim(), lambda: elements.shape)
         if left:
             return elements.sum(left)
-    keep = reductions.kept_dims(elements.dim(), reduction)
-    weight = reductions.factor(elements.shape, reduction)
-    found = elements.sum(list(range(keep, elements.dim()))) if keep < elements.dim() else elements
-    return reductions.scaled(found, weight)
+    return reductions.reduced(elements, reduction)

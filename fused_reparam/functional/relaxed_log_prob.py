@@ -68,7 +68,7 @@ def relaxed_bernoulli_log_prob(
     over = summed(reduction, dims, "none")
     check_tensor("y", y)
     limits = torch.finfo(y.dtype)
-    t = tau if isinstance(tau, Tensor) else temperature(tau)
+    t = tau if isinstance(tau, Tensor) else temperature("tau", tau)
     logits, t, y = widened(("logits", logits), ("tau", t), ("y", y))
     return elementwise.terms_alone(
         "relaxed_bernoulli_density", (("logits", logits), ("tau", t), ("y", y)), 0, 0,
@@ -136,7 +136,7 @@ def gumbel_softmax_log_prob(
         if t.dim():
             raise ValueError(f"tau must be a number or a 0-d tensor, got shape {tuple(t.shape)}")
     else:
-        t = temperature(tau)
+        t = temperature("tau", tau)
         y, logits = widened(("y", y), ("logits", logits))
     if y.shape != logits.shape:
         y, logits = torch.broadcast_tensors(y, logits)

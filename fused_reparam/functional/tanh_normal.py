@@ -15,7 +15,8 @@ from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from ..rng import keys
 from . import elementwise
-from .arguments import bounds_of, check_tensor, interval, one_scale, parameters
+from .action_bounds import Bound, Ends, bounds_between, scaled_back, spread, without_half
+from .arguments import bounds_of, check_tensor, one_scale, parameters
 from .divergence import usual
 from .min_std import raised
 from .options import TanhNormalOptions
@@ -24,7 +25,6 @@ from .sources import Sources, made_in_op, sources_of
 
 __all__ = ["tanh_normal_log_prob", "tanh_normal_rsample", "tanh_normal_sample"]
 
-Ends = tuple[float, float]
 Policy = tuple[tuple[elementwise.Named, ...], int, Ends]
 
 
@@ -51,8 +51,8 @@ def tanh_normal_rsample(
     logvar: Tensor | float | None = None,
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
-    low: float = -1.0,
-    high: float = 1.0,
+    low: Bound = -1.0,
+    high: Bound = 1.0,
     min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     dims: int | Sequence[int] = -1,
@@ -76,7 +76,10 @@ def tanh_normal_rsample(
         mean: of x; float32, float64, float16 or bfloat16, shape (\*batch, actions).
         log_std, std, logvar, var, rho: the scale of x. Exactly one must be given; see
             :func:`gaussian_latent`.
-        low, high: bounds of the action, finite numbers.
+        low, high: bounds of the action, finite numbers; or tensors, or lists or arrays of numbers,
+            of one for each action: what broadcasts to the actions. Tensors may require grad and are
+            read on their device: nobody checks that low < high. A list is made a tensor by each
+            call.
         min_std: what is added to std or to softplus(rho).
         clamp: (low, high) bounds on log_std or logvar; the gradient outside is 0.
         dims: the dims that the log-density is summed over, an int or a sequence of ints, negative
@@ -111,10 +114,9 @@ def tanh_normal_rsample(
             return node  # type: ignore[no-any-return]
     policy = _policy(mean, (logvar, log_std, std, var, rho), min_std, clamp)
     sources = sources_of(key, generator, noise)
-    ends, over = interval(low, high), _over(dims)
     if return_pre_tanh is not False:
         return_pre_tanh = flag("return_pre_tanh", return_pre_tanh)
-    return _draw("tanh_normal", policy, ends, over, sources, return_pre_tanh)
+    return _draw("tanh_normal", policy, low, high, _over(dims), sources, return_pre_tanh)
 
 
 @overload
@@ -140,8 +142,8 @@ def tanh_normal_sample(
     logvar: Tensor | float | None = None,
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
-    low: float = -1.0,
-    high: float = 1.0,
+    low: Bound = -1.0,
+    high: Bound = 1.0,
     min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     dims: int | Sequence[int] = -1,
@@ -191,9 +193,8 @@ def tanh_normal_sample(
             return node  # type: ignore[no-any-return]
     policy = _policy(mean, (logvar, log_std, std, var, rho), min_std, clamp)
     sources = sources_of(key, generator, noise)
-    ends, over = interval(low, high), _over(dims)
     return_pre_tanh = flag("return_pre_tanh", return_pre_tanh)
-    found = _draw("tanh_normal_score", policy, ends, over, sources, return_pre_tanh)
+    found = _draw("tanh_normal_score", policy, low, high, _over(dims), sources, return_pre_tanh)
     action, log_prob, *x = found
     return (action.detach(), log_prob, *[t.detach() for t in x])
 
@@ -208,8 +209,8 @@ def tanh_normal_log_prob(
     logvar: Tensor | float | None = None,
     var: Tensor | float | None = None,
     rho: Tensor | float | None = None,
-    low: float = -1.0,
-    high: float = 1.0,
+    low: Bound = -1.0,
+    high: Bound = 1.0,
     min_std: float | None = None,
     clamp: tuple[float, float] | None = None,
     dims: int | Sequence[int] = -1,
@@ -260,21 +261,25 @@ def tanh_normal_log_prob(
             return node  # type: ignore[no-any-return]
     check_tensor("action", action)
     named, kind, bounds = _policy(mean, (logvar, log_std, std, var, rho), min_std, clamp)
-    lowest, highest = interval(low, high)
+    ends, between = bounds_between(low, high, "action", action)
     # Half the distance to the next number of the action's dtype.
-    least = max(abs(lowest), abs(highest)) * 0.5 * torch.finfo(action.dtype).eps
-    return elementwise.terms_alone(
-        "tanh_normal_density", (*named, ("action", action)), kind, 0,
-        (*bounds, lowest, highest, least), _over(dims),
-    )[1][0]  # fmt: skip
+    least = max(map(abs, ends)) * 0.5 * torch.finfo(action.dtype).eps
+    half = None
+    if between is not None:
+        action, half = scaled_back(action, between)
+    shape, (log_prob,) = elementwise.terms_alone(
+        "tanh_normal_density", (*named, ("action", action)), kind, 0, (*bounds, *ends, least),
+        _over(dims),
+    )  # fmt: skip
+    return log_prob if half is None else without_half(log_prob, half, shape(), _over(dims))
 
 
 def without_noise(
     mean: Tensor,
     scale: Tensor | float,
     kind: str,
-    low: float,
-    high: float,
+    low: float | Tensor,
+    high: float | Tensor,
     clamp: tuple[float, float] | None,
 ) -> tuple[Tensor, Tensor]:
     """What a draw would be without noise; for modules in eval mode. ``kind`` names the scale."""
@@ -305,9 +310,28 @@ def _over(dims: int | Sequence[int]) -> Reduction:
 
 
 def _draw(
-    family: str, policy: Policy, ends: Ends, over: Reduction, sources: Sources, with_x: bool
+    family: str,
+    policy: Policy,
+    low: Bound,
+    high: Bound,
+    over: Reduction,
+    sources: Sources,
+    with_x: bool,
 ) -> tuple[Tensor, ...]:
     """The action and its log-density, and x, of which it is the tanh, where that is wanted."""
+    named, _, _ = policy
+    name, like = named[0] if isinstance(named[0][1], Tensor) else named[1]
+    ends, between = bounds_between(low, high, name, like)  # type: ignore[arg-type]
+    action, log_prob, *x = _between_ends(family, policy, ends, over, sources, with_x)
+    if between is not None:
+        shape = action.shape[len(sources.sample_shape) :]
+        action, log_prob = spread(action, log_prob, between, shape, over)
+    return action, log_prob, *x
+
+
+def _between_ends(
+    family: str, policy: Policy, ends: Ends, over: Reduction, sources: Sources, with_x: bool
+) -> tuple[Tensor, ...]:
     named, kind, bounds = policy
     constants = (*bounds, *ends)
     if not with_x:

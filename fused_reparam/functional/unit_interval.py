@@ -19,6 +19,7 @@ from .arguments import (
 from .elementwise import latent, rsample
 from .reduction import Dims, summed
 from .sources import sources_of
+from .tensor_numbers import number_or_tensor
 
 __all__ = [
     "continuous_bernoulli_latent",
@@ -31,7 +32,7 @@ __all__ = [
 @names_mistakes
 def relaxed_bernoulli(
     logits: Tensor,
-    tau: float = 1.0,
+    tau: float | Tensor = 1.0,
     hard: bool = False,
     *,
     key: Tensor | None = None,
@@ -49,7 +50,9 @@ def relaxed_bernoulli(
 
     Args:
         logits: log p / (1 - p), any shape; float32, float64, float16 or bfloat16.
-        tau: temperature, a positive number.
+        tau: temperature, a positive number; or a tensor, which broadcasts against logits, may
+            require grad and is read on its device: nobody checks that it is positive. Under
+            ``torch.compile`` a number that changes is one graph for all values.
         hard: whether to sample 0 or 1 itself.
         key, generator, sample_shape, rng, eps: how many samples of which noise, see
             :func:`gaussian_latent`. eps is standard logistic.
@@ -76,17 +79,19 @@ def relaxed_bernoulli(
         if node is not None:
             return node  # type: ignore[no-any-return]
     sources = sources_of(key, generator, noise)
-    constants = (temperature(tau),)
+    kind = int(flag("hard", hard))
+    if type(tau) is not float:
+        check_tensor("logits", logits)
+    tau = number_or_tensor("tau", tau, logits, temperature)
+    if isinstance(tau, Tensor):
+        named = ("logits", logits), ("tau", tau.to(logits.dtype))
+        return elementwise.sample("relaxed_bernoulli_tau", named, sources, kind)[0]
     return elementwise.sample(
-        "relaxed_bernoulli",
-        (("logits", logits),),
-        sources=sources,
-        kind=int(flag("hard", hard)),
-        constants=constants,
+        "relaxed_bernoulli", (("logits", logits),), sources, kind, constants=(tau,)
     )[0]
 
 
-def without_noise(logits: Tensor, tau: float, hard: bool) -> Tensor:
+def without_noise(logits: Tensor, tau: float | Tensor, hard: bool) -> Tensor:
     """What a draw of the relaxed Bernoulli would be without noise; for modules in eval mode."""
     if not isinstance(logits, Tensor):
         node = node_of(without_noise, locals())
@@ -195,7 +200,7 @@ def continuous_bernoulli_rsample(
 def continuous_bernoulli_latent(
     logits: Tensor,
     *,
-    prior_logits: float = 0.0,
+    prior_logits: float | Tensor = 0.0,
     reduction: str = "batchmean",
     dims: Dims = None,
     key: Tensor | None = None,
@@ -210,7 +215,8 @@ def continuous_bernoulli_latent(
 
     Args:
         logits, key, generator, sample_shape, rng, eps: see :func:`continuous_bernoulli_rsample`.
-        prior_logits: those of the prior, a number; by default 0, of the uniform distribution.
+        prior_logits: those of the prior, a number, or a tensor as of
+            :func:`exponential_latent`; by default 0, of the uniform distribution.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:

@@ -12,6 +12,7 @@ from ..families.categorical import HARD, ONE_HOT, SOFT
 from ..functional import arguments
 from ..functional.categorical import most_likely
 from .stochastic import Stochastic, changed
+from .tensor_numbers import hold
 
 __all__ = ["FusedCategoricalLatent", "FusedGumbelSoftmax", "FusedOneHotCategorical"]
 
@@ -26,13 +27,12 @@ class FusedGumbelSoftmax(Stochastic):
     ``hard`` the one-hot vector of the largest logit. A loss of that is no ELBO, which is of
     samples: ``with fused_reparam.sampling(model):`` the layer draws in ``eval()`` too.
 
-    To anneal, set ``tau``. It is a number (a tensor that requires grad is refused, for its gradient
-    would be lost), so ``torch.compile`` compiles anew for each value, and gives up after
-    ``torch._dynamo.config.recompile_limit`` of them, with ``fullgraph=True`` by an error. Lower it
-    in a few steps, or keep the layer out of what is compiled: ``torch.compiler.disable(layer)``.
+    To anneal, set ``tau``: ``torch.compile`` makes two graphs for any number of values. To learn
+    it, give a parameter.
 
     Args:
-        tau: temperature, a positive number.
+        tau: temperature, a positive number, or a tensor as :func:`fused_reparam.gumbel_softmax`
+            takes it. A tensor is a buffer of the layer, and a parameter is one.
         hard: whether to sample one-hot vectors, with the relaxed one's gradient.
         dim: of the classes.
 
@@ -55,14 +55,16 @@ class FusedGumbelSoftmax(Stochastic):
         tensor([0., 1., 0.])
     """
 
+    tau: float | Tensor
+
     @names_mistakes
     def __init__(
-        self, tau: float = 1.0, hard: bool = False, dim: int = -1, **mistaken: Never
+        self, tau: float | Tensor = 1.0, hard: bool = False, dim: int = -1, **mistaken: Never
     ) -> None:
         if mistaken:
             raise unknown(FusedGumbelSoftmax, mistaken)
         super().__init__()
-        self.tau = arguments.temperature(tau)
+        hold(self, "tau", tau, arguments.temperature)
         self.hard = flag("hard", hard)
         self.dim = integer("dim", dim)
 
@@ -79,7 +81,7 @@ class FusedGumbelSoftmax(Stochastic):
                 logits, self.tau, self.hard, self.dim, key=key, generator=generator
             )
         mode = HARD if self.hard else SOFT
-        return most_likely(logits, mode, self.tau, 0.0, self.dim, None)[0]
+        return most_likely(logits, mode, self.tau, self.dim, None)[0]
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
@@ -96,11 +98,10 @@ class FusedCategoricalLatent(Stochastic):
 
     It has no parameters. In ``eval()`` mode there is no noise, as in :class:`FusedGumbelSoftmax`;
     the KL is the same. A loss of that is no ELBO, which is of samples: to measure one on held-out
-    data, let the latent draw, ``with fused_reparam.sampling(model):``. To anneal, set ``tau``;
-    compiled, see :class:`FusedGumbelSoftmax`.
+    data, let the latent draw, ``with fused_reparam.sampling(model):``. To anneal, set ``tau``.
 
     Args:
-        tau: temperature, a positive number.
+        tau: temperature, see :class:`FusedGumbelSoftmax`.
         hard: whether to sample one-hot vectors, with the relaxed one's gradient.
         dim: of the classes.
         reduction: of the KL: "batchmean", "sum", "mean", "sample" or "none".
@@ -123,10 +124,12 @@ class FusedCategoricalLatent(Stochastic):
         (torch.Size([2, 16, 4, 4]), torch.Size([]))
     """
 
+    tau: float | Tensor
+
     @names_mistakes
     def __init__(
         self,
-        tau: float = 1.0,
+        tau: float | Tensor = 1.0,
         hard: bool = False,
         dim: int = -1,
         reduction: str = "batchmean",
@@ -136,7 +139,7 @@ class FusedCategoricalLatent(Stochastic):
             raise unknown(FusedCategoricalLatent, mistaken)
         super().__init__()
         arguments.check_reduction(reduction)
-        self.tau = arguments.temperature(tau)
+        hold(self, "tau", tau, arguments.temperature)
         self.hard = flag("hard", hard)
         self.dim = integer("dim", dim)
         self.reduction = reduction
@@ -155,7 +158,7 @@ class FusedCategoricalLatent(Stochastic):
                 key=key, generator=generator,
             )  # fmt: skip
         mode = HARD if self.hard else SOFT
-        return most_likely(logits, mode, self.tau, 0.0, self.dim, self.reduction)
+        return most_likely(logits, mode, self.tau, self.dim, self.reduction)
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
@@ -174,7 +177,8 @@ class FusedOneHotCategorical(Stochastic):
     ``eval()`` too.
 
     Args:
-        unimix: the share u of equal chances, ``0 <= unimix < 1``.
+        unimix: the share u of equal chances, ``0 <= unimix < 1``, or a tensor, which is a buffer of
+            the layer, as :func:`fused_reparam.one_hot_categorical` takes it.
         dim: of the classes.
 
     Shape:
@@ -194,12 +198,14 @@ class FusedOneHotCategorical(Stochastic):
         tensor([1.])
     """
 
+    unimix: float | Tensor
+
     @names_mistakes
-    def __init__(self, unimix: float = 0.0, dim: int = -1, **mistaken: Never) -> None:
+    def __init__(self, unimix: float | Tensor = 0.0, dim: int = -1, **mistaken: Never) -> None:
         if mistaken:
             raise unknown(FusedOneHotCategorical, mistaken)
         super().__init__()
-        self.unimix = arguments.share("unimix", unimix)
+        hold(self, "unimix", unimix, arguments.share)
         self.dim = integer("dim", dim)
 
     def forward(
@@ -214,7 +220,7 @@ class FusedOneHotCategorical(Stochastic):
             return functional.one_hot_categorical(
                 logits, self.unimix, self.dim, key=key, generator=generator
             )
-        return most_likely(logits, ONE_HOT, 1.0, self.unimix, self.dim, None)[0]
+        return most_likely(logits, ONE_HOT, self.unimix, self.dim, None)[0]
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward

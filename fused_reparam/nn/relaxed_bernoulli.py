@@ -11,6 +11,7 @@ from ..core.scalars import flag
 from ..functional import arguments
 from ..functional.unit_interval import without_noise
 from .stochastic import Stochastic, changed
+from .tensor_numbers import hold
 
 __all__ = ["FusedRelaxedBernoulli"]
 
@@ -26,7 +27,7 @@ class FusedRelaxedBernoulli(Stochastic):
     To anneal, set ``tau``; compiled, see :class:`FusedGumbelSoftmax`.
 
     Args:
-        tau: temperature, a positive number.
+        tau: temperature, see :class:`FusedGumbelSoftmax`.
         hard: whether to give ``[logits + g > 0]``, with the relaxed one's gradient.
 
     Shape:
@@ -47,12 +48,14 @@ class FusedRelaxedBernoulli(Stochastic):
         tensor([0., 1.])
     """
 
+    tau: float | Tensor
+
     @names_mistakes
-    def __init__(self, tau: float = 1.0, hard: bool = False, **mistaken: Never) -> None:
+    def __init__(self, tau: float | Tensor = 1.0, hard: bool = False, **mistaken: Never) -> None:
         if mistaken:
             raise unknown(FusedRelaxedBernoulli, mistaken)
         super().__init__()
-        self.tau = arguments.temperature(tau)
+        hold(self, "tau", tau, arguments.temperature)
         self.hard = flag("hard", hard)
 
     def forward(

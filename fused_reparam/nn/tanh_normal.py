@@ -1,7 +1,9 @@
 """Bounded actions as a ``torch.nn`` module."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
+import torch
 from torch import Tensor
 
 from .. import functional
@@ -10,8 +12,10 @@ from ..core.noise_options import Generators
 from ..core.tracers import fx, node_of
 from ..functional import arguments
 from ..functional.tanh_normal import without_noise
+from ..functional.tensor_numbers import listed
 from .scales import scale_by_keyword
 from .stochastic import Stochastic, changed
+from .tensor_numbers import hold
 
 __all__ = ["FusedTanhNormal"]
 
@@ -38,7 +42,8 @@ class FusedTanhNormal(Stochastic):
 
     Args:
         scale: what the second argument is: "log_std", "std", "logvar", "var" or "rho".
-        low, high: bounds of the action.
+        low, high: bounds of the action: numbers, or tensors, lists or arrays of one for each
+            action, which are buffers of the layer.
         clamp: (low, high) bounds on log_std or logvar.
 
     Shape:
@@ -62,12 +67,15 @@ class FusedTanhNormal(Stochastic):
         tensor([0.])
     """
 
+    low: float | Tensor
+    high: float | Tensor
+
     @names_mistakes
     def __init__(
         self,
         scale: str = "log_std",
-        low: float = -1.0,
-        high: float = 1.0,
+        low: float | Tensor | Sequence[float] = -1.0,
+        high: float | Tensor | Sequence[float] = 1.0,
         clamp: tuple[float, float] | None = None,
         **mistaken: Never,
     ) -> None:
@@ -75,7 +83,11 @@ class FusedTanhNormal(Stochastic):
             raise unknown(FusedTanhNormal, mistaken)
         super().__init__()
         self.scale = arguments.layer_scale("FusedTanhNormal", scale)
-        self.low, self.high = arguments.interval(low, high)
+        low, high = (listed(end, torch.empty(0)) for end in (low, high))
+        if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+            arguments.interval(low, high)  # type: ignore[arg-type]
+        hold(self, "low", low, arguments.number)
+        hold(self, "high", high, arguments.number)
         self.clamp = arguments.clamp_of(clamp, scale)
 
     def forward(

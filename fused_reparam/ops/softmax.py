@@ -8,31 +8,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import reductions
 from ..core.dtypes import compute_dtype
 from ..core.modes import exporting
-from ..families.categorical import HARD, ONE_HOT, SOFT, formula
+from ..families.categorical import (
+    HARD,
+    LARGEST_TAU,
+    ONE_HOT,
+    SMALLEST_TAU,
+    SOFT,
+    formula,
+    numbers_of,
+)
 from . import softmax_call
 from .differentiable import DifferentiableOp
-from .functions import Call, Tensors
+from .functions import Call, Tensors, given
 from .layout import UNSETTLED, memory_order
 from .softmax_call import Layout, Spec
-from .softmax_check import LARGEST_TAU, SMALLEST_TAU, check_backward, check_forward
-from .softmax_double_backward import double_backward
+from .softmax_check import check_backward, check_forward
+from .softmax_gradients import control_gradient, double_backward
 
 
 class GumbelSoftmax(DifferentiableOp):
     """y, shaped and laid out as logits, and the KL of the variables: ``families/categorical.py``.
 
-    noise, Gumbel noise of y's shape, replaces the key; it gets no gradient. The backward pass needs
+    noise, Gumbel noise of y's shape, replaces the key; it gets no gradient. control, of the dtype
+    of the arithmetic, replaces tau, or ONE_HOT's unimix: one for all variables, or one for each, of
+    the logits' shape with 1 for ``dim``, or what expands to it. The backward pass needs
     no noise: SOFT saves y, HARD the soft values that its gradient is of, which therefore are an
     output, and ONE_HOT the logits; with a KL the logits are saved too.
     """
 
     name = "gumbel_softmax"
-    inputs = "Tensor logits, Tensor? key, Tensor? noise"
-    saved = "Tensor? logits, Tensor? soft"
+    inputs = "Tensor logits, Tensor? key, Tensor? noise, Tensor? control"
+    saved = "Tensor? logits, Tensor? soft, Tensor? control"
     outputs = ("y", "soft", "kl")
-    gradients = (0,)
+    gradients = (0, 3)
     options = (
         "int[]? order, int mode, float tau, float unimix, int dim, bool want_y, bool want_soft, "
         "str? reduction"
@@ -47,50 +58,63 @@ class GumbelSoftmax(DifferentiableOp):
         return spec if like is None else spec._replace(order=tuple(memory_order(like)))
 
     def check(self, inputs: Tensors, spec: Any) -> None:
-        logits, key, noise = inputs
-        check_forward(logits, key, noise, spec)
+        logits, key, noise, control = inputs
+        check_forward(logits, key, noise, control, spec)
 
     def check_backward(
         self, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
     ) -> None:
-        (grad_y, grad_soft, grad_kl), (logits, soft) = grads, kept
-        check_backward(grad_y, grad_soft, grad_kl, logits, soft, spec)
+        (grad_y, grad_soft, grad_kl), (logits, soft, control) = grads, kept
+        check_backward(grad_y, grad_soft, grad_kl, logits, soft, control, spec)
+        if needs[1] and control is None:
+            raise ValueError(
+                "torch.ops.fused_reparam.gumbel_softmax_backward: needs asks for the gradient of "
+                "control, but control is None"
+            )
 
     def allocate(self, inputs: Tensors, spec: Any) -> Tensors:
         return softmax_call.allocate(inputs[0], spec)
 
     def allocate_gradients(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> Tensors:
-        logits, soft = kept
+        logits, soft, control = kept
         like = soft if logits is None else logits
-        return (softmax_call.empty_like(like, spec) if needs[0] else None,)
+        of_logits = softmax_call.empty_like(like, spec) if needs[0] else None
+        return of_logits, torch.empty_like(control) if needs[1] else None
 
     def layout(self, tensors: Tensors, spec: Any) -> Layout:
         like = next(t for t in tensors if t is not None)
-        return Layout(like, tensors[2] if len(tensors) == 3 else None, spec)
+        noise = tensors[2] if len(tensors) == self.inputs_count else None
+        return Layout(like, noise, tensors[-1], spec)
 
     def forward(self, call: Call, inputs: Tensors) -> Tensors:
         return softmax_call.forward(call, inputs)
 
     def backward(self, call: Call, grads: Tensors, kept: Tensors, needs: Sequence[bool]) -> Tensors:
-        if not needs[0]:
-            return (None,)
-        (grad_y, _, grad_kl), (logits, soft) = grads, kept
-        return (softmax_call.backward(call, grad_y, grad_kl, logits, soft),)
+        of_logits = of_control = None
+        grad_y, _, grad_kl = grads
+        of_y_alone = grad_kl is None and grad_y is not None
+        if needs[0] or of_y_alone:
+            of_logits = softmax_call.backward(call, grad_y, grad_kl, *kept)
+        if needs[1]:
+            of_y = of_logits if of_y_alone else None
+            logits, soft, control = kept
+            of_control = control_gradient(call.spec, grad_y, logits, soft, control, of_y)
+        return of_logits if needs[0] else None, of_control
 
     def double_backward(
         self, cotangents: Tensors, grads: Tensors, kept: Tensors, spec: Any
     ) -> Tensors:
-        if cotangents[0] is None:
+        if not given(cotangents):
             return (None,) * (len(grads) + len(kept))
         grad_y, _, grad_kl = grads
-        to_y, to_kl, *to_kept = double_backward(cotangents[0], spec, grad_y, grad_kl, *kept)
+        to_y, to_kl, *to_kept = double_backward(cotangents, spec, grad_y, grad_kl, *kept)
         return to_y, None, to_kl, *to_kept
 
     def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
         y, soft, _ = outputs
         reads_logits = spec.reduction is not None or spec.mode == ONE_HOT
         of_y = {SOFT: y, HARD: soft, ONE_HOT: None}[spec.mode]
-        return inputs[0] if reads_logits else None, of_y if spec.want_y else None
+        return inputs[0] if reads_logits else None, of_y if spec.want_y else None, inputs[3]
 
     def incoming(self, grads: Tensors, spec: Any) -> Tensors:
         grad_y, grad_soft, grad_kl = grads
@@ -120,17 +144,19 @@ def gumbel_softmax(
     dim: int,
     reduction: str | None = None,
     order: Sequence[int] = UNSETTLED,
+    control: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y and the KL, differentiable in the logits; a KL that is not wanted has no elements.
+    """y and the KL, differentiable; a KL that is not wanted has no elements.
 
     A tau beyond 2^-126 or 2^126 is taken as that. ``order``: of y in memory, else the logits'.
+    ``control``: see ``GumbelSoftmax``.
     """
     tau = min(max(tau, SMALLEST_TAU), LARGEST_TAU)
     dim %= logits.dim()
     spec = Spec(order, mode, tau, unimix, dim, True, False, reduction)
     if key is None and exporting():
-        return _in_plain_operators(logits, noise, spec)
-    y, _, kl = _op((logits, key, noise), spec)
+        return _in_plain_operators(logits, noise, control, spec)
+    y, _, kl = _op((logits, key, noise, control), spec)
     return y, kl  # type: ignore[return-value]
 
 
@@ -138,19 +164,24 @@ def divergence(logits: Tensor, dim: int, reduction: str) -> Tensor:
     """The KL without a sample."""
     spec = Spec(UNSETTLED, SOFT, 1.0, 0.0, dim, False, False, reduction)
     if exporting():
-        return _in_plain_operators(logits, None, spec)[1]
-    return _op((logits, None, None), spec)[2]  # type: ignore[return-value]
+        return _in_plain_operators(logits, None, None, spec)[1]
+    return _op((logits, None, None, None), spec)[2]  # type: ignore[return-value]
 
 
-def _in_plain_operators(logits: Tensor, noise: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor]:
+def _in_plain_operators(
+    logits: Tensor, noise: Tensor | None, control: Tensor | None, spec: Spec
+) -> tuple[Tensor, Tensor]:
     """Nothing is to be drawn: an exported model needs no op of this package."""
-    x, given = (
-        t if t is None else t.to(compute_dtype(t.dtype)).unsqueeze(0).movedim(spec.dim + 1, 1)
-        for t in (logits, noise)
-    )
+    x, drawn, number = (
+        t if t is None or not t.dim()
+        else t.to(compute_dtype(t.dtype)).unsqueeze(0).movedim(spec.dim + 1, 1)
+        for t in (logits, noise, control)
+    )  # fmt: skip
     assert x is not None
-    found, _, kl = formula(x, given, spec.mode, spec.tau, spec.unimix)
+    found, _, kl = formula(
+        x, drawn, spec.mode, *numbers_of(spec.mode, spec.tau, spec.unimix, number)
+    )
     y = found.movedim(1, spec.dim + 1).squeeze(0).to(logits.dtype)
     if spec.reduction is None:
         return y, torch.empty(0)
-    return y, softmax_call.reduced(kl.squeeze(0), spec.reduction)
+    return y, reductions.reduced(kl.squeeze(0), spec.reduction)

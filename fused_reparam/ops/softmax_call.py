@@ -73,15 +73,6 @@ def empty_like(t: Tensor, spec: Spec) -> Tensor:
     return empty_ordered(t.shape, spec.order, t.dtype, t.device)
 
 
-def reduced(kl: Tensor, reduction: str, batch_dims: int = 0) -> Tensor:
-    """The KLs of the variables, reduced; behind batch dims, of each example."""
-    shape = kl.shape[batch_dims:]
-    keep = batch_dims + reductions.kept_dims(len(shape), reduction)
-    found = kl.sum(list(range(keep, kl.dim()))) if keep < kl.dim() else kl
-    factor = reductions.factor(shape, reduction)
-    return reductions.scaled(found, factor)
-
-
 def spread(grad_kl: Tensor, shape: torch.Size, spec: Spec, batch: Sequence[int] = ()) -> Tensor:
     """The gradient of the reduced KL as that of each variable's.
 
@@ -98,7 +89,7 @@ def _spread(grad: Tensor, shape: torch.Size) -> Tensor:
 
 def forward(call: Call, inputs: Sequence[Any]) -> Found:
     """y, what its gradient is of, and the KL by a backend."""
-    (logits, key, noise), spec, at = inputs, call.spec, call.layout
+    (logits, key, noise, control), spec, at = inputs, call.spec, call.layout
     y = logits.new_empty_strided(*at.y) if spec.want_y else None
     soft = logits.new_empty_strided(*at.y) if spec.want_soft else None
     each = None
@@ -108,9 +99,9 @@ def forward(call: Call, inputs: Sequence[Any]) -> Found:
         call.backend.softmax_forward(
             spec.mode, spec.tau, spec.unimix, operand(logits, at.logits), readable(key),
             operand(noise, at.noise), operand(y, at.rows), operand(soft, at.rows),
-            operand(each, at.variables),
+            operand(each, at.variables), operand(control, at.control),
         )  # fmt: skip
-    return y, soft, None if each is None else reduced(each, spec.reduction)  # type: ignore[arg-type]
+    return y, soft, None if each is None else reductions.reduced(each, spec.reduction)  # type: ignore[arg-type]
 
 
 def backward(
@@ -119,6 +110,7 @@ def backward(
     grad_kl: Tensor | None,
     logits: Tensor | None,
     soft: Tensor | None,
+    control: Tensor | None,
 ) -> Tensor:
     """The logits' gradient by a backend. logits are None where they are not read."""
     like: Any = soft if logits is None else logits
@@ -131,6 +123,7 @@ def backward(
         call.backend.softmax_backward(
             spec.mode, spec.tau, spec.unimix, operand(grad_y, at.grad_y), grad_kl,
             operand(like, at.like), operand(soft, at.soft), operand(grad, layout.rows),
+            operand(control, layout.control),
         )  # fmt: skip
     return grad
 
@@ -138,7 +131,9 @@ def backward(
 class Layout:
     """What shapes, strides and options decide of a call: found once for all like it."""
 
-    def __init__(self, logits: Tensor, noise: Tensor | None, spec: Spec) -> None:
+    def __init__(
+        self, logits: Tensor, noise: Tensor | None, control: Tensor | None, spec: Spec
+    ) -> None:
         self.spec = spec
         self.shape = shape = logits.shape
         self.n = shape.numel()
@@ -150,6 +145,7 @@ class Layout:
         self.y, self.each = form(y), form(each)
         self.logits, self.noise = _rows(like, spec), _rows(stand_in(noise), spec, dense=True)
         self.rows, self.variables = _rows(y, spec), _flat(each, each, shape, spec)
+        self.control = _each(stand_in(control), shape, spec)
         self.backwards: dict[Any, BackwardLayout] = {}
 
     def of_backward(self, *tensors: Tensor | None) -> BackwardLayout:
@@ -186,6 +182,13 @@ def _rows(t: Tensor | None, spec: Spec, dense: bool = False) -> Place | None:
     if outer is None or inner is None or (dense and not view.is_contiguous()):
         return place_of(view, t, size)
     return place_of(t.as_strided(size, (outer, strides[at], inner)), t)
+
+
+def _each(control: Tensor | None, shape: torch.Size, spec: Spec) -> Place | None:
+    """Where the number of each variable is contiguous (O, I); one for all is taken as it is."""
+    if control is None or control.numel() == 1:
+        return None
+    return _flat(control.squeeze(spec.dim).expand(_variables(shape, spec)), control, shape, spec)
 
 
 def _flat(view: Tensor, of: Tensor, shape: torch.Size, spec: Spec) -> Place | None:

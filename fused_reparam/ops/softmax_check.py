@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.dtypes import compute_dtype
 from ..core.reductions import is_of_op
-from ..families.categorical import HARD, ONE_HOT, SOFT
+from ..families.categorical import HARD, LARGEST_TAU, ONE_HOT, SMALLEST_TAU, SOFT
 from . import softmax_call
 from .operands import check_key, check_like, check_operand, check_order, check_size
 from .softmax_call import Spec
@@ -20,14 +20,13 @@ _OP = "torch.ops.fused_reparam.gumbel_softmax"
 _MODES = (SOFT, HARD, ONE_HOT)
 # Backends count classes in 32 bits.
 MOST_CLASSES = 2**31 - 1
-# So that neither tau nor 1 / tau is denormal or infinite in float32.
-SMALLEST_TAU, LARGEST_TAU = 2.0**-126, 2.0**126
 
 
-def check_forward(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
+def check_forward(logits: Tensor, key: Any, noise: Any, control: Any, spec: Spec) -> None:
     """Raise TypeError or ValueError unless the op can compute this."""
     _check(_OP, logits, spec)
     check_like(_OP, "noise", noise, logits, logits.shape, logits.dtype)
+    _check_control(_OP, control, logits, spec)
     if key is not None:
         check_key(_OP, key, logits)
     elif noise is None and spec.want_y:
@@ -35,7 +34,7 @@ def check_forward(logits: Tensor, key: Any, noise: Any, spec: Spec) -> None:
 
 
 def check_backward(
-    grad_y: Any, grad_soft: Any, grad_kl: Any, logits: Any, soft: Any, spec: Spec
+    grad_y: Any, grad_soft: Any, grad_kl: Any, logits: Any, soft: Any, control: Any, spec: Spec
 ) -> None:
     """The same of the backward op."""
     op = f"{_OP}_backward"
@@ -45,6 +44,7 @@ def check_backward(
         ("logits", logits), ("soft", soft), ("grad_y", grad_y), ("grad_soft", grad_soft),
     ):  # fmt: skip
         check_like(op, name, t, like, like.shape, like.dtype)
+    _check_control(op, control, like, spec)
     of_y = grad_y is not None or grad_soft is not None
     if grad_kl is not None:
         if spec.reduction is None:
@@ -64,6 +64,22 @@ def like_of(logits: Tensor | None, soft: Tensor | None) -> Tensor:
     if found is None:
         raise ValueError(f"{_OP}_backward takes logits or soft, got neither")
     return found
+
+
+def _check_control(op: str, control: Any, like: Tensor, spec: Spec) -> None:
+    """One number, or one for each variable."""
+    if control is None:
+        return
+    check_like(op, "control", control, like, control.shape, compute_dtype(like.dtype))
+    each = (*like.shape[: spec.dim], 1, *like.shape[spec.dim + 1 :])
+    fits = control.dim() == len(each) and all(
+        n in (1, m) for n, m in zip(control.shape, each, strict=True)
+    )
+    if control.dim() and not fits:
+        raise ValueError(
+            f"{op}: control must have no dims or a shape that expands to {each}, got "
+            f"{tuple(control.shape)}"
+        )
 
 
 def _check(op: str, logits: Tensor, spec: Spec) -> None:

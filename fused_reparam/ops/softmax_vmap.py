@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..core.dtypes import compute_dtype
+from ..core.reductions import reduced
 from ..rng.keys import on_device
 from .layout import UNSETTLED, memory_order, shifted_order
-from .library import LIB, front
-from .softmax_call import Spec, reduced, spread
+from .library import LIB, front, pad
+from .softmax_call import Spec, spread
 
 
 def _shifted(spec: Spec) -> Spec:
@@ -40,8 +41,8 @@ def _noise(key: Tensor, dim: int | None, logits: Tensor, spec: Spec) -> Tensor:
 
 
 def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
-    logits, key, noise = args[:3]
-    spec, dtype = Spec(*args[3:]), logits.dtype
+    logits, key, noise, control = args[:4]
+    spec, dtype = Spec(*args[4:]), logits.dtype
     batch = front(logits, in_dims[0], info.batch_size)
     assert batch is not None
     if spec.order is UNSETTLED:
@@ -52,7 +53,9 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
         noise = noise.to(batch.dtype)
     elif key is not None and spec.want_y:
         noise = _noise(on_device(key, logits.device), in_dims[1], batch, spec)
-    y, soft, kl = torch.ops.fused_reparam.gumbel_softmax(batch, None, noise, *_shifted(spec))
+    y, soft, kl = torch.ops.fused_reparam.gumbel_softmax(
+        batch, None, noise, _control(control, in_dims[3], batch), *_shifted(spec)
+    )
     if spec.reduction is not None:
         kl = reduced(kl, spec.reduction, 1)
     return (
@@ -62,6 +65,12 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     ), (0, 0, 0)
 
 
+def _control(control: Tensor | None, dim: int | None, batch: Tensor) -> Tensor | None:
+    """One number for each example, or one for each of its variables."""
+    found = front(control, dim, batch.shape[0])
+    return None if found is None else pad(found, batch.dim() - 1)
+
+
 def _or_empty(t: Tensor, wanted: bool, size: int) -> Tensor:
     return t if wanted else t.new_empty((size, 0))
 
@@ -69,14 +78,23 @@ def _or_empty(t: Tensor, wanted: bool, size: int) -> Tensor:
 def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     tensors = [front(t, d, info.batch_size) for t, d in zip(args[:5], in_dims[:5], strict=True)]
     grad_y, grad_soft, grad_kl, logits, soft = tensors
-    spec, needs = Spec(*args[5:-1]), args[-1]
+    control, spec, needs = args[5], Spec(*args[6:-1]), args[-1]
+    like = soft if logits is None else logits
+    assert like is not None
     if grad_kl is not None:
-        like = soft if logits is None else logits
-        assert like is not None
         grad_kl = spread(grad_kl, like.shape[1:], spec, like.shape[:1])
-    return torch.ops.fused_reparam.gumbel_softmax_backward(
-        grad_y, grad_soft, grad_kl, logits, soft, *_shifted(spec), needs
-    ), 0
+    whole = _control(control, in_dims[5], like)
+    of_logits, of_control = torch.ops.fused_reparam.gumbel_softmax_backward(
+        grad_y, grad_soft, grad_kl, logits, soft, whole, *_shifted(spec), needs
+    )
+    if control is None or not needs[1]:
+        of_control = like.new_empty(info.batch_size, 0)
+    else:
+        example = control.shape if in_dims[5] is None else control.movedim(in_dims[5], 0).shape[1:]
+        of_control = of_control.reshape(info.batch_size, *example)
+    if not needs[0]:
+        of_logits = like.new_empty(info.batch_size, 0)
+    return (of_logits, of_control), (0, 0)
 
 
 torch.library.register_vmap("fused_reparam::gumbel_softmax", _forward, lib=LIB)

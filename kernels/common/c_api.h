@@ -26,7 +26,10 @@ struct fused_reparam_elementwise {
 struct fused_reparam_softmax {
   void *logits, *noise, *y_or_grad_y, *soft, *kl_or_grad_kl, *grad_logits;
   const uint64_t* key;
-  int64_t dtype, mode, outer, classes, inner;
+  // In place of tau, or in mode one_hot of unimix: `controls` numbers of the type of kl, one for all variables or
+  // one for each of (outer, inner); null and 0 where tau and unimix count.
+  const void* control;
+  int64_t controls, dtype, mode, outer, classes, inner;
   double tau, unimix;
   struct { int64_t outer, cls, inner; } logits_strides, grad_strides;
 };

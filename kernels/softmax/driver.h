@@ -21,7 +21,9 @@ struct SoftmaxCall {
   Strided logits, noise, y, soft, grad_y, grad_logits;
   void *kl, *grad_kl;
   uint64_t seed, offset;
-  double inverse_tau, unimix;
+  double number;            // tau, or in mode one_hot unimix, where there is not one for each variable:
+  const void* each;         // (outer, inner), consecutive
+  bool mixes;               // whether the mixture of mode one_hot has to be made
 };
 
 // Memory for a panel's numerators, which wait until their sum is known, and for the maximum that each
@@ -56,6 +58,7 @@ class SoftmaxPanels {
       : k_(kernels), c_(call), cut_(cut), wide_(call.dtype == Dtype::f64), scratch_(cut),
         stage_(common, call.dtype, cut) {
     for (int i = 0; i < 8; ++i) *lists_[i] = state_[i];
+    for (int64_t i = 0; !c_.each && i < cut_.width; ++i) set_rate(i, c_.number);
   }
 
   void forward(int64_t unit) {
@@ -69,10 +72,10 @@ class SoftmaxPanels {
   static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
   void forward_panel(const Panel& p) {
-    const bool mixes = c_.mode == Mode::one_hot && c_.unimix > 0;
+    const bool mixes = c_.mixes;
     const bool chooses = c_.y.data && c_.mode != Mode::soft;
     const bool softens = c_.soft.data || (c_.y.data && c_.mode == Mode::soft);
-    begin();
+    begin(p);
     find_top(p);
     if (c_.kl || (c_.y.data && mixes)) find_stats(p, {});
     if (c_.kl) put_divergence(p);
@@ -82,7 +85,7 @@ class SoftmaxPanels {
       const void* top = r_.top;
       if (mixes) {
         const Steps mixed = stage_.slot(kScore, b);
-        k_.mix[wide_](b, score, c_.unimix, static_cast<double>(c_.classes), r_, mixed);
+        k_.mix[wide_](b, score, rates_, even_, r_, mixed);
         stage_.fill_up(mixed, p, b, -kInfinity);
         score = mixed;
         top = zeros_;
@@ -90,15 +93,15 @@ class SoftmaxPanels {
       const Steps total = softens ? numerators(p, b) : stage_.slot(kScore, b);
       k_.add[wide_](b, score, top, noise(p, b), total);
       if (chooses) k_.choose[wide_](b, total, r_);
-      if (softens) k_.soften[wide_](b, total, c_.inverse_tau, r_, total, scratch_.reference(block));
+      if (softens) k_.soften[wide_](b, total, rates_, r_, total, scratch_.reference(block));
     });
-    if (cut_.rows && softens) k_.join_soft[wide_](cut_.width, c_.inverse_tau, r_);
+    if (cut_.rows && softens) k_.join_soft[wide_](cut_.width, rates_, r_);
     if (cut_.rows && chooses) k_.join_best[wide_](cut_.width, r_);
     each_block([&](const Block& b, int64_t block) {
       if (chooses) write(p, b, c_.y, [&](Steps out) { k_.one_hot[wide_](b, r_, out); });
       if (softens)
         write(p, b, shares(), [&](Steps out) {
-          k_.share[wide_](b, numerators(p, b), c_.inverse_tau, r_, scratch_.reference(block), out);
+          k_.share[wide_](b, numerators(p, b), rates_, r_, scratch_.reference(block), out);
         });
     });
   }
@@ -107,7 +110,7 @@ class SoftmaxPanels {
     const bool through_soft = c_.grad_y.data && c_.mode != Mode::one_hot;
     const bool through_shares = c_.grad_kl || (c_.grad_y.data && !through_soft);
     const Strided grad = through_soft ? Strided{} : c_.grad_y;
-    begin();
+    begin(p);
     if (through_shares) {
       find_top(p);
       find_stats(p, grad);
@@ -126,16 +129,17 @@ class SoftmaxPanels {
       write(p, b, c_.grad_logits, [&](Steps out) {
         if (through_soft)
           k_.soft_gradient[wide_](b, read(p, b, c_.grad_y, kGrad), read(p, b, c_.soft, kSoft),
-                                  c_.inverse_tau, soft, out);
+                                  rates_, soft, out);
         if (through_shares)
           k_.share_gradient[wide_](b, logits(p, b), grad.data ? read(p, b, grad, kGrad) : Steps{},
-                                   1 - c_.unimix, c_.grad_kl ? weights_ : nullptr, through_soft, r_, out);
+                                   rates_, c_.grad_kl ? weights_ : nullptr, through_soft, r_, out);
       });
     });
   }
 
-  void begin() {
+  void begin(const Panel& p) {
     stage_.begin();
+    if (c_.each) read_rates(p);
     const auto bytes = static_cast<size_t>(cut_.width * cut_.real);
     for (void** list : lists_) std::memset(*list, 0, bytes);
     std::memset(soft_dot_, 0, bytes);
@@ -200,6 +204,22 @@ class SoftmaxPanels {
       static_cast<float*>(list)[i] = static_cast<float>(x);
   }
 
+  // A temperature's inverse, and neither is denormal or infinite; NaN of none above 0.
+  static double inverse(double tau) {
+    if (!(tau > 0)) return std::numeric_limits<double>::quiet_NaN();
+    return 1 / std::fmin(std::fmax(tau, 0x1p-126), 0x1p126);
+  }
+  void set_rate(int64_t i, double number) {
+    const bool mixed = c_.mode == Mode::one_hot;
+    set(rates_, i, mixed ? 1 - number : inverse(number));
+    if (mixed) set(even_, i, number / static_cast<double>(c_.classes));
+  }
+  void read_rates(const Panel& p) {
+    stage_.read_inner(c_.each, p, rates_);
+    for (int64_t i = 0; i < cut_.width; ++i)
+      set_rate(i, wide_ ? reinterpret_cast<double*>(rates_)[i] : reinterpret_cast<float*>(rates_)[i]);
+  }
+
   const SoftmaxKernels& k_;
   const SoftmaxCall& c_;
   const Cut& cut_;
@@ -208,6 +228,8 @@ class SoftmaxPanels {
   SoftmaxStage stage_;
   alignas(64) unsigned char state_[8][Cut::kWidthBytes], soft_dot_[Cut::kWidthBytes];
   alignas(64) unsigned char weights_[Cut::kWidthBytes], zeros_[Cut::kWidthBytes] = {};
+  // 1 / tau; in mode one_hot 1 - unimix, and even_ unimix / classes.
+  alignas(64) unsigned char rates_[Cut::kWidthBytes], even_[Cut::kWidthBytes];
   Reduced r_{};
   void** const lists_[8] = {&r_.top, &r_.sum,      &r_.weighted, &r_.dot,
                             &r_.max, &r_.soft_sum, &r_.best,     &r_.at};

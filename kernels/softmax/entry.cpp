@@ -38,8 +38,12 @@ int run(const fused_reparam_softmax& p, bool forward) {
   c.inner = p.inner;
   c.turned = c.inner == 1 && c.classes <= fr::Cut::kTurned;
   if (c.turned) std::swap(c.outer, c.inner);
-  c.inverse_tau = 1 / p.tau;
-  c.unimix = p.unimix;
+  c.number = c.mode == fr::Mode::one_hot ? p.unimix : p.tau;
+  c.mixes = c.mode == fr::Mode::one_hot && (p.control || p.unimix > 0);
+  if (p.controls == 1)
+    c.number = c.dtype == fr::Dtype::f64 ? *static_cast<const double*>(p.control) : *static_cast<const float*>(p.control);
+  else
+    c.each = p.control;
   const auto strided = [&](void* data, int64_t outer, int64_t cls, int64_t inner) {
     return c.turned ? fr::Strided{data, inner, cls, outer} : fr::Strided{data, outer, cls, inner};
   };

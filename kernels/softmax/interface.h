@@ -46,6 +46,7 @@ struct Block {
   int64_t first;    // the block's first step in the panel
 };
 
+// Of what is a list: inverse_tau, keep and even are Reals too, one for each of a panel's width.
 struct SoftmaxKernels {
   // Gumbel noise: steps of 2^shift Philox blocks, the first holding element first + s * stride.
   void (*noise[2])(uint64_t seed, uint64_t offset, uint64_t first, uint64_t stride, int shift,
@@ -54,24 +55,25 @@ struct SoftmaxKernels {
   void (*top[2])(const Block&, Steps logits, const Reduced&);
   void (*stats[2])(const Block&, Steps logits, Steps grad, const Reduced&);   // grad may be null
   void (*add[2])(const Block&, Steps logits, const void* top, const NoiseSteps&, Steps out);
-  void (*mix[2])(const Block&, Steps logits, double unimix, double classes, const Reduced&, Steps out);
+  void (*mix[2])(const Block&, Steps logits, const void* keep, const void* even, const Reduced&, Steps out);
   void (*choose[2])(const Block&, Steps score, const Reduced&);
-  void (*soften[2])(const Block&, Steps score, double inverse_tau, const Reduced&, Steps out, void* reference);
-  void (*share[2])(const Block&, Steps soft, double inverse_tau, const Reduced&, const void* reference,
+  void (*soften[2])(const Block&, Steps score, const void* inverse_tau, const Reduced&, Steps out, void* reference);
+  void (*share[2])(const Block&, Steps soft, const void* inverse_tau, const Reduced&, const void* reference,
                    Steps out);
   void (*one_hot[2])(const Block&, const Reduced&, Steps out);
   void (*divergence[2])(int64_t width, double classes, const Reduced&, void* out);
   // Gradients.
   void (*dot[2])(const Block&, Steps grad, Steps soft, const Reduced&);
-  void (*soft_gradient[2])(const Block&, Steps grad, Steps soft, double inverse_tau, const Reduced&, Steps out);
+  void (*soft_gradient[2])(const Block&, Steps grad, Steps soft, const void* inverse_tau, const Reduced&,
+                           Steps out);
   // Of the shares (times keep) and of the divergence; grad or kl_weights may be null. Adds to out if asked.
-  void (*share_gradient[2])(const Block&, Steps logits, Steps grad, double keep, const void* kl_weights,
+  void (*share_gradient[2])(const Block&, Steps logits, Steps grad, const void* keep, const void* kl_weights,
                             bool add, const Reduced&, Steps out);
   // Over the width: every number becomes the panel's.
   void (*join_top[2])(int64_t width, const Reduced&);
   void (*join_stats[2])(int64_t width, const Reduced&);
   void (*join_dot[2])(int64_t width, const Reduced&);
-  void (*join_soft[2])(int64_t width, double inverse_tau, const Reduced&);
+  void (*join_soft[2])(int64_t width, const void* inverse_tau, const Reduced&);
   void (*join_best[2])(int64_t width, const Reduced&);
 };
 

@@ -141,12 +141,11 @@ static void add_pass(const Block& block, Steps logits, const void* top, const No
 }
 
 template <class V>
-static void mix_pass(const Block& block, Steps logits, double unimix, double classes, const Reduced& r,
+static void mix_pass(const Block& block, Steps logits, const void* keep, const void* evens, const Reduced& r,
                      Steps out) {
   const Block b = block;
-  const V even = num<V>(unimix / classes);
   for (int64_t i = 0; i < b.width; i += kLanes<V>) {
-    const V top = at<V>(r.top, i), factor = num<V>(1.0 - unimix) / at<V>(r.sum, i);
+    const V top = at<V>(r.top, i), factor = at<V>(keep, i) / at<V>(r.sum, i), even = at<V>(evens, i);
     for (int64_t s = 0; s < b.steps; ++s)
       put(out, s, i, log(fma(factor, exp_or_zero(below_top(at<V>(logits, s, i), top)), even)));
   }
@@ -180,11 +179,11 @@ static void choose_pass(const Block& block, Steps score, const Reduced& r) {
 // e^((score - max) / tau) with the largest score so far; a step's share is known at the end, and until
 // then `reference` holds that largest score. One exponential a number, for a larger one comes seldom.
 template <class V>
-static void soften_pass(const Block& block, Steps score, double inverse_tau, const Reduced& r, Steps out,
+static void soften_pass(const Block& block, Steps score, const void* inverse_tau, const Reduced& r, Steps out,
                         void* reference) {
   const Block b = block;
-  const V inverse = num<V>(inverse_tau);
   for (int64_t i = 0; i < b.width; i += kLanes<V>) {
+    const V inverse = at<V>(inverse_tau, i);
     V max = at<V>(r.max, i), sum = at<V>(r.soft_sum, i), here = max;
     for (int64_t s = 0; s < b.steps; ++s) here = max_keep_nan(here, at<V>(score, s, i));
     if (any(here > max)) {
@@ -204,12 +203,12 @@ static void soften_pass(const Block& block, Steps score, double inverse_tau, con
 }
 
 template <class V>
-static void share_pass(const Block& block, Steps soft, double inverse_tau, const Reduced& r,
+static void share_pass(const Block& block, Steps soft, const void* inverse_tau, const Reduced& r,
                        const void* reference, Steps out) {
   const Block b = block;
   for (int64_t i = 0; i < b.width; i += kLanes<V>) {
     const V old = at<V>(reference, i), max = at<V>(r.max, i);
-    const V factor = exp_or_zero((old - max) * num<V>(inverse_tau)) / at<V>(r.soft_sum, i);
+    const V factor = exp_or_zero((old - max) * at<V>(inverse_tau, i)) / at<V>(r.soft_sum, i);
     for (int64_t s = 0; s < b.steps; ++s) put(out, s, i, at<V>(soft, s, i) * factor);
   }
 }
@@ -247,12 +246,11 @@ static void dot_pass(const Block& block, Steps grad, Steps soft, const Reduced& 
 }
 
 template <class V>
-static void soft_gradient_pass(const Block& block, Steps grad, Steps soft, double inverse_tau,
+static void soft_gradient_pass(const Block& block, Steps grad, Steps soft, const void* inverse_tau,
                                const Reduced& r, Steps out) {
   const Block b = block;
-  const V inverse = num<V>(inverse_tau);
   for (int64_t i = 0; i < b.width; i += kLanes<V>) {
-    const V dot = at<V>(r.dot, i);
+    const V dot = at<V>(r.dot, i), inverse = at<V>(inverse_tau, i);
     for (int64_t s = 0; s < b.steps; ++s)
       put(out, s, i, at<V>(soft, s, i) * inverse * (at<V>(grad, s, i) - dot));
   }
@@ -260,24 +258,25 @@ static void soft_gradient_pass(const Block& block, Steps grad, Steps soft, doubl
 
 // p (keep (grad - sum p grad) + weight (log p - sum p log p)).
 template <class V, bool kGrad>
-static void share_gradient_with(const Block& block, Steps logits, Steps grad, double keep,
+static void share_gradient_with(const Block& block, Steps logits, Steps grad, const void* keep,
                                 const void* kl_weights, bool add, const Reduced& r, Steps out) {
   const Block b = block;
   for (int64_t i = 0; i < b.width; i += kLanes<V>) {
     const V top = at<V>(r.top, i), sum = at<V>(r.sum, i), one = num<V>(1.0);
     const V weighted = at<V>(r.weighted, i) / sum, dot = at<V>(r.dot, i) / sum;
+    const V kept = at<V>(keep, i);
     const V weight = kl_weights ? at<V>(kl_weights, i) : V{}, inverse = one / sum;
     for (int64_t s = 0; s < b.steps; ++s) {
       const V d = below_top(at<V>(logits, s, i), top);
       V g = weight * (d - weighted);
-      if constexpr (kGrad) g = fma(num<V>(keep), at<V>(grad, s, i) - dot, g);
+      if constexpr (kGrad) g = fma(kept, at<V>(grad, s, i) - dot, g);
       g = exp_or_zero(d) * inverse * g;
       put(out, s, i, add ? at<V>(out, s, i) + g : g);
     }
   }
 }
 template <class V>
-static void share_gradient_pass(const Block& b, Steps logits, Steps grad, double keep,
+static void share_gradient_pass(const Block& b, Steps logits, Steps grad, const void* keep,
                                 const void* kl_weights, bool add, const Reduced& r, Steps out) {
   grad.data ? share_gradient_with<V, true>(b, logits, grad, keep, kl_weights, add, r, out)
             : share_gradient_with<V, false>(b, logits, grad, keep, kl_weights, add, r, out);
@@ -323,11 +322,11 @@ static void join_stats(int64_t width, const Reduced& r) {
   join_sum<V>(width, r.dot);
 }
 template <class V>
-static void join_soft(int64_t width, double inverse_tau, const Reduced& r) {
+static void join_soft(int64_t width, const void* inverse_tau, const Reduced& r) {
   const V max = largest_of<V>(width, r.max);
   V total{};
   for (int64_t i = 0; i < width; i += kLanes<V>)
-    total = fma(at<V>(r.soft_sum, i), exp_or_zero((at<V>(r.max, i) - max) * num<V>(inverse_tau)), total);
+    total = fma(at<V>(r.soft_sum, i), exp_or_zero((at<V>(r.max, i) - max) * at<V>(inverse_tau, i)), total);
   set_all(width, r.max, max);
   set_all(width, r.soft_sum, splat(sum(total)));
 }

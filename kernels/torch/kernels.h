@@ -68,7 +68,7 @@ bool forward_here(Stack* stack, bool with_autograd) {
   }
   const typename Op::Spec whole = Op::with_gradient(spec);
   variable_list found = Op::forward(whole, in, p);
-  auto node = make_node<OpNode<Op>>(whole, in[0].scalar_type());
+  auto node = make_node<OpNode<Op>>(whole);
   torch::autograd::edge_list edges;
   edges.reserve(Op::differentiable.size());
   for (size_t i : Op::differentiable)

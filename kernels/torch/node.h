@@ -43,7 +43,7 @@ class OpNode final : public Node {
  public:
   using Spec = typename Op::Spec;
 
-  OpNode(Spec spec, at::ScalarType dtype) : spec_(std::move(spec)), dtype_(dtype) {}
+  explicit OpNode(Spec spec) : spec_(std::move(spec)) {}
 
   std::string name() const override { return Op::node_name; }
 
@@ -140,7 +140,7 @@ class OpNode final : public Node {
   bool as_kept(const Tensor& t, const Kept& kept) const {
     if (!t.defined()) return !kept.defined;
     if (kept.is_key) return is_key(t);
-    return in_memory(t) && t.scalar_type() == dtype_ && t.sizes() == IntArrayRef(kept.shape);
+    return in_memory(t) && t.scalar_type() == kept.dtype && t.sizes() == IntArrayRef(kept.shape);
   }
 
   // Shape and dtype of each tensor that was saved, None where there was none.
@@ -192,7 +192,6 @@ class OpNode final : public Node {
   c10::SmallVector<bool, Op::kept> of_outputs_;
   c10::SmallVector<Kept, Op::kept> kept_;
   c10::SmallVector<size_t, Op::outputs> places_;
-  at::ScalarType dtype_;
   std::atomic<bool> spent_ = false;
 };
 

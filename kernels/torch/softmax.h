@@ -12,11 +12,11 @@ using SoftmaxEntry = int (*)(const fused_reparam_softmax*);
 struct GumbelSoftmax {
   static constexpr const char* name = "gumbel_softmax";
   static constexpr const char* node_name = "FusedGumbelSoftmaxBackward";
-  // logits, key, noise; y, soft, kl; saved are logits and soft
-  static constexpr size_t inputs = 3, outputs = 3, options = 8, kept = 2;
+  // logits, key, noise, control; y, soft, kl; saved are logits, soft and control
+  static constexpr size_t inputs = 4, outputs = 3, options = 8, kept = 3;
   using Inputs = c10::SmallVector<Tensor, 6>;
-  using Needs = std::array<bool, 1>;
-  static constexpr std::array<size_t, 1> differentiable{0};
+  using Needs = std::array<bool, 2>;
+  static constexpr std::array<size_t, 2> differentiable{0, 3};
 
   inline static SoftmaxEntry forward_entry = nullptr, backward_entry = nullptr;
 
@@ -92,10 +92,33 @@ struct GumbelSoftmax {
 
   static bool check(Spec& spec, const Inputs& in, Parameters& p) {
     const auto& [logits, key, noise] = std::tie(in[0], in[1], in[2]);
-    if (!shape_fits(spec, logits, p)) return false;
+    if (!shape_fits(spec, logits, p) || !control_fits(spec, logits, in[3])) return false;
     if (key.defined() && !is_key(key)) return false;
     if (!noise.defined()) return key.defined() || !spec.want_y;
     return noise.scalar_type() == logits.scalar_type() && noise.sizes() == logits.sizes();
+  }
+
+  // Whether it is one number, or one for each variable, of the type of the KL.
+  static bool control_fits(const Spec& spec, const Tensor& like, const Tensor& control) {
+    if (!control.defined()) return true;
+    if (control.dtype() != term_options(like).dtype()) return false;
+    if (!control.dim()) return true;
+    if (control.dim() != like.dim() || control.size(spec.dim) != 1) return false;
+    for (int64_t d = 0; d < like.dim(); ++d)
+      if (control.size(d) != 1 && control.size(d) != like.size(d)) return false;
+    return true;
+  }
+
+  // What the call reads it from, which has to live until then.
+  static Tensor put_control(const Spec& spec, const Parameters& p, const Tensor& control,
+                            fused_reparam_softmax& call) {
+    if (!control.defined()) return control;
+    const bool one = control.numel() == 1;
+    const Tensor found =
+        one ? control : consecutive(control.squeeze(spec.dim).expand(p.variables), p.order_of_variables);
+    call.control = found.data_ptr();
+    call.controls = found.numel();
+    return found;
   }
 
   struct Strides {
@@ -131,6 +154,7 @@ struct GumbelSoftmax {
     at::AutoDispatchBelowADInplaceOrView no_gradients;
     fused_reparam_softmax call = call_of(spec, p);
     Tensor logits = in[0], noise = in[2];
+    const Tensor control = put_control(spec, p, in[3], call);
     const Strides strides = three(spec, p, logits);
     call.logits = logits.data_ptr();
     call.logits_strides = {strides.outer, strides.cls, strides.inner};
@@ -177,8 +201,28 @@ struct GumbelSoftmax {
     return consecutive(grad.reshape(shape).expand(p.variables), p.order_of_variables);
   }
 
-  // `kept`: what was saved, logits and soft.
-  static bool can_differentiate(const Inputs&, const Needs&) { return true; }
+  // `kept`: what was saved: logits, soft and control.
+  static bool can_differentiate(const Inputs& kept, const Needs& needs) { return !needs[1] || kept[2].defined(); }
+
+  // The gradient of control, as fused_reparam/ops/softmax_gradients.py has it. `grad`: that of the logits, where
+  // it is of y alone.
+  static Tensor control_gradient(const Spec& spec, const Inputs& kept, const Tensor& grad_y, Tensor grad) {
+    const Tensor& control = kept[2];
+    if (!grad_y.defined()) return at::zeros_like(control);
+    const int64_t dim = spec.dim;
+    const auto real = control.scalar_type();
+    const Tensor g = grad_y.to(real);
+    Tensor each;
+    if (spec.mode == one_hot) {
+      const Tensor p = at::softmax(kept[0].to(real), dim);
+      each = g.mean(dim, true) - (p * g).sum(dim, true);
+    } else {
+      const Tensor s = kept[1].to(real);
+      if (!grad.defined()) grad = s * (g - (s * g).sum(dim, true)) / control.clamp(0x1p-126, 0x1p126);
+      each = (grad.to(real) * at::where(s == 0, 1.0, s).log()).sum(dim, true).neg_();
+    }
+    return at::sum_to(each, control.sizes()).contiguous();
+  }
 
   static variable_list backward(Spec& spec, const Inputs& kept, const variable_list& grads,
                                 const Needs& needs, bool) {
@@ -186,15 +230,19 @@ struct GumbelSoftmax {
     TORCH_CHECK(shape_fits(spec, kept[0].defined() ? kept[0] : kept[1], p), name,
                 ": what was saved is no longer what it was");
     at::AutoDispatchBelowADInplaceOrView no_gradients;
-    if (!needs[0]) return variable_list(1);
+    if (!needs[0] && !needs[1]) return variable_list(2);
     fused_reparam_softmax call = call_of(spec, p);
+    const Tensor control = put_control(spec, p, kept[2], call);
     Tensor logits = p.like, saved_soft = kept[1];
     // The gradient of a hard y is soft's, so both come together.
     Tensor grad_y = spec.want_y ? grads[0] : Tensor();
     if (spec.want_soft && grads[1].defined()) grad_y = grad_y.defined() ? grad_y + grads[1] : grads[1];
     Tensor grad_kl = spec.reduction ? grads[2] : Tensor();
     const Tensor grad = empty_ordered(p.like.sizes(), spec.order, p.like.options());
-    if (!grad_y.defined() && !grad_kl.defined()) return {grad.zero_()};
+    if (!grad_y.defined() && !grad_kl.defined())
+      return {grad.zero_(), needs[1] ? at::zeros_like(kept[2]) : Tensor()};
+    const Tensor of_y = grad_y;
+    const bool of_y_alone = !grad_kl.defined();
     Strides strides = three(spec, p, logits);
     call.logits = logits.data_ptr();
     call.logits_strides = {strides.outer, strides.cls, strides.inner};
@@ -213,13 +261,13 @@ struct GumbelSoftmax {
     }
     call.grad_logits = grad.data_ptr();
     run(backward_entry, call);
-    return {grad};
+    return {grad, needs[1] ? control_gradient(spec, kept, of_y, of_y_alone ? grad : Tensor()) : Tensor()};
   }
 
   // Whether tensors that came by hand are what was saved of a call, and gradients of its outputs.
   static bool check_kept(Spec& spec, const Inputs& kept, const variable_list& grads, Parameters& p) {
     const Tensor& like = kept[0].defined() ? kept[0] : kept[1];
-    if (!shape_fits(spec, like, p)) return false;
+    if (!shape_fits(spec, like, p) || !control_fits(spec, like, kept[2])) return false;
     const auto fits = [&](const Tensor& t) {
       return !t.defined() || (t.sizes() == like.sizes() && t.scalar_type() == like.scalar_type());
     };
@@ -239,6 +287,7 @@ struct GumbelSoftmax {
     node.keep(spec.reduction || spec.mode == one_hot ? in[0] : Tensor());
     const Tensor of_y = spec.mode == one_hot || !spec.want_y ? Tensor() : spec.mode == hard ? found[1] : found[0];
     node.keep(of_y, true);
+    node.keep(in[3]);
   }
   // The gradient of a hard y is of the soft values, which therefore are an output.
   static Spec with_gradient(Spec spec) {

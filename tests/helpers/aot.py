@@ -121,7 +121,9 @@ def compile_kernel(kernel, target: str, types: dict, constants: dict, num_warps:
 # number's type is its annotation in the kernel, and a pointer that is not named here is a latent.
 POINTERS = {
     **dict.fromkeys(("key", "state_seed", "state_offset"), "*i64"),
-    **dict.fromkeys(("kl", "grad_kl", "term0", "term1", "grad0", "grad1"), "*accumulator"),
+    **dict.fromkeys(
+        ("kl", "grad_kl", "control", "term0", "term1", "grad0", "grad1"), "*accumulator"
+    ),
 }
 CONSTANTS = {
     "KEY": 0, "KIND": 0, "CLAMP": False, "KL": 2, "GKL": 2, "GROUPS": 0, "LAYOUT": 0, "UNIT": 0,

@@ -44,7 +44,7 @@ def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kerne
     names = "IN", "A", "B", "C", "VEC", "TAIL", "WIDE_INDEX"
     known = dict(
         zip(names, softmax._constexprs(cut), strict=True),
-        KEY=0, MODE=mode, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
+        KEY=0, MODE=mode, EACH=False, MIXED=False, RESIDENT=cut.chunks == 1, FORM=0, GRAD_FORM=0,
         DOUBLE=dtype == "float64", MATH=aot.math_form(dtype, target),
         key=None, state_seed=None, state_offset=None,
     )  # fmt: skip
@@ -54,7 +54,7 @@ def kernel_of(name, shape, given, dtype, target, mode=0, **changes) -> aot.Kerne
         del known["state_seed"], known["state_offset"]
     known |= {
         pointer: None
-        for pointer in ("noise", "y", "soft", "kl", "grad_y", "grad_kl")
+        for pointer in ("noise", "y", "soft", "kl", "control", "grad_y", "grad_kl")
         if pointer not in given
     }
     known |= changes

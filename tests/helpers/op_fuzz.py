@@ -109,15 +109,20 @@ def gumbel_softmax(rng, backward):
     reduction = rng.choice((None, None, *reductions.REDUCTIONS))
     logits, order = tensor(rng, shape, dtype), rng.choice((None, []))
     spec = [order, mode, 0.7, rng.choice((0.0, 0.01)), dim, True, mode == 1, reduction]
+    each = [*shape[:dim], 1, *shape[dim + 1 :]]
+    control = rng.choice((None, None, torch.tensor(0.6), torch.full(each, 0.6)))
+    control = control if control is None else control.to(term_dtype(dtype))
     if not backward:
         given = rng.random() < 0.3
         noises = (None, tensor(rng, shape, dtype)) if given else (key(rng), None)
-        return "gumbel_softmax", [logits, *noises, *spec]
+        return "gumbel_softmax", [logits, *noises, control, *spec]
     kl = term_shape(shape[:dim] + shape[dim + 1 :], reduction)
     grad_kl = tensor(rng, kl, term_dtype(dtype)) if reduction else None
     grad_y, soft = tensor(rng, shape, dtype), tensor(rng, shape, dtype)
     grads = [grad_y, tensor(rng, shape, dtype) if mode == 1 and rng.random() < 0.5 else None]
-    return "gumbel_softmax_backward", [*grads, grad_kl, logits, soft, *spec, [True]]
+    return "gumbel_softmax_backward", [
+        *grads, grad_kl, logits, soft, control, *spec, [True, control is not None]
+    ]  # fmt: skip
 
 
 def of_noise(rng, which):

@@ -15,8 +15,13 @@ from tests.helpers.elementwise_cases import cotangents, gradients
 SHAPE = (4, 3, 5)
 # Parameters that must be positive; all others may be any number.
 _POSITIVE = {
-    "std", "scale", "prior_std", "share",
-    *(word[:-1] for row in FAMILIES.values() for word in row.names.split() if word.endswith("+")),
+    "std", "scale", "prior_std", "share", "high", "df", "unimix", "free_bits",
+    *(
+        word[:-1]
+        for row in FAMILIES.values()
+        for word in f"{row.names} {row.prior}".split()
+        if word.endswith("+")
+    ),
 }  # fmt: skip
 
 
@@ -33,12 +38,28 @@ class Case(NamedTuple):
         given = dict(zip(self.names, params, strict=True))
         if "share" in given:
             given["mixture"] = given.pop("share"), 1.5, 0.2
+        for name in [name for name in given if "_of_" in name]:
+            # Of one number for all, or of one for all of dim 0.
+            t, (name, of) = given.pop(name), name.split("_of_")
+            given[name] = t.mean() if of == "all" else t[:1]
         if "prior_log_std" in given:
             given["prior"] = given.pop("prior_mean"), {"log_std": given.pop("prior_log_std")}
+        if "prior_std" in given and self.function is not fr.sample_weight:
+            given["prior"] = given.pop("prior_mean"), given.pop("prior_std")
         found = self.function(**given, **self.options, **(sources if self.noisy else {}))
         if self.function is fr.tanh_normal_sample:
             return found[1:2]  # the action has no gradient
         return found if isinstance(found, tuple) else (found,)
+
+    @property
+    def numbers(self):
+        """Which of the tensors may be Python numbers that are checked."""
+        learned = "prior_log_std" in self.names or self.function is fr.sample_weight
+        return [
+            name for name in self.names
+            if name.split("_of_")[0] in {"tau", "unimix", "df", "low", "high", "free_bits", "beta"}
+            or (name.startswith("prior_") and not learned)
+        ]  # fmt: skip
 
     def params(self, shape=SHAPE, dtype=torch.float32):
         return leaves(self.names, shape, dtype)
@@ -50,7 +71,11 @@ def leaves(names, shape=SHAPE, dtype=torch.float32, seed=0):
     found = []
     for name in names:
         t = torch.rand(shape, generator=generator, dtype=torch.float64)
-        t = 0.3 + 0.2 * t if name in _POSITIVE else t - 0.5
+        t = 0.3 + 0.2 * t if name.split("_of_")[0] in _POSITIVE else t - 0.5
+        if name == "low":
+            t = t - 0.5
+        if name == "prior_scale":  # below a Pareto's
+            t = 0.5 * t
         if name == "alpha":  # of a lighter tail
             t = 4.0 * t
         found.append(t.to(dtype).requires_grad_())
@@ -63,6 +88,7 @@ def case(function, names, **options):
 
 
 _LEARNED = "prior_mean prior_log_std"
+_ROWS = {name: row for name, row in FAMILIES.items() if row.law}
 # Dim 0 of SHAPE has the classes and the halves, so that the order of the others decides nothing.
 _CALLS = [
     case(fr.gaussian_latent, "mu logvar"),
@@ -116,8 +142,7 @@ _CALLS = [
             row.names.replace("+", ""),
             **row.some_prior(),
         )
-        for name, row in FAMILIES.items()
-        if row.law
+        for name, row in _ROWS.items()
     ),
     case(fr.bernoulli_kl, "logits prior_logits"),
     case(fr.bernoulli_kl, "logits", prior_probs=0.2, dims=(1, 2)),
@@ -127,6 +152,24 @@ _CALLS = [
     case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),
     case(fr.gumbel_softmax_log_prob, "y logits", tau=0.7, dim=0, reduction="sum"),
     case(fr.categorical_latent, "logits", tau=0.7, dim=0, dims=1),
+    # Numbers that are tensors.
+    case(fr.gaussian_latent, "mu log_std prior_mean prior_std", reduction="sum"),
+    case(fr.gaussian_latent, "mu logvar free_bits beta_of_all", free_bits_per="element"),
+    case(fr.gaussian_kl, "mu logvar free_bits_of_all"),
+    case(fr.tanh_normal_rsample, "mean log_std low high"),
+    case(fr.loc_scale_rsample, "loc scale df", base="student_t"),
+    case(fr.relaxed_bernoulli, "logits tau"),
+    case(fr.relaxed_bernoulli, "logits tau_of_all", hard=True),
+    *(
+        case(getattr(fr, f"{name}_latent"), f"{row.names} {row.prior}".replace("+", ""))
+        for name, row in _ROWS.items()
+        if row.terms
+    ),
+    case(fr.gumbel_softmax, "logits tau_of_each", dim=0),
+    case(fr.gumbel_softmax, "logits tau_of_all", dim=0, hard=True),
+    case(fr.gumbel_softmax, "logits tau", dim=0),
+    case(fr.categorical_latent, "logits tau_of_each", dim=0, reduction="sum", hard=True),
+    case(fr.one_hot_categorical, "logits unimix_of_each", dim=0),
     case(fr.gumbel_softmax, "logits", tau=0.7, dim=0),
     case(fr.gumbel_softmax, "logits", tau=0.7, dim=0, hard=True),
     case(fr.categorical_latent, "logits", tau=0.7, dim=0, reduction="sum"),

@@ -56,7 +56,7 @@ def run(case, logits, key=None, noise=None, dim=-1, want_y=True, want_kl=True):
         y, kl = gumbel_softmax(logits, key, noise, *case, dim, reduction)
     else:
         spec = Spec(None, *case, dim % logits.dim(), want_y, False, reduction)
-        y, _, kl = torch.ops.fused_reparam.gumbel_softmax(logits, key, noise, *spec)
+        y, _, kl = torch.ops.fused_reparam.gumbel_softmax(logits, key, noise, None, *spec)
     return (*(y,) * want_y, *(kl,) * want_kl)
 
 

@@ -373,7 +373,7 @@ def test_only_what_is_wanted_is_asked_of_a_backend(device, key, monkeypatch, no_
     """The soft values of a hard y where there is a gradient, the logits where they are read."""
     module = dispatch.pick(device)
     asked = []
-    for name, parts in (("softmax_forward", slice(-3, None)), ("softmax_backward", slice(3, 7))):
+    for name, parts in (("softmax_forward", slice(6, 9)), ("softmax_backward", slice(3, 7))):
         original = getattr(module, name)
         monkeypatch.setattr(
             module, name,

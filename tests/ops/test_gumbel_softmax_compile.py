@@ -38,13 +38,16 @@ SPECS = {
 def test_opcheck(name, dtype):
     spec, key = SPECS[name], noise.key(1)
     logits = logits_of((3, 5, 2), dtype)
-    opcheck(OPS.gumbel_softmax.default, (logits, key, None, *spec))
+    opcheck(OPS.gumbel_softmax.default, (logits, key, None, None, *spec))
     given = noise_of((3, 5, 2), dtype)
-    opcheck(OPS.gumbel_softmax.default, (logits, None, given, *spec))
-    y, soft, kl = (t.detach() for t in OPS.gumbel_softmax(logits, key, None, *spec))
+    opcheck(OPS.gumbel_softmax.default, (logits, None, given, None, *spec))
+    y, soft, kl = (t.detach() for t in OPS.gumbel_softmax(logits, key, None, None, *spec))
     grads = [g if g.numel() else None for g in cotangents((y, soft, kl))]
     soft = (y if spec.mode == SOFT else soft) if spec.want_y and spec.mode != ONE_HOT else None
-    opcheck(OPS.gumbel_softmax_backward.default, (*grads, logits.detach(), soft, *spec, [True]))
+    opcheck(
+        OPS.gumbel_softmax_backward.default,
+        (*grads, logits.detach(), soft, None, *spec, [True, False]),
+    )
 
 
 def latent(logits, key=None):
@@ -258,25 +261,28 @@ def test_wrong_numbers_of_the_ops(change, says):
     spec = Spec([], SOFT, 1.0, 0.0, 1, True, False, "none")._replace(**change)
     a = torch.ones(2, 3)
     with pytest.raises(ValueError, match=says):
-        OPS.gumbel_softmax(a, noise.key(0), None, *spec)
+        OPS.gumbel_softmax(a, noise.key(0), None, None, *spec)
     with pytest.raises(ValueError, match=says):
-        OPS.gumbel_softmax_backward(a, None, None, None, a, *spec, [True])
+        OPS.gumbel_softmax_backward(a, None, None, None, a, None, *spec, [True, False])
 
 
 def test_the_most_classes_of_the_ops():
     spec = Spec([], SOFT, 1.0, 0.0, 1, True, False, "none")
     most, key = torch.empty(1, 2**31 - 1, device="meta"), noise.key(0, device="meta")
-    y, _, kl = OPS.gumbel_softmax(most, key, None, *spec)
+    y, _, kl = OPS.gumbel_softmax(most, key, None, None, *spec)
     assert (y.shape, kl.shape) == (most.shape, (1,))
-    assert OPS.gumbel_softmax_backward(y, None, None, None, y, *spec, [True]).shape == most.shape
+    assert (
+        OPS.gumbel_softmax_backward(y, None, None, None, y, None, *spec, [True, False])[0].shape
+        == most.shape
+    )
     for more, its_key in (
         (torch.empty(1, 2**31, device="meta"), key),
         (torch.ones(1, 1).expand(1, 2**31), noise.key(0)),
     ):
         with pytest.raises(ValueError, match=r"the limit is 2147483647 classes, got .*2147483648"):
-            OPS.gumbel_softmax(more, its_key, None, *spec)
+            OPS.gumbel_softmax(more, its_key, None, None, *spec)
         with pytest.raises(ValueError, match="the limit is 2147483647 classes"):
-            OPS.gumbel_softmax_backward(more, None, None, None, more, *spec, [True])
+            OPS.gumbel_softmax_backward(more, None, None, None, more, None, *spec, [True, False])
 
 
 def test_wrong_tensors_of_the_ops():
@@ -290,7 +296,7 @@ def test_wrong_tensors_of_the_ops():
         (noise.key(0)[:1], None, ValueError, r"shape \(2,\)"),
     ):
         with pytest.raises(error, match=says):
-            OPS.gumbel_softmax(a, key, given, *spec)
+            OPS.gumbel_softmax(a, key, given, None, *spec)
     for (grad_y, grad_kl, *kept), s, says in (
         ((a, None, None, None), spec, "takes logits or soft, got neither"),
         ((a, None, a, None), spec, "SOFT's and HARD's grad_y takes soft"),
@@ -302,8 +308,10 @@ def test_wrong_tensors_of_the_ops():
         ((a, None, a, a.half()), spec, "soft must have"),
     ):
         with pytest.raises(ValueError, match=says):
-            OPS.gumbel_softmax_backward(grad_y, None, grad_kl, *kept, *s, [True])
+            OPS.gumbel_softmax_backward(grad_y, None, grad_kl, *kept, None, *s, [True, False])
     for mode in (torch.enable_grad(), torch.inference_mode()):  # above and below autograd
         with mode:
-            nothing = OPS.gumbel_softmax_backward(None, None, None, a, None, *spec, [True])
-        assert nothing.tolist() == [[0.0] * 3] * 2
+            nothing = OPS.gumbel_softmax_backward(
+                None, None, None, a, None, None, *spec, [True, False]
+            )
+        assert nothing[0].tolist() == [[0.0] * 3] * 2

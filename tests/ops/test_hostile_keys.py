@@ -32,7 +32,7 @@ def backward(key, x=X, grad=X):
 
 
 def softmax(key, x=X):
-    return OPS.gumbel_softmax(x, key, None, *op_calls.softmax(reduction="none"))
+    return OPS.gumbel_softmax(x, key, None, None, *op_calls.softmax(reduction="none"))
 
 
 CALLS = {

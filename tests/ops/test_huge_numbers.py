@@ -108,8 +108,8 @@ def test_dims():
         for mode in range(3):
             spec = op_calls.softmax(mode=mode, dim=dim)
             calls += [
-                (OPS.gumbel_softmax, (M, KEY, None, *spec)),
-                (OPS.gumbel_softmax_backward, (M, None, None, M, M, *spec, [True])),
+                (OPS.gumbel_softmax, (M, KEY, None, None, *spec)),
+                (OPS.gumbel_softmax_backward, (M, None, None, M, M, None, *spec, [True, False])),
             ]
         for op, args in calls:
             says = f"got (dim )?{dim}( of shape|$)"
@@ -138,7 +138,7 @@ def test_other_integers_of_the_ops():
             with where(field, number), pytest.raises(ValueError, match=says):
                 OPS.elementwise(*args)
         with where(number), pytest.raises(ValueError, match=f"mode must be one of .* got {number}"):
-            OPS.gumbel_softmax(X, KEY, None, *op_calls.softmax(mode=number, dim=0))
+            OPS.gumbel_softmax(X, KEY, None, None, *op_calls.softmax(mode=number, dim=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -198,8 +198,10 @@ def of_expanded(n, dtype):
         lambda: fr.loc_scale_rsample(t, t, "laplace"),
         lambda: fr.gumbel_softmax(column, dim=1),
         lambda: fr.categorical_latent(column, dim=1),
-        lambda: OPS.gumbel_softmax(column, KEY, None, *spec),
-        lambda: OPS.gumbel_softmax_backward(column, None, None, column, column, *spec, [True]),
+        lambda: OPS.gumbel_softmax(column, KEY, None, None, *spec),
+        lambda: OPS.gumbel_softmax_backward(
+            column, None, None, column, column, None, *spec, [True, False]
+        ),
         lambda: OPS.elementwise(*of_op(t, t)),
         lambda: OPS.elementwise_backward(None, one, None, *of_op(t, t), op_calls.needs(0, 1)),
     ]

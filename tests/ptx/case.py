@@ -39,7 +39,7 @@ TOLERANCE = {
 # Keys whose counter's lower half, and whose whole counter, overflows within the first blocks.
 CARRY32, CARRY64 = (2**63 + 11, 2**32 - 3), (5, 2**64 - 3)
 _POSITIVE = {
-    "std", "var", "scale", "prior_std",
+    "std", "var", "scale", "prior_std", "unimix",
     *(word[:-1] for row in FAMILIES.values() for word in row.names.split() if word.endswith("+")),
 }  # fmt: skip
 

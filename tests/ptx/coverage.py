@@ -130,6 +130,7 @@ _NO_MATTER_OF_TILES = (
     "BASE",
     "KIND",
     "MODE",
+    "EACH",
     "MIXED",
     "LAYOUT",
     "FORM",

@@ -22,6 +22,7 @@ def cases() -> dict[str, Case]:
         *_families(),
         *_far_out(),
         *_categories(),
+        *_numbers_of_categories(),
         *_categories_along_an_inner_dim(),
     ]
     named = {case.name: case for case in made}
@@ -195,6 +196,9 @@ def _families():
     yield _case("relaxed_bernoulli", bernoulli, "logits", (33, 20), {"tau": 0.6})
     options = {"tau": 0.6, "hard": True}
     yield _case("relaxed_bernoulli hard", bernoulli, "logits", (33, 20), options)
+    yield _case("relaxed_bernoulli tau", bernoulli, "logits tau", (33, 20))
+    options = {"hard": True}
+    yield _case("relaxed_bernoulli hard tau", bernoulli, "logits tau", (33, 20), options)
     for name, row in FAMILIES.items():
         if row.law:
             function = getattr(fr, f"{name}_latent" if row.terms else f"{name}_rsample")
@@ -245,6 +249,29 @@ def _one_hot(name, shape, options, **rest) -> Case:
 def _categories_of_noise(logits, noise, dim):
     """As `vmap` calls them, which draws the noise before."""
     return softmax.gumbel_softmax(logits, None, noise, 0, 0.6, 0.0, dim, "none")
+
+
+def _tau_of_each(logits, tau, dim=-1, **options):
+    """A temperature for each variable."""
+    return fr.categorical_latent(logits, tau.narrow(dim, 0, 1), dim=dim, **options)
+
+
+def _unimix_of_each(logits, unimix, dim=-1, **options):
+    return fr.one_hot_categorical(logits, unimix.narrow(dim, 0, 1), dim=dim, **options)
+
+
+def _numbers_of_categories():
+    """Tensors of temperatures and shares: rows and columns, in one chunk and in several."""
+    shares = {"scaled": (1.0, 0.1)}
+    for dim, shape in ((-1, (33, 20)), (-1, (3, 9000)), (1, (4, 10, 6)), (1, (2, 5000, 3))):
+        options = {"dim": dim}
+        yield _case(f"tau of each {shape}", _tau_of_each, "logits tau", shape, options)
+        name, rest = f"unimix of each {shape}", shares
+        yield _case(name, _unimix_of_each, "logits unimix", shape, options, **rest)
+    options = {"hard": True, "reduction": "none"}
+    yield _case("tau of each, hard", _tau_of_each, "logits tau", (33, 21), options)
+    yield _soft((9, 20), {"tau": torch.tensor(0.6)}, "tau of all")
+    yield _one_hot("unimix of all", (9, 20), {"unimix": torch.tensor(0.05)})
 
 
 def _categories():

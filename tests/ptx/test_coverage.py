@@ -46,6 +46,7 @@ VALUES = {
             "ALIGNED",
             "LONG_ROWS",
             "WIDE_INDEX",
+            "EACH",
             "MIXED",
             "RESIDENT",
         ),

@@ -167,6 +167,8 @@ def refuse_what_is_none(function, name):
         bad += [torch.ones((), requires_grad=True), torch.ones(3), torch.ones((), device="meta")]
     if isinstance(VALUES[name], int):
         bad += [2.0, np.float32(2.0), Fraction(2), torch.tensor(2.0)]
+    if name in ("low", "high"):  # an array is one for each action
+        bad = [b for b in bad if type(b) is not np.ndarray or b.dtype.kind != "f"]
     # Other meanings of the same argument: a word, a size for each dim.
     if name == "padding":
         bad = [b for b in bad if not isinstance(b, str)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from .library import Entry, loaded
 
 # The fields of fused_reparam_softmax in kernels/common/c_api.h.
-_pack = struct.Struct("=12q2d6q").pack
+_pack = struct.Struct("=14q2d6q").pack
 _NO_STRIDES = (0, 0, 0)
 
 
@@ -26,10 +26,11 @@ def softmax_forward(
     y: Tensor | None,
     soft: Tensor | None,
     kl: Tensor | None,
+    control: Tensor | None = None,
 ) -> None:
     """See ``reference.softmax_forward``."""
     entry = loaded().softmax_forward
-    _call(entry, mode, tau, unimix, logits, noise, y, soft, kl, None, key)
+    _call(entry, mode, tau, unimix, logits, noise, y, soft, kl, None, key, control)
 
 
 def softmax_backward(
@@ -41,10 +42,13 @@ def softmax_backward(
     logits: Tensor,
     soft: Tensor | None,
     grad_logits: Tensor,
+    control: Tensor | None = None,
 ) -> None:
     """See ``reference.softmax_backward``."""
     entry = loaded().softmax_backward
-    _call(entry, mode, tau, unimix, logits, None, grad_y, soft, grad_kl, grad_logits, None)
+    _call(
+        entry, mode, tau, unimix, logits, None, grad_y, soft, grad_kl, grad_logits, None, control
+    )  # fmt: skip
 
 
 def _call(
@@ -59,6 +63,7 @@ def _call(
     kl: Tensor | None,
     grad_logits: Tensor | None,
     key: Tensor | None,
+    control: Tensor | None,
 ) -> None:
     """Pack and make a call; y and kl are outputs, or their gradients."""
     packed = _pack(
@@ -69,6 +74,8 @@ def _call(
         0 if kl is None else kl.data_ptr(),
         0 if grad_logits is None else grad_logits.data_ptr(),
         0 if key is None else key.data_ptr(),
+        0 if control is None else control.data_ptr(),
+        0 if control is None else control.numel(),
         loaded().codes.dtypes[logits.dtype],
         mode,
         *logits.shape,

@@ -10,6 +10,8 @@ The op layer allocates all outputs, arranges memory and guarantees:
   i of y in memory takes element i of the Gumbel noise's stream; ``noise``, shaped and laid out as
   y, replaces it where given.
 * ``2^-126 <= tau <= 2^126``; ``0 <= unimix < 1``.
+* ``control``, where given, replaces tau, or ONE_HOT's unimix: a contiguous tensor of the KL's
+  dtype, of one number or of shape (O, I), on the device. Its numbers may be any.
 
 What is computed is stated in ``families/categorical.py``.
 Arithmetic is float32 (float64 for float64), rounded once when a result is stored.
@@ -20,7 +22,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...families.categorical import ONE_HOT, formula, from_top, softmax
+from ...families.categorical import (
+    ONE_HOT,
+    bounded,
+    formula,
+    from_top,
+    numbers_of,
+    softmax,
+)
 from ...rng.bases import BASES
 from ...rng.keys import on_device
 
@@ -35,13 +44,14 @@ def softmax_forward(
     y: Tensor | None,
     soft: Tensor | None,
     kl: Tensor | None,
+    control: Tensor | None = None,
 ) -> None:
     """Write y, soft (wanted for HARD with a gradient) and kl, each where it is not None."""
     x = logits if logits.dtype == torch.float64 else logits.float()
     g = None
     if y is not None:
         g = _gumbel(key, x) if noise is None else noise.to(x.dtype)
-    found = formula(x, g, mode, tau, unimix)
+    found = formula(x, g, mode, *numbers_of(mode, tau, unimix, _beside(control)))
     for out, value in zip((y, soft, kl), found, strict=True):
         if out is not None and value is not None:
             out.copy_(value)
@@ -56,6 +66,7 @@ def softmax_backward(
     logits: Tensor,
     soft: Tensor | None,
     grad_logits: Tensor,
+    control: Tensor | None = None,
 ) -> None:
     """The gradient of the logits; ``grad_y`` or ``grad_kl`` may be None.
 
@@ -68,21 +79,29 @@ def softmax_backward(
     """
     compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
     x = logits.to(compute)
+    tau_or_each, unimix_or_each = numbers_of(mode, tau, unimix, _beside(control))
     p, log_p = softmax(from_top(x))
     total = torch.zeros_like(x)
     if grad_y is not None:
         g = grad_y.to(compute)
         if mode == ONE_HOT:
-            shares, factor = p, 1.0 - unimix
+            shares, factor = p, 1.0 - unimix_or_each
         else:
             assert soft is not None
-            shares, factor = soft.to(compute), 1.0 / tau
+            shares, factor = soft.to(compute), 1.0 / bounded(tau_or_each)
         total = factor * shares * (g - (g * shares).sum(1, keepdim=True))
     if grad_kl is not None:
         log_p = torch.where(p == 0, 0.0, log_p)
         mean = (p * log_p).sum(1, keepdim=True)
         total = total + grad_kl.unsqueeze(1) * p * (log_p - mean)
     grad_logits.copy_(total)
+
+
+def _beside(control: Tensor | None) -> Tensor | None:
+    """As it broadcasts to (O, C, I)."""
+    if control is None or control.numel() == 1:
+        return control if control is None else control.reshape(())
+    return control.unsqueeze(1)
 
 
 def _gumbel(key: Tensor | None, like: Tensor) -> Tensor:

@@ -130,6 +130,11 @@ def _constexprs(tile: Tile) -> tuple:
     return tile.inner, *tile.shape, tile.vector, tile.tail, tile.wide_index
 
 
+def _each(control: torch.Tensor | None) -> bool:
+    """Whether every variable has a number of its own."""
+    return control is not None and control.numel() > 1
+
+
 @functools.lru_cache(maxsize=1024)
 def _forward(
     device: torch.device,
@@ -137,30 +142,35 @@ def _forward(
     size: Size,
     strides: Strides,
     mode: int,
+    each: bool,
     mixed: bool,
     key_mode: int,
     given: tuple[bool, ...],
 ) -> tuple[Variant, tuple[int, ...]]:
-    """`given`: which of noise, y, soft and kl are not None."""
+    """`given`: which of noise, y, soft, kl and control are not None."""
     tile = tile_of(size, dtype.itemsize, _WARP)
     constexprs = (
-        key_mode, mode, mixed, tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile),
+        key_mode, mode, each, mixed, tile.chunks == 1, *_constexprs(tile),
+        _form(size, strides, tile),
         dtype == torch.float64, math_form(device, 16 // dtype.itemsize),
     )  # fmt: skip
     variant = Variant(forward.softmax_forward_kernel, device, tile.programs, constexprs, tile.warps)
     return variant, (*size, tile.chunks, *strides)
 
 
-def softmax_forward(mode, tau, unimix, logits, key, noise, y, soft, kl) -> None:
+def softmax_forward(
+    mode, tau, unimix, logits, key, noise, y, soft, kl, control=None
+) -> None:  # fmt: skip
     key_mode, bits, state, seed, offset = _key(key) if y is not None else _NO_KEY
     classes = logits.shape[1]
     variant, head = _forward(
         logits.device, logits.dtype, tuple(logits.shape), logits.stride(), mode,
-        mode == ONE_HOT and unimix > 0.0 and y is not None, key_mode,
-        (noise is not None, y is not None, soft is not None, kl is not None),
+        _each(control), mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None,
+        key_mode,
+        (noise is not None, y is not None, soft is not None, kl is not None, control is not None),
     )  # fmt: skip
     variant.launch(
-        (logits, bits, *state, noise, y, soft, kl),
+        (logits, bits, *state, noise, y, soft, kl, control),
         (*head, seed, offset, 1.0 / tau, 1.0 - unimix, unimix / classes,
          math.log(classes)),
     )  # fmt: skip
@@ -173,12 +183,13 @@ def _backward(
     size: Size,
     strides: Strides,
     grad_strides: Strides | None,
+    each: bool,
     given: tuple[bool, ...],
 ) -> tuple[Variant, tuple[int, ...]]:
-    """`given`: whether grad_kl and soft are not None."""
+    """`given`: whether grad_kl, soft and control are not None."""
     tile = tile_of(size, dtype.itemsize, _WARP)
     constexprs = (
-        tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile),
+        each, tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile),
         _form(size, grad_strides, tile), dtype == torch.float64,
         math_form(device, 16 // dtype.itemsize),
     )  # fmt: skip
@@ -188,12 +199,15 @@ def _backward(
     return variant, (*size, tile.chunks, *strides, *(grad_strides or (0, 0, 0)))
 
 
-def softmax_backward(mode, tau, unimix, grad_y, grad_kl, logits, soft, grad_logits) -> None:
+def softmax_backward(
+    mode, tau, unimix, grad_y, grad_kl, logits, soft, grad_logits, control=None
+) -> None:  # fmt: skip
     if mode == ONE_HOT or grad_y is None:
         soft = None
     variant, head = _backward(
         logits.device, logits.dtype, tuple(logits.shape), logits.stride(),
-        None if grad_y is None else grad_y.stride(), (grad_kl is not None, soft is not None),
+        None if grad_y is None else grad_y.stride(), _each(control),
+        (grad_kl is not None, soft is not None, control is not None),
     )  # fmt: skip
     factor = 1.0 - unimix if mode == ONE_HOT else 1.0 / tau
-    variant.launch((grad_y, grad_kl, logits, soft, grad_logits), (*head, factor))
+    variant.launch((grad_y, grad_kl, logits, soft, grad_logits, control), (*head, factor))

@@ -108,7 +108,7 @@ def test_categories(dim, dtype):
             spec = op_calls.softmax(
                 mode=mode, unimix=0.01 * (mode == 2), dim=along, reduction="none"
             )
-            y, _, kl = torch.ops.fused_reparam.gumbel_softmax(logits, None, noise, *spec)
+            y, _, kl = torch.ops.fused_reparam.gumbel_softmax(logits, None, noise, None, *spec)
             return y, kl
 
         forwards = computed(lambda t, call=call: call(t, noise), [logits])

@@ -85,7 +85,8 @@ def test_every_call_is_the_same_in_python(case):
                 return [*outputs, *once, *both(outputs, params), torch.get_rng_state()], outputs
 
             got, outputs = results()
-            assert in_cpp(outputs[0])
+            # But where PyTorch's operators finish what it began.
+            assert all(in_cpp(o) for o in outputs if o.grad_fn.name() in NODES)
             with python_kernels():
                 want, outputs = results()
                 assert not any(map(in_cpp, outputs))

@@ -176,8 +176,8 @@ def test_softmax(mode, dtype):
                     for reduction in (None, *REDUCTIONS):
                         unimix = 0.1 if mode == ONE_HOT else 0.0
                         s = OfSoftmax(None, mode, 0.7, unimix, dim, True, want_soft, reduction)
-                        y, soft, kl = assert_same(OPS.gumbel_softmax, (logits, KEY, None, *s))
-                        assert_same(OPS.gumbel_softmax, (logits, None, grad_y, *s))
+                        y, soft, kl = assert_same(OPS.gumbel_softmax, (logits, KEY, None, None, *s))
+                        assert_same(OPS.gumbel_softmax, (logits, None, grad_y, None, *s))
                         if mode == HARD and not want_soft:
                             continue
                         kept = logits, {SOFT: y, HARD: soft, ONE_HOT: None}[mode]
@@ -189,12 +189,13 @@ def test_softmax(mode, dtype):
                                     grad_y if want_soft else None,
                                     of_kl,
                                     *kept,
+                                    None,
                                     *s,
-                                    [True],
+                                    [True, False],
                                 )
                                 assert_same(OPS.gumbel_softmax_backward, args)
                         if mode != ONE_HOT and reduction is None:
-                            args = (grad_y, None, None, None, kept[1], *s, [True])
+                            args = (grad_y, None, None, None, kept[1], None, *s, [True, False])
                             assert_same(OPS.gumbel_softmax_backward, args)
 
 
@@ -213,7 +214,7 @@ def test_what_goes_through_python():
     grads, needs = (grad_z, torch.tensor(1.0), None), [True, True, False, False, False]
     args = (*grads, *args_of(loc, x, gaussian(), None, x), [*needs[:4], True])
     assert_same(OPS.elementwise_backward, args, taken=False)  # the gradient of eps
-    assert_same(OPS.gumbel_softmax, (negative, KEY, None, *OF_SOFTMAX), taken=False)
+    assert_same(OPS.gumbel_softmax, (negative, KEY, None, None, *OF_SOFTMAX), taken=False)
     for mode in (Mode(), torch.inference_mode()):
         with mode:
             got = OPS.elementwise(*usual)
@@ -246,7 +247,7 @@ def test_errors_are_those_of_python():
 
     def softmax_backward(*tensors, **changed):
         s = OF_SOFTMAX._replace(**changed)
-        return OPS.gumbel_softmax_backward, (*tensors, *s, [True])
+        return OPS.gumbel_softmax_backward, (*tensors, None, *s, [True, False])
 
     for op, args in (
         (OPS.elementwise, args_of(loc, x.double(), usual)),
@@ -283,15 +284,15 @@ def test_errors_are_those_of_python():
         (OPS.elementwise_backward, (grad_z, one, None, *good, needs[:4])),
         (OPS.elementwise_backward, (grad_z, one, None, *good, [True] * 5)),
         *(
-            (OPS.gumbel_softmax, (loc, KEY, None, *OF_SOFTMAX._replace(**changed)))
+            (OPS.gumbel_softmax, (loc, KEY, None, None, *OF_SOFTMAX._replace(**changed)))
             for changed in (
                 {"mode": 3}, {"tau": 0.0}, {"tau": math.nan}, {"unimix": 1.0}, {"dim": -1},
                 {"dim": 2}, {"want_soft": True}, {"reduction": "last"}, {"order": [1]},
                 {"reduction": "keep1"}, {"reduction": "keep01"}, {"reduction": "keep-1"},
             )
         ),
-        (OPS.gumbel_softmax, (loc, None, None, *OF_SOFTMAX)),
-        (OPS.gumbel_softmax, (loc, None, loc[:2], *OF_SOFTMAX)),
+        (OPS.gumbel_softmax, (loc, None, None, None, *OF_SOFTMAX)),
+        (OPS.gumbel_softmax, (loc, None, loc[:2], None, *OF_SOFTMAX)),
         softmax_backward(grad_z, None, None, loc, None),
         softmax_backward(grad_z[:3], None, None, loc, loc),
         softmax_backward(None, None, grad_z, loc, loc),

@@ -14,6 +14,9 @@ from .approx import LOG2E, exp2
 from .softmax_forward import lowest, moved, shares
 from .softmax_tiles import (
     CONTIGUOUS,
+    beside,
+    control_of,
+    inverse_of,
     larger,
     largest,
     load_tile,
@@ -92,7 +95,7 @@ def row_sums(
 @triton.jit
 def gradient(
     x, g, stored, sums, gk, factor, P: tl.constexpr, GRAD: tl.constexpr, SOFT: tl.constexpr,
-    KL: tl.constexpr, IN: tl.constexpr, MATH: tl.constexpr,
+    KL: tl.constexpr, IN: tl.constexpr, EACH: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """factor shares (g - dot) + gk p (log p - mean log p); the shares are soft (SOFT) or p."""
     top, inverse, mean, dot = sums
@@ -102,7 +105,8 @@ def gradient(
         p = exp2(x * LOG2E, MATH) * tl.expand_dims(inverse, IN)
     if GRAD:
         # The share first: factor may be 2^126, and where it makes an infinity a share may be zero.
-        gradient = (g - tl.expand_dims(dot, IN)) * (stored if SOFT else p) * factor
+        gradient = (g - tl.expand_dims(dot, IN)) * (stored if SOFT else p)
+        gradient *= beside(factor, IN, EACH)
     if KL:
         away = tl.where(p > 0.0, x - tl.expand_dims(mean, IN), 0.0)
         gradient += tl.expand_dims(gk, IN) * p * away
@@ -116,11 +120,11 @@ def gradient(
     ]
 )  # fmt: skip
 def softmax_backward_kernel(
-    grad_y, grad_kl, logits, soft, grad_logits,
+    grad_y, grad_kl, logits, soft, grad_logits, control,
     outers: "i64", classes: "i64", inners: "i64", chunks: "i64",
     outer_stride: "i64", class_stride: "i64", inner_stride: "i64",
     grad_outer: "i64", grad_class: "i64", grad_inner: "i64", factor: "fp64",
-    RESIDENT: tl.constexpr,
+    EACH: tl.constexpr, RESIDENT: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
     TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, GRAD_FORM: tl.constexpr,
     DOUBLE: tl.constexpr, MATH: tl.constexpr,
@@ -129,7 +133,8 @@ def softmax_backward_kernel(
 
     logits, grad_y [outers, classes, inners]: by FORM, GRAD_FORM and the strides; soft, grad_logits:
     contiguous; grad_kl [outers, inners]. grad_y or grad_kl may be None, and soft is for the
-    gradient of p. factor: 1 / tau, or 1 - unimix.
+    gradient of p. factor: 1 / tau, or 1 - unimix; control, where it is not None, replaces tau or
+    unimix as in `softmax_forward`.
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     GRAD: tl.constexpr = grad_y is not None
@@ -140,6 +145,9 @@ def softmax_backward_kernel(
     strides = (outer_stride, class_stride, inner_stride)
     grad_strides = (grad_outer, grad_class, grad_inner)
     factor = tl.full((), factor, dtype)
+    if control is not None:
+        number = control_of(control, size, EACH, IN, A, C)
+        factor = inverse_of(number) if SOFT else 1.0 - number
     gk = 0.0
     if KL:
         at, inside = row_values(grad_kl, size, IN, A, C)
@@ -158,7 +166,7 @@ def softmax_backward_kernel(
             x, g, stored, top, total, weighted, dot, P, GRAD, SOFT, IN, MATH
         )
         sums = row_sums(top, total, weighted, dot, P, GRAD, SOFT, IN, MATH)
-        result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, MATH)
+        result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, EACH, MATH)
         store_tile(grad_logits, place, result, IN, TAIL)
     else:
         walks = tl.cast(chunks, tl.int32)
@@ -178,5 +186,5 @@ def softmax_backward_kernel(
                 grad_y, logits, soft, place, strides, grad_strides,
                 P, IN, VEC, TAIL, FORM, GRAD_FORM, MATH,
             )  # fmt: skip
-            result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, MATH)
+            result = gradient(x, g, stored, sums, gk, factor, P, GRAD, SOFT, KL, IN, EACH, MATH)
             store_tile(grad_logits, place, result, IN, TAIL)

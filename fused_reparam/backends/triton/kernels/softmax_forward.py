@@ -19,8 +19,11 @@ import triton.language as tl
 from .approx import LOG2E, exp2
 from .keys import GRAPH, derive_key, read_key
 from .softmax_tiles import (
+    beside,
+    control_of,
     gumbel_tile,
     in_row,
+    inverse_of,
     larger,
     largest,
     load_tile,
@@ -66,12 +69,16 @@ def moved(total, weighted, shift, MATH: tl.constexpr):
 
 
 @triton.jit
-def score_of(x, noise, total, keep, share, MIXED: tl.constexpr, MATH: tl.constexpr):
+def score_of(
+    x, noise, total, keep, share, IN: tl.constexpr, EACH: tl.constexpr, MIXED: tl.constexpr,
+    MATH: tl.constexpr,
+):  # fmt: skip
     """In units of ln 2, as noise; the class with the largest is drawn. x: logits less their row's
     largest; total: the row's sum of exp(x).
     """
     if MIXED:  # log of the mixture times the row's total
-        return fast_log2(keep * exp2(x * LOG2E, MATH) + share * total, MATH) + noise
+        even = beside(share, IN, EACH) * total
+        return fast_log2(beside(keep, IN, EACH) * exp2(x * LOG2E, MATH) + even, MATH) + noise
     else:
         return x * LOG2E + noise
 
@@ -95,7 +102,7 @@ def store_one_hot(y, place, label, best, IN: tl.constexpr, TAIL: tl.constexpr):
 @triton.jit
 def resident(
     logits, noise, y, soft, kl, key, size, strides, rate, keep, share, log_classes,
-    MODE: tl.constexpr, MIXED: tl.constexpr,
+    MODE: tl.constexpr, EACH: tl.constexpr, MIXED: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
     TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
@@ -114,7 +121,7 @@ def resident(
             store_kl(kl, total, weighted, log_classes, size, IN, A, C, MATH)
     if y is not None:
         g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
-        score = score_of(x, g, tl.expand_dims(total, IN), keep, share, MIXED, MATH)
+        score = score_of(x, g, tl.expand_dims(total, IN), keep, share, IN, EACH, MIXED, MATH)
         if MIXED and TAIL > 0:  # beside the row there is no share
             score = tl.where(in_row(place, size), score, -_INFINITY)
         best = tl.expand_dims(row_max(largest(score, IN), IN), IN)
@@ -123,7 +130,7 @@ def resident(
             label = row_min(tl.min(label, IN), IN)
             store_one_hot(y, place, tl.expand_dims(label, IN), best, IN, TAIL)
         if MODE == SOFT or soft is not None:
-            e = exp2((score - best) * rate, MATH)
+            e = exp2((score - best) * beside(rate, IN, EACH), MATH)
             e *= 1.0 / tl.expand_dims(row_sum(tl.sum(e, IN), IN), IN)
             if MODE == SOFT:
                 store_tile(y, place, e, IN, TAIL)
@@ -135,7 +142,7 @@ def resident(
 def scan(
     logits, noise, key, size, strides, chunks, given_top, given_total, rate, keep, share,
     SHARES: tl.constexpr, SCORES: tl.constexpr, SUMS: tl.constexpr, LABELS: tl.constexpr,
-    MIXED: tl.constexpr,
+    EACH: tl.constexpr, MIXED: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
     TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
@@ -167,7 +174,7 @@ def scan(
             weighted += rounded_sum(product, IN)
         if SCORES:
             g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
-            score = score_of(x, g, given_total, keep, share, MIXED, MATH)
+            score = score_of(x, g, given_total, keep, share, IN, EACH, MIXED, MATH)
             if MIXED and TAIL > 0:
                 score = tl.where(in_row(place, size), score, -_INFINITY)
             here = largest(score, IN)
@@ -177,7 +184,7 @@ def scan(
                 first = tl.where(score == tl.expand_dims(here, IN), place[7], _NO_LABEL)
                 label = tl.where(here > before, tl.min(first, IN), label)
             if SUMS:
-                each = exp2((score - tl.expand_dims(best, IN)) * rate, MATH)
+                each = exp2((score - tl.expand_dims(best, IN)) * beside(rate, IN, EACH), MATH)
                 sums = sums * exp2((before - best) * rate, MATH) + tl.sum(each, IN)
     row_top = row_max(top, IN)
     shift = top - row_top
@@ -194,7 +201,7 @@ def scan(
 @triton.jit
 def chunked(
     logits, noise, y, soft, kl, key, size, strides, chunks, rate, keep, share, log_classes,
-    MODE: tl.constexpr, MIXED: tl.constexpr,
+    MODE: tl.constexpr, EACH: tl.constexpr, MIXED: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
     TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
@@ -205,7 +212,7 @@ def chunked(
     SUMS: tl.constexpr = MODE == SOFT or soft is not None
     top, total, weighted, best, sums, label = scan(
         logits, noise, key, size, strides, chunks, lowest(dtype), 0.0, rate, keep, share,
-        kl is not None or MIXED, SAMPLE and not MIXED, SUMS, MODE != SOFT, False,
+        kl is not None or MIXED, SAMPLE and not MIXED, SUMS, MODE != SOFT, EACH, False,
         IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
     )  # fmt: skip
     if kl is not None:
@@ -213,7 +220,7 @@ def chunked(
     if MIXED:
         _, _, _, best, sums, label = scan(
             logits, noise, key, size, strides, chunks, top, tl.expand_dims(total, IN), rate, keep,
-            share, False, True, False, True, True,
+            share, False, True, False, True, EACH, True,
             IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
         )  # fmt: skip
     if SAMPLE:
@@ -227,8 +234,10 @@ def chunked(
             if SUMS:
                 x = load_tile(logits, place, strides, -_INFINITY, IN, VEC, TAIL, FORM, MATH)
                 g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)
-                score = score_of(x - tl.expand_dims(top, IN), g, 0.0, keep, share, False, MATH)
-                e = exp2((score - tl.expand_dims(best, IN)) * rate, MATH)
+                score = score_of(
+                    x - tl.expand_dims(top, IN), g, 0.0, keep, share, IN, EACH, False, MATH
+                )
+                e = exp2((score - tl.expand_dims(best, IN)) * beside(rate, IN, EACH), MATH)
                 e *= tl.expand_dims(inverse, IN)
                 if MODE == SOFT:
                     store_tile(y, place, e, IN, TAIL)
@@ -243,11 +252,12 @@ def chunked(
     ]
 )  # fmt: skip
 def softmax_forward_kernel(
-    logits, key, state_seed, state_offset, noise, y, soft, kl,
+    logits, key, state_seed, state_offset, noise, y, soft, kl, control,
     outers: "i64", classes: "i64", inners: "i64", chunks: "i64",
     outer_stride: "i64", class_stride: "i64", inner_stride: "i64", seed: "i64", offset: "i64",
     rate: "fp64", keep: "fp64", share: "fp64", log_classes: "fp64",
-    KEY: tl.constexpr, MODE: tl.constexpr, MIXED: tl.constexpr, RESIDENT: tl.constexpr,
+    KEY: tl.constexpr, MODE: tl.constexpr, EACH: tl.constexpr, MIXED: tl.constexpr,
+    RESIDENT: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
     TAIL: tl.constexpr, WIDE_INDEX: tl.constexpr, FORM: tl.constexpr, DOUBLE: tl.constexpr,
     MATH: tl.constexpr,
@@ -256,7 +266,8 @@ def softmax_forward_kernel(
 
     logits [outers, classes, inners]: by FORM and the strides; noise (None: from the key), y, soft:
     contiguous; kl [outers, inners]. y, soft and kl may be None. key and what belongs to it: as in
-    `forward`. rate: 1 / tau; keep: 1 - unimix, and share: unimix / classes, for MIXED.
+    `forward`. rate: 1 / tau; keep: 1 - unimix, and share: unimix / classes, for MIXED. control:
+    None, or what replaces tau, or ONE_HOT's unimix: one number, or by EACH [outers, inners].
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     size = (tl.cast(outers, tl.int64), tl.cast(classes, tl.int64), tl.cast(inners, tl.int64))
@@ -264,6 +275,12 @@ def softmax_forward_kernel(
     rate = tl.full((), rate, dtype)
     keep = tl.full((), keep, dtype)
     share = tl.full((), share, dtype)
+    if control is not None:
+        number = control_of(control, size, EACH, IN, A, C)
+        if MODE == ONE_HOT:
+            keep, share = 1.0 - number, number / classes
+        else:
+            rate = inverse_of(number)
     log_classes = tl.full((), log_classes, dtype)
     if KEY == GRAPH:
         seed, offset = derive_key(key, state_seed, state_offset, offset)
@@ -272,11 +289,11 @@ def softmax_forward_kernel(
     if RESIDENT:
         resident(
             logits, noise, y, soft, kl, (seed, offset), size, strides, rate, keep, share,
-            log_classes, MODE, MIXED, IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
+            log_classes, MODE, EACH, MIXED, IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
         )  # fmt: skip
     else:
         chunked(
             logits, noise, y, soft, kl, (seed, offset), size, strides, tl.cast(chunks, tl.int32),
             rate, keep, share, log_classes,
-            MODE, MIXED, IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
+            MODE, EACH, MIXED, IN, A, B, C, VEC, TAIL, WIDE_INDEX, FORM, DOUBLE, MATH,
         )  # fmt: skip

@@ -156,6 +156,34 @@ def gumbel_tile(
 
 
 @triton.jit
+def control_of(
+    pointer, size, EACH: tl.constexpr, IN: tl.constexpr, A: tl.constexpr, C: tl.constexpr
+):
+    """One number, or that of each row."""
+    if EACH:
+        at, inside = row_values(pointer, size, IN, A, C)
+        return tl.load(at, mask=inside, other=1.0)
+    else:
+        return tl.load(pointer)
+
+
+@triton.jit
+def inverse_of(tau):
+    """1 / tau, neither of them denormal or infinite; NaN of none above 0."""
+    bounded = tl.minimum(tl.maximum(tau, 2.0**-126), 2.0**126)
+    return tl.where(tau > 0.0, 1.0 / bounded, float("nan"))
+
+
+@triton.jit
+def beside(x, IN: tl.constexpr, EACH: tl.constexpr):
+    """What is one number, or by EACH that of each row, as it broadcasts to a tile."""
+    if EACH:
+        return tl.expand_dims(x, IN)
+    else:
+        return x
+
+
+@triton.jit
 def larger(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 

@@ -1,0 +1,124 @@
+"""Numbers of a compiled call that change from step to step: two graphs for any number of values."""
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import fused_reparam as fr
+
+KEY = fr.noise.key(5)
+X = torch.linspace(-1.0, 1.0, 24).view(4, 6)
+STEPS = [0.3 + 0.05 * i for i in range(14)]
+
+
+def latent(x, a, **options):
+    return fr.gaussian_latent(x, std=0.7, key=KEY, **options)
+
+
+# Of a tensor and one number.
+CALLS = {
+    "gumbel_softmax": lambda x, a: fr.gumbel_softmax(x, a, key=KEY),
+    "gumbel_softmax hard": lambda x, a: fr.gumbel_softmax(x, a, True, key=KEY),
+    "categorical_latent": lambda x, a: fr.categorical_latent(x, a, key=KEY),
+    "one_hot_categorical": lambda x, a: fr.one_hot_categorical(x, a, key=KEY),
+    "relaxed_bernoulli": lambda x, a: fr.relaxed_bernoulli(x, a, key=KEY),
+    "df": lambda x, a: fr.loc_scale_rsample(x, 1.0, "student_t", df=a, key=KEY),
+    "low": lambda x, a: fr.tanh_normal_rsample(x, std=0.5, low=-a, key=KEY),
+    "low, high": lambda x, a: fr.tanh_normal_rsample(x, std=0.5, low=-2 * a, high=a, key=KEY),
+    "std": lambda x, a: fr.gaussian_latent(x, std=a, key=KEY),
+    "scale": lambda x, a: fr.loc_scale_latent(x, a, "laplace", key=KEY),
+    "prior mean": lambda x, a: latent(x, a, prior=(a, 1.5)),
+    "prior std": lambda x, a: latent(x, a, prior=(0.1, a)),
+    "log_prob": lambda x, a: fr.gaussian_rsample_log_prob(x, std=0.5, prior=(a, a), key=KEY),
+    "free_bits": lambda x, a: latent(x, a, free_bits=a),
+    "free_bits of elements": lambda x, a: latent(x, a, free_bits=a, free_bits_per="element"),
+    "beta": lambda x, a: latent(x, a, beta=a),
+    "exponential": lambda x, a: fr.exponential_latent(x.exp(), prior_rate=a, key=KEY),
+    "weibull": lambda x, a: fr.weibull_latent(
+        x.exp(), 1.3, prior_scale=a, prior_concentration=a, key=KEY
+    ),
+    "pareto": lambda x, a: fr.pareto_latent(
+        1.0 + x.exp(), 3.0, prior_scale=a, prior_alpha=a, key=KEY
+    ),
+    "continuous_bernoulli": lambda x, a: fr.continuous_bernoulli_latent(x, prior_logits=a, key=KEY),
+}
+
+
+def as_tuple(found):
+    return found if isinstance(found, tuple) else (found,)
+
+
+def outcome(call, a):
+    x = X.clone().requires_grad_()
+    found = as_tuple(call(x, a))
+    sum(o.sum() for o in found).backward()
+    return *found, x.grad
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_fourteen_values_of_a_number(call):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(call, fullgraph=True, backend=counter)
+    for a in STEPS:
+        got = outcome(compiled, a)
+        if a in (STEPS[0], STEPS[-1]):
+            torch.testing.assert_close(got, outcome(call, a))
+    assert counter.frame_count <= 2
+
+
+def test_numbers_of_numpy_and_tensors():
+    torch._dynamo.reset()
+    for make in (np.float64, np.float32, torch.tensor):
+        counter = CompileCounterWithBackend("aot_eager")
+        call = CALLS["gumbel_softmax"]
+        compiled = torch.compile(call, fullgraph=True, backend=counter)
+        for a in STEPS:
+            got = outcome(compiled, make(a))
+        torch.testing.assert_close(got, outcome(call, STEPS[-1]))
+        assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (fr.FusedGumbelSoftmax(), "tau"),
+        (fr.FusedCategoricalLatent(), "tau"),
+        (fr.FusedOneHotCategorical(0.1), "unimix"),
+        (fr.FusedRelaxedBernoulli(), "tau"),
+    ],
+    ids=lambda p: p if isinstance(p, str) else type(p).__name__,
+)
+def test_a_layers_number(layer, name):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    for a in STEPS:
+        setattr(layer, name, a)
+        got = as_tuple(compiled(X, key=KEY))
+    torch.testing.assert_close(got, as_tuple(layer(X, key=KEY)))
+    assert counter.frame_count <= 2
+
+
+def test_a_constant_of_the_graph_is_checked():
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: fr.gumbel_softmax(x, -1.0), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match=r"tau must be positive, got -1\.0"):
+        compiled(X)
+
+
+def test_compiled_to_machine_code():
+    """Where the compiler may find out late that a number has to be a constant."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")
+
+    def step(x, a):
+        y = fr.gumbel_softmax(x, a, key=KEY)
+        return y, *fr.gaussian_latent(x, std=0.7, prior=(0.1, a), beta=a, key=KEY)
+
+    compiled = torch.compile(step, fullgraph=True, backend=counter)
+    for a in STEPS:
+        got = compiled(X, a)
+    torch.testing.assert_close(got, step(X, STEPS[-1]))
+    assert counter.frame_count <= 2

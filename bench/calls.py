@@ -181,6 +181,8 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
     numbers = torch.tensor(0.5), torch.tensor(math.log(2.0))
     mu_alone, log_std_alone = mu.detach(), log_std.detach()
 
+    from bench.number_calls import number_calls  # which takes a good deal from here
+
     def op(name: str) -> Call:
         """An op of the bench."""
         found = OPS[name]
@@ -248,6 +250,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
         Call("gumbel, y.sum()", (logits,), categories(), softmax(-1), "gumbel", "sum"),
         *calls_from_elsewhere(two, one_row, logits, given),
         *density_calls(rows, cols),
+        *number_calls(two, action, one_row, logits),
         *calls_of_weights(
             (normal(rows, cols, scale=0.1), normal(rows, cols, scale=0.1, shift=-3.0)),
             (row, one_row), torch.tensor(0.5, requires_grad=True), given,

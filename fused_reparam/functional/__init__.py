@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from . import categorical as _categorical
 from . import gaussian as _gaussian
 from . import gaussian_from_moments as _gaussian_from_moments
+from . import gaussian_kl as _gaussian_kl
 from . import gaussian_log_prob as _gaussian_log_prob
 from . import heavy_tails as _heavy_tails
 from . import kl as _kl
@@ -21,6 +22,7 @@ from . import unit_interval as _unit_interval
 from .categorical import *
 from .gaussian import *
 from .gaussian_from_moments import *
+from .gaussian_kl import *
 from .gaussian_log_prob import *
 from .heavy_tails import *
 from .kl import *
@@ -34,8 +36,8 @@ from .unit_interval import *
 
 if not TYPE_CHECKING:  # which sees what is imported above, and of this only that it is no literal
     _FILES = (
-        _categorical, _gaussian, _gaussian_from_moments, _gaussian_log_prob, _heavy_tails, _kl,
-        _loc_scale, _log_normal, _positive, _relaxed_log_prob, _sample_weight, _tanh_normal,
-        _unit_interval,
+        _categorical, _gaussian, _gaussian_from_moments, _gaussian_kl, _gaussian_log_prob,
+        _heavy_tails, _kl, _loc_scale, _log_normal, _positive, _relaxed_log_prob, _sample_weight,
+        _tanh_normal, _unit_interval,
     )  # fmt: skip
     __all__ = [name for file in _FILES for name in file.__all__]

@@ -63,12 +63,19 @@ def gaussian_rsample_from_moments(
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Sample ``z = mu + sigma * eps`` of means and scales in one tensor, without the KL.
 
-    Arguments, dtypes and errors are those of :func:`gaussian_latent_from_moments`; the halves are
-    read in place, and the backward pass writes one gradient in the layout of ``moments``.
+    The halves are read in place, and the backward pass writes one gradient in the layout of
+    ``moments``.
+
+    Args:
+        moments, dim, scale, min_std, clamp, num_samples, sample_shape, key, generator, rng, eps,
+            return_eps: see :func:`gaussian_latent_from_moments`.
 
     Returns:
         z, of the shape of one half, behind ``sample_shape`` or (num_samples,), or ``(z, eps)`` with
         ``return_eps``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`gaussian_latent_from_moments` does.
 
     Source: the layout is that of latent-diffusion autoencoders (Rombach et al., 2022).
 

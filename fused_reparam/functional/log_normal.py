@@ -36,10 +36,15 @@ def log_normal_rsample(
 ) -> Tensor:
     """Sample ``z = exp(loc + sigma * eps)``, eps standard normal, without the KL.
 
-    Arguments, dtypes and errors are those of :func:`log_normal_latent`.
+    Args:
+        loc, log_std, std, logvar, var, rho, min_std, clamp, key, generator, sample_shape, rng, eps:
+            see :func:`log_normal_latent`.
 
     Returns:
-        z, of the broadcast shape and the inputs' dtype.
+        z, of the broadcast shape, behind ``sample_shape``, and the inputs' dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`log_normal_latent` does.
 
     Source: the reparameterization is the Gaussian's, pushed through exp (Kingma and Welling, 2014,
     section 2.4).

@@ -148,4 +148,4 @@ def _drawn_classes(
         return shares.new_empty((*front, *shares.shape[:-1]), dtype=torch.int64)
     rows = shares.reshape(-1, shares.shape[-1]).to(keys.drawn_on(shares.device, generator))
     found = torch.multinomial(rows, samples, True, generator=generator).to(shares.device)
-    return found.T.reshape(*front, *shares.shape[:-1])
+    return found.T.reshape((*front, *shares.shape[:-1]))

@@ -149,6 +149,23 @@ def test_the_kl_of_categories_is_that_of_the_logits(backend):
                 assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (2, 0), (2, 3)])
+def test_one_variable_has_the_counterparts_class(backend, shape):
+    """Logits of one dim: a class of no dims."""
+    logits = torch.tensor([0.5, -1.0, 0.0, 2.0], requires_grad=True)
+    torch.manual_seed(2)
+    y = fr.one_hot_categorical(logits, rng="torch", sample_shape=shape)
+    assert y.shape == (*shape, 4)
+    if y.numel():
+        torch.manual_seed(2)
+        law = torch.distributions.OneHotCategoricalStraightThrough(logits=logits)
+        want = law.rsample(torch.Size(shape))
+        assert torch.equal(y, want.round())
+        weights = torch.linspace(-1.0, 1.0, y.numel()).view(y.shape)
+        grads = (torch.autograd.grad(found, logits, weights)[0] for found in (y, want))
+        torch.testing.assert_close(*grads)
+
+
 def test_memory_formats_have_the_counterparts_numbers(backend):
     """torch.distributions draws into contiguous memory, torch.randn_like as its tensor lies."""
     loc = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)

@@ -129,6 +129,29 @@ def test_shared_weights_are_counted_once():
     torch.testing.assert_close(kl_divergence(tied), want)
 
 
+def test_a_row_for_padding_that_another_layer_draws_is_in_the_kl():
+    for order in (1, -1):
+        words, out = nn.Embedding(6, 4, padding_idx=2), nn.Linear(4, 6, bias=False)
+        out.weight = words.weight
+        model = bayesianize(nn.Sequential(*[words, out][::order]))
+        torch.testing.assert_close(kl_divergence(model), out.kl(), rtol=0, atol=0)
+        out(words(X))
+        kl_divergence(model).backward()
+        assert out.weight_rho.grad[2].ne(0).all()
+
+
+def test_layers_made_bayesian_one_after_another_share_scales():
+    model = Net()
+    bayesianize(model, filter=lambda name, _: name == "words")
+    bayesianize(model)
+    assert model.out.weight_mu is model.words.weight_mu
+    assert model.out.weight_rho is model.words.weight_rho
+    # Of two scales, each has its KL, although the means are one parameter.
+    model.out.weight_rho = nn.Parameter(model.out.weight_rho.detach() + 1.0)
+    want = sum(layer.kl() for layer in (model.words, model.lstm, model.conv[0], model.out))
+    torch.testing.assert_close(kl_divergence(model), want)
+
+
 def test_hooks_modes_and_other_attributes_stay():
     layer, calls = nn.Linear(2, 3).eval(), []
     handle = layer.register_forward_hook(lambda *_: calls.append(1))
@@ -225,6 +248,11 @@ def test_wrong_arguments():
         (lambda: bayesianize(3), TypeError, "model must be a torch.nn.Module, got 3 of type int"),
         (lambda: bayesianize(model, prior=1.0), TypeError, "unexpected keyword argument 'prior'"),
         (lambda: bayesianize(model, prior_std=-1.0), ValueError, "prior_std must be positive"),
+        (
+            lambda: bayesianize(model, filter="0"),
+            TypeError,
+            "filter must be a function of a layer's name and module, got '0' of type str",
+        ),
         (lambda: bayesianize(nn.GRU(2, 2)), ValueError, "LSTM themselves, and this GRU has none"),
         (
             lambda: bayesianize(model, filter=lambda *_: False),

@@ -105,6 +105,10 @@ def bayesianize(
     )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {described(model)}")
+    if filter is not None and not callable(filter):
+        raise TypeError(
+            f"filter must be a function of a layer's name and module, got {described(filter)}"
+        )
     found: list[tuple[type[MeanField], nn.Module]] = []
     for name, layer in model.named_modules():
         kind = _BY_LAYER.get(_without_parametrization(layer))
@@ -119,10 +123,21 @@ def bayesianize(
         found.append((kind, layer))
     if not found:
         raise ValueError(_nothing(model, filter is not None))
-    scales: dict[nn.Parameter, nn.Parameter] = {}
+    scales = _scales_in(model)
     for kind, layer in found:
         kind._convert(layer, prior, scales)
     return model
+
+
+def _scales_in(model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+    """Those of the means of layers that are Bayesian already: others may share these."""
+    layers = [layer for layer in model.modules() if isinstance(layer, MeanField)]
+    pairs = (
+        [layer._parameters.get(part) for part in parts]
+        for layer in layers
+        for parts in layer._weights.values()
+    )
+    return {mu: rho for mu, rho in pairs if mu is not None and rho is not None}
 
 
 def _without_parametrization(layer: nn.Module) -> type:

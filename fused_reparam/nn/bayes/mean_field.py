@@ -198,6 +198,11 @@ class MeanField(Stochastic):
         mu, rho = self._weights[name]
         return getattr(self, mu), getattr(self, rho)
 
+    def _identity(self, name: str) -> tuple[int, int | str]:
+        """The same for weights of two layers whose means and scales are the same parameters."""
+        mu, rho = (self._parameters.get(part) for part in self._weights[name])
+        return (id(self), name) if mu is None or rho is None else (id(mu), id(rho))
+
     def _sampled(self, mu: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
         return functional.sample_weight(
             mu, rho, self.prior_mean, self.prior_std, mixture=self.mixture
@@ -346,17 +351,26 @@ def kl_divergence(model: nn.Module) -> Tensor:
             "kl_divergence adds up the KL of Bayesian layers (BayesianLinear, BayesianConv2d and "
             f"others), and this {type(model).__name__} has none"
         )
-    kls: list[Tensor] = []
-    counted: set[Tensor] = set()
+    counted: dict[tuple[int, int | str], tuple[MeanField, str]] = {}
     for layer in layers:
-        means = {name: layer._parameters.get(f"{name}_mu") for name in layer._weights}
-        tied = {name for name, mu in means.items() if mu is not None and mu in counted}
-        counted.update(mu for mu in means.values() if mu is not None)
-        if tied:
-            kls += layer._kls(name for name in layer._weights if name not in tied)
+        for name in layer._weights:
+            shared, one = layer._identity(name), (layer, name)
+            # An embedding has no KL for its row for padding, of which another layer may make use.
+            if shared not in counted or _size(*counted[shared]) < _size(*one):
+                counted[shared] = one
+    kls: list[Tensor] = []
+    for layer in layers:
+        names = [n for n in layer._weights if counted[layer._identity(n)] == (layer, n)]
+        if len(names) < len(layer._weights):
+            kls += layer._kls(names)
         else:
             kls.append(layer.kl())
     return _total(kls)
+
+
+def _size(layer: MeanField, name: str) -> int:
+    """How many numbers of a weight are in a layer's KL."""
+    return sum(mu.numel() for mu, _ in layer._pairs(*layer._parameters_of(name)))
 
 
 def _total(kls: Sequence[Tensor]) -> Tensor:

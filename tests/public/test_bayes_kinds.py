@@ -191,6 +191,21 @@ def test_a_bound_on_the_norm_of_rows():
     assert (layer.eval()(x).norm(dim=1) <= 0.5001).all()
 
 
+def test_networks_that_flatten_an_lstms_parameters_stay_as_they_are():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4)
+
+        def forward(self, x):
+            self.lstm.flatten_parameters()
+            return self.lstm(x)[0]
+
+    model, x = Net().eval(), torch.randn(5, 2, 3)
+    want = model(x)
+    assert torch.equal(fr.bayesianize(model)(x), want)
+
+
 def test_an_lstms_weights_are_drawn_once():
     """Two sequences and all steps share them: equal inputs give equal outputs."""
     layer = fr.BayesianLSTM(3, 4, rho_init=0.0)
@@ -209,6 +224,12 @@ WRONG = [
         lambda: fr.BayesianLSTM(3, 4)(torch.zeros(5, 2, 3), (torch.zeros(1, 2, 3),) * 2),
         r"h0 must be of shape \(1, 2, 4\), got .* \(1, 2, 3\)",
     ),
+    (lambda: fr.BayesianLSTM(3, 4)(torch.zeros(5, 2, 3), (None, None)), r"two tensors \(h0, c0\)"),
+    (
+        lambda: fr.BayesianLSTM(3, 4)(torch.zeros(5, 3), (torch.zeros(1, 4),)),
+        r"two tensors \(h0, c0\), got \(a tensor of shape \(1, 4\)",
+    ),
+    (lambda: fr.BayesianLSTM(3, 4)([1.0]), "takes a tensor or a packed sequence, got .* list"),
     (lambda: fr.BayesianLSTM(3, 4, proj_size=4), "proj_size has to be smaller"),
     (lambda: fr.BayesianLSTM(3, 0), "hidden_size must be greater than zero"),
     (lambda: fr.BayesianEmbedding(4, 2, padding_idx=4), "(?i)padding_idx must be within"),

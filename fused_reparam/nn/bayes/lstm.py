@@ -148,6 +148,9 @@ class BayesianLSTM(MeanField):
         sizes = [getattr(self, name) for name in _Sizes._fields]
         return lstm(x, hx, self._draw(), sizes)  # type: ignore[arg-type]
 
+    def flatten_parameters(self) -> None:
+        """Nothing: for code that calls it of a ``torch.nn.LSTM``. Drawn weights are new tensors."""
+
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
@@ -182,6 +185,7 @@ def lstm(
         shapes = _state_shapes(batch, of)
         hx = data.new_zeros(shapes[0]), data.new_zeros(shapes[1])
     else:
+        _check_pair(hx)
         if not isinstance(x, PackedSequence) and x.dim() == 2:
             hx = hx[0].unsqueeze(1), hx[1].unsqueeze(1)
         _check_state(hx, batch, of)
@@ -210,6 +214,8 @@ def _outside_of_graphs(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _with_batch(x: Tensor, of: _Sizes) -> Tensor:
     """An input with a dim for its batch."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"an LSTM takes a tensor or a packed sequence, got {described(x)}")
     if x.dim() not in (2, 3):
         raise ValueError(
             "an LSTM's input must have two dims (steps, input_size) or three, with the batch, got "
@@ -234,6 +240,12 @@ def _state_shapes(batch: int, of: _Sizes) -> tuple[tuple[int, ...], tuple[int, .
     """Of h and of c."""
     layers = of.num_layers * (2 if of.bidirectional else 1)
     return (layers, batch, of.proj_size or of.hidden_size), (layers, batch, of.hidden_size)
+
+
+def _check_pair(hx: State) -> None:
+    pair = isinstance(hx, (tuple, list)) and len(hx) == 2
+    if not pair or not all(isinstance(state, Tensor) for state in hx):
+        raise TypeError(f"an LSTM's states must be two tensors (h0, c0), got {described(hx)}")
 
 
 def _check_state(hx: State, batch: int, of: _Sizes) -> None:

@@ -144,7 +144,7 @@ def _drawn_classes(
     """The class of each variable, of shares along the last dim, as ``Categorical`` draws it."""
     keys.check_traceable(generator)
     samples = math.prod(front)
-    if not samples:
+    if not samples or shares.is_meta:
         return shares.new_empty((*front, *shares.shape[:-1]), dtype=torch.int64)
     rows = shares.reshape(-1, shares.shape[-1]).to(keys.drawn_on(shares.device, generator))
     found = torch.multinomial(rows, samples, True, generator=generator).to(shares.device)

@@ -153,6 +153,8 @@ def gumbel_softmax(
     """
     tau = min(max(tau, SMALLEST_TAU), LARGEST_TAU)
     dim %= logits.dim()
+    if order is not UNSETTLED:
+        order = tuple(order)  # a spec is hashed where a call goes past the dispatcher
     spec = Spec(order, mode, tau, unimix, dim, True, False, reduction)
     if key is None and exporting():
         return _in_plain_operators(logits, noise, control, spec)

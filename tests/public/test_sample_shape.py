@@ -61,6 +61,24 @@ def test_samples_of_every_backend(device, name):
     check_samples(name, device)
 
 
+@EVERY_LAW
+def test_samples_of_a_call_past_the_dispatcher(name):
+    """As of every device but the CPU; meta is one that needs no hardware."""
+    names, ours, _ = LAWS[name]
+    params = [t.to("meta").detach().requires_grad_() for t in leaves(names.split(), SHAPE)]
+    a_list = [torch.Generator() for _ in range(SHAPE[0])]
+    for shape in ((), (6,), (2, 3), (0,)):
+        eps = torch.empty(*shape, *SHAPE, device="meta", requires_grad=True)
+        for options in (
+            {}, {"eps": eps}, {"rng": "torch"}, {"generator": a_list},
+            {"rng": "torch", "generator": a_list[0]},
+        ):  # fmt: skip
+            z = ours(*params, sample_shape=shape, **options)
+            assert z.shape == (*shape, *SHAPE)
+            grads = torch.autograd.grad(z.sum(), params)
+            assert [g.shape for g in grads] == [p.shape for p in params]
+
+
 def check_samples(name, device):
     names, ours, _ = LAWS[name]
     params = [t.to(device) for t in leaves(names.split(), SHAPE)]

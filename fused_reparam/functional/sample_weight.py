@@ -189,7 +189,7 @@ def mixture_constants(mixture: Mixture, prior_std: Tensor | float) -> tuple[Any,
 def _tensor_or_number(check: Callable[[str, float], float], name: str, value: Any) -> Any:
     """A tensor as it is, unless it can be read as a number at once and for good; or a number."""
     if isinstance(value, Tensor):
-        if value.numel() != 1 or value.requires_grad or not value.is_cpu or not eager():
+        if value.dim() or value.requires_grad or not value.is_cpu or not eager():
             check_tensor(name, value)
             return value
     elif not is_number(value):
@@ -260,7 +260,9 @@ def _log_mixture(
     # Not torch.logaddexp: its second derivative is NaN where one of the two is far below the other.
     first = a >= b
     larger = torch.where(first, a, b)
-    return larger - logsigmoid(larger - torch.where(first, b, a))
+    # Far out both are -inf, and so is their sum.
+    above = torch.where(larger == -math.inf, 0.0, larger - torch.where(first, b, a))
+    return larger - logsigmoid(above)
 
 
 def _log(x: Tensor | float, least: float) -> Tensor | float:

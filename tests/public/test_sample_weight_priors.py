@@ -153,6 +153,23 @@ def test_a_mixture_of_tensors_far_out():
         assert all(g.isfinite().all() for g in grads)
         again = torch.autograd.grad(sum(g.sum() for g in grads), (mu, share))
         assert all(g.isfinite().all() for g in again)
+    # Where its square exceeds float32, a KL is infinite, and its gradient is not.
+    mu = torch.tensor([1e20, -1e30]).requires_grad_()
+    found = []
+    for one in (1.0, torch.ones(2)):
+        _, kl = sample_weight(mu, 0.0, mixture=(0.5, one, 0.1), reduction="none", key=KEY)
+        assert kl.eq(math.inf).all()
+        found.append(torch.autograd.grad(kl.sum(), mu)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_a_tensor_of_one_number_broadcasts_as_others_do():
+    mu, rho = weights()
+    for tensor in (torch.ones(1, 1, 1), torch.ones(1), torch.ones(())):
+        for options in (
+            {"prior_mean": tensor}, {"prior_std": tensor}, {"mixture": (0.5, tensor, 0.1)}
+        ):  # fmt: skip
+            assert sample_weight(mu, rho, **options)[0].shape == (mu + tensor).shape
 
 
 @pytest.mark.parametrize("prior", [{}, {"prior_std": 0.5}, {"mixture": (0.3, 1.5, 0.05)}])

@@ -42,10 +42,10 @@ def eager_generator(
 ) -> torch.Generator | None:
     """The CUDA generator whose state the host may read and move on; None where it may not."""
     source = _cuda_generator(device, generator) if eager() else None
-    return None if source is None or _capturing(source.device) else source
+    return None if source is None or capturing(source.device) else source
 
 
-def _capturing(device: torch.device) -> bool:
+def capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is captured on the device's current stream."""
     if torch.cuda.current_device() == device.index:
         return torch.cuda.is_current_stream_capturing()
@@ -126,7 +126,7 @@ def draw(device: torch.device, generator: torch.Generator | None) -> HostKey | G
     source = _cuda_generator(device, generator)
     if source is None:
         return None
-    if not _capturing(source.device):
+    if not capturing(source.device):
         return host_key(source)
     reserved = _capturing_reservation(source)
     if reserved is None:

@@ -133,7 +133,15 @@ def random_bits(device: torch.device | str | None, generator: torch.Generator | 
 def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
     """Where a generator draws for a device: a CPU's serves them all, and what it draws is moved."""
     source = getattr(generator, "device", None)
-    return source if source is not None and source.type == "cpu" else device  # type: ignore[return-value]
+    if source is None or source.type != "cpu":
+        return device
+    there = source if device is None else torch.device(device)
+    if there.type == "cuda" and cuda.capturing(there):
+        raise RuntimeError(
+            "a CUDA graph would draw the same from a generator of the CPU in each replay: give one "
+            f"of {there}, registered with the graph, or draw before the capture"
+        )
+    return source  # type: ignore[return-value]
 
 
 class Fresh:

@@ -81,6 +81,19 @@ def test_draws_from_the_generators_state(kind, capturing):
     assert generator.offset == 8
 
 
+def test_a_graph_draws_from_no_generator_of_the_cpu(capturing):
+    """Its replays would repeat the numbers."""
+    generator = torch.Generator()
+    assert rng_keys.drawn_on(CUDA, generator).type == "cpu"
+    before = generator.get_state()
+    capturing(True)
+    for call in (rng_keys.drawn_on, rng_keys.draw_bits, rng_keys.draw_key):
+        with pytest.raises(RuntimeError, match="same from a generator of the CPU in each replay"):
+            call(CUDA, generator)
+    assert torch.equal(generator.get_state(), before)
+    rng_keys.draw_key("cpu", generator)
+
+
 def test_both_ways_give_the_same_keys(capturing):
     old, new = OldGenerator(5), NewGenerator(5)
     for _ in range(3):

@@ -197,11 +197,12 @@ def _torch_noise(
         return torch.randn_like(
             like if same else empty_ordered(shape, order, like.dtype, like.device)
         )
-    out = (
-        torch.empty_like(like, device=device)
-        if same
-        else empty_ordered(shape, order, like.dtype, device)
-    )
+    if same:
+        out = torch.empty_like(like, device=device)
+    elif order:
+        out = empty_ordered(shape, order, like.dtype, device)
+    else:  # of each example where a vmap draws for them
+        out = like.new_empty(shape, device=device)
     return out.normal_(generator=generator).to(like.device)
 
 

@@ -141,6 +141,23 @@ def test_latents_and_policies_pass_them_on():
             )
 
 
+@EVERY_LAW
+def test_examples_of_a_vmap_draw_from_them(name):
+    names, ours, _ = LAWS[name]
+    params = [t.detach() for t in leaves(names.split(), SHAPE)]
+    params = [torch.stack((t, t)) for t in params]
+    for rng, shape, make in product(
+        ("philox", "torch"), ((), (2,)), (generators, torch.Generator)
+    ):  # fmt: skip
+
+        def draw(*p, rng=rng, shape=shape, make=make):
+            return ours(*p, rng=rng, sample_shape=shape, generator=make())
+
+        z = torch.func.vmap(draw, randomness="different")(*params)
+        assert z.shape == (2, *shape, *SHAPE)
+        assert not torch.equal(z[0], z[1])
+
+
 def test_wrong_lists():
     loc = torch.zeros(3, 4)
     for call, shape in (

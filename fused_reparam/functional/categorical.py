@@ -95,7 +95,8 @@ def gumbel_softmax(
         node = special(gumbel_softmax, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
+    mode = HARD if hard is not False and flag("hard", hard) else SOFT
+    sources = sources_of(key, generator, noise)
     return _draw(logits, mode, tau, dim, None, sources)[0]
 
 
@@ -154,7 +155,8 @@ def categorical_latent(
         if node is not None:
             return node  # type: ignore[no-any-return]
     over = summed(reduction, dims)
-    mode, sources = HARD if flag("hard", hard) else SOFT, sources_of(key, generator, noise)
+    mode = HARD if hard is not False and flag("hard", hard) else SOFT
+    sources = sources_of(key, generator, noise)
     return _draw(logits, mode, tau, dim, over, sources)
 
 
@@ -234,23 +236,11 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     """y and the KL; without sources y has no noise."""
     dim = _class_dim(logits, dim, reduction)
-    if not isinstance(reduction, tuple):
-        return _reduced_by_op(logits, mode, number, dim, reduction, sources)
-    in_op, left = settled(
-        reduction, logits.dim() - 1, lambda: (*logits.shape[:dim], *logits.shape[dim + 1 :])
-    )
-    y, kl = _reduced_by_op(logits, mode, number, dim, in_op, sources)
-    return y, kl.sum(left) if left else kl
-
-
-def _reduced_by_op(
-    logits: Tensor,
-    mode: int,
-    number: Number,
-    dim: int,
-    reduction: str | None,
-    sources: Sources | None,
-) -> tuple[Tensor, Tensor]:
+    left: list[int] = []
+    if isinstance(reduction, tuple):
+        reduction, left = settled(
+            reduction, logits.dim() - 1, lambda: (*logits.shape[:dim], *logits.shape[dim + 1 :])
+        )
     if mode == ONE_HOT:
         number = number_or_tensor("unimix", number, logits, share)
     else:
@@ -262,11 +252,13 @@ def _reduced_by_op(
     if sources is None:
         silence = torch.zeros_like(logits)
         if control is None or not control.dim() or control.shape[dim] == 1:
-            return softmax.gumbel_softmax(
+            y, kl = softmax.gumbel_softmax(
                 logits, None, silence, mode, tau, unimix, dim, reduction, control=control
             )
+            return y, kl.sum(left) if left else kl
         sources = Sources(eps=silence)
-    return draw(logits, mode, tau, unimix, dim, reduction, sources, control)
+    y, kl = draw(logits, mode, tau, unimix, dim, reduction, sources, control)
+    return y, kl.sum(left) if left else kl
 
 
 def _beside(number: Tensor, mode: int, logits: Tensor, dim: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -41,10 +42,15 @@ class _Call(NamedTuple):
         if learned:
             mean, scale = (given.pop(name) for name in learned)
             given["prior"] = mean, {learned[1].removeprefix("prior_"): scale}
-        if self.function is not functional.gaussian_kl:
+        if _draws(self.function):
             given["key"] = key
         found = self.function(**given, **self.options)
         return (found,) if isinstance(found, Tensor) else found  # type: ignore[no-any-return]
+
+
+def _draws(function: Callable[..., Any]) -> bool:
+    """Whether a layer or a function takes a key."""
+    return isinstance(function, torch.nn.Module) or "key" in inspect.signature(function).parameters
 
 
 def _call(function: Callable[..., Any], names: str, **options: Any) -> _Call:
@@ -56,6 +62,15 @@ def _inside(loc: Tensor, scale: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     return functional.loc_scale_latent(
         0.1 * loc, 0.1 * scale, "uniform", reduction="sample", key=key
     )
+
+
+def _relaxed(function: Callable[..., Any], squash: Callable[[Tensor], Tensor]) -> Any:
+    """The log-density of relaxed samples, which are made of any numbers."""
+
+    def call(y: Tensor, logits: Tensor) -> Tensor:
+        return function(squash(y), logits, tau=0.7)  # type: ignore[no-any-return]
+
+    return call
 
 
 def _positive(kind: str) -> str:
@@ -112,6 +127,10 @@ _CALLS: dict[str, _Call] = {
     "gaussian_latent_from_moments samples": _call(
         functional.gaussian_latent_from_moments, "moments", num_samples=2, clamp=(-1.0, 1.0)
     ),
+    "gaussian_rsample_from_moments": _call(
+        functional.gaussian_rsample_from_moments, "moments", scale="rho", min_std=0.1
+    ),
+    "gaussian_log_prob": _call(functional.gaussian_log_prob, "z mu rho", dims=-1),
     "gaussian_rsample": _call(functional.gaussian_rsample, "mu log_std"),
     "gaussian_rsample samples": _call(functional.gaussian_rsample, "mu var+", num_samples=2),
     "gaussian_kl": _call(functional.gaussian_kl, "mu rho", **_SAMPLE),
@@ -131,6 +150,10 @@ _CALLS: dict[str, _Call] = {
         functional.sample_weight, "mu rho", mixture=(0.3, 1.0, 0.5), **_SAMPLE
     ),
     "tanh_normal_rsample": _call(functional.tanh_normal_rsample, "mean log_std"),
+    "tanh_normal_sample": _call(functional.tanh_normal_sample, "mean log_std"),
+    "tanh_normal_log_prob": _call(
+        functional.tanh_normal_log_prob, "action mean std+", low=-9.0, high=9.0
+    ),
     "log_normal_rsample": _call(functional.log_normal_rsample, "loc log_std", clamp=(-1.0, 1.0)),
     "log_normal_latent": _call(functional.log_normal_latent, "loc std+", **_SAMPLE),
     **{
@@ -148,6 +171,19 @@ _CALLS: dict[str, _Call] = {
         for base in loc_scale.BASES
     },
     **dict(_of_rows()),
+    "categorical_kl": _call(
+        lambda logits, q: functional.categorical_kl(logits, q, unimix=0.01), "logits q"
+    ),
+    "bernoulli_kl": _call(functional.bernoulli_kl, "logits", prior_probs=0.3, **_SAMPLE),
+    "kumaraswamy_kl": _call(
+        functional.kumaraswamy_kl, "concentration1+ concentration0+", prior_concentration0=2.0
+    ),
+    "relaxed_bernoulli_log_prob": _call(
+        _relaxed(functional.relaxed_bernoulli_log_prob, torch.sigmoid), "y logits"
+    ),
+    "gumbel_softmax_log_prob": _call(
+        _relaxed(functional.gumbel_softmax_log_prob, lambda y: y.softmax(-1)), "y logits"
+    ),
     "one_hot_categorical": _call(functional.one_hot_categorical, "logits", unimix=0.01),
     **{
         f"{name}{' hard' if hard else ''}": _call(function, "logits", hard=hard, **options)

@@ -42,10 +42,21 @@ def calls():
             3,
             [*grads, *args, op_calls.needs(0, *([1] if params[1] else []))],
         )
+    softmax_needs = [True, False]
     rows = op_calls.softmax(mode=1, want_soft=True, reduction="none")
-    yield "of categories", "gumbel_softmax", 5, [SHAPE, SHAPE, (4,), SHAPE, SHAPE, *rows, [True]]
+    yield (
+        "of categories",
+        "gumbel_softmax",
+        5,
+        [SHAPE, SHAPE, (4,), SHAPE, SHAPE, None, *rows, softmax_needs],
+    )
     rows = op_calls.softmax(mode=2, reduction="mean")
-    yield "of one-hot ones", "gumbel_softmax", 4, [SHAPE, None, (), SHAPE, None, *rows, [True]]
+    yield (
+        "of one-hot ones",
+        "gumbel_softmax",
+        4,
+        [SHAPE, None, (), SHAPE, None, None, *rows, softmax_needs],
+    )
 
 
 CALLS = {name: tuple(rest) for name, *rest in calls()}

@@ -47,7 +47,7 @@ CALLS = {
     "categories with a KL": lambda: F.categorical_latent(leaf()),
     "categories in another order": lambda: F.categorical_latent(ordered(leaf())),
     "one-hot": lambda: [F.one_hot_categorical(leaf())],
-    "categories op": lambda: op("gumbel_softmax", leaf(), KEY, None, *SOFT),
+    "categories op": lambda: op("gumbel_softmax", leaf(), KEY, None, None, *SOFT),
 }
 
 

@@ -232,7 +232,7 @@ WRONG = [
     (lambda: fr.BayesianLSTM(3, 4)([1.0]), "takes a tensor or a packed sequence, got .* list"),
     (lambda: fr.BayesianLSTM(3, 4, proj_size=4), "proj_size has to be smaller"),
     (lambda: fr.BayesianLSTM(3, 0), "hidden_size must be greater than zero"),
-    (lambda: fr.BayesianEmbedding(4, 2, padding_idx=4), "(?i)padding_idx must be within"),
+    (lambda: fr.BayesianEmbedding(4, 2, padding_idx=4), "padding_idx must be one of 4 rows, got 4"),
     (lambda: fr.BayesianEmbedding(4, 2, sparse=True), "unexpected keyword argument 'sparse'"),
     (lambda: fr.BayesianConv1d(3, 4, 2, groups=2), "in_channels must be divisible by groups"),
     (lambda: fr.BayesianConv3d(3, 4, "2"), "kernel_size must be an integer, got '2'"),
@@ -250,5 +250,5 @@ WRONG = [
 
 @pytest.mark.parametrize(("call", "said"), WRONG)
 def test_what_is_wrong(call, said):
-    with pytest.raises((TypeError, ValueError, AssertionError), match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         call()

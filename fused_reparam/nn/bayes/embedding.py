@@ -79,10 +79,17 @@ class BayesianEmbedding(MeanField):
     ) -> None:
         if mistaken:
             raise unknown(type(self), mistaken)
+        num_embeddings = integer("num_embeddings", num_embeddings)
+        if padding_idx is not None:
+            padding_idx = integer("padding_idx", padding_idx)
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(
+                    f"padding_idx must be one of {num_embeddings} rows, got {padding_idx}"
+                )
         layer = nn.Embedding(
-            integer("num_embeddings", num_embeddings),
+            num_embeddings,
             integer("embedding_dim", embedding_dim),
-            None if padding_idx is None else integer("padding_idx", padding_idx),
+            padding_idx,
             None if max_norm is None else arguments.number("max_norm", max_norm),
             arguments.number("norm_type", norm_type),
             scale_grad_by_freq,

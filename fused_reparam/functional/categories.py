@@ -10,7 +10,8 @@ from torch import Tensor
 from ..core.dtypes import compute_dtype
 from ..core.modes import eager
 from ..core.storage import check_given
-from ..families.categorical import HARD, ONE_HOT
+from ..families.categorical import HARD, ONE_HOT, bounded
+from ..families.family import bounded_quotient
 from ..ops import softmax
 from ..ops.layout import memory_order, shifted_order
 from ..rng import keys
@@ -79,7 +80,13 @@ def _of_each_class(
         zeros = torch.zeros_like(logits, dtype=tau.dtype)
         noise = sample("gumbel", (("logits", zeros), ("scale", 1.0)), sources)[0]
     score = logits.to(tau.dtype) + noise.to(tau.dtype)
-    soft = torch.softmax(score / torch.where(tau > 0.0, tau, torch.nan), front + dim)
+    # In units of the least temperature nothing overflows before the largest score is off. A class
+    # that is never drawn has no quotient, whose gradient would be of an infinity.
+    tau, at = torch.as_tensor(bounded(tau)), front + dim
+    least, never = tau.detach().amin(dim, keepdim=True), score == -math.inf
+    score = (score.masked_fill(never, 0.0) * (least / tau)).masked_fill(never, -math.inf)
+    score = score - score.detach().amax(at, keepdim=True)
+    soft = torch.softmax(bounded_quotient(score, least, 1e4), at)
     y = soft
     if mode == HARD:
         index = soft.detach().argmax(front + dim, keepdim=True)

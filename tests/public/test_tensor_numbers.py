@@ -68,6 +68,18 @@ def test_temperatures_of_many_classes(backend):
         torch.testing.assert_close(g, w.to(g.dtype), rtol=1e-4, atol=1e-6)
 
 
+def test_temperatures_of_classes_far_out():
+    """A class that is never drawn has a temperature too, and any temperature a quotient."""
+    for logits in ([-torch.inf, 0.0, 1.0], [1e30, -1e30, 0.0], [0.0, 0.0, 0.0]):
+        for tau in (1e-40, 1e-3, 1.0, 1e38):
+            x = torch.tensor([logits], requires_grad=True)
+            temperatures = torch.full((3,), tau, requires_grad=True)
+            y = fr.gumbel_softmax(x, temperatures, key=KEY)
+            torch.testing.assert_close(y, fr.gumbel_softmax(x, tau, key=KEY))
+            grads = torch.autograd.grad(y[0, 1] - y[0, 2], (x, temperatures))
+            assert all(grad.isfinite().all() for grad in grads)
+
+
 @pytest.mark.parametrize("shape", [(), (5, 1), (3, 5, 1)], ids=str)
 def test_shares_of_equal_chances(target, shape):
     _, device = target

@@ -18,7 +18,7 @@ from .arguments import check_tensor, class_dim, share, temperature
 from .categories import draw
 from .reduction import Dims, Reduction, settled, summed
 from .sources import Sources, sources_of
-from .tensor_numbers import Number, check_broadcasts, number_or_tensor
+from .tensor_numbers import Number, check_broadcasts, number_or_tensor, of_variables
 
 __all__ = ["categorical_latent", "gumbel_softmax", "one_hot_categorical"]
 
@@ -265,15 +265,10 @@ def _beside(number: Tensor, mode: int, logits: Tensor, dim: int) -> Tensor:
     """A tensor of temperatures or shares without dims, or with all the logits have."""
     if not number.dim():
         return number
-    name = "unimix" if mode == ONE_HOT else "tau"
-    check_broadcasts(name, number, "logits", logits.shape)
-    number = number[(None,) * (logits.dim() - number.dim())]
-    if mode == ONE_HOT and number.shape[dim] > 1:
-        raise ValueError(
-            f"unimix must be one share for each variable: of size 1 along dim {dim} of logits "
-            f"{tuple(logits.shape)}, got shape {tuple(number.shape)}"
-        )
-    return number
+    if mode == ONE_HOT:
+        return of_variables("unimix", number, "logits", logits.shape, dim)
+    check_broadcasts("tau", number, "logits", logits.shape)
+    return number[(None,) * (logits.dim() - number.dim())]
 
 
 def _class_dim(logits: Tensor, dim: int, reduction: Reduction | None) -> int:

@@ -17,6 +17,7 @@ from ..core.tracers import fx, special
 from . import elementwise
 from .arguments import class_dim, share, widened
 from .reduction import Dims, reduced, summed
+from .tensor_numbers import number_or_tensor, of_variables
 
 __all__ = ["bernoulli_kl", "categorical_kl", "kumaraswamy_kl"]
 
@@ -27,7 +28,7 @@ _EULER = 0.57721566490153286
 def categorical_kl(
     logits: Tensor,
     prior_logits: Tensor | float = 0.0,
-    unimix: float = 0.0,
+    unimix: float | Tensor = 0.0,
     dim: int = -1,
     *,
     reduction: str = "batchmean",
@@ -47,7 +48,9 @@ def categorical_kl(
         logits: unnormalized log-probabilities, at least one dim; float32, float64, float16 or
             bfloat16. -inf is a class of probability 0.
         prior_logits: those of the prior, broadcast against logits. Any number: equal shares.
-        unimix: the share u of equal chances in both, ``0 <= unimix < 1``.
+        unimix: the share u of equal chances in both, ``0 <= unimix < 1``; or a tensor without dims
+            or of one share for each variable, as of :func:`one_hot_categorical`. Where it holds 0,
+            no probability counts as less than the dtype's smallest normal number.
         dim: of the classes.
         reduction: over the dims other than ``dim``, see :func:`categorical_latent`.
         dims: in place of a reduction, the dims of the variables to sum over, which are those of the
@@ -76,10 +79,17 @@ def categorical_kl(
         node = special(categorical_kl, locals())
         if node is not None:
             return node  # type: ignore[no-any-return]
-    over, u = summed(reduction, dims), share("unimix", unimix)
+    over = summed(reduction, dims)
     both = widened(("logits", logits), ("prior_logits", prior_logits))
     p, q = both if both[0].shape == both[1].shape else torch.broadcast_tensors(*both)
     dim = class_dim("logits", p, dim)
+    u = number_or_tensor("unimix", unimix, p, share)
+    if isinstance(u, Tensor):
+        u = of_variables("unimix", u, "logits", p.shape, dim)
+        p, q = ((1.0 - u) * x.softmax(dim) + u / x.shape[dim] for x in (p, q))
+        least = torch.finfo(p.dtype).tiny
+        log_p, log_q = p.clamp_min(least).log(), q.clamp_min(least).log()
+        return reduced((p * (log_p - log_q)).sum(dim), over)
     if u == 0.0:
         log_p, log_q = p.log_softmax(dim), q.log_softmax(dim)
         p = log_p.exp()

@@ -13,6 +13,7 @@ from ..core.tracers import fx, special
 from . import elementwise
 from .arguments import check_tensor, class_dim, temperature, widened
 from .reduction import Dims, reduced, summed
+from .tensor_numbers import number_or_tensor, of_variables
 
 __all__ = ["gumbel_softmax_log_prob", "relaxed_bernoulli_log_prob"]
 
@@ -68,7 +69,7 @@ def relaxed_bernoulli_log_prob(
     over = summed(reduction, dims, "none")
     check_tensor("y", y)
     limits = torch.finfo(y.dtype)
-    t = tau if isinstance(tau, Tensor) else temperature("tau", tau)
+    t = number_or_tensor("tau", tau, y, temperature)
     logits, t, y = widened(("logits", logits), ("tau", t), ("y", y))
     return elementwise.terms_alone(
         "relaxed_bernoulli_density", (("logits", logits), ("tau", t), ("y", y)), 0, 0,
@@ -100,7 +101,8 @@ def gumbel_softmax_log_prob(
     Args:
         y: samples, as of :func:`gumbel_softmax`, which sum to 1 along ``dim``.
         logits: unnormalized log-probabilities, broadcast against y.
-        tau: temperature, a positive number or a 0-d tensor.
+        tau: temperature, a positive number; or a tensor without dims, or of one for each variable
+            (of y's shape with 1 for ``dim``, or what broadcasts to it).
         dim: of the classes.
         reduction: over the other dims, "none" by default, see :func:`categorical_latent`.
         dims: in place of a reduction, the dims of the variables to sum over, see
@@ -130,20 +132,16 @@ def gumbel_softmax_log_prob(
     over = summed(reduction, dims, "none")
     check_tensor("y", y)
     least = torch.finfo(y.dtype).tiny
-    t: Tensor | float
-    if isinstance(tau, Tensor):
-        y, logits, t = widened(("y", y), ("logits", logits), ("tau", tau))
-        if t.dim():
-            raise ValueError(f"tau must be a number or a 0-d tensor, got shape {tuple(t.shape)}")
-    else:
-        t = temperature("tau", tau)
-        y, logits = widened(("y", y), ("logits", logits))
+    y, logits = widened(("y", y), ("logits", logits))
     if y.shape != logits.shape:
         y, logits = torch.broadcast_tensors(y, logits)
     dim = class_dim("y", y, dim)
+    t = number_or_tensor("tau", tau, y, temperature)
+    if isinstance(t, Tensor):
+        t = of_variables("tau", t, "y", y.shape, dim)
     classes, log_y = y.shape[dim], torch.log(y.clamp(min=least))
     log_shares = torch.log_softmax(logits - t * log_y, dim)
-    log_t = t.log() if isinstance(t, Tensor) else math.log(t)
+    log_t = (t.squeeze(dim) if t.dim() else t).log() if isinstance(t, Tensor) else math.log(t)
     if torch.compiler.is_compiling():  # the number of classes may be a symbol
         log_gamma = torch.lgamma(torch.scalar_tensor(classes, dtype=torch.float64))
     else:

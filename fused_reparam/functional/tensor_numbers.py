@@ -110,3 +110,17 @@ def check_broadcasts(name: str, t: Tensor, to: str, shape: Sequence[int]) -> Non
         raise ValueError(
             f"{name} must broadcast to {to} {tuple(shape)}, got shape {tuple(t.shape)}"
         )
+
+
+def of_variables(name: str, t: Tensor, to: str, shape: Sequence[int], dim: int) -> Tensor:
+    """One number for each variable, whose classes are a dim of a shape, with all dims it has."""
+    if not t.dim():
+        return t
+    check_broadcasts(name, t, to, shape)
+    t = t[(None,) * (len(shape) - t.dim())]
+    if t.shape[dim] > 1:
+        raise ValueError(
+            f"{name} must be one number for each variable: of size 1 along dim {dim} of {to} "
+            f"{tuple(shape)}, got shape {tuple(t.shape)}"
+        )
+    return t

@@ -192,3 +192,26 @@ def test_what_is_wrong():
         categorical_kl(x, x, dim=2)
     with pytest.raises(ValueError, match="terms must be at least 1, got 0"):
         kumaraswamy_kl(x + 1.0, 1.0, terms=0)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1), (1,)])
+def test_a_share_that_is_a_tensor(shape):
+    p, q = torch.randn(2, 3, 4, dtype=torch.float64).requires_grad_()
+    unimix = torch.full(shape, 0.2, dtype=torch.float64, requires_grad=True)
+    found = categorical_kl(p, q, unimix)
+    torch.testing.assert_close(found, categorical_kl(p, q, 0.2))
+    assert torch.autograd.gradcheck(lambda *t: categorical_kl(*t), (p, q, unimix))
+    assert torch.autograd.gradgradcheck(lambda *t: categorical_kl(*t), (p, q, unimix))
+
+
+def test_no_share_in_a_tensor():
+    """As of the number 0, also where a class is never drawn."""
+    p = torch.tensor([[-math.inf, 0.0, 1.0]], requires_grad=True)
+    q = torch.tensor([[-math.inf, 1.0, 0.0]], requires_grad=True)
+    wanted = categorical_kl(p, q, 0.0)
+    found = categorical_kl(p, q, torch.tensor(0.0))
+    torch.testing.assert_close(found, wanted)
+    grads = [torch.autograd.grad(kl, (p, q)) for kl in (found, wanted)]
+    torch.testing.assert_close(*grads)
+    with pytest.raises(ValueError, match=r"unimix must be one number for each variable"):
+        categorical_kl(p, q, torch.full((3,), 0.1))

@@ -102,7 +102,30 @@ def test_what_is_wrong():
         relaxed_bernoulli_log_prob(y, y, 0.0)
     with pytest.raises(ValueError, match=r"logits \(5,\) and y \(4, 3\)"):
         relaxed_bernoulli_log_prob(y, torch.zeros(5))
-    with pytest.raises(ValueError, match=r"tau must be a number or a 0-d tensor, got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"tau must be one number for each variable.*got shape \(1, 3\)"
+    ):
         gumbel_softmax_log_prob(y, y, torch.ones(3))
     with pytest.raises(TypeError, match="y must be a floating tensor, got 1 of type int"):
         gumbel_softmax_log_prob(1, y)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_a_temperature_for_each_variable(dim):
+    logits = torch.randn(4, 3, 5, dtype=torch.float64)
+    shape = list(logits.shape)
+    shape[dim] = 1
+    tau = (0.5 + torch.rand(shape, dtype=torch.float64)).requires_grad_()
+    y = torch.randn_like(logits).softmax(dim)
+    found = gumbel_softmax_log_prob(y, logits, tau, dim)
+    each = zip(
+        y.movedim(dim, -1).flatten(0, 1), logits.movedim(dim, -1).flatten(0, 1),
+        tau.movedim(dim, -1).flatten(), strict=True,
+    )  # fmt: skip
+    wanted = torch.stack([
+        torch.distributions.RelaxedOneHotCategorical(t, logits=x).log_prob(point)
+        for point, x, t in each
+    ]).view_as(found)  # fmt: skip
+    torch.testing.assert_close(found, wanted)
+    grads = [torch.autograd.grad(t.sum(), tau)[0] for t in (found, wanted)]
+    torch.testing.assert_close(*grads)

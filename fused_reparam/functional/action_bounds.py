@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ..core.dtypes import compute_dtype
-from .arguments import check_tensor, interval, number
+from .arguments import check_tensor, check_together, interval, number
 from .reduction import Reduction, reduced
 from .tensor_numbers import check_broadcasts, listed, number_or_tensor, tensor_of
 
@@ -27,8 +26,8 @@ def bounds_between(low: Bound, high: Bound, name: str, like: Tensor) -> tuple[En
     if type(low) is type(high) is float and not is_compiling():
         return interval(low, high), None
     check_tensor(name, like)
-    lowest = number_or_tensor("low", listed(low, like), like, number)
-    highest = number_or_tensor("high", listed(high, like), like, number)
+    lowest = number_or_tensor("low", listed("low", low, like, number), like, number)
+    highest = number_or_tensor("high", listed("high", high, like, number), like, number)
     if not isinstance(lowest, Tensor) and not isinstance(highest, Tensor):
         return interval(lowest, highest), None
     return (-1.0, 1.0), (tensor_of(lowest, like), tensor_of(highest, like))
@@ -50,24 +49,32 @@ def spread(
     return found.to(action.dtype), log_prob - _summed(torch.log(half), shape, over)
 
 
-def scaled_back(action: Tensor, between: Between) -> tuple[Tensor, Tensor]:
-    """The action from -1 to 1 that lies where a given one does, and half the bounds' distance.
+def taken_back(action: Tensor, between: Between, eps: float) -> tuple[Tensor, Tensor]:
+    """What tanh makes the given action of, and the logarithm of the density's other factor.
 
-    An action on a bound was rounded to it: it is held half the spacing of its dtype at the larger
-    bound from the end, without a gradient there and beyond.
+    Of the action's distances to both bounds, which are exact where it is near one. An action on a
+    bound was rounded to it: it is held half the spacing ``eps`` of its dtype at the larger bound
+    from the end, without a gradient there and beyond.
     """
     low, high = between
-    half = 0.5 * (high - low)
-    least = 0.5 * torch.finfo(action.dtype).eps * torch.maximum(low.abs(), high.abs()) / half
-    end = (1.0 - least.clamp_min(torch.finfo(least.dtype).eps)).detach()
-    found = (action.to(compute_dtype(action.dtype)) - (low + half)) / half
-    held = torch.where(found > end, end, found)
-    return torch.where(found < -end, -end, held), half
+    for name, end in zip(("low", "high"), between, strict=True):
+        check_together(name, end, "action", action)
+    check_together("low", low, "high", high)
+    action, width = action.to(low.dtype), high - low
+    least = 0.5 * eps * torch.maximum(low.abs(), high.abs()) / width
+    above, below = (action - low) / width, (high - action) / width
+    held = (above < least) | (below < least)
+    above, below = (
+        torch.where(held, torch.maximum(share, least).clamp(max=1.0).detach(), share)
+        for share in (above, below)
+    )
+    log_above, log_below = torch.log(above), torch.log(below)
+    return 0.5 * (log_above - log_below), -(torch.log(2.0 * width) + log_above + log_below)
 
 
-def without_half(log_prob: Tensor, half: Tensor, shape: torch.Size, over: Reduction) -> Tensor:
-    """The log-density of an action whose bounds are ``half`` as far apart as -1 and 1 are."""
-    return log_prob - _summed(torch.log(half), shape, over)
+def with_factor(log_prob: Tensor, factor: Tensor, shape: torch.Size, over: Reduction) -> Tensor:
+    """The summed log-density of actions, of that of x and of ``taken_back``'s other factor."""
+    return log_prob + _summed(factor, shape, over)
 
 
 def _checked(between: Between, shape: torch.Size) -> Between:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
+from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scalars import flag
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from ..rng import keys
 from . import elementwise
-from .action_bounds import Bound, Ends, bounds_between, scaled_back, spread, without_half
+from .action_bounds import Between, Bound, Ends, bounds_between, spread, taken_back, with_factor
 from .arguments import bounds_of, check_tensor, one_scale, parameters
 from .divergence import usual
 from .min_std import raised
@@ -156,7 +157,7 @@ def tanh_normal_sample(
 
     What :func:`tanh_normal_rsample` gives for the same key, but the action is fixed: it is
     detached, and the log-density's gradient is that of the parameters at this action, as of
-    ``distribution.log_prob(distribution.sample())``.
+    ``distribution.log_prob(distribution.sample())``; bounds that require grad are parameters too.
 
     .. math::
         \nabla_\mu \log p(a) = \frac{x - \mu}{\sigma^2} \qquad
@@ -260,18 +261,8 @@ def tanh_normal_log_prob(
         if node is not None:
             return node  # type: ignore[no-any-return]
     check_tensor("action", action)
-    named, kind, bounds = _policy(mean, (logvar, log_std, std, var, rho), min_std, clamp)
-    ends, between = bounds_between(low, high, "action", action)
-    # Half the distance to the next number of the action's dtype.
-    least = max(map(abs, ends)) * 0.5 * torch.finfo(action.dtype).eps
-    half = None
-    if between is not None:
-        action, half = scaled_back(action, between)
-    shape, (log_prob,) = elementwise.terms_alone(
-        "tanh_normal_density", (*named, ("action", action)), kind, 0, (*bounds, *ends, least),
-        _over(dims),
-    )  # fmt: skip
-    return log_prob if half is None else without_half(log_prob, half, shape(), _over(dims))
+    policy = _policy(mean, (logvar, log_std, std, var, rho), min_std, clamp)
+    return _log_prob_at(action, policy, low, high, _over(dims))
 
 
 def without_noise(
@@ -309,6 +300,28 @@ def _over(dims: int | Sequence[int]) -> Reduction:
     return "last" if type(dims) is int and dims == -1 else as_dims(dims)
 
 
+def _log_prob_at(
+    action: Tensor, policy: Policy, low: Bound, high: Bound, over: Reduction
+) -> Tensor:
+    named, kind, bounds = policy
+    eps = torch.finfo(action.dtype).eps
+    like = action
+    if not (type(low) is type(high) is float):
+        like = parameters(("action", action), *named)[0]
+    ends, between = bounds_between(low, high, "action", like)
+    if between is not None:
+        x, factor = taken_back(like, between, eps)
+        shape, (log_prob,) = elementwise.terms_alone(
+            "gaussian_density", (*named, ("action", x)), kind, 0, bounds, over
+        )
+        return with_factor(log_prob, factor, shape(), over)
+    # Half the distance to the next number of the action's dtype.
+    least = max(map(abs, ends)) * 0.5 * eps
+    return elementwise.terms_alone(
+        "tanh_normal_density", (*named, ("action", action)), kind, 0, (*bounds, *ends, least), over
+    )[1][0]
+
+
 def _draw(
     family: str,
     policy: Policy,
@@ -325,8 +338,29 @@ def _draw(
     action, log_prob, *x = _between_ends(family, policy, ends, over, sources, with_x)
     if between is not None:
         shape = action.shape[len(sources.sample_shape) :]
-        action, log_prob = spread(action, log_prob, between, shape, over)
+        if family == "tanh_normal":
+            action, log_prob = spread(action, log_prob, between, shape, over)
+        else:
+            fixed = (between[0].detach(), between[1].detach())
+            action, log_prob = spread(action, log_prob, fixed, shape, over)
+            if not eager() or between[0].requires_grad or between[1].requires_grad:
+                own = _of_bounds(action.detach(), policy, between, over, len(shape))
+                log_prob = log_prob + (own - own.detach())
     return action, log_prob, *x
+
+
+def _of_bounds(
+    action: Tensor, policy: Policy, between: Between, over: Reduction, dims: int
+) -> Tensor:
+    """The log-density of fixed actions that has the gradient of the bounds alone.
+
+    ``dims``: how many one sample has; those of ``over`` are counted from the end for more.
+    """
+    named, kind, bounds = policy
+    fixed = tuple([(n, t.detach() if isinstance(t, Tensor) else t) for n, t in named])
+    if isinstance(over, tuple):
+        over = tuple([dim - dims if dim >= 0 else dim for dim in over])
+    return _log_prob_at(action, (fixed, kind, bounds), *between, over if dims else ())
 
 
 def _between_ends(

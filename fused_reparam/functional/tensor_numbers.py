@@ -21,6 +21,7 @@ from torch.compiler import is_compiling
 
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import described
+from ..core.modes import eager
 from ..core.scalars import is_number
 from ..core.storage import check_given
 
@@ -89,11 +90,19 @@ def tensor_of(value: Number, like: Tensor) -> Tensor:
     return torch.ones((), dtype=compute_dtype(like.dtype), device=like.device) * value
 
 
-def listed(value: Any, like: Tensor) -> Any:
+def listed(name: str, value: Any, like: Tensor, check: Callable[[str, Any], float]) -> Any:
     """The same value, or a tensor of a list, a tuple or an array of numbers."""
     if isinstance(value, Tensor) or is_number(value) or not _is_list(value):
         return value
-    return torch.as_tensor(value, dtype=compute_dtype(like.dtype), device=like.device)
+    if isinstance(value, (list, tuple)):
+        each = [number_or_tensor(name, one, like, check) for one in value]
+        if any(isinstance(one, Tensor) for one in each):
+            return torch.stack([tensor_of(one, like) for one in each])
+        return torch.tensor(each, dtype=compute_dtype(like.dtype), device=like.device)
+    found = torch.as_tensor(value, dtype=compute_dtype(like.dtype))
+    if eager() and not found.isfinite().all():
+        raise ValueError(f"{name} must be finite, got {value}")
+    return found.to(like.device)
 
 
 def _is_list(value: Any) -> bool:

@@ -83,7 +83,8 @@ class FusedTanhNormal(Stochastic):
             raise unknown(FusedTanhNormal, mistaken)
         super().__init__()
         self.scale = arguments.layer_scale("FusedTanhNormal", scale)
-        low, high = (listed(end, torch.empty(0)) for end in (low, high))
+        low = listed("low", low, torch.empty(0), arguments.number)
+        high = listed("high", high, torch.empty(0), arguments.number)
         if not isinstance(low, Tensor) and not isinstance(high, Tensor):
             arguments.interval(low, high)  # type: ignore[arg-type]
         hold(self, "low", low, arguments.number)

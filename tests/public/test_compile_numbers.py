@@ -26,6 +26,9 @@ CALLS = {
     "df": lambda x, a: fr.loc_scale_rsample(x, 1.0, "student_t", df=a, key=KEY),
     "low": lambda x, a: fr.tanh_normal_rsample(x, std=0.5, low=-a, key=KEY),
     "low, high": lambda x, a: fr.tanh_normal_rsample(x, std=0.5, low=-2 * a, high=a, key=KEY),
+    "lists": lambda x, a: fr.tanh_normal_rsample(
+        x, std=0.5, low=[-a, -1.0] * 3, high=[a] * 6, key=KEY
+    ),
     "gumbel_softmax_log_prob": lambda x, a: fr.gumbel_softmax_log_prob(x.softmax(-1), x, a),
     "relaxed_bernoulli_log_prob": lambda x, a: fr.relaxed_bernoulli_log_prob(x.sigmoid(), x, a),
     "categorical_kl": lambda x, a: fr.categorical_kl(x, x.flip(-1), 0.5 * a),

@@ -5,6 +5,8 @@ Their z is the first parameter, and nobody asks for it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -24,7 +26,9 @@ def bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-d
     upper = p[0] > 0.0
     a, b = torch.where(upper, -p[0], p[0]), torch.where(upper, -p[1], p[1])
     share = torch.sigmoid(a)
-    apart = torch.where(share == 0.0, 0.0, a - b)
+    # To what is certain of the other side the KL is infinite by the rest alone; its gradient large.
+    apart = torch.where(b == math.inf, torch.finfo(b.dtype).min, a - b)
+    apart = torch.where(share == 0.0, 0.0, apart)
     return _unsampled(p[0], eps), (share * apart + (_softplus(b) - _softplus(a)),)
 
 

@@ -90,6 +90,19 @@ def test_bernoulli_where_both_are_sure(device):
     assert torch.autograd.grad(same.sum(), never)[0].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_to_what_is_certain(backend, dtype):
+    """As kl_divergence of Bernoullis has it: infinite unless the bit is as certain."""
+    bits = torch.tensor([-math.inf, -30.0, -1.0, 0.0, 1.0, 30.0, math.inf], dtype=dtype)
+    x = bits.requires_grad_()
+    for prior, side in ((math.inf, 1.0), (-math.inf, 0.0)):
+        kl = bernoulli_kl(x, prior, reduction="none")
+        assert kl.isinf().tolist() == (x != prior).tolist()
+        assert torch.equal(bernoulli_kl(x, prior_probs=side, reduction="none"), kl)
+        grad = torch.autograd.grad(kl[1:-1].sum(), x)[0][1:-1]
+        assert ((grad < 0.0) if side else (grad > 0.0)).all()
+
+
 def test_gradcheck(backend):
     a, b = random(3, 2, dtype=torch.float64), random(2, dtype=torch.float64)
     for call in (

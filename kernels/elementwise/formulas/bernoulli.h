@@ -1,6 +1,8 @@
 // The divergence of a Bernoulli distribution, and the log-density of its relaxed samples.
 #pragma once
 
+#include <limits>
+
 #include "elementwise/formula.h"
 
 namespace fr::FR_NS {
@@ -39,7 +41,9 @@ struct TermFormula<Term::bernoulli> {
     sides(in, a, b);
     const V ea = exp_of_negative(a), eb = exp_of_negative(-abs(b));
     const V rest = max_keep_nan(V{}, b) + log1p_unit(eb) - log1p_unit(ea);
-    out.term(0, times(ea * reciprocal(num<V>(1.0) + ea), a - b) + rest);
+    // To what is certain of the other side it is infinite by the rest alone.
+    const V apart = b >= num<V>(std::numeric_limits<double>::infinity()) ? V{} : a - b;
+    out.term(0, times(ea * reciprocal(num<V>(1.0) + ea), apart) + rest);
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {

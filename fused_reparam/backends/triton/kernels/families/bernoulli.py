@@ -6,6 +6,8 @@ import triton.language as tl
 from ..approx import exp, log, reciprocal
 from ..scale import clamp, softplus_parts, times
 
+_INFINITY: tl.constexpr = tl.constexpr(float("inf"))
+
 
 @triton.jit
 def unsampled_sample(
@@ -37,7 +39,9 @@ def bernoulli_term(
     a, b = lower_side(logits, prior)
     of_a, e, _ = softplus_parts(a, MATH)
     of_b, _, _ = softplus_parts(b, MATH)
-    return times(e * reciprocal(1.0 + e, MATH), a - b) + (of_b - of_a)
+    # To what is certain of the other side it is infinite by the rest alone.
+    apart = tl.where(b == _INFINITY, 0.0, a - b)
+    return times(e * reciprocal(1.0 + e, MATH), apart) + (of_b - of_a)
 
 
 @triton.jit

@@ -105,3 +105,12 @@ def test_bounds_that_do_not_fit():
         tanh_normal_log_prob(
             action[:1], mean[:1], std=1.0, low=-torch.ones(5, 1), high=torch.ones(6, 1)
         )
+
+
+@pytest.mark.parametrize("std", [1.0, 1e-5, 1e-30])
+def test_no_gradient_where_an_action_is_held(backend, std):
+    """Also where the density's own is infinite."""
+    action = torch.tensor([0.0, 1.0, -0.5, 1.5], requires_grad=True)
+    for low in (0.0, torch.tensor(0.0)):
+        found = tanh_normal_log_prob(action, torch.ones(4), std=std, low=low, high=1.0)
+        assert torch.autograd.grad(found, action)[0].tolist() == [0.0] * 4

@@ -15,7 +15,7 @@ from .....families import HALF_LOG_2PI as _HALF_LOG_2PI
 from ..approx import exp, expm1, reciprocal
 from ..constants import Constants
 from ..formulas import of_log
-from ..scale import clamp, inverse_of, sigma_squares
+from ..scale import clamp, inverse_of, sigma_squares, times
 from ..uniform import fast_log
 
 HALF_LOG_2PI: tl.constexpr = tl.constexpr(_HALF_LOG_2PI)
@@ -97,4 +97,4 @@ def tanh_normal_density_divergence_gradients(
     e = exp(-tl.abs(s[2]), 2.0, 1.0, EXACT, MATH)
     tanh = -expm1(-2.0 * tl.abs(s[2]), e) * reciprocal(1.0 + e, MATH)
     to_point += 2.0 * gk * tl.where(s[2] >= 0.0, tanh, -tanh)
-    return to_loc, to_scale, to_point * s[6], rest
+    return to_loc, to_scale, times(s[6], to_point), rest

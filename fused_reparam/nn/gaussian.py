@@ -16,6 +16,7 @@ from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..ops.elementwise_spec import halves
 from .scales import scale_by_keyword
 from .stochastic import Stochastic, changed
+from .tensor_numbers import hold
 
 __all__ = ["FusedGaussianLatent"]
 
@@ -29,7 +30,7 @@ class _Attributes(NamedTuple):
     dim: int | None
     rng: str
     prior: tuple[float, ...] | None
-    free_bits: float | None
+    free_bits: float | Tensor | None
     free_bits_per: str
     beta: Tensor | float
     num_samples: int | None
@@ -58,9 +59,9 @@ class FusedGaussianLatent(Stochastic):
         rng: "philox", or "torch" for the very numbers of ``torch.randn_like``.
         prior: None for N(0, I), (mean, std) of two numbers, or a ``torch.distributions.Normal`` of
             two. A prior of tensors, learned or of another layer, is given at the call.
-        free_bits, free_bits_per: the least KL that counts, of each "sample" or "element".
-        beta: factor of the KL, a number or a 0-d tensor. Under ``torch.compile`` each new number
-            compiles anew, and a tensor may change its value.
+        free_bits, free_bits_per: the least KL that counts, of each "sample" or "element"; a number
+            or a tensor, which is a buffer of the layer, or a parameter.
+        beta: factor of the KL, a number or a 0-d tensor, whose value may be set.
         num_samples: K samples of each element.
 
     Shape:
@@ -106,7 +107,7 @@ class FusedGaussianLatent(Stochastic):
         rng: str = "philox",
         *,
         prior: tuple[float, float] | Distribution | None = None,
-        free_bits: float | None = None,
+        free_bits: float | Tensor | None = None,
         free_bits_per: str = "sample",
         beta: Tensor | float = 1,
         num_samples: int | None = None,
@@ -118,7 +119,9 @@ class FusedGaussianLatent(Stochastic):
         self.scale = arguments.layer_scale("FusedGaussianLatent", scale)
         arguments.check_reduction(reduction)
         arguments.check_rng(rng)
-        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta)
+        tensors = [t for t in (free_bits, beta) if isinstance(t, Tensor)]
+        like = torch.empty(0, device=next((t.device for t in tensors if not t.is_cpu), None))
+        wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, like=like)
         if wanted.prior.parameters:
             raise TypeError(
                 "a layer's prior is (mean, std) of two numbers; give one of tensors at the call: "
@@ -129,9 +132,13 @@ class FusedGaussianLatent(Stochastic):
         self.dim = None if dim is None else integer("dim", dim)
         self.rng = rng
         self.prior = None if prior is None else wanted.prior.constants
-        self.free_bits = None if free_bits is None else arguments.number("free_bits", free_bits)
+        if free_bits is None:
+            self.free_bits = None
+        else:
+            hold(self, "free_bits", free_bits, arguments.number)
         self.free_bits_per = free_bits_per
-        self.beta = wanted.beta
+        # The user's own tensor, whose value may be set.
+        self.beta = beta if isinstance(beta, Tensor) else wanted.beta
         self.num_samples = arguments.sample_count(num_samples) or None
 
     def forward(

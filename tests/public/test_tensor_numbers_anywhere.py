@@ -91,3 +91,23 @@ def test_layers_hold_tensors():
         assert "tau" in make(torch.tensor(0.5)).state_dict()
     layer = fr.FusedOneHotCategorical(torch.tensor(0.3))
     assert torch.equal(layer(x, key=KEY), fr.one_hot_categorical(x, 0.3, key=KEY))
+
+
+def test_layers_hold_tensors_of_their_kl():
+    x = values(1)
+    layer = fr.FusedGaussianLatent(free_bits=torch.nn.Parameter(torch.tensor(50.0)))
+    layer(x, x)[1].backward()
+    assert layer.free_bits.grad == 1.0
+    floors = torch.full((x.shape[-1],), 0.5)
+    layer = fr.FusedGaussianLatent(free_bits=floors, free_bits_per="element")
+    assert list(layer.state_dict()) == ["free_bits"]
+    wanted = fr.gaussian_kl(x, x, free_bits=0.5, free_bits_per="element")
+    torch.testing.assert_close(layer(x, x)[1], wanted)
+    beta = torch.tensor(0.5, dtype=torch.float64)
+    layer = fr.FusedGaussianLatent(beta=beta)
+    beta.fill_(2.0)
+    torch.testing.assert_close(layer(x, x)[1], fr.gaussian_kl(x, x, beta=2.0))
+    with torch.device("meta"):
+        x = torch.empty(4, 3)
+        layer = fr.FusedGaussianLatent(free_bits=torch.tensor(0.5), beta=torch.tensor(0.5))
+        assert layer(x, x)[1].is_meta

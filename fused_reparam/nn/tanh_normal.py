@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import functional
 from ..core.mistakes import names_mistakes, unknown
+from ..core.modes import eager
 from ..core.noise_options import Generators
 from ..core.tracers import fx, node_of
 from ..functional import arguments
@@ -83,10 +84,15 @@ class FusedTanhNormal(Stochastic):
             raise unknown(FusedTanhNormal, mistaken)
         super().__init__()
         self.scale = arguments.layer_scale("FusedTanhNormal", scale)
+        numbers = not isinstance(low, Tensor) and not isinstance(high, Tensor)
         low = listed("low", low, torch.empty(0), arguments.number)
         high = listed("high", high, torch.empty(0), arguments.number)
+        if isinstance(low, Tensor) and isinstance(high, Tensor):
+            arguments.check_together("low", low, "high", high)
         if not isinstance(low, Tensor) and not isinstance(high, Tensor):
             arguments.interval(low, high)  # type: ignore[arg-type]
+        elif numbers and eager() and not torch.all(torch.as_tensor(low < high)):  # type: ignore[operator]
+            raise ValueError(f"low must be below high, got low {low} and high {high}")
         hold(self, "low", low, arguments.number)
         hold(self, "high", high, arguments.number)
         self.clamp = arguments.clamp_of(clamp, scale)

@@ -111,3 +111,11 @@ def test_layers_hold_tensors_of_their_kl():
         x = torch.empty(4, 3)
         layer = fr.FusedGaussianLatent(free_bits=torch.tensor(0.5), beta=torch.tensor(0.5))
         assert layer(x, x)[1].is_meta
+
+
+def test_a_layers_lists_of_bounds_are_checked():
+    with pytest.raises(ValueError, match=r"low \(3,\) and high \(2,\)"):
+        fr.FusedTanhNormal(low=[-1.0, 0.0, 0.0], high=[1.0, 2.0])
+    for high in ([1.0, -2.0], 0.0):
+        with pytest.raises(ValueError, match="low must be below high, got low"):
+            fr.FusedTanhNormal(low=[-1.0, 0.0], high=high)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from ..core.modes import eager
 from .arguments import check_tensor, check_together, interval, number
 from .reduction import Reduction, reduced
 from .tensor_numbers import check_broadcasts, listed, number_or_tensor, tensor_of
@@ -61,8 +62,12 @@ def taken_back(action: Tensor, between: Between, eps: float) -> tuple[Tensor, Te
         check_together(name, end, "action", action)
     check_together("low", low, "high", high)
     action, width = action.to(low.dtype), high - low
-    least = 0.5 * eps * torch.maximum(low.abs(), high.abs()) / width
-    above, below = (action - low) / width, (high - action) / width
+    least = (0.5 * eps) * torch.maximum(low.abs(), high.abs())
+    above, below = action - low, high - action
+    if eager() and not (action.requires_grad or width.requires_grad):  # most often so
+        log_above, log_below = (part.clamp(least, width).log() for part in (above, below))
+        return 0.5 * (log_above - log_below), torch.log(0.5 * width) - log_above - log_below
+    least, above, below = least / width, above / width, below / width
     held = (above < least) | (below < least)
     above, below = (
         torch.where(held, torch.maximum(share, least).clamp(max=1.0).detach(), share)

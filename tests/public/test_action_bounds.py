@@ -36,6 +36,8 @@ def test_tensors_give_what_numbers_do(backend, dtype, ends):
     for given in (tensors, {"low": [low] * 10, "high": high}):
         found = tanh_normal_log_prob(action, mean, **given, **kind)
         assert found.isfinite().all()
+        fixed = tanh_normal_log_prob(action.detach(), mean, **given, **kind)
+        torch.testing.assert_close(fixed, found, rtol=2e-6, atol=2e-6)
         torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-6)
         for a, b in zip(torch.autograd.grad(found.sum(), (action, mean)), grads, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-2 if dtype.itemsize == 2 else 1e-4, atol=1e-6)

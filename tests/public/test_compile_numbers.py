@@ -1,11 +1,12 @@
 """Numbers of a compiled call that change from step to step: two graphs for any number of values."""
 
-import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import fused_reparam as fr
+
+np = pytest.importorskip("numpy")
 
 KEY = fr.noise.key(5)
 X = torch.linspace(-1.0, 1.0, 24).view(4, 6)

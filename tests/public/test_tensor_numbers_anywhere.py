@@ -1,11 +1,12 @@
 """Numbers that are tensors beside samples of any shape, noise from anywhere, and in layers."""
 
-import numpy as np
 import pytest
 import torch
 
 import fused_reparam as fr
 from tests.helpers.number_tensors import BOUNDS, KEY, SHAPE, as_tuple, values
+
+np = pytest.importorskip("numpy")
 
 ALIKE = {
     "tau": lambda x, a, **o: fr.categorical_latent(x, 0.5 * a, reduction="sum", **o),

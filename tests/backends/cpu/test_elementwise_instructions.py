@@ -73,7 +73,7 @@ BOUNDS = {
     ("term", "gaussian_prior far"): (12.3, 12.3),
     ("term", "gaussian_density"): (34, 43),  # quotient, exp of what is far out, choices
     ("term", "tanh_normal_density"): (103, 114),  # the same, two logs of positive numbers
-    ("term", "bernoulli"): (78.5, 93),  # two exps, two log(1 + e), quotient, choices
+    ("term", "bernoulli"): (78.5, 94),  # two exps, two log(1 + e), quotient, choices
     ("term", "relaxed_bernoulli_density"): (123.5, 140),  # two logs, a log of any number, exp
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("term", "uniform"): (42.5, 43.5),  # log of any number, choice

@@ -107,7 +107,7 @@ def listed(name: str, value: Any, like: Tensor, check: Callable[[str, Any], floa
 
 def _is_list(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return bool(value) and all(map(is_number, value))
+        return len(value) > 0 and all(map(is_number, value))  # bool: not for PyTorch 2.11
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     return kind in ("f", "i", "u") and len(value.shape) > 0
 

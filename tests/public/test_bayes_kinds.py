@@ -104,6 +104,8 @@ def test_a_checkpoint_draws_the_same_weights_again(name):
 @SMALL
 def test_compiled(name):
     """In training, and in eval with one draw more; an LSTM between two graphs, as PyTorch's."""
+    if name == "lstm" and torch.__version__ < (2, 13):
+        pytest.skip("PyTorch 2.11 can't train an LSTM between two graphs")
     torch._dynamo.reset()
     layer, args = ours(name, **PRIOR)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=name != "lstm")

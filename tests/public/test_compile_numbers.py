@@ -63,8 +63,11 @@ def outcome(call, a):
     return *found, x.grad
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_fourteen_values_of_a_number(call):
+@pytest.mark.parametrize("name", CALLS)
+def test_fourteen_values_of_a_number(name):
+    if torch.__version__ < (2, 13) and name in ("low", "categorical_kl"):
+        pytest.skip("PyTorch 2.11 makes a graph for each value of some products of a number")
+    call = CALLS[name]
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(call, fullgraph=True, backend=counter)

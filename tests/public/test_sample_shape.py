@@ -73,6 +73,8 @@ def test_samples_of_a_call_past_the_dispatcher(name):
             {}, {"eps": eps}, {"rng": "torch"}, {"generator": a_list},
             {"rng": "torch", "generator": a_list[0]},
         ):  # fmt: skip
+            if name == "student_t" and "rng" in options and torch.__version__ < (2, 13):
+                continue  # PyTorch 2.11 has no gamma on meta
             z = ours(*params, sample_shape=shape, **options)
             assert z.shape == (*shape, *SHAPE)
             grads = torch.autograd.grad(z.sum(), params)

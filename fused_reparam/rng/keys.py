@@ -126,8 +126,9 @@ def draw_bits(device: torch.device | str | None, generator: torch.Generator | No
 
 def random_bits(device: torch.device | str | None, generator: torch.Generator | None) -> Tensor:
     """The bits of a fresh key, drawn by an op on the device."""
-    source = drawn_on(device, generator)
-    return torch.randint(_TWO63 - 1, (2,), device=source, generator=generator)
+    if generator is not None:
+        device = drawn_on(device, generator)
+    return torch.randint(_TWO63 - 1, (2,), device=device, generator=generator)
 
 
 def drawn_on(device: Device, generator: torch.Generator | None) -> Device:

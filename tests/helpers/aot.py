@@ -33,7 +33,7 @@ TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "f
 
 # What the bounds in tests were counted with, and what they allow the compiler of another version.
 COUNTED_WITH = "3.9."
-OTHER_ALLOWANCE = {"sm_90": 1.15, "gfx942": 1.2}  # of others 1.1
+OTHER_ALLOWANCE = {"gfx942": 1.15}  # of others 1.1
 FLOOR = 0.96
 
 
@@ -68,12 +68,17 @@ class Listing:
     loads_in_flight: int  # 128-bit loads of one thread that are waited for at one time, at most
 
 
-def check_count(one: Listing, bound: float, exact: bool = True) -> None:
+def check_count(
+    one: Listing, bound: float, exact: bool = True, elsewhere: float | None = None
+) -> None:
     """Instructions per element: at most the bound, and (exact: it is this target's own, counted
-    with this Triton) close to it, or it would be a gate no more.
+    with this Triton) close to it, or it would be a gate no more. ``elsewhere``: the bound with
+    another Triton, where one makes more of this kernel than is allowed of others.
     """
     own = counted_here()
     allowance = 1.0 if own else OTHER_ALLOWANCE.get(one.target, 1.1)
+    if elsewhere is not None and not own:
+        bound, allowance = elsewhere, 1.0
     said = f"{one.per_element:.2f} instructions for an element, the bound is {bound}"
     assert one.per_element <= bound * allowance, said
     if exact and own:

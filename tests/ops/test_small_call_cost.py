@@ -44,7 +44,7 @@ CALLS = {
     "prior": (lambda mu, s: gaussian_latent(mu, s, prior=prior(mu, s)), 118, 43),
     "log_prob": (lambda mu, s: gaussian_rsample_log_prob(mu, s), 51, 43),
     "laplace": (lambda mu, s: (loc_scale_rsample(mu, s.exp(), "laplace"),), 46, 38),
-    "categories": (lambda mu, s: (gumbel_softmax(mu),), 52, 25),
+    "categories": (lambda mu, s: (gumbel_softmax(mu),), 51, 25),
     "weights": (lambda mu, s: sample_weight(mu, s), 64, 39),
 }
 

@@ -187,6 +187,14 @@ def check_accesses(one: aot.Listing, target: str, dtype: str, name: str, family:
         assert one.shared == []  # no tile changes threads
 
 
+# Instructions that Triton 3.6 makes of what it makes more of.
+TRITON_3_6 = {
+    ("sm_90", "float32", "forward", "exponential", True): 59.7,
+    ("gfx942", "float32", "forward", "log_prob", True): 52.5,
+    ("gfx942", "float32", "forward", "log_prob_prior", True): 96.8,
+}
+
+
 @TARGET
 def test_instructions_per_element(target):
     amd = target.startswith("gfx")
@@ -200,7 +208,7 @@ def test_instructions_per_element(target):
             bound = (BOUNDS if single else LOOP)[family][ALL.index(tuple(kind))]
         with where(*case):
             exact = target in ("sm_90", "gfx942")  # whose bounds they are
-            aot.check_count(one, bound, exact=exact)
+            aot.check_count(one, bound, exact=exact, elsewhere=TRITON_3_6.get(case))
             # The loop's own. AMD's compiler jumps over what only the first thread does: storing a
             # sum.
             sums = about(family).terms if amd and "forward" in kind else 0

@@ -113,7 +113,9 @@ def test_instructions_per_element():
 def check_instructions(one: aot.Listing, case: tuple[str, str, str]) -> None:
     target, *kind = case
     bound = (AMD if target == "gfx942" else BOUNDS)[tuple(kind)]
-    aot.check_count(one, bound, exact=target in ("sm_90", "gfx942"))  # whose bounds they are
+    elsewhere = 24.5 if case == ("gfx942", "bfloat16", "columns-backward") else None  # Triton 3.6
+    exact = target in ("sm_90", "gfx942")  # whose bounds they are
+    aot.check_count(one, bound, exact=exact, elsewhere=elsewhere)
     # For a long row: whether there are chunks, on some targets once more for each walk, and the end
     # of each walk.
     most = 3 if target in ("sm_90", "sm_100") else 5

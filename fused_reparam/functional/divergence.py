@@ -101,8 +101,8 @@ class Divergence:
             self.inner = "sample" if per_sample else "none"
         self.family = prior.of("gaussian")
         self.constants = (*prior.constants, in_op)
-        plain = self.floor is None and not isinstance(beta, Tensor) and beta == 1.0
-        self.standard = plain and self.constants == (0.0, 1.0, -math.inf)
+        unchanged = self.floor is None and not isinstance(beta, Tensor) and beta == 1.0
+        self.standard = unchanged and self.constants == (0.0, 1.0, -math.inf)
         """Whether it is the KL to N(0, 1) as it is."""
 
     def finish(self, kl: Tensor, shape: Callable[[], torch.Size]) -> Tensor:

@@ -241,16 +241,16 @@ class MeanField(Stochastic):
     ) -> None:
         """Also from PyTorch's layer: its weights are the means, and the scales stay as they are."""
         self._drawn = None  # parameters that a graph holds can't be swapped for others
-        plain = [
+        of_torch = [
             prefix + name
             for name in self._weights
             if prefix + name in state_dict and f"{prefix}{name}_mu" not in state_dict
         ]
-        state_dict = {f"{k}_mu" if k in plain else k: v for k, v in state_dict.items()}
+        state_dict = {f"{k}_mu" if k in of_torch else k: v for k, v in state_dict.items()}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, *args
         )
-        kept = {f"{key}_rho" for key in plain}
+        kept = {f"{key}_rho" for key in of_torch}
         missing_keys[:] = [key for key in missing_keys if key not in kept]
 
 

@@ -311,13 +311,26 @@ def _compile_step(
 
 def _run_all(commands: list[list[str]], progress: Callable[[int], None]) -> None:
     """Run commands, as many at a time as there are cores; the first that fails ends it."""
+    failed = threading.Event()
+
+    def run(command: list[str]) -> None:
+        # Asked by the worker itself: it takes its next command before anybody reads its failure.
+        if failed.is_set():
+            return
+        try:
+            _run(command)
+        except BaseException:
+            failed.set()
+            raise
+
     pool = ThreadPoolExecutor(cores())
     try:
-        tasks = [pool.submit(_run, command) for command in commands]
+        tasks = [pool.submit(run, command) for command in commands]
         for done, task in enumerate(as_completed(tasks), 1):
             task.result()
             progress(done)
     finally:
+        failed.set()
         pool.shutdown(cancel_futures=True)
 
 

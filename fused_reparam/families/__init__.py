@@ -1,6 +1,7 @@
 """The families of distributions, a file for each kind: facts and formula, the specification.
 
-Every row that a file here has is a family, whose name is the row's in lower case.
+Every row that a file here has is a family, whose name is the row's in lower case. A family with a
+prior of numbers has a second row, ``<name>_prior``, which takes them as parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def _found() -> dict[str, Family]:
     for module in sorted(found.name for found in pkgutil.iter_modules(__path__)):
         members = vars(importlib.import_module(f"{__name__}.{module}"))
         rows |= {name.lower(): row for name, row in members.items() if isinstance(row, Family)}
-    return rows
+    return rows | {f"{name}_prior": row.to_tensors() for name, row in rows.items() if row.prior}
 
 
 FAMILIES: dict[str, Family] = _found()

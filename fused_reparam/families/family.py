@@ -76,6 +76,19 @@ class Family(NamedTuple):
             name.rstrip("+"): 0.15 if name.endswith("+") else 0.3 for name in self.prior.split()
         }
 
+    def to_tensors(self) -> Family:
+        """The family with the prior's numbers as its last parameters, in place of constants."""
+        own, formula, constants = self.parameters, self.formula, self.prior_constants
+
+        def learned(p, eps, kind, prior_kind, _):  # type: ignore[no-untyped-def]
+            return formula(p[:own], eps, kind, prior_kind, constants(*p[own:]))
+
+        return self._replace(
+            parameters=own + len(self.prior.split()), constants=0, formula=learned,
+            term=f"{self.term}_prior", names=f"{self.names} {self.prior}", prior="",
+            prior_constants=tuple, law=None, about=("", "", ""),
+        )  # fmt: skip
+
 
 def scale_of(x: Tensor, kind: int, low: float, high: float) -> tuple[Tensor, Tensor]:
     """sigma and log sigma^2 of a scale parameter, bounded."""

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ..core.dtypes import compute_dtype
 from ..core.noise_options import Generators, NoiseOptions
-from ..families import FAMILIES, Family
+from ..families import FAMILIES
 from ..ops.elementwise import Spec, elementwise
 from ..ops.elementwise_spec import halves, settled, shape_of
 from ..ops.elementwise_spec import parameters as split_parameters
 from ..ops.layout import UNSETTLED, shifted_order
 from . import sources as noise_sources
 from .arguments import check_tensor, deviation, given_noise, number, parameters
-from .reduction import Reduction, reduced
+from .reduction import Reduction
 from .reduction import settled as settled_reduction
 from .sources import Sources, drawing_of, drawn_noise, made_in_op, sources_of
-from .tensor_numbers import Number, check_broadcasts, number_or_tensor, tensor_of
+from .tensor_numbers import Number, check_broadcasts, number_or_tensor
 
 UNBOUNDED = (-torch.inf, torch.inf)
 Named = tuple[str, Tensor | float]
@@ -113,8 +113,12 @@ def rsample(
     noise: NoiseOptions,
 ) -> Tensor:
     """z of a family that has a ``law``."""
+    return _sample_alone(family, named, sources_of(key, generator, noise))
+
+
+def _sample_alone(family: str, named: tuple[Named, ...], sources: Sources) -> Tensor:
     constants = (1.0,) * FAMILIES[family].constants  # of the KL, which is not wanted
-    return sample(family, named, sources_of(key, generator, noise), constants=constants)[0]
+    return sample(family, named, sources, constants=constants)[0]
 
 
 def latent(
@@ -136,31 +140,35 @@ def latent(
         for name, value in zip(row.prior.split(), prior, strict=True)
     ]
     if any(isinstance(value, Tensor) for value in checked):
-        z = sample(family, named, sources, constants=(1.0,) * row.constants)[0]
-        shape = z.shape[len(sources.sample_shape) :]
-        return z, _to_prior_of_tensors(row, named, checked, shape, reduction)
+        return _latent_to_tensors(family, named, checked, sources, reduction)
     constants = row.prior_constants(*checked)
     z, (kl,), _ = sample(family, named, sources, constants=constants, reduction=reduction)
     return z, kl
 
 
-def _to_prior_of_tensors(
-    row: Family,
+def _latent_to_tensors(
+    family: str,
     named: tuple[Named, ...],
     prior: list[Number],
-    shape: torch.Size,
+    sources: Sources,
     reduction: Reduction,
-) -> Tensor:
-    """The KL by the family's formula, in PyTorch's operators: an op has a prior's numbers alone."""
-    for name, value in zip(row.prior.split(), prior, strict=True):
-        if isinstance(value, Tensor):
-            check_broadcasts(name.rstrip("+"), value, "the parameters", shape)
-    params = parameters(*named)
-    dtype = compute_dtype(params[0].dtype)
-    params = [p.to(dtype).expand(shape) for p in params]
-    tensors = [tensor_of(value, params[0]) for value in prior]
-    (kl,) = row.formula(params, None, 0, 0, row.prior_constants(*tensors))[1]
-    return reduced(kl, reduction)
+) -> tuple[Tensor, Tensor]:
+    """The same to a prior with tensors in it, which are parameters of the op as well."""
+    own = parameters(*named)
+    beside = tuple(zip(FAMILIES[family].prior.replace("+", "").split(), prior, strict=True))
+    shape = shape_of(own)
+    for name, value in beside:
+        if isinstance(value, Tensor) and value.dim():
+            check_broadcasts(name, value, "the parameters", shape)
+    learned, wide = f"{family}_prior", compute_dtype(own[0].dtype)
+    checked = tuple(zip([name for name, _ in named], own, strict=True))
+    if wide is own[0].dtype:
+        z, (kl,), _ = sample(learned, (*checked, *beside), sources, reduction=reduction)
+        return z, kl
+    # A prior keeps its precision, and an op has one dtype.
+    z = _sample_alone(family, checked, sources)
+    checked = tuple([(name, p.to(wide)) for name, p in checked])
+    return z, terms_alone(learned, (*checked, *beside), 0, 0, (), reduction)[1][0]
 
 
 def terms_alone(

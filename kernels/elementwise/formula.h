@@ -4,7 +4,8 @@
 //
 // A file of formulas/ has TransformFormula<Transform::name>, what becomes of parameters and noise, or
 // TermFormula<Term::name>, a term of the parameters alone, or both; the names are those of the
-// families' rows. The build finds them, and lists them in formula_names.h and formula_files.h.
+// families' rows. The build finds them, and lists them in formula_names.h and formula_files.h. Of a
+// divergence there are two: to a prior of constants, and kLearned, to one of the last parameters.
 #pragma once
 
 #include "elementwise/interface.h"
@@ -23,6 +24,7 @@ struct Operands {
   __attribute__((always_inline)) V p0() const { return at(p.loc); }
   __attribute__((always_inline)) V p1() const { return at(p.sigma); }
   __attribute__((always_inline)) V p2() const { return at(p.prior_loc); }
+  __attribute__((always_inline)) V p3() const { return at(p.prior_sigma); }
   __attribute__((always_inline)) V loc() const { return at(p.loc); }
   __attribute__((always_inline)) V sigma() const { return at(p.sigma); }
   __attribute__((always_inline)) V log_sigma() const { return at(p.log_sigma); }
@@ -59,6 +61,7 @@ struct Results {
   __attribute__((always_inline)) void p0(V v) const { add(p.to_loc, v); }
   __attribute__((always_inline)) void p1(V v) const { add(p.to_sigma, v); }
   __attribute__((always_inline)) void p2(V v) const { add(p.to_prior_loc, v); }
+  __attribute__((always_inline)) void p3(V v) const { add(p.to_prior_log_sigma, v); }
   __attribute__((always_inline)) void loc(V v) const { add(p.to_loc, v); }
   __attribute__((always_inline)) void sigma(V v) const { add(p.to_sigma, v); }
   __attribute__((always_inline)) void log_sigma(V v) const { add(p.to_log_sigma, v); }

@@ -65,8 +65,8 @@ def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
     found = []
     for i in range(FAMILIES[family].parameters):
         t = 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64)
-        # The uniform member stays inside the standard one, where its KL is finite.
-        shrink = 0.2 if family == "uniform" else 1.0
+        # Where the KL is finite: uniform members inside the standard one, Pareto above its prior.
+        shrink = 0.2 if family == "uniform" else 0.1 if (family, i) == ("pareto_prior", 2) else 1.0
         t = shrink * (t.abs() + 0.2) if i in _POSITIVE[family] else shrink * t
         found.append(t.to(device=device, dtype=dtype).requires_grad_())
     return found

@@ -69,9 +69,11 @@ def judge(p, s, key):
         for outputs, of in ((got, p), (want, exact), (plain, p))
     ]
     for g, w, h in zip(*outcomes, strict=True):
-        # The continuous Bernoulli's slope is a difference over the logits.
-        slope = s.family == "continuous_bernoulli" and dtype == torch.float64
-        assert within_twice_the_error(g, w, h, roundings=128 if slope else 1)
+        # The continuous Bernoulli's slope is a difference over the logits; the Weibull's KL is the
+        # exponential of log Gamma, which is made of terms that are larger.
+        slope = s.family.startswith("continuous_bernoulli") and dtype == torch.float64
+        roundings = 128 if slope else 8 if s.family == "weibull_prior" else 1
+        assert within_twice_the_error(g, w, h, roundings=roundings)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -110,7 +110,7 @@ Feature = tuple[str, str, object]  # kernel, constant, value
 
 @cache
 def features() -> dict[tuple[str, str], frozenset[Feature]]:
-    """Of each case in each dtype: what its launches have."""
+    """Of each case in each dtype: what its launches in that dtype have."""
     found = {}
     for dtype_name, dtype in DTYPES.items():
         for name, case in cases().items():
@@ -120,6 +120,7 @@ def features() -> dict[tuple[str, str], frozenset[Feature]]:
                 (kernel, constant, value)
                 for kernel, variants in record.variants.items()
                 for values in variants
+                if values.get("VEC") in (None, 16 // dtype.itemsize)
                 for constant, value in values.items()
             )
     return found

@@ -203,6 +203,11 @@ def _families():
         if row.law:
             function = getattr(fr, f"{name}_latent" if row.terms else f"{name}_rsample")
             yield _case(name, function, row.names.replace("+", ""), (33, 20), row.some_prior())
+        if row.prior:
+            names = f"{row.names} {row.prior}".replace("+", "")
+            # A Pareto's KL is finite where its scale is above the prior's.
+            scaled = {"scaled": (1.0, 1.0, 0.05, 1.0)} if name == "pareto" else {}
+            yield _case(f"{name} learned prior", function, names, (9, 20), **scaled)
 
     halves = ("half", "half")
     name, options = "loc_scale halves", {"base": "logistic"}

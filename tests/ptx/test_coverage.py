@@ -22,7 +22,7 @@ VALUES = {
     "KIND": set(range(5)),
     "PRIOR_KIND": set(range(5)),
     "BASE": set(range(len(streams.BASES))),
-    # Functions of the family: `test_every_family_is_executed_in_every_dtype`. None: it has none.
+    # Functions of the family: `test_every_family_is_executed`. None: it has none.
     **{name: set() for name in ("SAMPLE", "GRADIENTS", "ZEROS")},
     **{name: {None} for name in ("PREPARE", "TERM_OF", "TERM_GRADIENTS", "FINISH")},
     "KL": set(range(5)),
@@ -103,14 +103,16 @@ def test_every_kernel_is_executed_in_every_dtype():
     [f"{name}.{name}_kernel" for name in ("elementwise_forward", "elementwise_backward")],
 )
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_executed_in_every_dtype(family, direction):
+def test_every_family_is_executed(family, direction):
     from fused_reparam.backends.triton import elementwise
     from fused_reparam.backends.triton.kernels import bases
 
     told = elementwise.functions(family, 0, direction.startswith("elementwise_backward"))
     feature = direction, "FORMULAS", (bases.INDEX[FAMILIES[family].base], *told)
     dtypes = {dtype for name, dtype in chosen() if feature in features()[name, dtype]}
-    assert dtypes == set(DTYPES), f"add a case of {family} to kernel_cases"
+    # Some families are computed in float32 of 16-bit parameters.
+    launched = {dtype for (_, dtype), found in features().items() if feature in found}
+    assert dtypes == launched >= {"float32", "float64"}, f"add a case of {family} to kernel_cases"
 
 
 def test_the_streams_cases_have_what_they_name():

@@ -219,6 +219,24 @@ def test_numbers_of_priors(backend, name):
         torch.testing.assert_close(got, want.get(reduction, kl.sum() / 3))
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_of_tensors_is_an_operand(backend, name):
+    """One op makes the sample and its KL; beside 16-bit parameters a prior keeps its precision."""
+    function, names = getattr(fr, f"{name}_latent"), PRIORS[name]
+    given = [2.0 + positive(i) for i in range(len(names))]
+    prior = {f"prior_{n}": positive(5 + i, ()).requires_grad_() for i, n in enumerate(names)}
+    z, kl = function(*given, **prior, key=KEY)
+    assert type(kl.grad_fn) is type(z.grad_fn)
+    halves = [t.bfloat16() for t in given]
+    z, kl = function(*halves, **prior, key=KEY)
+    assert torch.equal(z, function(*halves, **prior_of_ones(prior), key=KEY)[0])
+    assert torch.equal(kl, function(*[t.float() for t in halves], **prior, key=KEY)[1])
+
+
+def prior_of_ones(prior):
+    return dict.fromkeys(prior, 1.0)
+
+
 def test_a_gaussian_prior_by_its_deviation(target):
     _, device = target
     mu, mean = values(1, device=device), values(2, (4,), device=device)

@@ -60,30 +60,26 @@ struct TransformFormula<Transform::continuous_bernoulli> {
 
 // With b = logits / 2, S = log(sinh b / b) and L = coth b - 1 / b: S(prior b) - S(b) + L(b) (b - prior b).
 // Constants: the prior's b, S, and S - |b|.
-template <>
-struct TermFormula<Term::continuous_bernoulli> {
+template <bool kLearned>
+struct ContinuousBernoulliDivergence {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V one = num<V>(1.0), b = num<V>(0.5) * in.p0(), prior = in.constant(0), square = b * b;
-    constexpr typename Scalar<V>::type log_shc[] = {kLangevin[0] / 2, kLangevin[1] / 4,  kLangevin[2] / 6,
-                                                    kLangevin[3] / 8, kLangevin[4] / 10, kLangevin[5] / 12,
-                                                    kLangevin[6] / 14};
-    constexpr typename Scalar<V>::type slope[] = {kLangevin[0], kLangevin[1], kLangevin[2], kLangevin[3],
-                                                  kLangevin[4], kLangevin[5], kLangevin[6]};
-    const V small = fma(polynomial(square, slope) * b, b - prior,
-                        fma(-square, polynomial(square, log_shc), in.constant(1)));
+    const V one = num<V>(1.0), b = num<V>(0.5) * in.p0(), square = b * b;
+    V prior, log_prior, rest_of_prior;
+    prior_of(in, prior, log_prior, rest_of_prior);
+    const V small = fma(langevin_small(b), b - prior, fma(-square, polynomial(square, kLogShc<V>), log_prior));
     // Of a large one without what is as large as |b|: S = |b| + log((1 - e) / 2 |b|), e = e^(-2 |b|).
     V size, e, other;
     parts(b, size, e, other);
     const V grown = (e + e) / other, more = grown - one / size;                 // |L| - 1
     const V apart = (b > V{}) == (prior > V{}) ? -more : num<V>(2.0) + more;
     const V rest = num<V>(0.69314718055994530942) + log(size / other);
-    const V large = fma(abs(prior), apart, in.constant(2)) + rest + fma(size, grown, -one);
+    const V large = fma(abs(prior), apart, rest_of_prior) + rest + fma(size, grown, -one);
     out.term(0, abs(b) < near<V>() ? small : large);
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V b = num<V>(0.5) * in.p0(), apart = b - in.constant(0);
+    const V b = num<V>(0.5) * in.p0(), apart = b - (kLearned ? num<V>(0.5) * in.p1() : in.constant(0));
     constexpr typename Scalar<V>::type slope[] = {kLangevin[0],     kLangevin[1] * 3, kLangevin[2] * 5,
                                                   kLangevin[3] * 7, kLangevin[4] * 9, kLangevin[5] * 11,
                                                   kLangevin[6] * 13};
@@ -92,12 +88,59 @@ struct TermFormula<Term::continuous_bernoulli> {
     const V large = apart / size / size - apart * (num<V>(4.0) * e / (other * other));
     const V small = apart * polynomial(b * b, slope);
     out.p0(num<V>(0.5) * in.grad_term(0) * (abs(b) < near<V>() ? small : large));
+    if constexpr (kLearned) out.p1(num<V>(0.5) * in.grad_term(0) * slope_of_prior(num<V>(0.5) * in.p1(), b));
   }
 
  private:
   // coth b - 1 / b is their sum times b^(2 n - 1), n = 1, 2, ...
   static constexpr double kLangevin[] = {1.0 / 3,     -1.0 / 45,            2.0 / 945,       -1.0 / 4725,
                                          2.0 / 93555, -1382.0 / 638512875.0, 4.0 / 18243225.0};
+  // Of log(sinh b / b) / b^2, and of L / b, in powers of b^2.
+  template <class V>
+  static constexpr typename Scalar<V>::type kLogShc[] = {kLangevin[0] / 2, kLangevin[1] / 4,  kLangevin[2] / 6,
+                                                         kLangevin[3] / 8, kLangevin[4] / 10, kLangevin[5] / 12,
+                                                         kLangevin[6] / 14};
+  template <class V>
+  FR_INLINE V langevin_small(V b) {
+    constexpr typename Scalar<V>::type slope[] = {kLangevin[0], kLangevin[1], kLangevin[2], kLangevin[3],
+                                                  kLangevin[4], kLangevin[5], kLangevin[6]};
+    return polynomial(b * b, slope) * b;
+  }
+  // The prior's b, S and S - |b|.
+  template <class V>
+  FR_INLINE void prior_of(const Operands<V>& in, V& b, V& log_shc, V& rest) {
+    if constexpr (kLearned) {
+      b = num<V>(0.5) * in.p1();
+      V size, e, other;
+      parts(b, size, e, other);
+      const V small = b * b * polynomial(b * b, kLogShc<V>);
+      const V large = log(other / size) - num<V>(0.69314718055994530942);
+      log_shc = size < near<V>() ? small : size + large;
+      rest = size < near<V>() ? small - size : large;
+    } else {
+      b = in.constant(0);
+      log_shc = in.constant(1);
+      rest = in.constant(2);
+    }
+  }
+  // L(prior b) - L(b). Of two large ones of one sign the 1 that both are near to is left out.
+  template <class V>
+  FR_INLINE V slope_of_prior(V prior, V b) {
+    const V one = num<V>(1.0), of_prior = less_than_one(prior), of_b = less_than_one(b);
+    const auto both = (min_keep_nan(abs(prior), abs(b)) >= near<V>()) & ((prior > V{}) == (b > V{}));
+    const auto langevin = [&](V x, V less) {
+      return abs(x) < near<V>() ? langevin_small(x) : with_sign(one - less, x);
+    };
+    const V apart = of_b - of_prior;
+    return both ? (b > V{} ? apart : -apart) : langevin(prior, of_prior) - langevin(b, of_b);
+  }
+  // 1 - |L| of a large b.
+  template <class V>
+  FR_INLINE V less_than_one(V b) {
+    V size, e, other;
+    parts(b, size, e, other);
+    return num<V>(1.0) / size - (e + e) / other;
+  }
   template <class V>
   FR_INLINE V near() {
     return num<V>(sizeof(typename Scalar<V>::type) == 4 ? 1.0 : 0.25);
@@ -111,5 +154,9 @@ struct TermFormula<Term::continuous_bernoulli> {
     other = -other;
   }
 };
+template <>
+struct TermFormula<Term::continuous_bernoulli> : ContinuousBernoulliDivergence<false> {};
+template <>
+struct TermFormula<Term::continuous_bernoulli_prior> : ContinuousBernoulliDivergence<true> {};
 
 }  // namespace fr::FR_NS

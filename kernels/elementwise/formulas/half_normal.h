@@ -19,18 +19,29 @@ struct TransformFormula<Transform::folded> {
 };
 
 // (r^2 - 1) / 2 - log r with r = scale / the prior's. Constants: the prior's scale and its logarithm.
-template <>
-struct TermFormula<Term::half_normal> {
+template <bool kLearned>
+struct HalfNormalDivergence {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V r = in.p0() / in.constant(0);
-    out.term(0, fma(num<V>(0.5), fma(r, r, num<V>(-1.0)), in.constant(1) - log(in.p0())));
+    const V r = in.p0() / scale_of_prior(in), log_prior = kLearned ? log(in.p1()) : in.constant(1);
+    out.term(0, fma(num<V>(0.5), fma(r, r, num<V>(-1.0)), log_prior - log(in.p0())));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V r = in.p0() / in.constant(0);
-    out.p0(times(in.grad_term(0), r / in.constant(0) - num<V>(1.0) / in.p0()));
+    const V one = num<V>(1.0), g = in.grad_term(0), prior = scale_of_prior(in), r = in.p0() / prior;
+    out.p0(times(g, r / prior - one / in.p0()));
+    if constexpr (kLearned) out.p1(times(g, fma(-r, r / prior, one / prior)));
+  }
+
+ private:
+  template <class V>
+  FR_INLINE V scale_of_prior(const Operands<V>& in) {
+    return kLearned ? in.p1() : in.constant(0);
   }
 };
+template <>
+struct TermFormula<Term::half_normal> : HalfNormalDivergence<false> {};
+template <>
+struct TermFormula<Term::half_normal_prior> : HalfNormalDivergence<true> {};
 
 }  // namespace fr::FR_NS

@@ -20,22 +20,44 @@ struct TransformFormula<Transform::pareto> {
 
 // prior_alpha log(scale / the prior's scale) - log r + r - 1 with r = prior_alpha / alpha; infinite where
 // the scale is below the prior's. Constants: the prior's scale, its logarithm, prior_alpha, its logarithm.
-template <>
-struct TermFormula<Term::pareto> {
+template <bool kLearned>
+struct ParetoDivergence {
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
     const V scale = in.p0(), alpha = in.p1(), one = num<V>(1.0);
-    const V of_alpha = in.constant(2) / alpha - one - (in.constant(3) - log(alpha));
-    const V kl = fma(in.constant(2), log(scale) - in.constant(1), of_alpha);
-    out.term(0, scale < in.constant(0) ? num<V>(__builtin_inf()) : kl);
+    const Prior<V> prior(in);
+    const V log_alpha = kLearned ? log(prior.alpha) : in.constant(3);
+    const V of_alpha = prior.alpha / alpha - one - (log_alpha - log(alpha));
+    const V kl = fma(prior.alpha, log(scale) - prior.log_scale, of_alpha);
+    out.term(0, scale < prior.scale ? num<V>(__builtin_inf()) : kl);
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V scale = in.p0(), alpha = in.p1();
-    const V g = scale < in.constant(0) ? V{} : in.grad_term(0);
-    out.p0(times(g, in.constant(2) / scale));
-    out.p1(times(g, num<V>(1.0) - in.constant(2) / alpha) / alpha);
+    const V scale = in.p0(), alpha = in.p1(), one = num<V>(1.0);
+    const Prior<V> prior(in);
+    const V g = scale < prior.scale ? V{} : in.grad_term(0);
+    out.p0(times(g, prior.alpha / scale));
+    out.p1(times(g, one - prior.alpha / alpha) / alpha);
+    if constexpr (kLearned) {
+      out.p2(-times(g, prior.alpha / prior.scale));
+      out.p3(times(g, (log(scale) - prior.log_scale) + (one / alpha - one / prior.alpha)));
+    }
   }
+
+ private:
+  template <class V>
+  struct Prior {
+    V scale, log_scale, alpha;
+    __attribute__((always_inline)) explicit Prior(const Operands<V>& in) {
+      scale = kLearned ? in.p2() : in.constant(0);
+      log_scale = kLearned ? log(scale) : in.constant(1);
+      alpha = kLearned ? in.p3() : in.constant(2);
+    }
+  };
 };
+template <>
+struct TermFormula<Term::pareto> : ParetoDivergence<false> {};
+template <>
+struct TermFormula<Term::pareto_prior> : ParetoDivergence<true> {};
 
 }  // namespace fr::FR_NS

@@ -49,32 +49,46 @@ FR_INLINE void log_gamma(V r, V& value, V& slope) {
 // With the prior's concentration k, r = k / concentration and s = log(scale / the prior's scale):
 // e^(k s) Gamma(1 + r) - 1 - k s - log r + (r - 1) Euler's constant. Constants: the logarithm of the prior's
 // scale, k and log k.
-template <>
-struct TermFormula<Term::weibull> {
+template <bool kLearned>
+struct WeibullDivergence {
   static constexpr double kEuler = 0.57721566490153286061;
   template <class V, class Out>
   FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    V r, ks, value, slope;
-    parts(in, r, ks, value, slope);
-    const V one = num<V>(1.0);
-    out.term(0, expm1(ks + value) - ks - (in.constant(2) - log(in.p1())) + num<V>(kEuler) * (r - one));
+    const Parts<V> p(in);
+    const V log_k = kLearned ? log(p.k) : in.constant(2), one = num<V>(1.0);
+    out.term(0, p.grown() - p.ks - (log_k - log(in.p1())) + num<V>(kEuler) * (p.r - one));
   }
   template <bool, class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    V r, ks, value, slope;
-    parts(in, r, ks, value, slope);
-    const V one = num<V>(1.0), grown = expm1(ks + value), g = in.grad_term(0);
-    out.p0(times(g, in.constant(1) * grown) / in.p0());
-    out.p1(times(g, one - r * fma(grown + one, slope, num<V>(kEuler))) / in.p1());
+    const Parts<V> p(in);
+    const V one = num<V>(1.0), grown = p.grown(), g = in.grad_term(0), euler = num<V>(kEuler);
+    out.p0(times(g, p.k * grown) / in.p0());
+    out.p1(times(g, one - p.r * fma(grown + one, p.slope, euler)) / in.p1());
+    if constexpr (kLearned) {
+      out.p2(-times(g, p.k / in.p2() * grown));
+      // What may be infinite has one factor.
+      const V of_grown = times(grown + one, p.s + p.slope / in.p1());
+      out.p3(times(g, of_grown - p.s + (euler / in.p1() - one / p.k)));
+    }
   }
 
  private:
   template <class V>
-  FR_INLINE void parts(const Operands<V>& in, V& r, V& ks, V& value, V& slope) {
-    r = in.constant(1) / in.p1();
-    ks = in.constant(1) * (log(in.p0()) - in.constant(0));
-    log_gamma(r, value, slope);
-  }
+  struct Parts {
+    V k, r, s, ks, value, slope;
+    __attribute__((always_inline)) explicit Parts(const Operands<V>& in) {
+      k = kLearned ? in.p3() : in.constant(1);
+      r = k / in.p1();
+      s = log(in.p0()) - (kLearned ? log(in.p2()) : in.constant(0));
+      ks = k * s;
+      log_gamma(r, value, slope);
+    }
+    __attribute__((always_inline)) V grown() const { return expm1(ks + value); }
+  };
 };
+template <>
+struct TermFormula<Term::weibull> : WeibullDivergence<false> {};
+template <>
+struct TermFormula<Term::weibull_prior> : WeibullDivergence<true> {};
 
 }  // namespace fr::FR_NS

@@ -84,6 +84,13 @@ BOUNDS = {
     ("term", "half_normal"): (41.5, 42.5),  # quotient, log of any number
     ("term", "half_cauchy"): (83.5, 75.5),  # two logs of any number
     ("term", "continuous_bernoulli"): (101, 110.5),  # exp with expm1, log, quotients, two series
+    # To a prior of parameters: their logarithms, 35 each of any number, more.
+    ("term", "exponential_prior"): (79.5, 76.5),
+    ("term", "weibull_prior"): (300, 293.5),
+    ("term", "pareto_prior"): (174, 150.5),
+    ("term", "half_normal_prior"): (79.5, 76.5),
+    ("term", "half_cauchy_prior"): (111.5, 109.5),
+    ("term", "continuous_bernoulli_prior"): (187.5, 202),  # exp with expm1, log, a series
     ("term_backward", "gaussian"): (6.8, 6.8),
     ("term_backward", "gaussian_prior"): (5.8, 5.8),
     ("term_backward", "gaussian far"): (9.5, 10),
@@ -101,6 +108,13 @@ BOUNDS = {
     ("term_backward", "half_normal"): (15.5, 14),  # three quotients
     ("term_backward", "half_cauchy"): (15.5, 14),  # two quotients
     ("term_backward", "continuous_bernoulli"): (48.5, 58),  # exp with expm1, quotients, a series
+    # Two or four results.
+    ("term_backward", "exponential_prior"): (11.5, 11.6),
+    ("term_backward", "weibull_prior"): (72.5, 71.6),
+    ("term_backward", "pareto_prior"): (31, 28.5),
+    ("term_backward", "half_normal_prior"): (11.5, 13.4),
+    ("term_backward", "half_cauchy_prior"): (9.8, 9.1),
+    ("term_backward", "continuous_bernoulli_prior"): (62, 78),
     # Every result that may be wanted: sigma, its logarithm, both derivatives.
     ("scale", "logvar"): (9.1, 11.7),
     ("scale", "log_std"): (8.8, 11.2),

@@ -77,6 +77,10 @@ BY_FUNCTION = {
     "half_cauchy": (55, 59.5),  # cotangent 16; KL: logs 2; backward divisions 2
     # log u, two exps and expm1s 28, log of the nearer 15, divisions 2; KL 60; backward 20 for sums
     "continuous_bernoulli": (184, 223),
+    # A log of any number more of each of the prior's; backward a quotient or two.
+    "exponential_prior": (62, 78.5),
+    "weibull_prior": (156, 245),
+    "continuous_bernoulli_prior": (238.5, 304),
 }
 # On gfx942: float32 forward, bfloat16 backward. A wide product and an xor of three take two
 # instructions, which is 10 for the words, and a bfloat16 is rounded by 6.

@@ -158,9 +158,10 @@ def pull_tile(
     if PREPARE is None:
         if gk is not None:
             parts = TERM_GRADIENTS(
-                p[0], p[1], p[2], gk, n[0], n[1], n[2], n[3], n[4], EXACT, MATH
+                p[0], p[1], p[2], p[3], gk, n[0], n[1], n[2], n[3], n[4], EXACT, MATH
             )  # fmt: skip
             sum_loc, sum_sigma, sum_prior_loc = added(sum_loc, sum_sigma, sum_prior_loc, parts)
+            sum_prior_log = sum_prior_log + parts[3]
         to_a, to_b, to_c, to_d = sum_loc, sum_sigma, sum_prior_loc, sum_prior_log
     else:
         sums = sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log

@@ -131,7 +131,7 @@ def draw_tile(
         s = PREPARE(p, n, KIND, PRIOR_KIND, TERM != KL_NONE, EXACT, MATH)
     if TERM != KL_NONE and not SAMPLED:
         if PREPARE is None:
-            term = TERM_OF(p[0], p[1], p[2], n[0], n[1], n[2], n[3], n[4], EXACT, MATH)
+            term = TERM_OF(p[0], p[1], p[2], p[3], n[0], n[1], n[2], n[3], n[4], EXACT, MATH)
         else:
             term = TERM_OF(p, s, n, KIND, FLOOR, EXACT, MATH)
         store_term(term, term0, 0, factor, start, group, mask, size, length, TERM, GROUPS, Q, VEC)

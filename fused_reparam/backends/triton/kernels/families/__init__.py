@@ -1,13 +1,13 @@
 """The formulas of the element-wise families of `fused_reparam.families`, in a file for each kind.
 
 A function is found by its name. There are two kinds of families. One takes its parameters as they
-are: its functions have the name of the row's `transform` (or `hard`) or `term`, and take tiles a,
-b, c of the first three parameters, noise, and the constants n2 .. n6:
+are: its functions have the name of the row's `transform` (or `hard`) or `term`, and take tiles a ..
+d of the parameters, of which a sample has three at most, noise, and the constants n2 .. n6:
 
     <transform>_sample(a, b, c, eps, n2 .. n6)                  z
     <transform>_sample_gradients(a, b, c, eps, gz, n2 .. n6)    what gz, z's gradient, gives a, b, c
-    <term>_term(a, b, c, n2 .. n6)                              the term
-    <term>_term_gradients(a, b, c, gk, n2 .. n6)                what gk, the term's, gives a, b, c
+    <term>_term(a, b, c, d, n2 .. n6)                           the term
+    <term>_term_gradients(a, b, c, d, gk, n2 .. n6)             what gk, the term's, gives a .. d
 
 A gradient is 0.0 for a parameter that the family lacks; Triton 3.6 can't return None. The other
 kind, as every family whose second parameter is a scale keyword, prepares something of its

@@ -33,7 +33,7 @@ def lower_side(logits, prior):
 
 @triton.jit
 def bernoulli_term(
-    logits, prior, _c, n2, n3, n4, n5, n6,
+    logits, prior, _c, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     a, b = lower_side(logits, prior)
@@ -46,7 +46,7 @@ def bernoulli_term(
 
 @triton.jit
 def bernoulli_term_gradients(
-    logits, prior, _c, gk, n2, n3, n4, n5, n6,
+    logits, prior, _c, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     a, b = lower_side(logits, prior)
@@ -57,12 +57,12 @@ def bernoulli_term_gradients(
     other = reciprocal(1.0 + of_b, MATH)
     g = tl.where(logits > 0.0, -gk, gk)
     to_prior = g * (tl.where(b < 0.0, of_b * other, other) - share)
-    return times(times(share, a - b), g * rest), to_prior, 0.0
+    return times(times(share, a - b), g * rest), to_prior, 0.0, 0.0
 
 
 @triton.jit
 def relaxed_bernoulli_density_term(
-    logits, tau, point, n2, n3, n4, n5, n6,
+    logits, tau, point, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """n2, n3: least and most, which hold the point."""
@@ -76,7 +76,7 @@ def relaxed_bernoulli_density_term(
 
 @triton.jit
 def relaxed_bernoulli_density_term_gradients(
-    logits, tau, point, gk, n2, n3, n4, n5, n6,
+    logits, tau, point, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     y = clamp(point, n2, n3)
@@ -89,4 +89,4 @@ def relaxed_bernoulli_density_term_gradients(
     of_rest = reciprocal(1.0 - y, MATH)
     to_y = gk * (of_rest - of_y) - to_d * tau * (of_y + of_rest)
     to_y = tl.where((point < n2) | (point > n3), 0.0, to_y)
-    return to_d, gk / tau - to_d * logit, to_y
+    return to_d, gk / tau - to_d * logit, to_y, 0.0

@@ -80,7 +80,7 @@ def langevin_parts(b, EXACT: tl.constexpr, MATH: tl.constexpr):
 
 @triton.jit
 def continuous_bernoulli_term(
-    logits, _b, _c, n2, n3, n4, n5, n6,
+    logits, _b, _c, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """n2 .. n4: the prior's b, log(sinh b / b), and that less |b|."""
@@ -101,7 +101,7 @@ def continuous_bernoulli_term(
 
 @triton.jit
 def continuous_bernoulli_term_gradients(
-    logits, _b, _c, gk, n2, n3, n4, n5, n6,
+    logits, _b, _c, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     b = 0.5 * logits
@@ -112,4 +112,49 @@ def continuous_bernoulli_term_gradients(
     apart = b - n2
     of_small = apart * series(small * small, 7, _SLOPE)
     of_large = apart / size / size - apart * (4.0 * e / (other * other))
-    return 0.5 * gk * tl.where(near, of_small, of_large), 0.0, 0.0
+    return 0.5 * gk * tl.where(near, of_small, of_large), 0.0, 0.0, 0.0
+
+
+@triton.jit
+def continuous_bernoulli_prior_term(
+    logits, prior, _c, _d, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    b = 0.5 * prior
+    size, _, other, near = langevin_parts(b, EXACT, MATH)
+    small = tl.where(near, b, 0.0)
+    square = small * small
+    of_small = square * series(square, 7, _LOG_SHC)
+    whole = tl.where(near, 1.0, other) / tl.where(near, 1.0, size)
+    of_large = log(whole, MATH) - 0.6931471805599453
+    return continuous_bernoulli_term(
+        logits, b, b, b, b, tl.where(near, of_small, size + of_large),
+        tl.where(near, of_small - size, of_large), n5, n6, EXACT, MATH,
+    )  # fmt: skip
+
+
+@triton.jit
+def langevin(b, EXACT: tl.constexpr, MATH: tl.constexpr):
+    """L, 1 - |L| where b is large, and whether it is near 0."""
+    size, e, other, near = langevin_parts(b, EXACT, MATH)
+    small = tl.where(near, b, 0.0)
+    less = 1.0 / tl.where(near, 1.0, size) - 2.0 * e / tl.where(near, 1.0, other)
+    large = tl.where(b > 0.0, 1.0 - less, less - 1.0)
+    return tl.where(near, small * series(small * small, 7, _LANGEVIN), large), less, near
+
+
+@triton.jit
+def continuous_bernoulli_prior_term_gradients(
+    logits, prior, _c, _d, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    to_logits, _, _, _ = continuous_bernoulli_term_gradients(
+        logits, prior, prior, prior, gk, 0.5 * prior, n3, n4, n5, n6, EXACT, MATH
+    )
+    value, less, near = langevin(0.5 * logits, EXACT, MATH)
+    prior_value, prior_less, prior_near = langevin(0.5 * prior, EXACT, MATH)
+    # Of two large ones of one sign the 1 that both are near to is left out.
+    apart = tl.where(prior > 0.0, less - prior_less, prior_less - less)
+    alike = (near == 0) & (prior_near == 0) & ((logits > 0.0) == (prior > 0.0))
+    slope = tl.where(alike, apart, prior_value - value)
+    return to_logits, 0.5 * gk * slope, 0.0, 0.0

@@ -25,7 +25,7 @@ def exponential_sample_gradients(
 
 @triton.jit
 def exponential_term(
-    rate, _b, _c, n2, n3, n4, n5, n6,
+    rate, _b, _c, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """n2, n3: the prior's rate and its logarithm."""
@@ -34,7 +34,26 @@ def exponential_term(
 
 @triton.jit
 def exponential_term_gradients(
-    rate, _b, _c, gk, n2, n3, n4, n5, n6,
+    rate, _b, _c, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    return times(gk, 1.0 - n2 / rate) / rate, 0.0, 0.0
+    return times(gk, 1.0 - n2 / rate) / rate, 0.0, 0.0, 0.0
+
+
+@triton.jit
+def exponential_prior_term(
+    rate, prior, _c, _d, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return exponential_term(
+        rate, rate, rate, rate, prior, log(prior, MATH), n4, n5, n6, EXACT, MATH
+    )  # fmt: skip
+
+
+@triton.jit
+def exponential_prior_term_gradients(
+    rate, prior, _c, _d, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    to_rate = times(gk, 1.0 - prior / rate) / rate
+    return to_rate, times(gk, 1.0 / rate - 1.0 / prior), 0.0, 0.0

@@ -9,7 +9,7 @@ from ..scale import times
 
 @triton.jit
 def half_cauchy_term(
-    scale, _b, _c, n2, n3, n4, n5, n6,
+    scale, _b, _c, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """n2, n3: half the prior's scale, and the scale's logarithm."""
@@ -18,8 +18,28 @@ def half_cauchy_term(
 
 @triton.jit
 def half_cauchy_term_gradients(
-    scale, _b, _c, gk, n2, n3, n4, n5, n6,
+    scale, _b, _c, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     half = 0.5 * scale
-    return times(gk, (half - n2) / (half + n2)) / scale, 0.0, 0.0
+    return times(gk, (half - n2) / (half + n2)) / scale, 0.0, 0.0, 0.0
+
+
+@triton.jit
+def half_cauchy_prior_term(
+    scale, prior, _c, _d, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return half_cauchy_term(
+        scale, scale, scale, scale, 0.5 * prior, log(prior, MATH), n4, n5, n6, EXACT, MATH
+    )  # fmt: skip
+
+
+@triton.jit
+def half_cauchy_prior_term_gradients(
+    scale, prior, _c, _d, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    half = 0.5 * scale
+    slope = times(gk, (half - 0.5 * prior) / (half + 0.5 * prior))
+    return slope / scale, -slope / prior, 0.0, 0.0

@@ -28,7 +28,7 @@ def pareto_sample_gradients(
 
 @triton.jit
 def pareto_term(
-    scale, alpha, _c, n2, n3, n4, n5, n6,
+    scale, alpha, _c, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     """n2 .. n5: the prior's scale, its logarithm, the prior's alpha, its logarithm."""
@@ -39,8 +39,34 @@ def pareto_term(
 
 @triton.jit
 def pareto_term_gradients(
-    scale, alpha, _c, gk, n2, n3, n4, n5, n6,
+    scale, alpha, _c, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     gk = tl.where(scale < n2, 0.0, gk)
-    return times(gk, n4 / scale), times(gk, 1.0 - n4 / alpha) / alpha, 0.0
+    return times(gk, n4 / scale), times(gk, 1.0 - n4 / alpha) / alpha, 0.0, 0.0
+
+
+@triton.jit
+def pareto_prior_term(
+    scale, alpha, prior_scale, prior_alpha, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return pareto_term(
+        scale, alpha, alpha, alpha, prior_scale, log(prior_scale, MATH), prior_alpha,
+        log(prior_alpha, MATH), n6, EXACT, MATH,
+    )  # fmt: skip
+
+
+@triton.jit
+def pareto_prior_term_gradients(
+    scale, alpha, prior_scale, prior_alpha, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    gk = tl.where(scale < prior_scale, 0.0, gk)
+    apart = log(scale, MATH) - log(prior_scale, MATH)
+    return (
+        times(gk, prior_alpha / scale),
+        times(gk, 1.0 - prior_alpha / alpha) / alpha,
+        -times(gk, prior_alpha / prior_scale),
+        times(gk, apart + (1.0 / alpha - 1.0 / prior_alpha)),
+    )

@@ -80,7 +80,7 @@ def weibull_sample_gradients(
 
 @triton.jit
 def weibull_term(
-    scale, concentration, _c, n2, n3, n4, n5, n6,
+    scale, concentration, _c, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     r, ks, grown, _ = weibull_parts(scale, concentration, n2, n3, EXACT, MATH)
@@ -89,9 +89,38 @@ def weibull_term(
 
 @triton.jit
 def weibull_term_gradients(
-    scale, concentration, _c, gk, n2, n3, n4, n5, n6,
+    scale, concentration, _c, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     r, _, grown, slope = weibull_parts(scale, concentration, n2, n3, EXACT, MATH)
     to_concentration = times(gk, 1.0 - r * ((grown + 1.0) * slope + EULER)) / concentration
-    return times(gk, n3 * grown) / scale, to_concentration, 0.0
+    return times(gk, n3 * grown) / scale, to_concentration, 0.0, 0.0
+
+
+@triton.jit
+def weibull_prior_term(
+    scale, concentration, prior_scale, k, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    return weibull_term(
+        scale, concentration, k, k, log(prior_scale, MATH), k, log(k, MATH), n5, n6, EXACT, MATH
+    )  # fmt: skip
+
+
+@triton.jit
+def weibull_prior_term_gradients(
+    scale, concentration, prior_scale, k, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    log_prior = log(prior_scale, MATH)
+    r, _, grown, slope = weibull_parts(scale, concentration, log_prior, k, EXACT, MATH)
+    more = grown + 1.0
+    s = log(scale, MATH) - log_prior
+    # What may be infinite has one factor.
+    of_k = times(more, s + slope / concentration) - s + (EULER / concentration - 1.0 / k)
+    return (
+        times(gk, k * grown) / scale,
+        times(gk, 1.0 - r * (more * slope + EULER)) / concentration,
+        -times(gk, k / prior_scale * grown),
+        times(gk, of_k),
+    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from ..core import reductions
 from ..core.dtypes import compute_dtype
@@ -65,8 +63,7 @@ def sample_weight(
         reduction: of the KL: "sum", "none", "sample", "mean" or "batchmean", see
             :func:`gaussian_latent`.
         mixture: share of the first Gaussian, from 0 to 1, and the two standard deviations; numbers
-            or tensors. The density of a mixture with tensors goes through PyTorch's own operators.
-            The KL is an estimate at a share of 1 too.
+            or tensors. The KL is an estimate at a share of 1 too.
         key, generator, sample_shape, rng, eps: how many samples of which noise, see
             :func:`gaussian_latent`. eps is standard normal.
 
@@ -228,44 +225,21 @@ def _to_tensors(
         constants=(*elementwise.UNBOUNDED, 0.0, 1.0),
         reduction=reduction,
     )
-    dtype, found = log_q.dtype, iter(prior)
-    numbers = (next(found).to(dtype) if isinstance(p, Tensor) else p for p in (mean, *parts))
-    log_p = _log_mixture(w.to(dtype), *numbers)
+    wide, of_prior = log_q.dtype, iter(prior)
+    around, *of_mixture = (
+        next(of_prior).to(wide) if isinstance(value, Tensor) else value for value in (mean, *parts)
+    )
+    point = w.to(wide)
+    if isinstance(around, Tensor) or around != 0.0:
+        point = point - around
     front = len(sources.sample_shape)
-    shape = log_p.shape[front:]
-    if reduction != "none":
+    shape, inner = w.shape[front:], reduction
+    if front:  # the op knows of no samples in front of a point
         kept = front + reductions.kept_dims(len(shape), reduction)
-        log_p = log_p.flatten(kept).sum(-1) if log_p.dim() > kept else log_p
+        inner = reductions.keeping(kept) if kept < w.dim() else "none"
+    names = "w", "mixture share", "mixture std", "mixture std"
+    density = tuple(zip(names, (point, *of_mixture), strict=True))
+    (log_p,) = elementwise.terms_alone("mixture_density", density, 0, 0, (), inner)[1]
+    if front:
         log_p = reductions.scaled(log_p, reductions.factor(shape, reduction))
     return w, log_q - log_p
-
-
-def _log_mixture(
-    w: Tensor,
-    mean: Tensor | float,
-    share: Tensor | float,
-    std1: Tensor | float,
-    std2: Tensor | float,
-) -> Tensor:
-    """The log-density of ``share N(mean, std1^2) + (1 - share) N(mean, std2^2)``."""
-    distance = w if isinstance(mean, float) and mean == 0.0 else w - mean
-
-    def part(share: Tensor | float, std: Tensor | float) -> Tensor:
-        scaled = distance * (math.sqrt(0.5) / std)
-        # A share of 0 has a finite logarithm too.
-        constant = _log(share, _TINY) - _log(std, 0.0) - 0.5 * math.log(2.0 * math.pi)
-        return constant - scaled * scaled
-
-    a, b = part(share, std1), part(1.0 - share, std2)
-    # Not torch.logaddexp: its second derivative is NaN where one of the two is far below the other.
-    first = a >= b
-    larger = torch.where(first, a, b)
-    # Far out both are -inf, and so is their sum.
-    above = torch.where(larger == -math.inf, 0.0, larger - torch.where(first, b, a))
-    return larger - logsigmoid(above)
-
-
-def _log(x: Tensor | float, least: float) -> Tensor | float:
-    if isinstance(x, Tensor):
-        return (x.clamp_min(least) if least else x).log()
-    return math.log(max(x, least))

@@ -47,6 +47,14 @@ _POSITIVE = {
     name: [i for i, word in enumerate(row.names.split()) if word.endswith("+")]
     for name, row in FAMILIES.items()
 }
+# Where a term is finite: uniform members inside the standard one, a Pareto above its prior, a share
+# below 1.
+_SHRINK = {
+    ("uniform", 0): 0.2,
+    ("uniform", 1): 0.2,
+    ("pareto_prior", 2): 0.1,
+    ("mixture_density", 1): 0.3,
+}
 # Those whose scale parameter has a kind.
 SCALED = [name for name, row in FAMILIES.items() if row.scaled]
 
@@ -65,8 +73,7 @@ def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
     found = []
     for i in range(FAMILIES[family].parameters):
         t = 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64)
-        # Where the KL is finite: uniform members inside the standard one, Pareto above its prior.
-        shrink = 0.2 if family == "uniform" else 0.1 if (family, i) == ("pareto_prior", 2) else 1.0
+        shrink = _SHRINK.get((family, i), 1.0)
         t = shrink * (t.abs() + 0.2) if i in _POSITIVE[family] else shrink * t
         found.append(t.to(device=device, dtype=dtype).requires_grad_())
     return found

@@ -43,6 +43,48 @@ def test_a_mixture_far_from_its_mean(device, mixture):
     torch.testing.assert_close(seconds[0].cpu(), seconds[1].float(), rtol=2e-3, atol=0.1)
 
 
+@pytest.mark.parametrize("mixture", [(0.3, 1.0, 1e-25), (0.7, 1e-25, 1.0)], ids=str)
+def test_a_mixture_of_a_tiny_std(device, mixture):
+    """The square of its reciprocal is beyond float32, and so are no gradients near the mean."""
+    x = torch.tensor([0.0, 1e-26, -1e-25, 5e-25, 1.5e-24, 2e-24, 1e-20, 1e10])
+    log_sigma = torch.full_like(x, math.log(3e-26))
+    p = [t.to(device).requires_grad_() for t in (x, log_sigma)]
+    s = spec("mixture", reduction="none")._replace(constants=[-math.inf, math.inf, 0.0, *mixture])
+    got = results(p, s, eps=torch.zeros_like(x, device=device))[1]
+    exact = x.double().requires_grad_()
+    want = -log_mixture(exact, 0.0, *mixture) - log_sigma.double() - 0.5 * math.log(2 * math.pi)
+    (slope,) = autograd.grad(want.sum(), exact)
+    torch.testing.assert_close(got.cpu(), want.detach().float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        autograd.grad(got.sum(), p[0])[0].cpu(), slope.float(), rtol=1e-4, atol=1e-5
+    )
+    s = spec("mixture_density", reduction="none", sample=False)
+    p = [t.to(device).requires_grad_() for t in (x, *map(torch.tensor, mixture))]
+    exact = [t.detach().cpu().double().requires_grad_() for t in p]
+    (got,) = results(p, s)
+    d = exact[0].unsqueeze(-1) / torch.stack(exact[2:])
+    shares = torch.stack((exact[1], 1.0 - exact[1])) / torch.stack(exact[2:])
+    want = torch.logsumexp(shares.log() - 0.5 * d * d, -1) - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(got.cpu(), want.detach().float(), rtol=1e-5, atol=1e-5)
+    for a, b in zip(autograd.grad(got.sum(), p), autograd.grad(want.sum(), exact), strict=True):
+        torch.testing.assert_close(a.cpu(), b.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-30, 1.0])
+def test_shares_of_a_mixture_at_their_ends(device, share):
+    """Where one of the normals has no share, what a share of it would add is the gradient."""
+    x = torch.tensor([0.0, 0.5, -2.0, 3.0])
+    p = [t.to(device).requires_grad_() for t in (x, *map(torch.tensor, (share, 1.5, 0.4)))]
+    (got,) = results(p, spec("mixture_density", reduction="none", sample=False))
+    normals = [torch.distributions.Normal(0.0, std) for std in (1.5, 0.4)]
+    first, second = (normal.log_prob(x.double()).exp() for normal in normals)
+    both = share * first + (1.0 - share) * second
+    torch.testing.assert_close(got.cpu(), both.log().float(), rtol=1e-5, atol=1e-5)
+    (to_share,) = autograd.grad(got.sum(), p[1])
+    want = ((first - second) / both).sum().float()
+    torch.testing.assert_close(to_share.cpu(), want, rtol=1e-4, atol=0.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_laplace_kl_at_the_smallest_scales(device, dtype):
     tiny = torch.finfo(dtype).tiny

@@ -158,6 +158,8 @@ def _other_gaussians():
     yield _case("weight prior", fr.sample_weight, "mu rho", (30, 41), options)
     options = {"mixture": (0.3, 1.5, 0.2)}
     yield _case("weight mixture", fr.sample_weight, "mu rho", (30, 41), options)
+    names, scaled = "mu rho share std1 std2", (1.0, 1.0, 0.25, 1.0, 0.3)
+    yield _case("weight mixture learned", _to_learned_mixture, names, (9, 20), scaled=scaled)
     yield _case("large weight", fr.sample_weight, "mu rho", (60, 141))
 
 
@@ -212,6 +214,10 @@ def _families():
     halves = ("half", "half")
     name, options = "loc_scale halves", {"base": "logistic"}
     yield _case(name, fr.loc_scale_rsample, "loc scale", (9, 24), options, layouts=halves)
+
+
+def _to_learned_mixture(mu, rho, share, std1, std2, key):
+    return fr.sample_weight(mu, rho, mixture=(share, std1, std2), key=key)
 
 
 def _score(key, **given):

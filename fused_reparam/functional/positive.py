@@ -84,7 +84,7 @@ def exponential_latent(
         rate, key, generator, sample_shape, rng, eps: see :func:`exponential_rsample`.
         prior_rate: that of the prior, a positive number; by default the standard one's. Or a
             tensor, which broadcasts to the parameters, may require grad and is read on its device:
-            the KL then takes some of PyTorch's operators, and nobody checks that it is positive.
+            nobody checks that it is positive.
         reduction, dims: of the KL, see :func:`gaussian_latent`.
 
     Returns:

@@ -61,6 +61,7 @@ def test_the_table_has_every_function_and_family():
 # Of what differs from one op and its backward op: how many of each.
 OPS_MADE = {
     "sample_weight mu rho prior_mean mixture=(0.3, 1.5, 0.2)": (2, 2),
+    "sample_weight mu rho prior_mean share reduction=none": (2, 2),
     "tanh_normal_rsample mean log_std dims=(0, 2) return_pre_tanh=True": (2, 2),
     # Drawn by the op, and the rest by PyTorch's operators.
     "loc_scale_rsample loc scale df base=student_t": (1, 0),

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from . import functional as _functional
+from . import integrations as integrations
 from . import nn as _nn
 from . import noise as noise
 from . import ops as _ops  # noqa: F401  (registers torch.ops.fused_reparam)
@@ -15,5 +16,5 @@ backend = _dispatch.backend
 current_backend = _dispatch.current
 
 if not TYPE_CHECKING:  # see functional/__init__.py
-    __all__ = ["__version__", "backend", "current_backend", "noise"]
+    __all__ = ["__version__", "backend", "current_backend", "integrations", "noise"]
     __all__ += _functional.__all__ + _nn.__all__

@@ -148,6 +148,8 @@ import torch, fused_reparam
 assert not torch.cuda.is_initialized()
 assert not any(name.startswith(('triton.', 'torch._inductor')) for name in sys.modules), 'imported'
 assert 'libfused_reparam' not in open('/proc/self/maps').read()
+for name in fused_reparam.integrations.CONSUMERS:
+    assert f'fused_reparam.integrations.{name}' not in sys.modules, name
 z, kl = fused_reparam.FusedGaussianLatent()(torch.zeros(3, 4), torch.zeros(3, 4))
 print(fused_reparam.current_backend('cpu'), kl.item())
 """

@@ -1,4 +1,4 @@
-"""``python -m fused_reparam`` with ``info``, ``build`` or ``selftest``."""
+"""``python -m fused_reparam`` with ``info``, ``build``, ``selftest`` or ``patch``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 import fused_reparam
-from fused_reparam import selftest
+from fused_reparam import integrations, selftest
 from fused_reparam.backends import cpu, dispatch
 from fused_reparam.backends.cpu import cache, extension
 
@@ -82,8 +82,22 @@ def build() -> int:
     return 0 if extension.module is not None or extension.turned_off() else 1
 
 
+def patch(consumer: str) -> int:
+    """Print what an integration would replace here; 0 unless that is nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is skipped stands in the report
+        try:
+            report = integrations.patch(consumer)
+        except (ValueError, ModuleNotFoundError) as error:
+            print(error, file=sys.stderr)
+            return 1
+    with report:
+        print(report)
+        return 0 if any(row.status == "replaced" for row in report.rows) else 1
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status is 1 when the self-test or building failed."""
+    """Run a command; the exit status is 1 when it failed."""
     parser = argparse.ArgumentParser(prog="python -m fused_reparam", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, devices and backends, and why one is missing")
@@ -93,12 +107,21 @@ def main(argv: list[str] | None = None) -> int:
         "where it is; the exit status is 1 if it can't be",
     )
     commands.add_parser("selftest", help="check every backend at hand against the reference")
-    command = parser.parse_args(argv).command
+    patching = commands.add_parser(
+        "patch",
+        help="show what an integration replaces in the installed version of a package, which needs "
+        "fused_reparam.integrations.patch in the program itself; the exit status is 1 if nothing",
+    )
+    patching.add_argument("consumer", help="one of " + ", ".join(integrations.CONSUMERS))
+    given = parser.parse_args(argv)
+    command = given.command
     if command == "info":
         print("\n".join(info_lines()))
         return 0
     if command == "build":
         return build()
+    if command == "patch":
+        return patch(given.consumer)
     return selftest.run(devices())
 
 

@@ -27,12 +27,6 @@ REPLACED, ALREADY, SKIPPED, UNDONE = "replaced", "already", "skipped", "undone"
 ABSENT = object()
 
 
-class Unserved(str):
-    """Why a call goes to the original. A replacement returns one in place of a result."""
-
-    __slots__ = ()
-
-
 class Place(Protocol):
     """Where a function is found by those who call it."""
 
@@ -77,7 +71,7 @@ class Target:
     known: str
     """Digests of its source (with ``relies_on``), of the versions for which the target is right."""
     serve: Callable[..., Any]
-    """Called as the original is; returns its result, or an ``Unserved`` for the original to do."""
+    """Called as the original is; returns its result, or a string: why the original is to do it."""
     relies_on: Sequence[str] = ()
     """Other functions of the module that make the original what it is."""
 
@@ -275,7 +269,7 @@ def _in_place_of(
     @functools.wraps(original)
     def replacement(*args: Any, **kwargs: Any) -> Any:
         found = serve(*args, **kwargs)
-        unserved = isinstance(found, Unserved)
+        unserved = isinstance(found, str)
         what = f"fallback: {found}" if unserved else "fused"
         if is_compiling():
             _compiled(number, what)

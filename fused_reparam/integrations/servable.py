@@ -9,29 +9,28 @@ from torch import Tensor
 
 from ..core.dtypes import DTYPES
 from ..core.storage import TENSOR_TYPES
-from .protocol import Unserved
 
 
-def unserved(first: Any, *others: Any) -> Unserved | None:
+def unserved(first: Any, *others: Any) -> str | None:
     """Why not these. None for tensors of one dtype on one device, and numbers beside one."""
     if type(first) not in TENSOR_TYPES:
-        return Unserved(f"a {type(first).__name__}")
+        return f"a {type(first).__name__}"
     dtype, device = first.dtype, first.device
     if dtype not in DTYPES:
-        return Unserved(f"{dtype}")
+        return f"{dtype}"
     if not (first.is_cpu or first.is_cuda):
-        return Unserved(f"device {device.type}")
+        return f"device {device.type}"
     if first.layout is not torch.strided or first.is_nested:
-        return Unserved("a sparse or nested tensor")
+        return "a sparse or nested tensor"
     for other in others:
         if type(other) not in TENSOR_TYPES:
             if isinstance(other, (int, float)):
                 continue
-            return Unserved(f"a {type(other).__name__}")
+            return f"a {type(other).__name__}"
         if other.dtype is not dtype or other.device != device:
-            return Unserved("tensors of several dtypes or devices")
+            return "tensors of several dtypes or devices"
         if other.layout is not torch.strided or other.is_nested:
-            return Unserved("a sparse or nested tensor")
+            return "a sparse or nested tensor"
     return None
 
 

@@ -19,7 +19,7 @@ from torch.distributions import Normal
 from torch.distributions.utils import clamp_probs
 
 from .. import functional as fused
-from .protocol import Place, Report, Target, Unserved, apply
+from .protocol import Place, Report, Target, apply
 from .servable import one_number, unserved
 
 _MODULE = "torch.distributions"
@@ -59,7 +59,7 @@ class Sampler(NamedTuple):
     name: str
     parameters: str
     """The attributes that hold them, in the order in which the function takes them."""
-    function: Callable[..., Tensor | Unserved]
+    function: Callable[..., Tensor | str]
     known: str
     more: tuple[str, ...] = ()
     """What else of the module it is read from, beside ``rsample`` and the constructor."""
@@ -68,13 +68,13 @@ class Sampler(NamedTuple):
 def _target(sampler: Sampler, noise: dict[str, str]) -> Target:
     names, function = sampler.parameters.split(), sampler.function
 
-    def rsample(self: Any, sample_shape: Size = _NO_SHAPE) -> Tensor | Unserved:
+    def rsample(self: Any, sample_shape: Size = _NO_SHAPE) -> Tensor | str:
         parameters = [getattr(self, name) for name in names]
         why = unserved(*parameters)
         if why is not None:
             return why
         if parameters[0].shape != self._batch_shape + self._event_shape:
-            return Unserved("parameters that are not of the distribution's shape")
+            return "parameters that are not of the distribution's shape"
         if len(sample_shape):
             return function(*parameters, sample_shape=sample_shape, **noise)
         return function(*parameters, **noise)
@@ -101,19 +101,19 @@ def _log_normal(loc: Tensor, scale: Tensor, **noise: Any) -> Tensor:
     return fused.log_normal_rsample(loc, std=scale, **noise)
 
 
-def _relaxed_bernoulli(logits: Tensor, temperature: Any, **noise: Any) -> Tensor | Unserved:
+def _relaxed_bernoulli(logits: Tensor, temperature: Any, **noise: Any) -> Tensor | str:
     tau = one_number(temperature, logits)
     if tau is None:
-        return Unserved("a temperature for each element")
+        return "a temperature for each element"
     z = fused.relaxed_bernoulli(logits, tau, **noise)
     limits = torch.finfo(z.dtype)
     return z.clamp(limits.tiny, 1.0 - limits.eps)  # within the open interval, as it was
 
 
-def _relaxed_categories(logits: Tensor, temperature: Any, **noise: Any) -> Tensor | Unserved:
+def _relaxed_categories(logits: Tensor, temperature: Any, **noise: Any) -> Tensor | str:
     tau = one_number(temperature, logits)
     if tau is None:
-        return Unserved("a temperature for each element")
+        return "a temperature for each element"
     if noise.pop("rng", "philox") == "torch":  # drawn otherwise than by F.gumbel_softmax
         shape = (*noise.get("sample_shape", ()), *logits.shape)
         u = clamp_probs(torch.rand(shape, dtype=logits.dtype, device=logits.device))
@@ -121,12 +121,12 @@ def _relaxed_categories(logits: Tensor, temperature: Any, **noise: Any) -> Tenso
     return fused.gumbel_softmax(logits, tau, **noise)
 
 
-def _straight_through(noise: dict[str, Any]) -> Callable[..., Tensor | Unserved]:
-    def rsample(self: Any, sample_shape: Size = _NO_SHAPE) -> Tensor | Unserved:
+def _straight_through(noise: dict[str, Any]) -> Callable[..., Tensor | str]:
+    def rsample(self: Any, sample_shape: Size = _NO_SHAPE) -> Tensor | str:
         categories = self._categorical
         logits = categories.logits
         if logits is not categories._param:
-            return Unserved("given by probs, of which logits keep no 0")
+            return "given by probs, of which logits keep no 0"
         why = unserved(logits)
         if why is not None:
             return why
@@ -137,7 +137,7 @@ def _straight_through(noise: dict[str, Any]) -> Callable[..., Tensor | Unserved]
     return rsample
 
 
-def _log_prob(self: Any, value: Any) -> Tensor | Unserved:
+def _log_prob(self: Any, value: Any) -> Tensor | str:
     loc, scale = self.loc, self.scale
     why = unserved(value, loc, scale)
     if why is not None:
@@ -147,7 +147,7 @@ def _log_prob(self: Any, value: Any) -> Tensor | Unserved:
     return fused.gaussian_log_prob(value, loc, std=scale).to(loc.dtype)
 
 
-def _kl_of_normals(p: Any, q: Any) -> Tensor | Unserved:
+def _kl_of_normals(p: Any, q: Any) -> Tensor | str:
     loc, scale = p.loc, p.scale
     why = unserved(loc, scale, q.loc, q.scale)
     if why is not None:
@@ -183,20 +183,20 @@ class _Registered:
         found[self.classes] = torch.distributions.kl._KL_REGISTRY[self.classes] = value
 
 
-def _gumbel_softmax(noise: dict[str, Any]) -> Callable[..., Tensor | Unserved]:
+def _gumbel_softmax(noise: dict[str, Any]) -> Callable[..., Tensor | str]:
     def gumbel_softmax(
         logits: Any, tau: Any = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
-    ) -> Tensor | Unserved:
+    ) -> Tensor | str:
         why = unserved(logits)
         if why is not None:
             return why
         number = one_number(tau, logits)
         if number is None:
-            return Unserved("a tau for each element, or not positive")
+            return "a tau for each element, or not positive"
         if eps != 1e-10:
-            return Unserved("eps, of which the original warns")
+            return "eps, of which the original warns"
         if not logits.dim():
-            return Unserved("logits without dims")
+            return "logits without dims"
         return fused.gumbel_softmax(logits, number, bool(hard), dim, **noise)
 
     return gumbel_softmax

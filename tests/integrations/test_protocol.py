@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fused_reparam import integrations
-from fused_reparam.integrations.protocol import Target, Unserved, apply
+from fused_reparam.integrations.protocol import Target, apply
 
 SOURCE = '''
 import functools
@@ -60,7 +60,7 @@ def consumer(tmp_path, monkeypatch):
 def ones(self, count=1):
     """What serves in place of ``sample``, for float32."""
     if self.mean.dtype != torch.float32:
-        return Unserved(f"{self.mean.dtype}")
+        return f"{self.mean.dtype}"
     return torch.ones(count, *self.mean.shape)
 
 

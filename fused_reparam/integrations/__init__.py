@@ -11,7 +11,7 @@ from typing import Any
 from ..core.mistakes import suggestion
 from .protocol import Report
 
-CONSUMERS = ("torch_distributions",)
+CONSUMERS = ("torch_distributions", "diffusers")
 __all__ = ["CONSUMERS", "Report", "patch"]
 
 

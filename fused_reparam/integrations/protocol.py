@@ -24,20 +24,21 @@ from torch.compiler import is_compiling
 from .sources import digest, parameter_names
 
 REPLACED, ALREADY, SKIPPED, UNDONE = "replaced", "already", "skipped", "undone"
-ABSENT = object()
+ABSENT = "absent"  # optional, and not in this version
+INHERITED = object()
 
 
 class Place(Protocol):
     """Where a function is found by those who call it."""
 
     def get(self) -> Any:
-        """What stands there; ``ABSENT`` where the class inherits it."""
+        """What stands there; ``INHERITED`` where the class inherits it."""
 
     def function(self) -> Callable[..., Any]:
         """What is called there."""
 
     def put(self, value: Any) -> None:
-        """Set it, or take away what was set where the value is ``ABSENT``."""
+        """Set it, or take away what was set where the value is ``INHERITED``."""
 
 
 class Attribute:
@@ -47,13 +48,13 @@ class Attribute:
         self.owner, self.name = owner, name
 
     def get(self) -> Any:
-        return vars(self.owner).get(self.name, ABSENT)
+        return vars(self.owner).get(self.name, INHERITED)
 
     def function(self) -> Callable[..., Any]:
         return getattr(self.owner, self.name)
 
     def put(self, value: Any) -> None:
-        if value is ABSENT:
+        if value is INHERITED:
             delattr(self.owner, self.name)
         else:
             setattr(self.owner, self.name, value)
@@ -74,6 +75,8 @@ class Target:
     """Called as the original is; returns its result, or a string: why the original is to do it."""
     relies_on: Sequence[str] = ()
     """Other functions of the module that make the original what it is."""
+    optional: bool = False
+    """Whether some versions that are known lack it, of which nobody need be warned."""
 
     @property
     def name(self) -> str:
@@ -185,7 +188,7 @@ class Report:
         width = max((len(row.target.name) for row in self.rows), default=0)
         for row in self.rows:
             calls = [f"{times} {what}" for what, times in sorted(row.calls.items())]
-            if not calls and row.status != SKIPPED:
+            if not calls and row.status not in (SKIPPED, ABSENT):
                 calls = ["no calls"]
             note = "; ".join([row.reason, *calls] if row.reason else calls)
             lines.append(f"  {row.target.name:<{width}}  {row.status:<8}  {note}")
@@ -214,7 +217,11 @@ def apply(
     report = Report(consumer, installed_version(package), options, [])
     for target in targets:
         report.rows.append(_replace(target, Swap(consumer, options)))
-    told = [f"{r.target.name}: {r.status}, {r.reason}" for r in report.rows if r.reason]
+    told = [
+        f"{r.target.name}: {r.status}, {r.reason}"
+        for r in report.rows
+        if r.reason and r.status != ABSENT
+    ]
     if told:
         warnings.warn(
             f"{len(told)} of {len(targets)} targets of {consumer} {report.version} are left as "
@@ -229,7 +236,8 @@ def _replace(target: Target, swap: Swap) -> Row:
         place = target.place()
         original = place.function()
     except (ImportError, AttributeError, LookupError) as error:
-        return Row(target, SKIPPED, f"this version has none ({error})")
+        status = ABSENT if target.optional else SKIPPED
+        return Row(target, status, f"this version has none ({error})")
     before = getattr(original, "swap", None)
     if isinstance(before, Swap):
         other = "" if before.options == swap.options else f"with {_said(before.options)}"

@@ -38,6 +38,9 @@ SAMPLE = "527706171ca7"
 _names = (f"fused_reparam_consumer_{i}" for i in itertools.count())
 
 
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+
+
 @pytest.fixture
 def consumer(tmp_path, monkeypatch):
     """Write a package with this source, and import it."""
@@ -175,6 +178,16 @@ def test_skips_what_is_another_and_warns(consumer, changed, said):
     assert row.status == "skipped"
     assert row.reason in str(report)
     assert sampled(module) == [3.0, 3.0]
+
+
+def test_an_optional_target_may_be_absent(consumer):
+    module = consumer()
+    newer = Target(module.__name__, "Newer.sample", "self", "0", ones, optional=True)
+    with patch(module, newer) as report:  # without a warning, which is an error here
+        assert report["Newer.sample"].status == "absent"
+    newer = Target(module.__name__, "Narrow.sample", "self, count", "0", ones, optional=True)
+    with pytest.warns(UserWarning, match="none of those known"):
+        patch(module, newer)
 
 
 def test_the_other_targets_are_replaced(consumer):

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.mistakes import suggestion
 from .protocol import Report
 
-CONSUMERS = ("torch_distributions", "diffusers")
+CONSUMERS = ("torch_distributions", "diffusers", "pythae")
 __all__ = ["CONSUMERS", "Report", "patch"]
 
 

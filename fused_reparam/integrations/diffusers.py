@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import functional as fused
 from .protocol import Report, Target, apply
-from .servable import unserved
+from .servable import as_it_was, unserved
 
 _VAE, _POSTERIOR = "diffusers.models.autoencoders.vae", "DiagonalGaussianDistribution"
 _OOBLECK = "diffusers.models.autoencoders.autoencoder_oobleck"
@@ -91,7 +91,7 @@ def _kl(self: Any, other: Any = None) -> Tensor | str:
         if not (other.mean.shape == other.logvar.shape == mean.shape):
             return "posteriors of different shapes"
         prior = other.mean, {"logvar": other.logvar}
-    return fused.gaussian_kl(mean, logvar, prior=prior, dims=(1, 2, 3)).to(mean.dtype)
+    return as_it_was(fused.gaussian_kl(mean, logvar, prior=prior, dims=(1, 2, 3)), mean)
 
 
 def _kl_of_oobleck(self: Any, other: Any = None) -> Tensor | str:
@@ -106,4 +106,4 @@ def _kl_of_oobleck(self: Any, other: Any = None) -> Tensor | str:
         return "to another posterior, where the original's sign of a logarithm is its own"
     if mean.shape != std.shape:
         return "a mean and a scale of different shapes"
-    return (2.0 * fused.gaussian_kl(mean, std=std, dims=(1,)).mean()).to(mean.dtype)
+    return as_it_was(2.0 * fused.gaussian_kl(mean, std=std, dims=(1,)).mean(), mean)

@@ -100,12 +100,20 @@ class Target:
         names = parameter_names(original)
         if names != self.parameters:
             return f"it takes ({names}), not ({self.parameters})"
-        found = digest(original, *(getattr(*self.find(path)) for path in self.relies_on))
+        found = digest(original, *(_as_read(*self.find(path)) for path in self.relies_on))
         if found is None:
             return "its source can't be read, so that nobody knows what it computes"
         if found not in self.known.split():
             return f"its source ({found}) is none of those known ({self.known})"
         return None
+
+
+def _as_read(owner: Any, name: str) -> Callable[..., Any]:
+    """A function, or what stood there before it was replaced."""
+    function = getattr(owner, name)
+    while hasattr(function, "swap"):
+        function = function.__wrapped__
+    return function
 
 
 @dataclass

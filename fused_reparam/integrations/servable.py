@@ -43,3 +43,13 @@ def one_number(value: Any, beside: Tensor) -> Any:
         fits = value.numel() == 1 and value.dim() <= beside.dim()
         return value.reshape(()) if fits else None
     return value if value > 0 else None
+
+
+def as_it_was(result: Tensor, like: Tensor) -> Tensor:
+    """A divergence or log-density, formed in float32, in the dtype in which operators gave it.
+
+    Under a GPU's autocast that is float32: there powers, exponentials and sums are made in it.
+    """
+    if result.dtype is like.dtype or (like.is_cuda and torch.is_autocast_enabled("cuda")):
+        return result
+    return result.to(like.dtype)

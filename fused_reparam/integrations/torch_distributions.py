@@ -20,7 +20,7 @@ from torch.distributions.utils import clamp_probs
 
 from .. import functional as fused
 from .protocol import Place, Report, Target, apply
-from .servable import one_number, unserved
+from .servable import as_it_was, one_number, unserved
 
 _MODULE = "torch.distributions"
 _NO_SHAPE = Size()
@@ -144,7 +144,7 @@ def _log_prob(self: Any, value: Any) -> Tensor | str:
         return why
     if self._validate_args:
         self._validate_sample(value)
-    return fused.gaussian_log_prob(value, loc, std=scale).to(loc.dtype)
+    return as_it_was(fused.gaussian_log_prob(value, loc, std=scale), loc)
 
 
 def _kl_of_normals(p: Any, q: Any) -> Tensor | str:
@@ -152,7 +152,7 @@ def _kl_of_normals(p: Any, q: Any) -> Tensor | str:
     why = unserved(loc, scale, q.loc, q.scale)
     if why is not None:
         return why
-    return fused.gaussian_kl(loc, std=scale, prior=q, reduction="none").to(loc.dtype)
+    return as_it_was(fused.gaussian_kl(loc, std=scale, prior=q, reduction="none"), loc)
 
 
 class _KLOfNormals(Target):

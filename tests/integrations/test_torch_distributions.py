@@ -174,6 +174,16 @@ def test_the_log_density_of_a_normal():
             D.Normal(loc, a, validate_args=True).log_prob(torch.full((5,), torch.nan))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_dtype_under_autocast_is_what_it_was(device):
+    loc, a = (p.detach().to(device, torch.bfloat16) for p in parameters()[:2])
+    with torch.autocast(device, torch.bfloat16):
+        for call in (lambda p: p.log_prob(a), lambda p: D.kl_divergence(p, D.Normal(0.0, 1.0))):
+            old = call(D.Normal(loc, a))
+            with integrations.patch("torch_distributions"):
+                assert call(D.Normal(loc, a)).dtype == old.dtype
+
+
 @pytest.mark.parametrize("hard", [False, True])
 def test_gumbel_softmax(hard):
     loc = parameters()[0]

@@ -1,0 +1,88 @@
+"""pythae's models, patched, against what they were."""
+
+import pytest
+import torch
+
+from fused_reparam import integrations
+
+pytest.importorskip("pythae", reason="pythae is not installed", exc_type=ImportError)
+from pythae import models
+
+from fused_reparam.integrations.pythae import SAMPLING
+
+NEAR = {"rtol": 2e-6, "atol": 2e-6}
+STANDARD = ["VAE", "BetaVAE", "DisentangledBetaVAE", "MSSSIM_VAE"]
+
+
+def both(call):
+    """What a call gives unpatched and patched, of the same noise, and the report."""
+    torch.manual_seed(1)
+    old = call()
+    torch.manual_seed(1)
+    with integrations.patch("pythae", rng="torch") as report:
+        new = call()
+    return old, new, report
+
+
+def made(name, size=(1, 8, 8), **options):
+    torch.manual_seed(0)
+    config = getattr(models, f"{name}Config")(input_dim=size, latent_dim=3, **options)
+    return getattr(models, name)(config)
+
+
+def test_every_class_that_samples_is_served():
+    every = {c for c in vars(models).values() if isinstance(c, type) and "_sample_gauss" in vars(c)}
+    with integrations.patch("pythae") as report:
+        assert {c.__name__ for c in every} == {name for _, name in SAMPLING}
+        assert {row.status for row in report.rows} == {"replaced"}
+
+
+@pytest.mark.parametrize("name", [name for _, name in SAMPLING])
+def test_sample_gauss(name):
+    mu, std = torch.randn(2, 5, 3, requires_grad=True).abs()
+    model = getattr(models, name)
+
+    def sample():
+        z, eps = model._sample_gauss(None, mu, std)
+        return z, eps, *torch.autograd.grad(z.square().sum(), (mu, std))
+
+    old, new, report = both(sample)
+    assert report[f"{name}._sample_gauss"].calls == {"fused": 1}
+    assert torch.equal(new[1], old[1])
+    for ours, theirs in zip(new, old, strict=True):
+        torch.testing.assert_close(ours, theirs, **NEAR)
+
+
+@pytest.mark.parametrize("name", STANDARD)
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_a_step(name, loss):
+    size = (1, 28, 28) if name == "MSSSIM_VAE" else (1, 8, 8)
+    model = made(name, size, reconstruction_loss=loss)
+    x = torch.rand(6, *size)
+
+    def step():
+        out = model({"data": x}, epoch=3)
+        grads = torch.autograd.grad(out.loss, list(model.parameters()))
+        return [*(out[k] for k in ("loss", "recon_loss", "reg_loss", "z", "recon_x")), *grads]
+
+    old, new, report = both(step)
+    assert report.calls == {"fused": 1}
+    for ours, theirs in zip(new, old, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(new[2], old[2], rtol=1e-6, atol=1e-6)  # the KL
+
+
+def test_a_model_with_a_loss_of_its_own_keeps_it():
+    class VAE(models.VAE):
+        def loss_function(self, *given):
+            return given[-1].sum(), given[-1].mean(), given[-1].mean()
+
+    torch.manual_seed(0)
+    model = VAE(models.VAEConfig(input_dim=(1, 8, 8), latent_dim=3))
+    with integrations.patch("pythae") as report:
+        out = model({"data": torch.rand(4, 1, 8, 8)})
+    assert torch.equal(out.loss, out.z.sum())
+    assert report.calls == {
+        "fused": 1,  # the sample
+        "fallback: a subclass with a sample or a loss of its own": 1,
+    }

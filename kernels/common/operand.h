@@ -1,6 +1,7 @@
 // Operands that are not linear memory: rows with any strides, staged a tile at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -31,12 +32,18 @@ inline void for_each_piece(const Operand& op, int64_t columns, int64_t first, in
 
 template <class T>
 inline void gather(const Operand& op, int64_t columns, int64_t first, int64_t count, T* out) {
-  for_each_piece<T>(op, columns, first, count, [&](const T* p, int64_t at, int64_t length) {
+  // Of a row that stands for all of them the first `columns` elements are repeated, in ever longer copies.
+  const int64_t period = op.row_stride ? count : std::min(columns, count);
+  for_each_piece<T>(op, columns, first, period, [&](const T* p, int64_t at, int64_t length) {
     if (op.column_stride == 1)
       std::memcpy(out + at, p, static_cast<size_t>(length) * sizeof(T));
+    else if (op.column_stride == 0)
+      std::fill_n(out + at, length, *p);
     else
       for (int64_t i = 0; i < length; ++i) out[at + i] = p[i * op.column_stride];
   });
+  for (int64_t have = period; have < count; have *= 2)
+    std::memcpy(out + have, out, static_cast<size_t>(std::min(have, count - have)) * sizeof(T));
 }
 
 template <class T>

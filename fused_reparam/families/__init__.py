@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .family import HALF_LOG_2PI, Family
 
-__all__ = ["FAMILIES", "HALF_LOG_2PI", "Family", "base_number", "is_standard"]
+__all__ = ["FAMILIES", "HALF_LOG_2PI", "Family", "base_number", "is_standard", "stream_of"]
 
 
 def _found() -> dict[str, Family]:
@@ -39,3 +39,13 @@ def base_number(family: str, constants: Sequence[float]) -> float:
     """The number that the family's base noise takes, as Student's degrees of freedom; else 0."""
     at = FAMILIES[family].base_number
     return 0.0 if at is None else constants[at]
+
+
+def stream_of(family: str, constants: Sequence[float]) -> tuple[str, float, int]:
+    """The base noise that the family's formula takes, its number, and how many for an element.
+
+    Where a parameter decides the noise, these are -ln u and -ln u' of its two uniform numbers.
+    """
+    if FAMILIES[family].base_parameter is not None:
+        return "exponential", 0.0, 2
+    return FAMILIES[family].base, base_number(family, constants), 1

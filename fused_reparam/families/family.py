@@ -45,6 +45,10 @@ class Family(NamedTuple):
     """Whether parameter 1 is a scale, of the keyword ``kind``, and constants 0 and 1 bound it."""
     base_number: int | None = None
     """Which of the constants the base noise takes."""
+    base_parameter: int | None = None
+    """Which of the parameters the base noise takes instead. The noise is then no number that a user
+    could give: a formula makes it of what an element's noise is made of, a pair along a last dim of
+    its eps (``stream_of``), and so has the gradient of that parameter."""
     transform: str = "linear"
     """The name of what becomes of parameters and noise, in C++ and in Triton."""
     hard: str = ""

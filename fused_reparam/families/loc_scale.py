@@ -47,6 +47,23 @@ def cauchy_kl(loc: Tensor, scale: Tensor) -> Tensor:
     return 2.0 * torch.log(torch.hypot(0.5 + 0.5 * scale, 0.5 * loc)) - torch.log(scale)
 
 
+def student_t_df(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """z = loc + scale t, of ``rng.bases``' t. Parameters loc, scale, df; eps: -ln u and -ln u'.
+
+    The gradient of df is that at fixed u and u'; where df is not positive z is NaN.
+    """
+    if eps is None:
+        return p[0], ()
+    df, cosine = p[2], torch.cos((2.0 * math.pi) * torch.exp(-eps[..., 1]))
+    t = eps[..., 0] * (2.0 / df)
+    # The root of e^t - 1 is that of 1 - e^-t times e^(t / 2), which is made by quarters, one after
+    # the other: it may overflow before the result does, and what is infinite may be no factor of a
+    # gradient, which may be 0.
+    quarter = torch.exp(0.25 * t.clamp(max=4.0 * math.log(torch.finfo(t.dtype).max)))
+    drawn = (torch.sqrt(-torch.expm1(-t)) * cosine * torch.sqrt(df) * quarter) * quarter
+    return located(p[0], p[1], drawn), ()
+
+
 LAPLACE = Family(
     2, 0, "laplace", 1, False, _loc_scale(laplace_kl), names="loc scale+", term="laplace"
 )
@@ -57,3 +74,7 @@ UNIFORM = Family(
 )
 CAUCHY = Family(2, 0, "cauchy", 1, False, _loc_scale(cauchy_kl), names="loc scale+", term="cauchy")
 STUDENT_T = Family(2, 1, "student_t", 0, False, _loc_scale(None), names="loc scale+", base_number=0)
+STUDENT_T_DF = Family(
+    3, 0, "student_t", 0, False, student_t_df, names="loc scale+ df+", transform="student_t",
+    base_parameter=2,
+)  # fmt: skip

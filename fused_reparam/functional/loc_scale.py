@@ -104,8 +104,7 @@ def loc_scale_rsample(
     sources, named = sources_of(key, generator, noise), (("loc", loc), ("scale", scale))
     degrees = _degrees(base, df, loc)
     if isinstance(degrees, Tensor):
-        place, spread = parameters(*named)
-        return student_t(place, spread, degrees, sources)
+        return student_t(loc, scale, degrees, sources)
     constants: tuple[float, ...] = () if degrees is None else (degrees,)
     if base == "normal":
         constants = *elementwise.UNBOUNDED, *usual(None).constants

@@ -1,52 +1,47 @@
-"""Student's t with degrees of freedom that are a tensor, in PyTorch's operators."""
+"""Student's t with degrees of freedom that are a tensor."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
-from ..core.storage import check_given
+from ..core.dtypes import compute_dtype
+from ..families import FAMILIES
 from ..rng import keys
-from .arguments import check_together, given_noise
+from .arguments import check_together, parameters
 from .elementwise import sample
-from .sources import Sources
+from .sources import Sources, made_in_op
 
 
-def student_t(loc: Tensor, scale: Tensor, df: Tensor, sources: Sources) -> Tensor:
+def student_t(loc: Tensor, scale: Tensor | float, df: Tensor, sources: Sources) -> Tensor:
     """loc + scale t: the numbers that the op makes of the same key for a df that is a number.
 
     The gradient of df is that of ``rng.bases``' formula at fixed u and u'.
     """
+    in_op = made_in_op(sources)
+    if in_op and loc.dtype is df.dtype and getattr(scale, "dtype", df.dtype) is df.dtype:
+        named = ("loc", loc), ("scale", scale), ("df", df)
+        return sample("student_t_df", named, sources)[0]
+    loc, scale = parameters(("loc", loc), ("scale", scale))
+    # df may be a number that 16 bits don't hold.
+    wide = [t.to(compute_dtype(loc.dtype)) for t in (loc, scale, df)]
+    if in_op:
+        named = ("loc", wide[0]), ("scale", wide[1]), ("df", wide[2])
+        return sample("student_t_df", named, sources)[0].to(loc.dtype)
     for name, t in (("loc", loc), ("scale", scale)):
-        check_given(name, t)
-    check_together("df", df, "loc", loc)
-    check_together("df", df, "scale", scale)
+        check_together(name, t, "df", df)
     shape = torch.broadcast_shapes(loc.shape, scale.shape, df.shape)
+    if sources.eps is not None:
+        loc = loc if shape in (loc.shape, scale.shape) else loc.expand(shape)
+        return sample("student_t", (("loc", loc), ("scale", scale)), sources, constants=(1.0,))[0]
+    if sources.rng == "torch":
+        eps = _as_torch_draws(loc, wide[2], torch.Size((*sources.sample_shape, *shape)), sources)
+        return torch.addcmul(wide[0], wide[1], eps).to(loc.dtype)
     full = (t for t in (loc, scale, df) if t.dim() == len(shape) and t.shape == shape)
     like = next(full, loc.expand(shape)).detach()
-    whole = torch.Size((*sources.sample_shape, *shape))
-    if sources.eps is not None:
-        eps = given_noise(sources.eps, loc, whole).to(df.dtype)
-    elif sources.rng == "torch":
-        eps = _as_torch_draws(loc, df, whole, sources)
-    else:
-        eps = _of_uniforms(like, df, sources)
-    return torch.addcmul(loc.to(eps.dtype), scale.to(eps.dtype), eps).to(loc.dtype)
-
-
-def _of_uniforms(like: Tensor, df: Tensor, sources: Sources) -> Tensor:
-    # Two words for an element: -ln u, and -ln u' of an angle, side by side in memory.
-    rate = torch.ones_like(like, dtype=df.dtype).unsqueeze(-1) * df.new_ones(2)
-    drawn = sample("exponential", (("rate", rate),), sources, constants=(1.0, 0.0))[0]
-    cosine = torch.cos((2.0 * math.pi) * torch.exp(-drawn[..., 1]))
-    t = drawn[..., 0] * (2.0 / df)
-    # The root of e^t - 1 is that of 1 - e^-t times e^(t / 2), which is made by quarters, one after
-    # the other: it may overflow before the result does, and what is infinite may be no factor of a
-    # gradient, which may be 0.
-    quarter = torch.exp(0.25 * t.clamp(max=4.0 * math.log(torch.finfo(t.dtype).max)))
-    return (torch.sqrt(-torch.expm1(-t)) * cosine * torch.sqrt(df) * quarter) * quarter
+    ones = torch.ones_like(like, dtype=wide[0].dtype).unsqueeze(-1).expand(*shape, 2)
+    pairs = sample("exponential", (("rate", ones),), sources, constants=(1.0, 0.0))[0]
+    return FAMILIES["student_t_df"].formula(wide, pairs, 0, 0, ())[0].to(loc.dtype)
 
 
 def _as_torch_draws(like: Tensor, df: Tensor, shape: torch.Size, sources: Sources) -> Tensor:

@@ -59,6 +59,8 @@ def check(
     for name, t in (("eps", eps), ("grad_z", grad_z)):
         if t is not None and t.shape != of_z:
             raise ValueError(f"{_OP}: {name} must have shape {tuple(of_z)}, got {tuple(t.shape)}")
+    if eps is not None and elementwise_spec.member(spec).base_parameter is not None:
+        raise ValueError(f"{_OP}: {spec.family} takes no eps: a parameter of it makes its noise")
     _check_grads(grad_terms, like, shape, spec)
     if key is not None:
         check_key(_OP, key, like)

@@ -11,7 +11,7 @@ from torch.func import vjp
 from ..backends.reference.recording import recording
 from ..core import reductions
 from ..core.dtypes import compute_dtype
-from ..families import base_number
+from ..families import stream_of
 from ..rng.keys import on_device
 from .elementwise_spec import (
     PARAMETERS,
@@ -52,13 +52,13 @@ def noise_of(inputs: Inputs, spec: Spec) -> Tensor | None:
     if eps is not None or key is None:
         return eps
     params = parameters(inputs, spec)
+    base, number, each = stream_of(spec.family, spec.constants)
+    shape = stacked(spec.samples, shape_of(params))
+    order = stacked_order(spec.samples, spec.order)
+    if each > 1:
+        shape, order = torch.Size((*shape, each)), [*(order or range(len(shape))), len(shape)]
     return torch.ops.fused_reparam.base_noise(  # type: ignore[no-any-return]
-        on_device(key, params[0].device),
-        stacked(spec.samples, shape_of(params)),
-        stacked_order(spec.samples, spec.order),
-        compute_dtype(params[0].dtype),
-        member(spec).base,
-        base_number(spec.family, spec.constants),
+        on_device(key, params[0].device), shape, order, compute_dtype(params[0].dtype), base, number
     )
 
 

@@ -3,8 +3,9 @@
 An unbatched key means the same noise for each example (a key given by the caller, or
 ``randomness="same"``), a batched one a stream for each (``randomness="different"``). Either way
 each example gets the numbers that it would get alone, so the noise is drawn by example and handed
-to the op as eps. The batch is the parameters' dim 0, behind the samples', so terms are reduced by
-a reduction that keeps the batch.
+to the op as eps; a family that takes no eps is called for one example after the other. The batch is
+the parameters' dim 0, behind the samples', so terms are reduced by a reduction that keeps the
+batch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .elementwise_spec import (
     count,
     halves,
     inputs_of,
+    member,
     noisy,
     settled,
     shape_of,
@@ -84,8 +86,21 @@ def _noise(example: list[Tensor], key: Tensor, dim: int | None, size: int, spec:
     return torch.stack([made(one) for one in key.movedim(dim, 0).unbind()])
 
 
+def _by_example(op: Any, size: int, in_dims: Sequence[Any], args: Sequence[Any]) -> Any:
+    found = [
+        op(*[
+            a.select(d, i) if isinstance(a, Tensor) and d is not None else a
+            for a, d in zip(args, in_dims, strict=True)
+        ])
+        for i in range(size)
+    ]  # fmt: skip
+    return tuple([torch.stack(each) for each in zip(*found, strict=True)]), (0,) * len(found[0])
+
+
 def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     inputs, spec = Inputs(*args[:_INPUTS]), Spec(*args[_INPUTS:])
+    if member(spec).base_parameter is not None:
+        return _by_example(torch.ops.fused_reparam.elementwise, info.batch_size, in_dims, args)
     size, like = info.batch_size, inputs.p0
     params, eps, whole = _batched(inputs, in_dims[:_INPUTS], size, spec)
     z, *terms = torch.ops.fused_reparam.elementwise(*inputs_of(params, None, eps), *whole)
@@ -104,6 +119,9 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     outputs = 1 + TERMS
     inputs = Inputs(*args[outputs : outputs + _INPUTS])
     spec, needs = Spec(*args[outputs + _INPUTS : -1]), args[-1]
+    if member(spec).base_parameter is not None:
+        op = torch.ops.fused_reparam.elementwise_backward
+        return _by_example(op, info.batch_size, in_dims, args)
     size, like = info.batch_size, inputs.p0
     dims = in_dims[outputs : outputs + _INPUTS]
     params, eps, whole = _batched(inputs, dims, size, spec)

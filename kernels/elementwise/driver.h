@@ -61,10 +61,10 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
 }
 
 // Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.
-inline const void* noise_of(ElementwiseTile& t, const ElementwiseCall& c, int64_t k) {
+inline const void* noise_of(ElementwiseTile& t, const ElementwiseCall& c, int64_t k, void* slope = nullptr) {
   FetchList ahead{{}, 0, c.item()};
   t.fetch(ahead, c.z, k);
-  return t.noise(k, ahead);
+  return t.noise(k, ahead, slope);
 }
 
 inline void forward_item(const Kernels& common, const ElementwiseKernels& kernels, const ElementwiseCall& c,
@@ -129,7 +129,7 @@ inline void add_samples(const ElementwiseKernels& kernels, const ElementwiseCall
   const FamilyFacts& family = c.family;
   for (int64_t k = item.first; k < item.last; ++k) {
     const int used = t.used();
-    if (k > item.first) p.eps = noise_of(t, c, k);
+    if (k > item.first) p.eps = noise_of(t, c, k, p.slope);
     p.grad_z = c.z.data ? t.read(c.z, k) : t.zeros();
     for (int j = 0; family.sampled() && j < family.terms; ++j)
       p.grad_term[j] = gradient_of_term(c, j, k, item.tile, t);
@@ -186,7 +186,8 @@ inline void backward_item(const ElementwiseKernels& kernels, const ElementwiseCa
                           RangeSums& sums, int64_t row) {
   ElementwiseTile t(kernels, c, item.tile);
   TilePass p{};
-  p.eps = noise_of(t, c, item.first);
+  if (c.numbered()) p.slope = t.take();
+  p.eps = noise_of(t, c, item.first, p.slope);
   ScalePass scale{}, prior{};
   set_parameters(kernels, c, c.family.sampled(), true, t, p, scale, prior);
   for (int j = 0; j < kSums; ++j)
@@ -215,7 +216,8 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
     for (const Operand& op : c.params) t.fetch(ahead, op);
     t.fetch(ahead, c.z);
     for (const Operand& op : c.grads) t.fetch(ahead, op);
-    p.eps = t.noise(0, ahead);
+    if (c.numbered() && c.grads[2].data) p.slope = t.take();
+    p.eps = t.noise(0, ahead, p.slope);
   }
   ScalePass scale{}, prior{};
   set_parameters(kernels, c, logs, true, t, p, scale, prior);

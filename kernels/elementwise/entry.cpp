@@ -74,7 +74,7 @@ void run_noise(Base base, const ElementwiseCall& c) {
   for_tiles(c.tiles(), c.grain(), [&](int64_t tile) {
     ElementwiseTile t(kernels, c, tile);
     alignas(64) unsigned char buffer[kNoiseBytes];
-    t.written(c.z, kernels.noise(c.wide(), base, c.number, c.seed, c.offset, t.begin(), t.count(),
+    t.written(c.z, kernels.noise(c.wide(), base, {c.number}, c.seed, c.offset, t.begin(), t.count(),
                                  buffer, {}));
   });
 }

@@ -32,6 +32,7 @@ struct Operands {
   __attribute__((always_inline)) V prior_sigma() const { return at(p.prior_sigma); }
   __attribute__((always_inline)) V prior_log_sigma() const { return at(p.prior_log_sigma); }
   __attribute__((always_inline)) V eps() const { return at(p.eps); }
+  __attribute__((always_inline)) V slope() const { return at(p.slope ? p.slope : p.eps); }  // any if unwanted
   __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
   __attribute__((always_inline)) V grad_term(int j) const { return at(p.grad_term[j]); }
   __attribute__((always_inline)) V constant(int j) const { return c[j]; }

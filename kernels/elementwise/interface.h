@@ -57,6 +57,14 @@ struct FetchList {
   int64_t bytes;          // of one element
 };
 
+// The number that base noise takes, such as degrees of freedom: one for all elements, or one for each of a
+// tile (null: none). `slope`: where the derivative of each element's noise in its number goes, if wanted.
+struct BaseNumber {
+  double one = 0;
+  const void* each = nullptr;
+  void* slope = nullptr;
+};
+
 constexpr int kConstants = 5;  // of a call, for its formulas
 
 // One pass over a tile. All operands hold `count` Reals, a multiple of kTileStep, in memory order.
@@ -69,6 +77,7 @@ struct TilePass {
   bool far;               // as ElementwiseKernels::far says; what follows is there only then
   void *distance, *ratio, *first, *second, *dratio, *unit, *prior_dlog_sigma;  // see `in_prior`
   const void* eps;
+  void* slope;            // of the noise in a parameter, where one decides it
   void *z, *term[2];
   // Backward: gradients that came, and sums of those to give, which a pass adds to.
   const void *grad_z, *grad_term[2];
@@ -91,8 +100,8 @@ struct FormulaPasses {
 
 struct ElementwiseKernels {
   // Base noise of elements first .. first + count; returns where in the buffer it begins.
-  const void* (*noise)(bool wide, Base, double number, uint64_t seed, uint64_t offset, int64_t first,
-                       int64_t count, void* buffer, const FetchList& ahead);
+  const void* (*noise)(bool wide, Base, const BaseNumber& number, uint64_t seed, uint64_t offset,
+                       int64_t first, int64_t count, void* buffer, const FetchList& ahead);
   void (*widen)(Dtype, const void* in, void* out, int64_t count);   // 16-bit to float and back
   void (*narrow)(Dtype, const void* in, void* out, int64_t count);
   // [0] for float, [1] for double.

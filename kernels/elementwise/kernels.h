@@ -32,27 +32,44 @@ static const T* noise_from(uint64_t seed, uint64_t offset, int64_t first, int64_
 }
 
 // sqrt(df (u^(-2 / df) - 1)) cos(2 pi u') from pairs of uniform numbers, packed. Of u' only v' counts;
-// its quarter turn is taken from the middle, where 4 v' - 1 is exact.
-template <class V, class T>
-static void student_t(double df, const T* two, int64_t count, T* out) {
+// its quarter turn is taken from the middle, where 4 v' - 1 is exact. kEach: df of each element, NaN where
+// it is not positive. kFar: whether it may be below kNear.
+constexpr double kNear = 3.0;  // from here on no e^t reaches a size where its root is made by quarters
+template <bool kEach, bool kFar, class V, class T>
+static void student_t(const BaseNumber& df, int64_t at, const T* two, int64_t count, T* out) {
   constexpr int64_t lanes = sizeof(V) / sizeof(T);
-  const V number = num<V>(df), power = num<V>(-2.0 / df), root = sqrt(number);
+  V number = num<V>(df.one), power = num<V>(-2.0 / df.one), root = sqrt(number);
   for (int64_t i = 0; i < count; i += lanes) {
+    if constexpr (kEach) {
+      number = load<V>((const T*)df.each + at + i);
+      number = number > V{} ? number : num<V>(__builtin_nan(""));
+      power = num<V>(-2.0) / number;
+      root = sqrt(number);
+    }
     V a = load<V>(two + 2 * i), b = load<V>(two + 2 * i + lanes);
     unzip(a, b);
     const V x = fma(abs(b), num<V>(4.0), num<V>(-1.0)) * num<V>(kHalfPi / Trig<V>::unit);
-    // Where e^t - 1 is e^t to the last bit, its root is made by quarters: e^t may overflow before the
-    // result does.
     const V half = num<V>(0.5) * (power * log_of(unpacked(a)));
-    const V quarter = exp(num<V>(0.5) * half);
     const V cosine = -(x * polynomial(x * x, Trig<V>::sine));
-    const V far = root * cosine * quarter * quarter, near = sqrt(number * expm1(half + half)) * cosine;
-    store(out + i, half < num<V>(sizeof(T) == 4 ? 8.0 : 20.0) ? near : far);
+    const V growth = expm1(half + half);
+    V drawn = sqrt(number * growth) * cosine;
+    if constexpr (kFar) {
+      // Where e^t - 1 is e^t to the last bit, its root is made by quarters: e^t may overflow before the
+      // result does.
+      const V quarter = exp(num<V>(0.5) * half);
+      drawn = half < num<V>(sizeof(T) == 4 ? 8.0 : 20.0) ? drawn : root * cosine * quarter * quarter;
+    }
+    store(out + at + i, drawn);
+    if (!df.slope) continue;
+    // Half of drawn / df (1 - t / (1 - e^-t)), t = 2 half: the divisor is growth / (1 + growth).
+    const V t = half + half, least = num<V>(sizeof(T) == 4 ? __FLT_MIN__ : __DBL_MIN__);
+    const V rest = (num<V>(1.0) - t / max_keep_nan(least, growth)) - t;
+    store((T*)df.slope + at + i, (num<V>(0.5) * rest / number) * drawn);
   }
 }
 
 template <class V, class T>
-static const T* noise_of(Base base, double number, uint64_t seed, uint64_t offset, int64_t first,
+static const T* noise_of(Base base, const BaseNumber& number, uint64_t seed, uint64_t offset, int64_t first,
                          int64_t count, T* out, const FetchList& ahead) {
   const auto make = [&]<class Make>(Make) {
     return noise_from<Make>(seed, offset, first, count, out, ahead);
@@ -71,14 +88,18 @@ static const T* noise_of(Base base, double number, uint64_t seed, uint64_t offse
   alignas(64) T words[kNoiseBytes / sizeof(T)];
   for (int64_t at = 0; at < count; at += kHalf) {
     const int64_t part = count - at < kHalf ? count - at : kHalf;
-    student_t<V>(number, noise_from<FromUniform<UniformBits>>(seed, offset, 2 * (first + at),
-                                                              2 * part, words, {}),
-                 part, out + at);
+    const T* two = noise_from<FromUniform<UniformBits>>(seed, offset, 2 * (first + at), 2 * part, words, {});
+    const T* each = (const T*)number.each + at;
+    int far = !number.each && number.one < kNear;
+    for (int64_t i = 0; number.each && i < part; ++i) far |= each[i] < T(kNear);
+    (number.each ? far ? student_t<true, true, V, T> : student_t<true, false, V, T>
+     : far       ? student_t<false, true, V, T>
+                 : student_t<false, false, V, T>)(number, at, two, part, out);
   }
   return out;
 }
 
-static const void* draw_noise(bool wide, Base base, double number, uint64_t seed, uint64_t offset,
+static const void* draw_noise(bool wide, Base base, const BaseNumber& number, uint64_t seed, uint64_t offset,
                               int64_t first, int64_t count, void* buffer, const FetchList& ahead) {
   if (wide) return noise_of<f64>(base, number, seed, offset, first, count, (double*)buffer, ahead);
   return noise_of<f32>(base, number, seed, offset, first, count, (float*)buffer, ahead);

@@ -33,6 +33,7 @@ struct ElementwiseCall {
 
   int64_t item() const { return kItemSize[static_cast<int>(dtype)]; }
   bool wide() const { return dtype == Dtype::f64; }
+  bool numbered() const { return family.transform == Transform::student_t; }  // whether p2 decides the noise
   int64_t real() const { return wide() ? 8 : 4; }
   int64_t tile_size() const { return kTileBytes / real(); }
   int64_t tiles() const { return (n + tile_size() - 1) / tile_size(); }
@@ -173,10 +174,12 @@ class ElementwiseTile {
       scatter(reals, op, item, c_.columns, first, count_);
   }
 
-  // Sample k's base noise: given, or made, while operands are fetched.
-  const void* noise(int64_t k, const FetchList& ahead) {
+  // Sample k's base noise: given, or made, while operands are fetched. `slope` as in BaseNumber.
+  const void* noise(int64_t k, const FetchList& ahead, void* slope = nullptr) {
     if (c_.eps.data) return read(c_.eps, k);
-    return k_.noise(c_.wide(), c_.family.base, c_.number, c_.seed, c_.offset,
+    if (c_.numbered() && !number_known_) read_number();
+    number_.slope = slope;
+    return k_.noise(c_.wide(), c_.family.base, number_, c_.seed, c_.offset,
                     c_.origin + k * c_.n + begin_, count_, noise_, ahead);
   }
 
@@ -187,10 +190,25 @@ class ElementwiseTile {
   }
 
  private:
+  // What the noise takes of a parameter: of one that is the same everywhere a number.
+  void read_number() {
+    const Operand& op = c_.params[2];
+    const void* each = read(op);
+    number_known_ = true;
+    if (op.linear || op.row_stride || op.column_stride) {
+      number_.each = each;
+      return;
+    }
+    const double one = c_.wide() ? *static_cast<const double*>(each) : *static_cast<const float*>(each);
+    number_.one = one > 0 ? one : std::numeric_limits<double>::quiet_NaN();
+  }
+
   const ElementwiseKernels& k_;
   const ElementwiseCall& c_;
   int64_t begin_, count_, padded_;
   int used_ = 0;
+  BaseNumber number_{c_.number};
+  bool number_known_ = false;
   Slot slots_[32], raw_;
   alignas(64) unsigned char noise_[kNoiseBytes];
 };

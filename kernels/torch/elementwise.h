@@ -19,6 +19,7 @@ struct FamilyFacts {
   bool scaled;          // whether parameter 1 is a scale keyword
   bool sampled;         // whether terms depend on the noise
   bool linear;          // whether z is the first parameter and something that does not depend on it
+  bool given;           // whether noise may be given, for no parameter decides it
 };
 
 struct Elementwise {
@@ -133,7 +134,7 @@ struct Elementwise {
       return false;
     if (in[key].defined() && !is_key(in[key])) return false;
     if (!in[eps].defined()) return in[key].defined() || !spec.noisy();
-    return in[eps].scalar_type() == first.scalar_type() && in[eps].sizes() == shape_of_z(spec, given);
+    return spec.family->given && in[eps].scalar_type() == first.scalar_type() && in[eps].sizes() == shape_of_z(spec, given);
   }
 
   static Dims stacked(int64_t samples, IntArrayRef shape) {

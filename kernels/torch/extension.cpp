@@ -19,16 +19,17 @@ void set_families(PyObject* families) {
   while (PyDict_Next(families, &at, &name, &row)) {
     const char* text = PyUnicode_AsUTF8(name);
     long long base, transform, hard, term, parameters, constants, terms, base_number;
-    int scaled, sampled, linear;
-    if (!text || !PyArg_ParseTuple(row, "LLLLLLLLppp", &base, &transform, &hard, &term, &parameters,
-                                   &constants, &terms, &base_number, &scaled, &sampled, &linear))
+    int scaled, sampled, linear, given;
+    if (!text || !PyArg_ParseTuple(row, "LLLLLLLLpppp", &base, &transform, &hard, &term, &parameters,
+                                   &constants, &terms, &base_number, &scaled, &sampled, &linear, &given))
       throw python_error();
     TORCH_CHECK_VALUE(parameters >= 1 && parameters <= 4 && constants >= 0 && constants <= 6 && terms >= 0 &&
                           terms <= 2 && base_number >= -1 && base_number < constants,
                       "start: the family ", text, " has more than a call has room for");
     Elementwise::families[text] = {text,        base,        transform,    hard,
                                    term,        parameters,  constants,    terms,
-                                   base_number, scaled != 0, sampled != 0, linear != 0};
+                                   base_number, scaled != 0, sampled != 0, linear != 0,
+                                   given != 0};
   }
 }
 

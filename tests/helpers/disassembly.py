@@ -101,7 +101,7 @@ def draw_loops() -> dict[tuple[str, str, str], list[list[str]]]:
             key = isa, kind.rpartition("_")[0], names_of(enumeration)[int(number)] + far
         elif match := _NOISE.search(name):
             key = match[1], "noise", match[2]
-        elif match := re.search(r"fr::(avx512|avx2)::noise_of<float", name):
+        elif match := re.search(r"fr::(avx512|avx2)::student_t<false, true, float", name):
             key = match[1], "noise", "StudentT"
         else:
             continue

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fused_reparam.core import reductions
-from fused_reparam.families import FAMILIES, base_number
+from fused_reparam.families import FAMILIES, stream_of
 from fused_reparam.ops.elementwise import Spec, elementwise
 from fused_reparam.ops.elementwise_formula import evaluate
 from fused_reparam.ops.elementwise_spec import (
@@ -55,6 +55,8 @@ _SHRINK = {
     ("pareto_prior", 2): 0.1,
     ("mixture_density", 1): 0.3,
 }
+# Those that take noise which is given.
+GIVEN = [name for name, row in FAMILIES.items() if row.base_parameter is None]
 # Those whose scale parameter has a kind.
 SCALED = [name for name, row in FAMILIES.items() if row.scaled]
 
@@ -80,14 +82,17 @@ def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
 
 
 def noise_for(key, params, s, dtype=None):
-    """The base noise of a call, shaped and laid out as its z."""
+    """The base noise of a call, shaped and laid out as its z, or as pairs where its formula takes
+    them.
+    """
     compute = torch.float64 if params[0].dtype == torch.float64 else torch.float32
     s = settled(params, s)
-    params = parameters(params, s)
-    return torch.ops.fused_reparam.base_noise(
-        key, stacked(s.samples, shape_of(params)), stacked_order(s.samples, s.order),
-        dtype or compute, FAMILIES[s.family].base, base_number(s.family, s.constants),
-    )  # fmt: skip
+    shape = stacked(s.samples, shape_of(parameters(params, s)))
+    order = stacked_order(s.samples, s.order)
+    base, number, each = stream_of(s.family, s.constants)
+    if each > 1:
+        shape, order = (*shape, each), [*(order or range(len(shape))), len(shape)]
+    return torch.ops.fused_reparam.base_noise(key, shape, order, dtype or compute, base, number)
 
 
 def results(params, s, key=None, eps=None):

@@ -8,7 +8,7 @@ import torch
 
 from fused_reparam.backends import reference
 from fused_reparam.backends import triton as backend
-from fused_reparam.families import FAMILIES, base_number
+from fused_reparam.families import FAMILIES, stream_of
 from fused_reparam.rng import bases as streams
 from tests.helpers.triton_truth import (
     DEVICE,
@@ -74,6 +74,8 @@ def parameters(family: str, n: int, dtype: torch.dtype, kind: int = 0, prior: in
         return [(loc.abs() + 0.2).to(dtype), scale_values("std", n, dtype) + lighter, *rest]
     if len(names) > 1:
         rest = [(0.2 * values(n, dtype, 3)).to(dtype)] * (len(names) - 2)
+        if names[-1] == "df+":
+            rest = [(1.0 + values(n, dtype, 3).abs()).to(dtype)]
         return [(0.3 * loc).to(dtype), scale_values("std", n, dtype, 7), *rest]
     if names:
         return [(loc.abs() + 0.2).to(dtype) if names[0].endswith("+") else loc]
@@ -137,7 +139,8 @@ class Exact:
         return self.spread(call, error)
 
     def shaped(self, eps):
-        return eps if eps is None else eps.view(self.shape)
+        pairs = FAMILIES[self.options[0]].base_parameter is not None
+        return eps if eps is None else eps.view(*self.shape, *((2,) if pairs else ()))
 
 
 def run_and_check(
@@ -165,7 +168,8 @@ def run_and_check(
     if given:
         eps64, error = eps.double(), torch.zeros(())
     elif noisy:
-        eps64 = base64(about.base, base_number(family, constants), count, dtype)
+        base, number, each = stream_of(family, constants)
+        eps64 = base64(base, number, each * count, dtype)
         error = noise_error(eps64, dtype)
     else:
         eps64, error = None, None

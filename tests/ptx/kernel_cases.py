@@ -185,6 +185,10 @@ def _families():
         options = {"base": base} | ({"df": 3.0} if base == "student_t" else {})
         name = f"loc_scale {base}"
         yield _case(name, fr.loc_scale_rsample, "loc scale", (33, 21), options, key=CARRY32)
+    options = {"base": "student_t"}
+    yield _case(
+        "student_t df", fr.loc_scale_rsample, "loc scale df", (33, 21), options, key=CARRY32
+    )
     for base in ("laplace", "gumbel", "uniform", "cauchy"):
         name = f"loc_scale latent {base}"
         yield _case(name, fr.loc_scale_latent, "loc scale", (9, 20), {"base": base})

@@ -108,7 +108,7 @@ def test_every_family_is_executed(family, direction):
     from fused_reparam.backends.triton.kernels import bases
 
     told = elementwise.functions(family, 0, direction.startswith("elementwise_backward"))
-    feature = direction, "FORMULAS", (bases.INDEX[FAMILIES[family].base], *told)
+    feature = direction, "FORMULAS", (bases.base_index(FAMILIES[family]), *told)
     dtypes = {dtype for name, dtype in chosen() if feature in features()[name, dtype]}
     # Some families are computed in float32 of 16-bit parameters.
     launched = {dtype for (_, dtype), found in features().items() if feature in found}

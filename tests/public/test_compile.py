@@ -64,7 +64,6 @@ OPS_MADE = {
     "sample_weight mu rho prior_mean share reduction=none": (2, 2),
     "tanh_normal_rsample mean log_std dims=(0, 2) return_pre_tanh=True": (2, 2),
     # Drawn by the op, and the rest by PyTorch's operators.
-    "loc_scale_rsample loc scale df base=student_t": (1, 0),
     "gumbel_softmax logits tau dim=0": (1, 0),
     # PyTorch's operators alone.
     "categorical_kl logits prior_logits dim=0 reduction=sum": (0, 0),

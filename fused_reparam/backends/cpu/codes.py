@@ -29,6 +29,7 @@ class FamilyCodes(NamedTuple):
     scaled: bool
     sampled: bool
     linear: bool
+    given: bool
 
 
 class Codes:
@@ -61,6 +62,7 @@ class Codes:
             row.scaled,
             row.sampled,
             row.linear,
+            row.base_parameter is None,
         )
 
     def _code(self, table: str, name: str) -> int:

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...families import FAMILIES, base_number, is_standard
+from ...families import FAMILIES, is_standard, stream_of
 from ...rng.bases import BASES
 from ...rng.keys import on_device
 from . import gaussian
@@ -159,14 +159,14 @@ def _noise(
     like: Tensor,
     dense: bool,
 ) -> Tensor | None:
-    """Base noise, shape (samples, n), or (n,) for one sample."""
+    """Base noise, shape (samples, n), or (n,) for one sample; of pairs with a last dim of 2."""
     n = like.numel()
+    base, number, each = stream_of(family, constants)
     if eps is not None:
         made = elements(eps, dense or samples > 1)
     elif key is not None:
-        number = base_number(family, constants)
-        base = BASES[FAMILIES[family].base]
-        made = base(on_device(key, like.device), samples * n, like.dtype, number)
+        made = BASES[base](on_device(key, like.device), each * samples * n, like.dtype, number)
     else:
         return None
-    return made.view(samples, n) if samples > 1 else made
+    shape = (samples, n) if samples > 1 else (n,)
+    return made.view(shape if each == 1 else (*shape, each))

@@ -60,7 +60,7 @@ def _constexprs(
     """The compile-time part of a family: BASE .. SAMPLED. `terms`: whether there are any."""
     about = FAMILIES[family]
     return (
-        bases.INDEX[about.base],
+        bases.base_index(about),
         kind if about.scaled or about.hard else scale.STD.value,
         prior_kind if about.parameters == 4 else int(made.far),
         scalars[0] != -_INF or scalars[1] != _INF,

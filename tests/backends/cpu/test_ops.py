@@ -276,6 +276,7 @@ def test_errors_are_those_of_python():
         (OPS.elementwise, args_of(loc, x, laplace._replace(family="none such"))),
         (OPS.elementwise, args_of(loc, x, laplace._replace(family="laplace\0x"))),
         (OPS.elementwise, args_of(loc, x, spec("student_t", kind=0)._replace(constants=[]))),
+        (OPS.elementwise, (loc, x, x, None, None, loc, *spec("student_t_df", kind=0))),
         (OPS.elementwise_backward, (grad_z[:2], one, None, *good, needs)),
         (OPS.elementwise_backward, (grad_z.double(), one, None, *good, needs)),
         (OPS.elementwise_backward, (grad_z, torch.ones(1), None, *good, needs)),

@@ -71,6 +71,8 @@ BY_FUNCTION = {
     "exponential": (53, 64),  # log u 13, divisions 2, a log; backward log u, divisions 4
     # log u, two logs, exp, divisions 2; KL 55: logs 4, two series 13, exp, expm1; backward the same
     "weibull": (139, 174.5),
+    # two words; log u 13; exp, expm1 12, cosine 9, roots, a division; backward divisions 2
+    "student_t_df": (100, 132.5),
     "pareto": (73.5, 101.5),  # log u, exp, divisions 2, logs 2; backward divisions 5
     "generalized_pareto": (84.5, 125.5),  # log u, two exps, expm1 12, divisions 2; a series of 8
     "half_normal": (43.5, 48),  # KL: a division, a log; backward divisions 3
@@ -108,7 +110,7 @@ DTYPES = ("float32", "bfloat16")
 ALL = [(dtype, name) for dtype in DTYPES for name in aot.PASSES]  # a bound's places
 SOME = (ALL[0], ALL[-1])
 # How many parameters gradients do not need: none is needed where loc + scale eps has no value.
-UNREAD = {"logistic": 2, "gumbel": 2, "student_t": 2, "generalized_pareto": 1}
+UNREAD = {"logistic": 2, "gumbel": 2, "student_t": 2, "generalized_pareto": 1, "student_t_df": 1}
 
 CASES = [
     *(("sm_90", *kind, family, True) for kind in ALL for family in BOUNDS),
@@ -130,7 +132,7 @@ from fused_reparam.backends.triton.kernels import bases, scale
 def draw(name, dtype, target, family, one, **changes):
     family, _, kind = family.partition(" from ")
     about = FAMILIES[family]
-    known = dict(BASE=bases.INDEX[about.base], ONE_SAMPLE=one)
+    known = dict(BASE=bases.base_index(about), ONE_SAMPLE=one)
     known |= dict(SAMPLED=about.sampled, KIND=2 if about.base != "normal" else 0)
     absent = [f"{kind}{i}" for kind in ("p", "out") for i in range(about.parameters, 4)]
     absent += [f"{kind}{i}" for kind in ("term", "grad") for i in range(about.terms, 2)]

@@ -1,13 +1,14 @@
 """The base noise of every family: what `BASES` defines, made from the words of a tile."""
 
-# A Triton function returns from every branch or from none.
-# ruff: noqa: RET505
+# A Triton function returns from every branch or from none, and knows no `in`.
+# ruff: noqa: RET505, SIM109
 
 import math
 
 import triton
 import triton.language as tl
 
+from ....families import Family
 from ....rng.bases import BASES
 from .approx import PI, PTX, cos_sin_pi, exp, expm1, ptx, reciprocal, series, sqrt
 from .box_muller import normal_elements, normal_tile
@@ -31,8 +32,15 @@ LOGISTIC: tl.constexpr = tl.constexpr(INDEX["logistic"])
 UNIFORM: tl.constexpr = tl.constexpr(INDEX["uniform"])
 CAUCHY: tl.constexpr = tl.constexpr(INDEX["cauchy"])
 STUDENT_T: tl.constexpr = tl.constexpr(INDEX["student_t"])
+# Student's t of degrees of freedom that are a tile.
+STUDENT_T_DF: tl.constexpr = tl.constexpr(len(INDEX))
 # sin(x) / x in powers of x^2
 _SINE: tl.constexpr = tl.constexpr(tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(6)))
+
+
+def base_index(family: Family) -> int:
+    """BASE of a family."""
+    return INDEX[family.base] if family.base_parameter is None else STUDENT_T_DF.value  # type: ignore[no-any-return]
 
 
 def constants(base: str, number: float) -> tuple[float, float]:
@@ -72,7 +80,7 @@ def cotangent(v, MATH: tl.constexpr):
 
 @triton.jit
 def student_t(v, upper, angle, df, power, MATH: tl.constexpr):
-    """df: degrees of freedom; power: -2 / df."""
+    """t, and of it the power's exponent T and e^T - 1. df: degrees of freedom; power: -2 / df."""
     t = power * log_uniform(v, upper, MATH)
     growth = expm1(t, exp(t, 1.0, 1.0, True, MATH))
     if v.dtype.is_fp64():
@@ -84,7 +92,18 @@ def student_t(v, upper, angle, df, power, MATH: tl.constexpr):
     FAR: tl.constexpr = 40.0 if v.dtype.is_fp64() else 16.0
     quarter = exp(t, 0.25, 1.0, True, MATH)
     far = fast_sqrt(df, MATH) * cosine * quarter * quarter
-    return tl.where(t < FAR, fast_sqrt(df * growth, MATH) * cosine, far)
+    return tl.where(t < FAR, fast_sqrt(df * growth, MATH) * cosine, far), t, growth
+
+
+@triton.jit
+def student_t_and_slope(v, upper, angle, df, MATH: tl.constexpr):
+    """The same for a tile of df, NaN where it is not positive, and its derivative in df."""
+    df = tl.where(df > 0.0, df, float("nan"))
+    drawn, t, growth = student_t(v, upper, angle, df, -2.0 / df, MATH)
+    # Half of drawn / df (1 - t / (1 - e^-t)): the divisor is growth / (1 + growth).
+    least: tl.constexpr = 1e-300 if v.dtype.is_fp64() else 1e-37
+    bounded = tl.maximum(growth, least, propagate_nan=tl.PropagateNan.ALL)
+    return drawn, 0.5 * ((1.0 - t / bounded) - t) / df * drawn
 
 
 @triton.jit
@@ -136,7 +155,8 @@ def base_tile(
     """[Q, VEC] base noise: row q holds the elements first + VEC * group[q] ... of the key's stream.
 
     first: int64 scalar, with ALIGNED a multiple of VEC; without it every element makes its own
-    block. df, power: as `student_t` takes them.
+    block. df, power: as `student_t` takes them; of STUDENT_T_DF df is a tile, and the result has
+    its derivative in df too.
     """
     DOUBLE: tl.constexpr = VEC == 2
     index = first + ((group * VEC)[:, None] + tl.arange(0, VEC)[None, :])
@@ -145,13 +165,17 @@ def base_tile(
             return normal_tile(seed, offset, first, group, Q, VEC, MATH)
         else:
             return normal_elements(seed, offset, index, MATH, DOUBLE)
-    elif BASE == STUDENT_T:
+    elif BASE == STUDENT_T or BASE == STUDENT_T_DF:
         if ALIGNED:
             v, upper, angle = uniform_pairs(seed, offset, first, group, Q, VEC, MATH)
         else:
             v, upper = uniform_at(seed, offset, 2 * index, DOUBLE, MATH)
             angle, _ = uniform_at(seed, offset, 2 * index + 1, DOUBLE, MATH)
-        return student_t(v, upper, angle, df, power, MATH)
+        if BASE == STUDENT_T_DF:
+            return student_t_and_slope(v, upper, angle, df, MATH)
+        else:
+            drawn, _, _ = student_t(v, upper, angle, df, power, MATH)
+            return drawn
     else:
         if ALIGNED:
             v, upper = uniform_tile(seed, offset, first, group, Q, VEC, MATH)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .approx import narrow
-from .bases import base_tile
+from .bases import STUDENT_T_DF, base_tile
 from .elementwise_forward import load_constants, load_parameters, load_rows, sample_shift
 from .gaussian_backward import GKL_EACH, GKL_NONE, scaled_gradient
 from .keys import read_key
@@ -36,7 +36,8 @@ def pull_sample(
         first = start + sample_shift(k, size, ALIGNED, VEC)
         shift = sample_shift(k, count, ALIGNED and GTERM == GKL_EACH, VEC)
     if eps is None:
-        noise = base_tile(seed, offset, first, group, n[0], n[1], BASE, ALIGNED, Q, VEC, MATH)
+        df = p[2] if BASE == STUDENT_T_DF else n[0]
+        noise = base_tile(seed, offset, first, group, df, n[1], BASE, ALIGNED, Q, VEC, MATH)
     elif ONE_SAMPLE:
         noise = load_rows(
             eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .approx import narrow, widen
-from .bases import base_tile
+from .bases import STUDENT_T_DF, base_tile
 from .gaussian_forward import KL_EACH, KL_NONE, store_kl
 from .keys import GRAPH, derive_key, read_key
 from .scale import clamp
@@ -64,7 +64,8 @@ def one_sample(
     EXACT: tl.constexpr = VEC == 4
     first = start if ONE_SAMPLE else start + sample_shift(k, size, ALIGNED, VEC)
     if eps is None:
-        noise = base_tile(seed, offset, first, group, n[0], n[1], BASE, ALIGNED, Q, VEC, MATH)
+        df = p[2] if BASE == STUDENT_T_DF else n[0]
+        noise = base_tile(seed, offset, first, group, df, n[1], BASE, ALIGNED, Q, VEC, MATH)
     elif ONE_SAMPLE:
         noise = load_rows(
             eps, start, group, mask, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 16, MATH

@@ -111,7 +111,9 @@ def _with_noise(
         return logits, flat(_choices(logits.detach(), unimix, dim, sources), front)
     shape = torch.Size((*front, *logits.shape))
     if sources.eps is None:
-        order = shifted_order(memory_order(logits), len(front))
+        order: list[int] = []  # PyTorch draws in the usual one
+        if sources.like_loc or type(sources.generator) is tuple:
+            order = shifted_order(memory_order(logits), len(front))
         noise = flat(drawn_noise(sources, logits, _DRAWING, shape, order), front)
         return logits.to(noise.dtype), noise
     noise = flat(given_noise(sources.eps, logits, shape), front)

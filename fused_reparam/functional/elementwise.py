@@ -75,11 +75,15 @@ def _of_noise(
     """The op's results, and the noise, which is made here."""
     inputs = [params[0], None, *params[1:]] if spec.split >= 0 else params
     front, dtype = sources.sample_shape, params[0].dtype
-    shape = torch.Size((*front, *shape_of(split_parameters(inputs, spec))))
+    shape = shape_of(params if spec.split < 0 else split_parameters(inputs, spec))
+    if front:
+        shape = torch.Size((*front, *shape))
     if sources.eps is not None:
         eps = given_noise(sources.eps, params[0], shape)
     else:
-        order = shifted_order(settled(inputs, spec).order, len(front))
+        order: list[int] = []  # PyTorch's distributions draw in the usual one
+        if sources.like_loc or type(sources.generator) is tuple:
+            order = shifted_order(settled(inputs, spec).order, len(front))
         drawing = drawing_of(spec.family, spec.constants)
         eps = drawn_noise(sources, params[0], drawing, shape, order)
     eps = flat(eps, front) if front else eps

@@ -191,7 +191,8 @@ def _torch_noise(
     device = keys.drawn_on(like.device, generator)
     if not sources.like_loc:
         out = like.new_empty(shape, device=device)
-        return DRAWS[draw.torch](out, generator, draw.number).to(like.device)
+        noise = DRAWS[draw.torch](out, generator, draw.number)
+        return noise if device == like.device else noise.to(like.device)
     same = like.dim() == len(shape) and like.shape == shape
     if generator is None:
         return torch.randn_like(

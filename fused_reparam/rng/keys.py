@@ -134,7 +134,7 @@ def random_bits(device: torch.device | str | None, generator: torch.Generator | 
 def drawn_on(device: Device, generator: torch.Generator | None) -> Device:
     """Where a generator draws for a device: a CPU's serves them all, and what it draws is moved."""
     source = getattr(generator, "device", None)
-    if source is None or source.type != "cpu":
+    if source is None or source == device or source.type != "cpu":
         return device
     there = source if device is None else torch.device(device)
     if there.type == "cuda" and cuda.capturing(there):

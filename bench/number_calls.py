@@ -20,6 +20,18 @@ def within(found: Outputs, ends: Tensor) -> Outputs:
     return ends * action, log_prob - torch.log(ends).sum()
 
 
+def student_t(loc: Tensor, scale: Tensor, df: Tensor) -> Outputs:
+    """Of ``torch.distributions``, which has a gradient of df too."""
+    return (torch.distributions.StudentT(df, loc, scale, validate_args=False).rsample(),)
+
+
+def of_uniforms(log_u: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> Outputs:
+    """Of -ln u of two uniform numbers for each element."""
+    growth = torch.expm1(log_u[..., 0] * (2.0 / df))
+    cosine = torch.cos((2.0 * math.pi) * torch.exp(-log_u[..., 1]))
+    return (loc + scale * torch.sqrt(df * growth) * cosine,)
+
+
 def number_calls(
     two: tuple[Tensor, Tensor], action: tuple[Tensor, Tensor], scale: Tensor, logits: Tensor
 ) -> list[Call]:
@@ -34,6 +46,7 @@ def number_calls(
     learned = torch.tensor(0.7).requires_grad_()
     each = (0.7 + 0.1 * two[0][:, :1].detach().tanh()).requires_grad_()
     rates = (1.0 + 0.1 * two[0].detach().tanh()).requires_grad_()
+    freedom = (4.0 + two[0][:, :1].detach().tanh()).requires_grad_()
     ends = 1.0 + action[1].detach().abs()
     return [
         Call("gumbel, tau a tensor", (logits,),
@@ -50,6 +63,9 @@ def number_calls(
         Call("student_t, df a tensor", (two[0], scale),
              lambda m, s: (fr.loc_scale_rsample(m, s, "student_t", df=df),),
              lambda eps, m, s: (m + s * eps,), "student_t"),
+        Call("student_t, df learned of each", (two[0], scale, freedom),
+             lambda m, s, d: (fr.loc_scale_rsample(m, s, "student_t", df=d),),
+             of_uniforms, "exponential", like=torch.empty(*two[0].shape, 2), eager=student_t),
         Call("tanh_normal, bounds of each action", action,
              lambda m, s: fr.tanh_normal_rsample(m, log_std=s, low=-ends, high=ends),
              lambda eps, m, s: within(tanh_normal(eps, m, s), ends)),

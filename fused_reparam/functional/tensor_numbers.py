@@ -44,12 +44,13 @@ def number_or_tensor(
 
 def operand(name: str, t: Tensor, like: Tensor) -> Tensor:
     """A tensor that a user gave for a number."""
-    dtype = t.dtype
+    dtype, wanted = t.dtype, compute_dtype(like.dtype)
     strided = not t.is_nested and t.layout is torch.strided
-    if not strided or dtype == torch.bool or dtype.is_complex or t.is_quantized:
+    if not strided or (
+        dtype is not wanted and (dtype == torch.bool or dtype.is_complex or t.is_quantized)
+    ):
         raise TypeError(f"{name} must be a number or a dense tensor of numbers, got {described(t)}")
     check_given(name, t)
-    wanted = compute_dtype(like.dtype)
     if t.device != like.device:
         t = beside(name, t, like, wanted)
     return t if t.dtype == wanted else t.to(wanted)

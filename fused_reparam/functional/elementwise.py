@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.dtypes import compute_dtype
 from ..core.noise_options import Generators, NoiseOptions
-from ..families import FAMILIES
+from ..families import FAMILIES, Family
 from ..ops.elementwise import Spec, elementwise
 from ..ops.elementwise_spec import halves, settled, shape_of
 from ..ops.elementwise_spec import parameters as split_parameters
@@ -136,18 +136,37 @@ def latent(
 ) -> tuple[Tensor, Tensor]:
     """z of such a family and its KL to the member that ``prior`` tells, reduced."""
     row, sources = FAMILIES[family], sources_of(key, generator, noise)
-    name, like = named[0]
-    if not all(type(value) is float for value in prior):
-        check_tensor(name, like)  # type: ignore[arg-type]
-    checked = [
-        number_or_tensor(name.rstrip("+"), value, like, deviation if name[-1] == "+" else number)  # type: ignore[arg-type]
-        for name, value in zip(row.prior.split(), prior, strict=True)
-    ]
+    checked = _checked_prior(row, named, prior)
     if any(isinstance(value, Tensor) for value in checked):
         return _latent_to_tensors(family, named, checked, sources, reduction)
     constants = row.prior_constants(*checked)
     z, (kl,), _ = sample(family, named, sources, constants=constants, reduction=reduction)
     return z, kl
+
+
+def divergence(family: str, named: tuple[Named, ...], prior: tuple[Number, ...]) -> Tensor:
+    """The same KL without a sample, one of each element."""
+    row = FAMILIES[family]
+    checked = _checked_prior(row, named, prior)
+    if not any(isinstance(value, Tensor) for value in checked):
+        return terms_alone(family, named, 0, 0, row.prior_constants(*checked), "none")[1][0]
+    own = parameters(*named)
+    wide = compute_dtype(own[0].dtype)  # a prior keeps its precision, and an op has one dtype
+    both: list[Named] = [(name, p.to(wide)) for (name, _), p in zip(named, own, strict=True)]
+    both += zip(row.prior.replace("+", "").split(), checked, strict=True)
+    return terms_alone(f"{family}_prior", tuple(both), 0, 0, (), "none")[1][0]
+
+
+def _checked_prior(
+    row: Family, named: tuple[Named, ...], prior: tuple[Number, ...]
+) -> list[Number]:
+    name, like = next((pair for pair in named if isinstance(pair[1], Tensor)), named[0])
+    if not all(type(value) is float for value in prior):
+        check_tensor(name, like)  # type: ignore[arg-type]
+    return [
+        number_or_tensor(name.rstrip("+"), value, like, deviation if name[-1] == "+" else number)  # type: ignore[arg-type]
+        for name, value in zip(row.prior.split(), prior, strict=True)
+    ]
 
 
 def _latent_to_tensors(

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from . import distributions as distributions
 from . import functional as _functional
 from . import integrations as integrations
 from . import nn as _nn
@@ -16,5 +17,5 @@ backend = _dispatch.backend
 current_backend = _dispatch.current
 
 if not TYPE_CHECKING:  # see functional/__init__.py
-    __all__ = ["__version__", "backend", "current_backend", "integrations", "noise"]
-    __all__ += _functional.__all__ + _nn.__all__
+    __all__ = ["__version__", "backend", "current_backend", "distributions", "integrations"]
+    __all__ += ["noise", *_functional.__all__, *_nn.__all__]

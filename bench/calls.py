@@ -157,6 +157,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
         rows, cols: a batch, divisible by 16, and what one of it has.
     """
     from bench.density_calls import density_calls
+    from bench.distribution_calls import distribution_calls
 
     generator = torch.Generator().manual_seed(20)
 
@@ -255,6 +256,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
             (normal(rows, cols, scale=0.1), normal(rows, cols, scale=0.1, shift=-3.0)),
             (row, one_row), torch.tensor(0.5, requires_grad=True), given,
         ),
+        *distribution_calls(*two, normal(rows, cols, scale=0.1, shift=1.0), one_row),
     ]  # fmt: skip
 
 

@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from .. import functional
 from ..core.mistakes import described, names_mistakes, unknown
 from ..core.noise_options import Generators
 from ..core.scalars import integer
+from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of
 from ..functional import arguments
 from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..ops.elementwise_spec import halves
 from .scales import scale_by_keyword
 from .stochastic import Stochastic, changed
-from .tensor_numbers import hold
+from .tensor_numbers import hold, number_of_prior, release
 
 __all__ = ["FusedGaussianLatent"]
 
@@ -29,7 +29,7 @@ class _Attributes(NamedTuple):
     clamp: tuple[float, float] | None
     dim: int | None
     rng: str
-    prior: tuple[float, ...] | None
+    prior: PriorArgument
     free_bits: float | Tensor | None
     free_bits_per: str
     beta: Tensor | float
@@ -57,8 +57,11 @@ class FusedGaussianLatent(Stochastic):
         clamp: (low, high) bounds on logvar or log_std.
         dim: along which a single argument holds both parameters; without it there must be two.
         rng: "philox", or "torch" for the very numbers of ``torch.randn_like``.
-        prior: None for N(0, I), (mean, std) of two numbers, or a ``torch.distributions.Normal`` of
-            two. A prior of tensors, learned or of another layer, is given at the call.
+        prior: None for N(0, I), (mean, std), ``(mean, {"logvar": logvar})`` with any of the five
+            scales, or a ``torch.distributions.Normal``: of numbers, of tensors, which are buffers
+            ``prior_mean`` and ``prior_std`` (``prior_logvar``) of the layer, or of parameters,
+            which are learned. A 0-d tensor on the CPU that has no gradient is read as a number.
+            A prior that another layer computes is given at the call.
         free_bits, free_bits_per: the least KL that counts, of each "sample" or "element"; a number
             or a tensor, which is a buffer of the layer, or a parameter.
         beta: factor of the KL, a number or a 0-d tensor, whose value may be set.
@@ -106,7 +109,7 @@ class FusedGaussianLatent(Stochastic):
         dim: int | None = None,
         rng: str = "philox",
         *,
-        prior: tuple[float, float] | Distribution | None = None,
+        prior: PriorArgument = None,
         free_bits: float | Tensor | None = None,
         free_bits_per: str = "sample",
         beta: Tensor | float = 1,
@@ -122,16 +125,11 @@ class FusedGaussianLatent(Stochastic):
         tensors = [t for t in (free_bits, beta) if isinstance(t, Tensor)]
         like = torch.empty(0, device=next((t.device for t in tensors if not t.is_cpu), None))
         wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, like=like)
-        if wanted.prior.parameters:
-            raise TypeError(
-                "a layer's prior is (mean, std) of two numbers; give one of tensors at the call: "
-                "layer(mu, scale, prior=...)"
-            )
         self.reduction = reduction
         self.clamp = arguments.clamp_of(clamp, scale)
         self.dim = None if dim is None else integer("dim", dim)
         self.rng = rng
-        self.prior = None if prior is None else wanted.prior.constants
+        self.prior = prior
         if free_bits is None:
             self.free_bits = None
         else:
@@ -140,6 +138,31 @@ class FusedGaussianLatent(Stochastic):
         # The user's own tensor, whose value may be set.
         self.beta = beta if isinstance(beta, Tensor) else wanted.beta
         self.num_samples = arguments.sample_count(num_samples) or None
+
+    @property
+    def prior(self) -> PriorArgument:
+        """The layer's own prior, as a call takes it; another one may be set."""
+        held = self._prior
+        if not isinstance(held, str):
+            return held
+        return self.prior_mean, {held: getattr(self, f"prior_{held}")}
+
+    @prior.setter
+    def prior(self, prior: PriorArgument) -> None:
+        found = prior_of(prior)
+        kind = SCALE_KINDS[found.kind]
+        if found.parameters:
+            values = [value for _, value in found.parameters]
+            checks = arguments.number, arguments.deviation if kind == "std" else arguments.number
+            named = zip(("prior mean", f"prior {kind}"), values, checks, strict=True)
+            values = [number_of_prior(*each) for each in named]
+            if kind == "std" and not any(isinstance(value, Tensor) for value in values):
+                found = prior_of((values[0], values[1]))
+        release(self, "prior_mean", *(f"prior_{kind}" for kind in SCALE_KINDS))
+        self._prior = None if prior is None else found.constants or kind  # type: ignore[assignment]
+        if found.parameters:
+            hold(self, "prior_mean", values[0], arguments.number)
+            hold(self, f"prior_{kind}", values[1], arguments.number)
 
     def forward(
         self,
@@ -199,6 +222,10 @@ class FusedGaussianLatent(Stochastic):
         __call__ = forward
 
     extra_repr = changed(__init__)
+
+    _prior: tuple[Any, Any] | str | None
+    """The numbers, or the keyword of the scale that is held with a mean, or None for N(0, 1)."""
+    prior_mean: Tensor | float
 
 
 def _alone(mu: Tensor, kind: str) -> ValueError:

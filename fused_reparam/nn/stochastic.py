@@ -126,12 +126,19 @@ def changed(init: Callable[..., None], **found: Callable[[Any], Any]) -> Callabl
         for name, default in arguments:
             value = found[name](self) if name in found else getattr(self, name)
             if not _is(value, default):
-                # To print a tensor's numbers would wait for its device.
-                said = described(value) if isinstance(value, Tensor) else repr(value)
-                shown.append(f"{name}={said}")
+                shown.append(f"{name}={_printed(value)}")
         return ", ".join(shown)
 
     return extra_repr
+
+
+def _printed(value: Any) -> str:
+    """Tensors without their numbers, for which one would wait."""
+    if isinstance(value, tuple) and len(value) > 1:
+        return f"({', '.join(map(_printed, value))})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_printed(v)}" for k, v in value.items()) + "}"
+    return described(value) if isinstance(value, Tensor) else repr(value)
 
 
 def _is(value: Any, default: Any) -> bool:

@@ -243,7 +243,7 @@ WRONG = [
         lambda: fr.BayesianEmbedding.from_embedding(nn.Embedding(4, 2, sparse=True)),
         "it has sparse gradients",
     ),
-    (lambda: converted(nn.LSTM(3, 4), prior=1.0), "unexpected keyword argument 'prior'"),
+    (lambda: converted(nn.LSTM(3, 4), prior=1.0), r"prior must be None, \(mean, std\) of numbers"),
     (lambda: fr.BayesianLinear.from_linear(nn.Conv1d(1, 1, 1)), "itself, got a Conv1d"),
     (lambda: fr.BayesianLinear.from_linear(3), "must be a torch.nn.Linear, got 3 of type int"),
     (lambda: fr.BayesianLSTM.from_lstm(nn.GRU(3, 4)), "itself, got a GRU"),

@@ -246,7 +246,7 @@ def test_wrong_arguments():
     model = nn.Sequential(nn.Linear(2, 2))
     for call, error, said in (
         (lambda: bayesianize(3), TypeError, "model must be a torch.nn.Module, got 3 of type int"),
-        (lambda: bayesianize(model, prior=1.0), TypeError, "unexpected keyword argument 'prior'"),
+        (lambda: bayesianize(model, priors=1), TypeError, "unexpected keyword argument 'priors'"),
         (lambda: bayesianize(model, prior_std=-1.0), ValueError, "prior_std must be positive"),
         (
             lambda: bayesianize(model, filter="0"),

@@ -129,8 +129,6 @@ def test_signature_state_and_copies():
 
 
 WRONG = [
-    ({"prior": LEARNED}, TypeError, "give one of tensors at the call"),
-    ({"prior": (torch.zeros(6), 1.0)}, TypeError, "give one of tensors at the call"),
     ({"prior": 1.0}, TypeError, "prior must be None, (mean, std) of numbers"),
     ({"prior": (0.0, -1.0)}, ValueError, "prior std must be positive, got -1.0"),
     ({"free_bits": -1.0}, ValueError, "free_bits must be at least 0, got -1.0"),

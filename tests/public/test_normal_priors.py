@@ -74,9 +74,6 @@ def test_a_layer_is_built_with_one_of_numbers():
     assert repr(layer) == "FusedGaussianLatent(prior=(0.5, 2.0))"
     want = fr.gaussian_latent(mu, x, prior=(0.5, 2.0), key=KEY)
     assert torch.equal(layer(mu, x, key=KEY)[1], want[1])
-    for prior in (Normal(MEAN, STD), Normal(torch.tensor(0.5, requires_grad=True), 1.0)):
-        with pytest.raises(TypeError, match="give one of tensors at the call"):
-            fr.FusedGaussianLatent(prior=prior)
 
 
 @each_call

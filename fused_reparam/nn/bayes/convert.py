@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Never
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...core.mistakes import described, names_mistakes
+from ...functional.divergence import PriorArgument
 from .convolution import BayesianConv1d, BayesianConv2d, BayesianConv3d
 from .embedding import BayesianEmbedding
 from .linear import BayesianLinear
@@ -34,10 +35,11 @@ def bayesianize(
     model: nn.Module,
     *,
     filter: Callable[[str, nn.Module], bool] | None = None,
-    prior_mean: float = 0.0,
-    prior_std: float = 1.0,
+    prior_mean: Tensor | float = 0.0,
+    prior_std: Tensor | float = 1.0,
     mixture: Mixture | None = None,
     rho_init: float = -5.0,
+    prior: PriorArgument = None,
     **mistaken: Never,
 ) -> nn.Module:
     r"""Make the layers of a network Bayesian, in place: its weights become the means.
@@ -59,8 +61,8 @@ def bayesianize(
         model: any module. If it is such a layer itself, it becomes Bayesian.
         filter: called with the name and the module of each such layer; where it returns False the
             layer is left alone.
-        prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`. ``rho_init`` sets the
-            first sigma: -5 is 0.0067, -3 is 0.049.
+        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`. ``rho_init``
+            sets the first sigma: -5 is 0.0067, -3 is 0.049.
 
     Returns:
         The model.
@@ -95,12 +97,13 @@ def bayesianize(
         >>> with torch.no_grad(), sampling(model):
         ...     spread = torch.stack([model(x) for _ in range(20)]).std(0)
     """
-    prior = checked_prior(
+    checked = checked_prior(
         bayesianize,
         prior_mean=prior_mean,
         prior_std=prior_std,
         mixture=mixture,
         rho_init=rho_init,
+        prior=prior,
         **mistaken,
     )
     if not isinstance(model, nn.Module):
@@ -125,7 +128,7 @@ def bayesianize(
         raise ValueError(_nothing(model, filter is not None))
     scales = _scales_in(model)
     for kind, layer in found:
-        kind._convert(layer, prior, scales)
+        kind._convert(layer, checked, scales)
     return model
 
 

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from ...core.mistakes import names_mistakes, unknown
 from ...core.scalars import integer
+from ...functional.divergence import PriorArgument
 from ..stochastic import changed
 from .mean_field import WeightAndBias, has_bias
-from .prior import Mixture, PriorOptions
+from .prior import Mixture, PriorOptions, no_prior
 
 __all__ = ["BayesianConv1d", "BayesianConv2d", "BayesianConv3d"]
 
@@ -40,10 +41,11 @@ class _Convolution(WeightAndBias):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        prior_mean: float = 0.0,
-        prior_std: float = 1.0,
+        prior_mean: Tensor | float = 0.0,
+        prior_std: Tensor | float = 1.0,
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
+        prior: PriorArgument = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -65,8 +67,9 @@ class _Convolution(WeightAndBias):
             dtype,
         )
         super().__init__(
-            layer, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture, rho_init=rho_init
-        )
+            layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
+            rho_init=rho_init,
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs of freshly drawn weights; in eval, of the means."""
@@ -80,7 +83,7 @@ class _Convolution(WeightAndBias):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    extra_repr = changed(__init__, bias=has_bias)
+    extra_repr = changed(__init__, bias=has_bias, prior=no_prior)
 
 
 def _sizes(name: str, value: Sizes) -> Sizes:
@@ -100,7 +103,7 @@ class BayesianConv1d(_Convolution):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as ``torch.nn.Conv1d`` has them.
-        prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Conv1d``. Parameters: ``weight_mu, weight_rho`` (out_channels,
@@ -148,7 +151,7 @@ class BayesianConv2d(_Convolution):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as ``torch.nn.Conv2d`` has them.
-        prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Conv2d``. Parameters: ``weight_mu, weight_rho`` (out_channels,
@@ -197,7 +200,7 @@ class BayesianConv3d(_Convolution):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as ``torch.nn.Conv3d`` has them.
-        prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Conv3d``. Parameters: ``weight_mu, weight_rho`` (out_channels,

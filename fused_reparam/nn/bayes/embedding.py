@@ -1,5 +1,6 @@
 """The Bayesian embedding."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Never, Self, Unpack
 
 import torch
@@ -9,9 +10,10 @@ from torch.nn import functional as F
 from ...core.mistakes import names_mistakes, unknown
 from ...core.scalars import integer
 from ...functional import arguments
+from ...functional.divergence import PriorArgument
 from ..stochastic import changed
-from .mean_field import MeanField, Pair
-from .prior import Mixture, PriorOptions
+from .mean_field import MeanField, Part
+from .prior import Mixture, PriorOptions, no_prior
 
 __all__ = ["BayesianEmbedding"]
 
@@ -30,7 +32,7 @@ class BayesianEmbedding(MeanField):
             that is drawn is dense.
         padding_idx: of a row that is never drawn, gets no gradient, and is in no KL: its mean
             stands for itself, and starts as zeros.
-        prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Embedding``: integers (\*) to (\*, embedding_dim). Parameters: ``weight_mu,
@@ -69,10 +71,11 @@ class BayesianEmbedding(MeanField):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         *,
-        prior_mean: float = 0.0,
-        prior_std: float = 1.0,
+        prior_mean: Tensor | float = 0.0,
+        prior_std: Tensor | float = 1.0,
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
+        prior: PriorArgument = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -97,8 +100,9 @@ class BayesianEmbedding(MeanField):
             dtype=dtype,
         )
         super().__init__(
-            layer, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture, rho_init=rho_init
-        )
+            layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
+            rho_init=rho_init,
+        )  # fmt: skip
 
     @classmethod
     def from_embedding(cls, layer: nn.Embedding, **options: Unpack[PriorOptions]) -> Self:
@@ -131,7 +135,7 @@ class BayesianEmbedding(MeanField):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    extra_repr = changed(__init__)
+    extra_repr = changed(__init__, prior=no_prior)
 
     @classmethod
     def _unfit(cls, layer: object) -> str | None:
@@ -144,12 +148,18 @@ class BayesianEmbedding(MeanField):
     def _names_in(layer: nn.Module) -> list[str]:
         return ["weight"]
 
-    def _pairs(self, mu: Tensor, rho: Tensor) -> list[Pair]:
+    def _parts(self, mu: Tensor, rho: Tensor) -> list[Part]:
         """The rows before and behind the one for padding."""
         if self.padding_idx is None:
-            return [(mu, rho)]
+            return super()._parts(mu, rho)
+        mean, std, mixture = self._numbers()
         ends = (0, self.padding_idx), (self.padding_idx + 1, self.num_embeddings)
-        return [(mu[a:b], rho[a:b]) for a, b in ends if a < b] or [(mu[:0], rho[:0])]
+        parts = []
+        for rows in [slice(a, b) for a, b in ends if a < b] or [slice(0)]:
+            of_rows = partial(_of_rows, rows, mu)
+            numbers = of_rows(mean), of_rows(std), mixture and tuple(map(of_rows, mixture))
+            parts.append((mu[rows], rho[rows], numbers))
+        return parts  # type: ignore[return-value]
 
     def _joined(self, drawn: list[Tensor]) -> Tensor:
         if self.padding_idx is None:
@@ -157,3 +167,8 @@ class BayesianEmbedding(MeanField):
         row = self.weight_mu[self.padding_idx].detach()[None]
         behind = 1 if self.padding_idx else 0
         return torch.cat((*drawn[:behind], row, *drawn[behind:]))
+
+
+def _of_rows(rows: slice, mu: Tensor, number: Tensor | float) -> Tensor | float:
+    """A number of the prior of some rows of a table."""
+    return number if isinstance(number, (int, float)) else number.expand_as(mu)[rows]

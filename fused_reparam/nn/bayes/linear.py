@@ -12,9 +12,10 @@ from ...core.mistakes import names_mistakes, unknown
 from ...core.scalars import flag, integer
 from ...core.scales import RHO, sigma_of
 from ...core.tracers import fx, node_of
+from ...functional.divergence import PriorArgument
 from ..stochastic import changed
 from .mean_field import WeightAndBias, has_bias
-from .prior import Mixture, PriorOptions
+from .prior import Mixture, PriorOptions, no_prior
 
 __all__ = ["BayesianLinear"]
 
@@ -35,11 +36,15 @@ class BayesianLinear(WeightAndBias):
 
     Args:
         in_features, out_features, bias, device, dtype: as ``torch.nn.Linear`` has them.
-        prior_mean, prior_std: the prior of each weight, N(prior_mean, prior_std^2).
-        mixture: (share, std1, std2) of a mixture of two Gaussians as prior instead. The KL is then
-            an estimate, from the weights that the forward pass drew; where there was none to be
-            had (in eval, in compiled code, outside a reentrant checkpoint), from weights drawn for
-            it.
+        prior_mean, prior_std: the prior of each weight, N(prior_mean, prior_std^2): numbers or
+            tensors that broadcast to each weight and bias. A tensor is a buffer of the layer, of
+            its dtype; a ``torch.nn.Parameter`` is one of the layer's, and learned. A 0-d tensor on
+            the CPU that has no gradient is read as a number.
+        prior: both in one instead, a ``torch.distributions.Normal`` or a pair.
+        mixture: (share, std1, std2) of a mixture of two Gaussians as prior instead, numbers or
+            tensors likewise. The KL is then an estimate, from the weights that the forward pass
+            drew; where there was none to be had (of tensors, in eval, in compiled code, outside a
+            reentrant checkpoint), from weights drawn for it.
         rho_init: where rho starts; -5 is sigma = 0.0067.
         local_reparameterization: draw the outputs, whose means and variances are two matrix
             products, instead of the weights: each example has noise of its own and gradients vary
@@ -51,8 +56,9 @@ class BayesianLinear(WeightAndBias):
         (out_features,).
 
     Raises:
-        ValueError, TypeError: a prior that :func:`fused_reparam.sample_weight` would refuse, or a
-            mixture with local reparameterization.
+        ValueError, TypeError: a prior that :func:`fused_reparam.sample_weight` would refuse, that
+            a weight does not have the shape for, or that was computed of other tensors; a mixture
+            with local reparameterization.
 
     Source: Blundell et al., "Weight uncertainty in neural networks", 2015; Kingma, Salimans and
     Welling, "Variational dropout and the local reparameterization trick", 2015.
@@ -65,6 +71,10 @@ class BayesianLinear(WeightAndBias):
         >>> loss.backward()
         >>> model[0].weight_rho.grad.shape
         torch.Size([8, 4])
+        >>> prior_std = torch.nn.Parameter(torch.tensor(0.5))  # learned
+        >>> prior = torch.distributions.Normal(0.0, prior_std)
+        >>> BayesianLinear(4, 8, prior=prior).prior_std is prior_std
+        True
         >>> x = torch.randn(2, 4)
         >>> torch.equal(model(x), model(x)), torch.equal(model.eval()(x), model(x))
         (False, True)
@@ -80,10 +90,11 @@ class BayesianLinear(WeightAndBias):
         out_features: int,
         bias: bool = True,
         *,
-        prior_mean: float = 0.0,
-        prior_std: float = 1.0,
+        prior_mean: Tensor | float = 0.0,
+        prior_std: Tensor | float = 1.0,
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
+        prior: PriorArgument = None,
         local_reparameterization: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -95,8 +106,9 @@ class BayesianLinear(WeightAndBias):
         out_features = integer("out_features", out_features)
         layer = nn.Linear(in_features, out_features, bias, device, dtype)
         super().__init__(
-            layer, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture, rho_init=rho_init
-        )
+            layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
+            rho_init=rho_init,
+        )  # fmt: skip
         self._set_local(local_reparameterization)
 
     @classmethod
@@ -150,7 +162,7 @@ class BayesianLinear(WeightAndBias):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    extra_repr = changed(__init__, bias=has_bias)
+    extra_repr = changed(__init__, bias=has_bias, prior=no_prior)
 
 
 def deviation(x: Tensor, weight_rho: Tensor, bias_rho: Tensor | None) -> Tensor:

@@ -14,9 +14,10 @@ from ...core.mistakes import described, names_mistakes, unknown
 from ...core.scalars import integer
 from ...core.tracers import fx, node_of
 from ...functional import arguments
+from ...functional.divergence import PriorArgument
 from ..stochastic import changed
 from .mean_field import MeanField
-from .prior import Mixture, PriorOptions
+from .prior import Mixture, PriorOptions, no_prior
 
 __all__ = ["BayesianLSTM"]
 
@@ -50,7 +51,7 @@ class BayesianLSTM(MeanField):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype: as ``torch.nn.LSTM`` has them.
-        prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.LSTM``: ``layer(x)`` or ``layer(x, (h0, c0))`` of (steps, batch, input_size),
@@ -94,10 +95,11 @@ class BayesianLSTM(MeanField):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
-        prior_mean: float = 0.0,
-        prior_std: float = 1.0,
+        prior_mean: Tensor | float = 0.0,
+        prior_std: Tensor | float = 1.0,
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
+        prior: PriorArgument = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -117,8 +119,9 @@ class BayesianLSTM(MeanField):
             dtype,
         )
         super().__init__(
-            layer, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture, rho_init=rho_init
-        )
+            layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
+            rho_init=rho_init,
+        )  # fmt: skip
 
     @classmethod
     def from_lstm(cls, layer: nn.LSTM, **options: Unpack[PriorOptions]) -> Self:
@@ -154,7 +157,7 @@ class BayesianLSTM(MeanField):
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward
 
-    extra_repr = changed(__init__)
+    extra_repr = changed(__init__, prior=no_prior)
 
     @staticmethod
     def _names_in(layer: nn.Module) -> list[str]:

@@ -16,11 +16,12 @@ from ...core.dtypes import DTYPES
 from ...core.mistakes import described
 from ...core.modes import eager
 from ..stochastic import Stochastic
-from .prior import Prior, PriorOptions, checked_prior
+from .prior import Numbers, Prior, PriorOptions, WithPrior, checked_prior
 
-__all__ = ["MeanField", "WeightAndBias", "has_bias", "kl_divergence"]
+__all__ = ["MeanField", "Part", "WeightAndBias", "has_bias", "kl_divergence"]
 
-Pair = tuple[Tensor, Tensor]
+# What is drawn at once of a weight: means, scales and the numbers of their prior.
+Part = tuple[Tensor, Tensor, Numbers]
 
 
 class _Drawn(NamedTuple):
@@ -35,7 +36,7 @@ class _Drawn(NamedTuple):
         return type(None), ()
 
 
-class MeanField(Stochastic):
+class MeanField(WithPrior):
     """A layer of PyTorch's whose weights are Gaussians, each element of its own, and their KL.
 
     A weight ``name`` of PyTorch's layer is here two parameters, ``name_mu`` and ``name_rho``.
@@ -89,14 +90,14 @@ class MeanField(Stochastic):
     ) -> None:
         """Take parameters as means. ``scales`` holds those of means that layers share."""
         self._asks_nothing()
-        self.prior_mean, self.prior_std, self.mixture, self.rho_init = prior
         self._weights = {name: (f"{name}_mu", f"{name}_rho") for name in means}
         for name, mu in means.items():
             if mu is not None and mu not in scales:
-                rho = torch.full_like(mu, self.rho_init)
+                rho = torch.full_like(mu, prior.rho_init)
                 scales[mu] = nn.Parameter(rho, mu.requires_grad)
             self.register_parameter(f"{name}_mu", mu)
             self.register_parameter(f"{name}_rho", None if mu is None else scales[mu])
+        self._hold(prior, {name: mu for name, mu in means.items() if mu is not None})
         self._drawn: _Drawn | None = None
 
     @classmethod
@@ -141,9 +142,9 @@ class MeanField(Stochastic):
         """The KL of all weights to their prior, by the parameters as they are: one number.
 
         Where the layer draws, the one that the last forward pass computed as it drew the weights,
-        while the parameters are unchanged and no backward pass has been made through it. It then
-        shares that pass's graph: call ``backward()`` on the sum of loss and KL, or the loss's first
-        and then ``kl()``. Otherwise, and in compiled code and graphs of ``torch.fx``, it is
+        while parameters and prior are unchanged and no backward pass has been made through it. It
+        then shares that pass's graph: call ``backward()`` on the sum of loss and KL, or the loss's
+        first and then ``kl()``. Otherwise, and in compiled code and graphs of ``torch.fx``, it is
         computed now, with a graph of its own; to a mixture, where it is an estimate, from weights
         drawn now. A change that autograd does not count, such as ``p.data.fill_()``, is not seen.
         """
@@ -154,12 +155,12 @@ class MeanField(Stochastic):
         drawn = self._drawn
         if drawn is not None and self.draws and self._holds(drawn):
             return [kl for name in names for kl in drawn.kls[name]]
-        pairs = [pair for name in names for pair in self._pairs(*self._parameters_of(name))]
+        parts = [part for name in names for part in self._parts(*self._parameters_of(name))]
         if self.mixture is not None:
-            return [self._sampled(*pair)[1] for pair in pairs]
-        prior = self.prior_mean, self.prior_std
+            return [self._sampled(*part)[1] for part in parts]
         return [
-            functional.gaussian_kl(mu, rho=rho, reduction="sum", prior=prior) for mu, rho in pairs
+            functional.gaussian_kl(mu, rho=rho, reduction="sum", prior=(mean, std))
+            for mu, rho, (mean, std, _) in parts
         ]
 
     def _now(self, name: str) -> Tensor | None:
@@ -167,7 +168,7 @@ class MeanField(Stochastic):
         mu, rho = self._parameters_of(name)
         if mu is None or not self.draws:
             return mu
-        return self._joined([self._sampled(*pair)[0] for pair in self._pairs(mu, rho)])
+        return self._joined([self._sampled(*part)[0] for part in self._parts(mu, rho)])
 
     def _draw(self) -> list[Any]:
         """The weights of a forward pass, in order: drawn, and their KL kept; or the means.
@@ -182,7 +183,7 @@ class MeanField(Stochastic):
         parameters: list[Tensor] = []
         for name in self._weights:
             mu, rho = self._parameters_of(name)
-            drawn = [self._sampled(*pair) for pair in self._pairs(mu, rho)]
+            drawn = [self._sampled(*part) for part in self._parts(mu, rho)]
             kls[name] = [kl for _, kl in drawn]
             weights.append(self._joined([w for w, _ in drawn]) if drawn else None)
             if drawn:
@@ -190,7 +191,8 @@ class MeanField(Stochastic):
         # A compiler or a transform can't see whether one still holds, and a compiled graph would
         # keep all of its region's tensors.
         if eager() and isinstance(weights[0], Tensor) and _any_requires_grad(kls):
-            self._drawn = _Drawn(kls, _state(parameters), threading.get_ident())
+            state = _state([*parameters, *self._tensors()])
+            self._drawn = _Drawn(kls, state, threading.get_ident())
         return weights
 
     def _parameters_of(self, name: str) -> tuple[Any, Any]:
@@ -203,17 +205,16 @@ class MeanField(Stochastic):
         mu, rho = (self._parameters.get(part) for part in self._weights[name])
         return (id(self), name) if mu is None or rho is None else (id(mu), id(rho))
 
-    def _sampled(self, mu: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
-        return functional.sample_weight(
-            mu, rho, self.prior_mean, self.prior_std, mixture=self.mixture
-        )
+    def _sampled(self, mu: Tensor, rho: Tensor, prior: Numbers) -> tuple[Tensor, Tensor]:
+        mean, std, mixture = prior
+        return functional.sample_weight(mu, rho, mean, std, mixture=mixture)
 
-    def _pairs(self, mu: Any, rho: Any) -> list[Pair]:
-        """What is drawn for a weight: means and scales, none where the layer has no such weight."""
-        return [] if mu is None else [(mu, rho)]
+    def _parts(self, mu: Any, rho: Any) -> list[Part]:
+        """What is drawn for a weight, none where the layer has no such weight."""
+        return [] if mu is None else [(mu, rho, self._numbers())]
 
     def _joined(self, drawn: list[Tensor]) -> Tensor:
-        """The weight of what was drawn for each of its pairs."""
+        """The weight of what was drawn for each of its parts."""
         return drawn[0]
 
     def _holds(self, drawn: _Drawn) -> bool:
@@ -222,7 +223,8 @@ class MeanField(Stochastic):
         if not eager() or not isinstance(parameters[0], Tensor):  # a symbolic value of torch.fx
             return False
         here = drawn.thread == threading.get_ident()
-        same = here and drawn.state == _state(p for p in parameters if p is not None)
+        parameters = [p for p in parameters if p is not None] + self._tensors()
+        same = here and drawn.state == _state(parameters)
         return same and all(_unspent(kl) for kls in drawn.kls.values() for kl in kls)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
@@ -239,7 +241,7 @@ class MeanField(Stochastic):
         missing_keys: list[str],
         *args: Any,
     ) -> None:
-        """Also from PyTorch's layer: its weights are the means, and the scales stay as they are."""
+        """Also from PyTorch's layer: its weights are the means, and all else stays as it is."""
         self._drawn = None  # parameters that a graph holds can't be swapped for others
         of_torch = [
             prefix + name
@@ -251,6 +253,8 @@ class MeanField(Stochastic):
             state_dict, prefix, local_metadata, strict, missing_keys, *args
         )
         kept = {f"{key}_rho" for key in of_torch}
+        if of_torch:
+            kept |= {prefix + name for name in self._held}
         missing_keys[:] = [key for key in missing_keys if key not in kept]
 
 
@@ -370,7 +374,7 @@ def kl_divergence(model: nn.Module) -> Tensor:
 
 def _size(layer: MeanField, name: str) -> int:
     """How many numbers of a weight are in a layer's KL."""
-    return sum(mu.numel() for mu, _ in layer._pairs(*layer._parameters_of(name)))
+    return sum(mu.numel() for mu, *_ in layer._parts(*layer._parameters_of(name)))
 
 
 def _total(kls: Sequence[Tensor]) -> Tensor:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Never, TypedDict
 
-from ...core.mistakes import unknown
+import torch
+from torch import Tensor, nn
+
+from ...core.mistakes import described, unknown
+from ...core.scales import SCALE_KINDS
 from ...functional import arguments
-from ...functional.sample_weight import mixture_constants
+from ...functional.divergence import PriorArgument, prior_of
+from ...functional.sample_weight import Mixture, mixture_constants
+from ...functional.tensor_numbers import check_broadcasts
+from ..stochastic import Stochastic
+from ..tensor_numbers import hold, number_of_prior, release
 
-__all__ = ["Mixture", "Prior", "PriorOptions", "checked_prior"]
+__all__ = ["Mixture", "Numbers", "Prior", "PriorOptions", "WithPrior", "checked_prior", "no_prior"]
 
-Mixture = tuple[float, float, float]
+_MIXTURE = ("mixture_share", "mixture_std1", "mixture_std2")
+# Of a prior: mean, standard deviation, mixture.
+Numbers = tuple[Tensor | float, Tensor | float, Mixture | None]
 
 
 class PriorOptions(TypedDict, total=False):
     """What every Bayesian layer takes beside its sizes."""
 
-    prior_mean: float
-    prior_std: float
+    prior: PriorArgument
+    prior_mean: Tensor | float
+    prior_std: Tensor | float
     mixture: Mixture | None
     rho_init: float
 
@@ -26,8 +37,8 @@ class PriorOptions(TypedDict, total=False):
 class Prior(NamedTuple):
     """A layer's, checked."""
 
-    mean: float
-    std: float
+    mean: Tensor | float
+    std: Tensor | float
     mixture: Mixture | None
     rho_init: float
 
@@ -35,8 +46,9 @@ class Prior(NamedTuple):
 def checked_prior(
     of: Callable[..., Any],
     *,
-    prior_mean: float = 0.0,
-    prior_std: float = 1.0,
+    prior: PriorArgument = None,
+    prior_mean: Tensor | float = 0.0,
+    prior_std: Tensor | float = 1.0,
     mixture: Mixture | None = None,
     rho_init: float = -5.0,
     **mistaken: Never,
@@ -44,12 +56,117 @@ def checked_prior(
     """What a user said of it to ``of``, a class or a function."""
     if mistaken:
         raise unknown(of, mistaken)
-    mean = arguments.number("prior_mean", prior_mean)
-    std = arguments.deviation("prior_std", prior_std)
+    if prior is not None:
+        usual = {"prior_mean": 0.0, "prior_std": 1.0, "mixture": None}
+        others = {"prior_mean": prior_mean, "prior_std": prior_std, "mixture": mixture}
+        for name, value in others.items():
+            if isinstance(value, Tensor) or value != usual[name]:
+                raise ValueError(
+                    f"give prior or {name}, got {described(prior)} and {name}={described(value)}"
+                )
+        prior_mean, prior_std = _mean_and_std(prior)
+    mean = number_of_prior("prior_mean", prior_mean, arguments.number)
+    std = number_of_prior("prior_std", prior_std, arguments.deviation)
     if mixture is not None:
-        if isinstance(mixture, (tuple, list)) and len(mixture) == 3:  # of numbers: no parameters
-            names = ("mixture share", "mixture std", "mixture std")
-            share, *stds = map(arguments.number, names, mixture)
-            mixture = share, stds[0], stds[1]
-        mixture = mixture_constants(mixture, std)
+        mixture = _checked_mixture(mixture, std)
     return Prior(mean, std, mixture, arguments.number("rho_init", rho_init))
+
+
+def _checked_mixture(mixture: Any, std: Tensor | float) -> Mixture:
+    """A mixture of numbers, or of tensors that a layer can hold; its std must be the default."""
+    if isinstance(mixture, (tuple, list)) and len(mixture) == 3:
+        names = ("mixture share", "mixture std", "mixture std")
+        mixture = tuple(
+            number_of_prior(name, value, arguments.number)
+            for name, value in zip(names, mixture, strict=True)
+        )
+    return mixture_constants(mixture, std)
+
+
+def _mean_and_std(prior: PriorArgument) -> tuple[Any, Any]:
+    found = prior_of(prior)
+    if not found.parameters:
+        return found.constants  # type: ignore[return-value]
+    if SCALE_KINDS[found.kind] != "std":
+        raise ValueError(
+            "the prior of weights is (mean, std) or a torch.distributions.Normal, got one with its "
+            f"{SCALE_KINDS[found.kind]}"
+        )
+    (_, mean), (_, std) = found.parameters
+    return mean, std
+
+
+class WithPrior(Stochastic):
+    """A layer that holds the prior of its weights: numbers as attributes, tensors as buffers."""
+
+    prior_mean: Tensor | float
+    prior_std: Tensor | float
+    rho_init: float
+    _mixture: tuple[Any, ...] | None = None
+    """Of each number of a mixture itself, or the name of the tensor."""
+    _held: tuple[str, ...] = ()
+    """The names of the prior's tensors."""
+
+    def _hold(self, prior: Prior, weights: Mapping[str, Tensor]) -> None:
+        """Keep a prior of these weights."""
+        self.rho_init = prior.rho_init
+        self._hold_number("prior_mean", prior.mean, weights)
+        self._hold_number("prior_std", prior.std, weights)
+        if prior.mixture is not None:
+            self._hold_mixture(prior.mixture, weights)
+
+    def _hold_mixture(self, mixture: Mixture, weights: Mapping[str, Tensor]) -> None:
+        self._mixture = tuple(
+            self._hold_number(name, value, weights)
+            for name, value in zip(_MIXTURE, mixture, strict=True)
+        )
+
+    def _hold_number(self, name: str, value: Any, weights: Mapping[str, Tensor]) -> Any:
+        """Keep a number, or a tensor of the weights' dtype and device; returns it, or its name."""
+        if not isinstance(value, Tensor):
+            setattr(self, name, value)
+            return value
+        for weight, t in weights.items():
+            check_broadcasts(name, value, f"the layer's {weight} of shape", t.shape)
+        like = next(iter(weights.values()))
+        if not value.requires_grad and not isinstance(value, nn.Parameter):
+            value = value.to(like.device, like.dtype)
+        promoted = torch.promote_types(value.dtype, like.dtype)
+        if value.device != like.device or promoted != like.dtype:
+            raise ValueError(
+                f"{name} must be on {like.device} and fit into {like.dtype}, as the layer's "
+                f"weights, got {described(value)} on {value.device}"
+            )
+        hold(self, name, value, arguments.number)
+        self._held = (*self._held, name)
+        return name
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """Share and standard deviations of a prior that is a mixture."""
+        if self._mixture is None:
+            return None
+        share, std1, std2 = (getattr(self, p) if isinstance(p, str) else p for p in self._mixture)
+        return share, std1, std2
+
+    @mixture.setter
+    def mixture(self, mixture: Mixture | None) -> None:
+        checked = None if mixture is None else _checked_mixture(mixture, self.prior_std)
+        release(self, *_MIXTURE)
+        self._held = tuple(name for name in self._held if name not in _MIXTURE)
+        self._mixture = None
+        if checked is not None:
+            weights = {n[:-3]: p for n, p in self.named_parameters() if n.endswith("_mu")}
+            self._hold_mixture(checked, weights)
+
+    def _numbers(self) -> Numbers:
+        """Mean, standard deviation and mixture of the prior."""
+        return self.prior_mean, self.prior_std, self.mixture
+
+    def _tensors(self) -> list[Tensor]:
+        """Those of the prior."""
+        return [getattr(self, name) for name in self._held] if self._held else []
+
+
+def no_prior(layer: WithPrior) -> None:
+    """What the layer's argument ``prior`` is printed as: it stands in ``prior_mean`` and others."""

@@ -223,7 +223,7 @@ class FusedGaussianLatent(Stochastic):
 
     extra_repr = changed(__init__)
 
-    _prior: tuple[Any, Any] | str | None
+    _prior: tuple[Any, Any] | str | None = None
     """The numbers, or the keyword of the scale that is held with a mean, or None for N(0, 1)."""
     prior_mean: Tensor | float
 

@@ -16,6 +16,7 @@ from ..core.mistakes import described, not_scriptable
 __all__ = ["Stochastic", "changed", "sampling"]
 
 _COUNTING = threading.Lock()
+_PACKAGE = __name__.partition(".")[0]
 
 
 class _Asked:
@@ -46,6 +47,21 @@ class Stochastic(nn.Module):
 
     def _asks_nothing(self) -> None:
         self._asked = _Asked()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle, perhaps of older code: an option that is new has its default."""
+        super().__setstate__({"_asked": _Asked(), **state})
+        for kind in type(self).__mro__:
+            if not issubclass(kind, Stochastic) or not kind.__module__.startswith(_PACKAGE):
+                continue
+            for name, default in _defaults(kind.__init__).items():
+                if isinstance(getattr(kind, name, None), property):
+                    if name in vars(self):  # it was an attribute
+                        setattr(self, name, vars(self).pop(name))
+                elif not any(
+                    name in held for held in (vars(self), self._parameters, self._buffers)
+                ):
+                    setattr(self, name, default)
 
     @property
     def draws(self) -> bool:
@@ -107,6 +123,16 @@ def sampling(*models: nn.Module) -> Iterator[None]:
     finally:
         for module in found:
             module._asked.add(-1)
+
+
+def _defaults(init: Callable[..., None]) -> dict[str, Any]:
+    """The arguments of a layer that have defaults, each an attribute of the same name."""
+    arguments = inspect.signature(init).parameters
+    return {
+        name: argument.default
+        for name, argument in arguments.items()
+        if argument.default is not argument.empty and name not in ("device", "dtype")
+    }
 
 
 def changed(init: Callable[..., None], **found: Callable[[Any], Any]) -> Callable[[Any], str]:

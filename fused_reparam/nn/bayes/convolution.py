@@ -25,6 +25,9 @@ class _Convolution(WeightAndBias):
     padding: str | tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
     padding_mode: str
     _reversed_padding_repeated_twice: list[int]
 
@@ -70,6 +73,13 @@ class _Convolution(WeightAndBias):
             layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
             rho_init=rho_init,
         )  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_around" in state:  # from older code, which kept less of PyTorch's layer
+            self._reversed_padding_repeated_twice = vars(self).pop("_around")
+            self.out_channels, channels, *sizes = self.weight_mu.shape
+            self.in_channels, self.kernel_size = channels * self.groups, tuple(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs of freshly drawn weights; in eval, of the means."""

@@ -52,6 +52,11 @@ class MeanField(WithPrior):
         vars(self).update(_sizes_of(layer))
         self._become(layer._parameters, prior, {})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_weights" not in vars(self):  # from older code
+            self._weights = {name: (f"{name}_mu", f"{name}_rho") for name in ("weight", "bias")}
+
     @classmethod
     def _from(cls, layer: nn.Module, options: PriorOptions) -> Self:
         """A layer whose means are copies of another's weights."""

@@ -142,6 +142,11 @@ class WithPrior(Stochastic):
         return name
 
     @property
+    def prior(self) -> tuple[Tensor | float, Tensor | float]:
+        """Mean and standard deviation of a prior that is no mixture."""
+        return self.prior_mean, self.prior_std
+
+    @property
     def mixture(self) -> Mixture | None:
         """Share and standard deviations of a prior that is a mixture."""
         if self._mixture is None:

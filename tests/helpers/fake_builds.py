@@ -62,9 +62,12 @@ def at_hand():
     return Path(details["library"]), Path(extension.module.__file__)
 
 
-def copying_compiler(folder, before=""):
-    """A compiler that copies the libraries at hand; ``before`` is done at each of its starts."""
-    library, extension = (shlex.quote(str(path)) for path in at_hand())
+def copying_compiler(folder, before="", library=None):
+    """A compiler that copies the libraries at hand; ``before`` is done at each of its starts.
+
+    With a command for ``library`` only the extension is copied.
+    """
+    at = [shlex.quote(str(path)) for path in at_hand()]
     return script(
         folder / "copying-compiler",
         f"""
@@ -74,9 +77,9 @@ def copying_compiler(folder, before=""):
             previous=$word
         done
         case $made in
-            *.o) : > "$made" ;;
-            *fused_reparam_torch*) cp {extension} "$made" ;;
-            *) cp {library} "$made" ;;
+            *fused_reparam_torch*) cp {at[1]} "$made" ;;
+            *.o) {library or ': > "$made"'} ;;
+            *) {library or f'cp {at[0]} "$made"'} ;;
         esac
         """,
     )

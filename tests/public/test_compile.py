@@ -1,5 +1,7 @@
 """Every public function under torch.compile: results, gradients, keys, shapes, recomputation."""
 
+import itertools
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -104,6 +106,12 @@ def keys_drawn(call):
 ALIKE = (
     "gaussian_kl mu logvar", "sample_weight mu rho prior", "log_normal_rsample", "kumaraswamy",
     "relaxed_bernoulli logits tau=0.7 hard", "loc_scale_rsample loc scale base=normal",
+    # Of one number the same op and operators as an exponential, of tensors formulas of their own.
+    *(
+        f"{name}_latent {row.names} {row.prior.split()[0].rstrip('+')}=".replace("+", "")
+        for name, row in FAMILIES.items()
+        if row.law and row.terms and name != "exponential"
+    ),
     *(
         f"loc_scale_{kind} loc scale base={base}"
         for kind in ("rsample", "latent")
@@ -111,20 +119,30 @@ ALIKE = (
     ),
 )  # fmt: skip
 COMPILED = {name: case for name, case in CASES.items() if not name.startswith(ALIKE)}
+# One of each op, and of each way from a function to it.
+OF_OPS = [
+    next(name for name in CASES if name.startswith(start))
+    for start in ("gaussian_latent mu logvar", "sample_weight mu rho mixture", "log_normal_latent",
+                  "gumbel_softmax", "one_hot_categorical")
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", COMPILED.values(), ids=COMPILED)
-def test_compiled_equals_eager(case):
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_equals_eager(name):
     """Also where all is computed twice for want of memory, and for a new shape without a compile.
 
-    The key of a call is given, that of the others drawn: both graphs' numbers are eager mode's.
+    The key of a call is given, that of another drawn: the graph's numbers are eager mode's. Of each
+    op there is one call more, whose key no compiler may take for the other's.
     """
     torch._dynamo.reset()
+    case = CASES[name]
+    calls = 1 if not case.noisy else 3 if name in OF_OPS else 2
 
     def call(key, *params):
         inner = [t.sin() for t in params]  # to be made again in the backward pass
-        outputs = *case(*inner, key=key), *case(*inner), *case(*inner)
-        return [o.sin() for o in outputs]  # whose gradient takes the output again
+        keys = ({"key": key}, {}, {})[:calls]
+        # sin: whose gradient takes the output again
+        return [o.sin() for given in keys for o in case(*inner, **given)]
 
     compiled = torch.compile(
         call, fullgraph=True, dynamic=True, backend="aot_eager_decomp_partition"
@@ -141,15 +159,15 @@ def test_compiled_equals_eager(case):
                 outputs = way(key, *params)
                 grads, drawn = keys_drawn(lambda: gradients(outputs, params, cotangents(outputs)))
                 found[way] = *outputs, *grads
-                assert drawn == (2 if case.noisy and way is compiled else 0)
+                assert drawn == (calls - 1 if way is compiled else 0)
             for got, want in zip(found[compiled], found[call], strict=True):
                 torch.testing.assert_close(got, want)
         outputs, later = found[compiled][: len(outputs)], compiled(key, *params)
     if case.noisy:
-        third = len(outputs) // 3
-        given, one, other = (outputs[i] for i in range(0, len(outputs), third))
+        samples = range(0, len(outputs), len(outputs) // calls)
+        given, *drawn = (outputs[i] for i in samples)
         assert torch.equal(given, later[0])
-        for a, b in ((given, one), (one, other), (one, later[third])):
+        for a, b in itertools.combinations((given, *drawn, later[samples[1]]), 2):
             assert not torch.equal(a, b), "a key of its own"
 
 
@@ -175,14 +193,6 @@ def test_other_sources_of_noise():
         found.append((*outputs, *gradients(of, params, cotangents(of))))
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want)
-
-
-# One of each op, and of each way from a function to it.
-OF_OPS = [
-    next(name for name in CASES if name.startswith(start))
-    for start in ("gaussian_latent mu logvar", "sample_weight mu rho mixture", "log_normal_latent",
-                  "gumbel_softmax", "one_hot_categorical")
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OF_OPS)

@@ -36,9 +36,11 @@ def test_there_is_an_extension():
 @pytest.mark.slow
 @needs_compiler
 def test_two_processes_build_once(tmp_path):
+    """The library is compiled; its extension, whose headers take as long as all else, is copied."""
     cache = tmp_path / "cache"
     # To optimize takes most of a compiler's time, and the last of such options counts.
-    quick = script(tmp_path / "quick", f'exec {shlex.join(build.compiler())} "$@" -O0\n')
+    compile_library = f'exec {shlex.join(build.compiler())} "$@" -O0'
+    quick = copying_compiler(tmp_path, library=compile_library)
     both = [run(PROBE, cache, CXX=quick) for _ in range(2)]
     outputs = [process.communicate(timeout=600) for process in both]
     for process, (out, err) in zip(both, outputs, strict=True):

@@ -126,18 +126,10 @@ def features() -> dict[tuple[str, str], frozenset[Feature]]:
     return found
 
 
-_NO_MATTER_OF_TILES = (
-    "FORMULAS",
-    "BASE",
-    "KIND",
-    "MODE",
-    "EACH",
-    "MIXED",
-    "LAYOUT",
-    "FORM",
-    "CLAMP",
-    "WHOLE",
-)
+_NO_MATTER_OF_TILES = ("KIND", "MODE", "EACH", "MIXED", "LAYOUT", "FORM", "CLAMP", "WHOLE")
+_OF_FAMILIES = ("FORMULAS", "BASE", *_FORMULAS)
+# In which a family's formula is computed; the others are widened before and narrowed behind it.
+ARITHMETIC = ("float32", "float64")
 
 
 @cache
@@ -145,15 +137,18 @@ def chosen() -> list[tuple[str, str]]:
     """The cases to execute, with their dtypes: float32 in all of them, another dtype in those that
     must be, and in as many more as it takes to have every feature that any of them has. float16 is
     cut into tiles as bfloat16 is, and float64, which takes a compiler longest, as float32 with half
-    the elements: theirs need only be what is no matter of tiles.
+    the elements: theirs need only be what is no matter of tiles. In half precision a family's
+    formula is float32's, and need not be executed again.
     """
     made = []
     for dtype in DTYPES:
         own = {name: features()[name, dtype] for name in cases()}
         picked = [name for name, case in cases().items() if dtype == "float32" or case.every_dtype]
         left = set().union(*own.values()).difference(*(own[name] for name in picked))
+        if dtype not in ARITHMETIC:
+            left = {f for f in left if f[1] not in _OF_FAMILIES}
         if dtype in ("float16", "float64"):
-            left = {f for f in left if f[1] in _NO_MATTER_OF_TILES}
+            left = {f for f in left if f[1] in (*_NO_MATTER_OF_TILES, *_OF_FAMILIES)}
         while left:
             best = max(own, key=lambda name: len(own[name] & left))
             picked.append(best)

@@ -38,7 +38,7 @@ def _noise():
     """The noise alone, as double backward and `vmap` ask for it."""
     for base in ("normal", "laplace", "logistic", "gumbel", "uniform", "cauchy", "student_t"):
         yield _case(f"noise {base}", _scaled_noise, "scale", (33, 21), {"base": base}, key=CARRY32)
-    yield _case("noise of whole groups", _scaled_noise, "scale", (33, 24))
+    yield _case("noise of whole groups", _scaled_noise, "scale", (33, 24), every_dtype=True)
     yield _case("noise exponential", _scaled_noise, "scale", (4096,), {"base": "exponential"})
     rest = {"key_from": "device", "key": CARRY64}
     yield _case("noise by a key from the device", _scaled_noise, "scale", (129,), {}, **rest)

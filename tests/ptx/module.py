@@ -21,48 +21,53 @@ _OF_WARPS = ("shfl.sync", "redux.sync", "ldmatrix.sync", "stmatrix.sync", "bar.w
 _BARRIERS = ("bar.sync", "barrier.sync", "barrier.cta.sync")
 
 
+_LABEL = re.compile(r"([$\w]+):")
+# To the semicolon behind it; those within brackets and braces end nothing.
+_STATEMENT = re.compile(r"((?:[^;{}\[\]]++|\{[^{}]*\}|\[(?:[^{}\[\]]++|\{[^{}]*\})*\])*+);")
+_SPACE = re.compile(r"\s*")
+
+
 def _statements(body):
     """(labels, text, scopes) of each statement; scopes: of nested braces, outermost first.
 
     Inline PTX declares registers within braces, so that a name may stand for several.
     """
-    depth, scopes, made = 0, [0], 1
+    scopes, made = [0], 1
     labels: list[str] = []
-    text = ""
-    for ch in body:
-        if not text.strip() and ch == "{":
+    at = _SPACE.match(body).end()
+    while at < len(body):
+        if body[at] == "{":
             scopes.append(made)
             made += 1
-            text = ""
-        elif not text.strip() and ch == "}":
+            at += 1
+        elif body[at] == "}":
             if len(scopes) == 1:
                 return
             scopes.pop()
-            text = ""
-        elif ch == ";" and depth == 0:
-            yield labels, text.strip(), tuple(scopes)
-            labels, text = [], ""
-        elif ch == ":" and depth == 0 and re.fullmatch(r"\s*[$\w]+", text):
-            labels.append(text.strip())
-            text = ""
+            at += 1
+        elif found := _LABEL.match(body, at):
+            labels.append(found.group(1))
+            at = found.end()
         else:
-            depth += (ch in "{[") - (ch in "}]")
-            text += ch
+            found = _STATEMENT.match(body, at)
+            if not found:
+                raise Unknown(f"a statement without an end: {body[at : at + 80]}")
+            yield labels, found.group(1).strip(), tuple(scopes)
+            labels, at = [], found.end()
+        at = _SPACE.match(body, at).end()
     raise Unknown("a body without an end")
 
 
 def _operands(text):
     """Separated by commas, but for those within brackets and braces."""
     out, depth, current = [], 0, ""
-    for ch in text:
-        if ch == "," and depth == 0:
+    for part in text.split(","):
+        current = f"{current},{part}" if depth else part
+        depth += part.count("{") + part.count("[") - part.count("}") - part.count("]")
+        if not depth:
             out.append(current.strip())
-            current = ""
-        else:
-            depth += (ch in "{[") - (ch in "}]")
-            current += ch
-    if current.strip():
-        out.append(current.strip())
+    if out and not out[-1]:
+        out.pop()
     return out
 
 

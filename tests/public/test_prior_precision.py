@@ -54,11 +54,16 @@ def log_sigma_of(x, kind):
     }.get(kind, lambda: torch.log(sigma_of(x, kind)))()
 
 
-def case(kind, prior_kind, place, seed):
-    """mu, x, the prior's mean and scale, noise and three gradients, in float32.
+def case(kind, prior_kind, places):
+    """mu, x, the prior's mean and scale, noise and three gradients, in float32, place by place.
 
-    All within some bounds, so that no single element has the largest error by far.
+    All within some bounds, so that no single element of a place has the largest error by far.
     """
+    made = (_at(kind, prior_kind, place, seed) for seed, place in enumerate(places))
+    return [torch.cat(parts) for parts in zip(*made, strict=True)]
+
+
+def _at(kind, prior_kind, place, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def within(bound):
@@ -97,13 +102,16 @@ def results(function, tensors, grads):
     return [o.detach() for o in outputs] + list(found)
 
 
-def compare(names, found, exact, rough):
-    for name, got, want, plain in zip(names, found, exact, rough, strict=True):
-        assert within_twice_the_error(got, want, plain), (
-            name,
-            (got.double() - want).abs().max().item(),
-            (plain.double() - want).abs().max().item(),
-        )
+def compare(names, places, found, exact, rough):
+    """Each place by itself, of a gradient that is summed over all the sum."""
+    for name, *results in zip(names, found, exact, rough, strict=True):
+        for place, got, want, plain in zip(places, *(r.split(N) for r in results), strict=False):
+            assert within_twice_the_error(got, want, plain), (
+                name,
+                place,
+                (got.double() - want).abs().max().item(),
+                (plain.double() - want).abs().max().item(),
+            )
 
 
 def calls(kind, prior_kind, prior, exact_prior, eps, grads):
@@ -147,24 +155,25 @@ INPUTS = ("to mu", "to x", "to the prior's mean", "to the prior's scale")
 
 def check_learned_prior(kind, prior_kind, device, far=False):
     """far: every 50th element is far out, which may change nothing for the others."""
-    lost = torch.arange(N, device=device) % 50 == 7 if far else torch.zeros((), dtype=torch.bool)
-    for seed, place in enumerate(PLACES[:2] if far else PLACES):
-        *tensors, eps, gz, gq, gp = (t.to(device) for t in case(kind, prior_kind, place, seed))
-        spoiled = [tensors[0], torch.where(lost, FAR[kind], tensors[1]), *tensors[2:]]
-        grads = [torch.where(lost, 0.0, g) for g in (gz, gq, gp)]
-        for ours, plain, each, outputs in calls(
-            kind,
-            prior_kind,
-            lambda mean, x: (mean, {prior_kind: x}),
-            lambda mu, mean, x: (mean, x),
-            eps,
-            grads,
-        ):
-            found = results(ours, spoiled, each)
-            exact = results(plain, [t.double() for t in tensors], each)
-            rough = results(plain, tensors, each)
-            names = [(kind, prior_kind, place, ours.__name__, n) for n in (*outputs, *INPUTS)]
-            compare(names, *([torch.where(lost, 0.0, t) for t in r] for r in (found, exact, rough)))
+    places = PLACES[:2] if far else PLACES
+    *tensors, eps, gz, gq, gp = (t.to(device) for t in case(kind, prior_kind, places))
+    lost = torch.arange(len(eps), device=device) % 50 == 7 if far else torch.tensor(False)
+    spoiled = [tensors[0], torch.where(lost, FAR[kind], tensors[1]), *tensors[2:]]
+    grads = [torch.where(lost, 0.0, g) for g in (gz, gq, gp)]
+    for ours, plain, each, outputs in calls(
+        kind,
+        prior_kind,
+        lambda mean, x: (mean, {prior_kind: x}),
+        lambda mu, mean, x: (mean, x),
+        eps,
+        grads,
+    ):
+        found = results(ours, spoiled, each)
+        exact = results(plain, [t.double() for t in tensors], each)
+        rough = results(plain, tensors, each)
+        names = [(kind, prior_kind, ours.__name__, n) for n in (*outputs, *INPUTS)]
+        of_others = ([torch.where(lost, 0.0, t) for t in r] for r in (found, exact, rough))
+        compare(names, places, *of_others)
 
 
 @pytest.mark.parametrize("kinds", PAIRS, ids="-".join)
@@ -190,18 +199,17 @@ def test_beside_elements_that_are_far_out(backend, kind):
 @pytest.mark.parametrize("prior", [(0.3, 1.7), (-0.001, 0.02), (100.0, 700.0)], ids=str)
 def test_a_prior_of_numbers(kind, prior, device):
     mean, std = prior
-    for center in (0.0, -3.0):
-        place = (math.log(std) + center, math.log(std))
-        mu, x, shift, _, eps, *grads = (t.to(device) for t in case(kind, "std", place, 1))
-        tensors = mean + (mu - shift), x
-        for ours, plain, each, outputs in calls(
-            kind,
-            "std",
-            lambda: prior,
-            lambda mu: (torch.full_like(mu, number) for number in prior),
-            eps,
-            grads,
-        ):
-            exact = results(plain, [t.double() for t in tensors], each)
-            names = [(kind, prior, center, ours.__name__, n) for n in (*outputs, *INPUTS[:2])]
-            compare(names, results(ours, tensors, each), exact, results(plain, tensors, each))
+    places = [(math.log(std) + center, math.log(std)) for center in (0.0, -3.0)]
+    mu, x, shift, _, eps, *grads = (t.to(device) for t in case(kind, "std", places))
+    tensors = mean + (mu - shift), x
+    for ours, plain, each, outputs in calls(
+        kind,
+        "std",
+        lambda: prior,
+        lambda mu: (torch.full_like(mu, number) for number in prior),
+        eps,
+        grads,
+    ):
+        exact = results(plain, [t.double() for t in tensors], each)
+        names = [(kind, prior, ours.__name__, n) for n in (*outputs, *INPUTS[:2])]
+        compare(names, places, results(ours, tensors, each), exact, results(plain, tensors, each))

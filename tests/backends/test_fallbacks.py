@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 
+from tests.helpers import fresh
 from tests.helpers.paths import ROOT
 
 # A process in which neither triton nor a native library is to be had, and its warnings.
@@ -33,10 +32,7 @@ def warned(code, **environment):
     environment = {k: v for k, v in os.environ.items() if k != "FUSED_REPARAM_BACKEND"} | {
         "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "0",
     } | environment  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", START + code + END],
-        capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False,
-    )  # fmt: skip
+    done = fresh.run(START + code + END, environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     return [(text, kind, file, line - START.count("\n")) for text, kind, file, line in found]

@@ -3,8 +3,6 @@
 import contextlib
 import os
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from fused_reparam.backends import cpu
 from fused_reparam.backends.cpu import build, extension
 from fused_reparam.backends.cpu import cache as cpu_cache
+from tests.helpers import fresh
 from tests.helpers.paths import ROOT
 
 # An installed library is hidden, so that there is something to build.
@@ -30,14 +29,7 @@ PROBE = HIDDEN + (
 def start(code, cache, **environment):
     """Run code in a fresh interpreter, with a cache of its own."""
     env = {**os.environ, "FUSED_REPARAM_CACHE": str(cache), "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", code],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="surrogateescape",
-    )
+    return fresh.start(code, env, warn=True)
 
 
 def finish(code, cache, **environment):

@@ -1,7 +1,6 @@
 """The command line, the choice of a backend, and imports that need nothing."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -13,16 +12,14 @@ from fused_reparam import functional, selftest
 from fused_reparam import nn as modules
 from fused_reparam.backends import dispatch
 from fused_reparam.functional import loc_scale
+from tests.helpers import fresh
 
 
 def python(code, **environment):
     """Run code in a fresh interpreter; returns the finished process."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FUSED_REPARAM", "TRITON"))}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
-    return subprocess.run(
-        [sys.executable, "-c", code], env=env | environment, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+    return fresh.run(code, env | environment)
 
 
 def test_info(capsys):

@@ -87,6 +87,16 @@ def run(code: str, env: dict[str, str], warn: bool = False, timeout: float = 300
     return subprocess.CompletedProcess(code, process.returncode, out, err)
 
 
+def run_module(name: str, *words: str, env: dict[str, str], timeout: float = 900.0) -> Any:
+    """`python -X faulthandler -m name words` to its end."""
+    code = (
+        "import faulthandler, runpy, sys; faulthandler.enable(); "
+        f"sys.argv[1:] = {list(words)!r}; "
+        f"runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+    )
+    return run(code, env, timeout=timeout)
+
+
 # ---- the server --------------------------------------------------------------------------------
 
 

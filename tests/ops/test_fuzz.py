@@ -5,14 +5,12 @@ alone, which says whether it is that one or what came before; then the rest goes
 """
 
 import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.helpers import fresh
 from tests.helpers.paths import environment
 
-SCRIPT = ("-m", "tests.helpers.op_fuzz")
 CALLS = int(os.environ.get("FUZZ_CALLS", "1500"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 WAYS = {
@@ -25,15 +23,8 @@ WAYS = {
 def run(way, first, last):
     """The exit status, and what was printed of calls first .. last - 1."""
     env = environment(OMP_NUM_THREADS="1", **WAYS[way])
-    command = [sys.executable, "-X", "faulthandler", *SCRIPT, str(SEED), str(first), str(last)]
-    found = subprocess.run(
-        command,
-        env=env,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=900,
-    )
+    numbers = map(str, (SEED, first, last))
+    found = fresh.run_module("tests.helpers.op_fuzz", *numbers, env=env)
     return found.returncode, found.stdout.splitlines(), found.stderr
 
 

@@ -1,13 +1,10 @@
 """A tensor whose storage was shrunk is refused at every entrance: nothing reads outside of it."""
 
-import subprocess
-import sys
-
 import pytest
 
+from tests.helpers import fresh
 from tests.helpers.paths import environment
 
-SCRIPT = ("-m", "tests.helpers.shrunk_storage")
 WAYS = {
     "host": {},
     "python": {"FUSED_REPARAM_NO_EXTENSION": "1"},
@@ -20,13 +17,8 @@ WAYS = {
 def test_every_call_says_that_memory_is_missing(way):
     if way == "triton":
         pytest.importorskip("triton")
-    found = subprocess.run(
-        [sys.executable, "-X", "faulthandler", *SCRIPT],
-        env=environment(OMP_NUM_THREADS="1", **WAYS[way]),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    env = environment(OMP_NUM_THREADS="1", **WAYS[way])
+    found = fresh.run_module("tests.helpers.shrunk_storage", env=env)
     lines = found.stdout.splitlines()
     assert found.returncode == 0, f"died at {lines[-1:]}: {found.stderr[-3000:]}"
     assert len(lines) > 600

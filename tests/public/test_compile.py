@@ -106,11 +106,10 @@ def keys_drawn(call):
 ALIKE = (
     "gaussian_kl mu logvar", "sample_weight mu rho prior", "log_normal_rsample", "kumaraswamy",
     "relaxed_bernoulli logits tau=0.7 hard", "loc_scale_rsample loc scale base=normal",
-    # Of one number the same op and operators as an exponential, of tensors formulas of their own.
     *(
-        f"{name}_latent {row.names} {row.prior.split()[0].rstrip('+')}=".replace("+", "")
+        f"{name}_latent"
         for name, row in FAMILIES.items()
-        if row.law and row.terms and name != "exponential"
+        if row.law and row.terms and name not in ("exponential", "weibull")
     ),
     *(
         f"loc_scale_{kind} loc scale base={base}"

@@ -364,17 +364,14 @@ def report_sweep(options) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--targets", nargs="*", choices=TARGETS, help="default: all; --limits: sm_90"
-    )
-    parser.add_argument("--dtypes", nargs="*", default=DTYPES[:3], choices=DTYPES)
-    parser.add_argument("--passes", nargs="*", default=PASSES, choices=[*PASSES, "normal"])
-    parser.add_argument("--json", action="store_true", help="print JSON lines, with every list")
-    parser.add_argument(
-        "--limits", action="store_true", help="predict times by bytes and by instructions"
-    )
-    parser.add_argument("--sweep", action="store_true", help="try tile shapes (minutes)")
-    parser.add_argument("--warps", nargs="*", type=int, default=[4], help="for --sweep")
+    add = parser.add_argument
+    add("--targets", nargs="*", choices=TARGETS, help="default: all; --limits: sm_90")
+    add("--dtypes", nargs="*", default=DTYPES[:3], choices=DTYPES)
+    add("--passes", nargs="*", default=PASSES, choices=[*PASSES, "normal"])
+    add("--json", action="store_true", help="print JSON lines, with every list")
+    add("--limits", action="store_true", help="predict times by bytes and by instructions")
+    add("--sweep", action="store_true", help="try tile shapes (minutes)")
+    add("--warps", nargs="*", type=int, default=[4], help="for --sweep")
     options = parser.parse_args()
     options.targets = options.targets or (["sm_90"] if options.limits else TARGETS)
     if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on"):

@@ -162,6 +162,67 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().double().reshape(-1)
 
 
+class Exact:
+    """What one configuration should give, in float64, and how far off it may be."""
+
+    def __init__(self, kind, dtype, loc, scale, eps, clamp, factor, noise_error) -> None:
+        self.kind, self.dtype, self.factor, self.noise_error = kind, dtype, factor, noise_error
+        if dtype != torch.float64:
+            clamp = tuple(torch.tensor(b, dtype=torch.float32).item() for b in clamp)
+        low, high = clamp
+        self.mean, x, self.eps = gathered(loc), gathered(scale), eps
+        self.inside = ~((x < low) | (x > high))
+        x = torch.where(x.isnan(), x, x.clamp(low, high))
+        self.sigma, self.log_square, self.slope, self.kl_slope = latent64(kind, x)
+        self.u = unit_roundoff(torch.float32 if dtype != torch.float64 else dtype)
+        # sigma's own error: a few roundings, and (for an exponential) its argument's.
+        self.relative = (8 + 2 * x.abs()) * self.u
+
+    def rounded(self, want: torch.Tensor) -> torch.Tensor:
+        """What a result's own rounding may take."""
+        return unit_roundoff(self.dtype) * 1.01 * want.abs() + torch.finfo(self.dtype).tiny
+
+    def check_z(self, z: torch.Tensor) -> None:
+        want = self.mean + self.sigma * self.eps
+        allowed = self.sigma.abs() * (self.noise_error + self.relative * self.eps.abs())
+        check("z", z, want, allowed + 2 * self.u * want.abs() + self.rounded(want))
+
+    def check_kl(self, kl: torch.Tensor) -> None:
+        parts = self.mean**2, self.sigma**2, self.log_square
+        bound = torch.clamp(parts[0] + parts[1] + parts[2].abs(), min=1.0)
+        unit = (1e-6 if self.dtype != torch.float64 else 1e-14) * bound
+        if kl.dtype == torch.float32 and self.dtype != torch.float32:
+            unit = 2 * unit
+        each = 0.5 * (parts[0] + parts[1] - 1 - parts[2])
+        want, allowed = (t.reshape(kl.numel(), -1).sum(1) for t in (each, unit))
+        check("kl", kl, self.factor * want, abs(self.factor) * allowed)
+
+    def check_gradients(self, grad_loc, grad_scale, grad_z, grad_kl) -> None:
+        """Of the two that were asked for, by the gradients that came."""
+        n = self.mean.numel()
+        g = gk = torch.zeros(n, dtype=torch.float64)
+        if grad_z is not None:
+            g = gathered(grad_z)
+        if grad_kl is not None:
+            gk = self.factor * gathered(grad_kl).repeat_interleave(n // grad_kl.numel())
+        if grad_loc is not None:
+            want = g + gk * self.mean if grad_kl is not None else g
+            size = g.abs() + (gk * self.mean).abs()
+            check("grad_loc", grad_loc, want, 3 * self.u * size + self.rounded(want))
+        if grad_scale is None:
+            return
+        sigma, kl_slope = self.sigma, self.kl_slope
+        first = g * self.eps * self.slope if grad_z is not None else torch.zeros_like(g)
+        second = gk * kl_slope if grad_kl is not None else torch.zeros_like(g)
+        want = torch.where(self.inside, first + second, 0.0)
+        square = (
+            sigma**2 if self.kind in ("logvar", "log_std") else kl_slope.abs() + sigma.abs() + 1
+        )
+        size = (self.relative + 8 * self.u) * (first.abs() + gk.abs() * (square + 1))
+        size = size + self.noise_error * (g * self.slope).abs()
+        check("grad_scale", grad_scale, want, size + self.rounded(want))
+
+
 def run_and_check(
     kind: str,
     dtype: torch.dtype,
@@ -184,93 +245,39 @@ def run_and_check(
     n = loc.numel()
     seed, offset = 0x123456789ABCDEF, 2**32 - 3
     key = make_key(seed, offset) if with_eps is None and with_z else None
+    eps = noise64(seed, offset, n, dtype) if with_eps is None else gathered(with_eps)
+    noise_error = 0.0 if with_eps is not None else (1e-13 if dtype == torch.float64 else 4e-6)
+    exact = Exact(kind, dtype, loc, scale, eps, clamp, factor, noise_error)
     kl_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    options = KINDS.index(kind), *clamp, factor, dense
+
     z, z_buffer = guarded(n, dtype, shift)
     kl, kl_buffer = guarded(segments, kl_dtype)
-    index = KINDS.index(kind)
-    view = (lambda t: t) if dense else (lambda t: t.view(loc.shape))
-    gaussian.forward(
-        backend,
-        loc, scale, key, with_eps, index, *clamp, factor, dense,
-        z if with_z else None, kl if with_kl else None,
-    )  # fmt: skip
-
-    mean, x = gathered(loc), gathered(scale)
-    low, high = (
-        torch.tensor(b, dtype=torch.float32).item() if dtype != torch.float64 else b for b in clamp
-    )
-    inside = ~((x < low) | (x > high))
-    x = torch.where(x.isnan(), x, x.clamp(low, high))
-    sigma, log_square, slope, kl_slope = latent64(kind, x)
-    eps = noise64(seed, offset, n, dtype) if with_eps is None else gathered(with_eps)
-    u = unit_roundoff(torch.float32 if dtype != torch.float64 else dtype)
-    noise_error = 0.0 if with_eps is not None else (1e-13 if dtype == torch.float64 else 4e-6)
-    # sigma's own error: a few roundings, and (for an exponential) its argument's.
-    relative = (8 + 2 * x.abs()) * u
+    asked = z if with_z else None, kl if with_kl else None
+    gaussian.forward(backend, loc, scale, key, with_eps, *options, *asked)
     if with_z:
-        want = mean + sigma * eps
-        tolerance = sigma.abs() * (noise_error + relative * eps.abs()) + 2 * u * want.abs()
-        check(
-            "z",
-            z,
-            want,
-            tolerance + unit_roundoff(dtype) * 1.01 * want.abs() + torch.finfo(dtype).tiny,
-        )
+        exact.check_z(z)
         assert untouched(z_buffer, n, shift)
     if with_kl:
-        each = 0.5 * (mean**2 + sigma**2 - 1 - log_square)
-        bound = torch.clamp(mean**2 + sigma**2 + log_square.abs(), min=1.0)
-        unit = (1e-6 if dtype != torch.float64 else 1e-14) * bound
-        if kl_dtype == torch.float32 and dtype != torch.float32:
-            unit = 2 * unit
-        want = factor * each.reshape(segments, -1).sum(1)
-        check("kl", kl, want, abs(factor) * unit.reshape(segments, -1).sum(1))
+        exact.check_kl(kl)
         assert untouched(kl_buffer, segments)
 
-    # Backward.
-    gz = None
+    gz = gkl = whole = None
     if with_z:
         gz = grad_z if grad_z is not None else rows_or_flat(values(n, dtype, 5), loc, dense)
-    gkl = values(segments, kl_dtype, 6).to(DEVICE) if with_kl else None
-    outputs: list[torch.Tensor | None] = []
-    whole = None
+    if with_kl:
+        gkl = values(segments, kl_dtype, 6).to(DEVICE)
     if strided_grads:  # the two halves of one gradient
         rows, columns = loc.shape
         whole = torch.full((rows, 2 * columns + 1), math.nan, dtype=dtype, device=DEVICE)
         outputs = [whole[:, :columns], whole[:, columns : 2 * columns]]
     else:
-        outputs = [view(guarded(n, dtype, shift)[0]) for _ in range(2)]
-    outputs = [o if wanted else None for o, wanted in zip(outputs, grads, strict=True)]
-    gaussian.backward(
-        backend,
-        gz, gkl, loc, scale,
-        key if gz is not None else None, with_eps if gz is not None else None,
-        index, *clamp, factor, dense, outputs[0], outputs[1],
-    )  # fmt: skip
-    g = torch.zeros(n, dtype=torch.float64) if gz is None else gathered(gz)
-    gk = torch.zeros(n, dtype=torch.float64)
-    if gkl is not None:
-        gk = factor * gathered(gkl).repeat_interleave(n // segments)
-    rounding = unit_roundoff(dtype) * 1.01
-    if outputs[0] is not None:
-        want = g + gk * mean if gkl is not None else g
-        size = g.abs() + (gk * mean).abs()
-        check(
-            "grad_loc",
-            outputs[0],
-            want,
-            3 * u * size + rounding * want.abs() + torch.finfo(dtype).tiny,
-        )
-    if outputs[1] is not None:
-        first = g * eps * slope if gz is not None else 0.0 * x
-        second = gk * kl_slope if gkl is not None else 0.0 * x
-        want = torch.where(inside, first + second, 0.0)
-        square = sigma**2 if kind in ("logvar", "log_std") else kl_slope.abs() + sigma.abs() + 1
-        size = (relative + 8 * u) * (first.abs() + gk.abs() * (square + 1))
-        size = size + noise_error * (g * slope).abs()
-        check(
-            "grad_scale", outputs[1], want, size + rounding * want.abs() + torch.finfo(dtype).tiny
-        )
+        flat = [guarded(n, dtype, shift)[0] for _ in range(2)]
+        outputs = flat if dense else [t.view(loc.shape) for t in flat]
+    wanted = [o if asked else None for o, asked in zip(outputs, grads, strict=True)]
+    source = (key, with_eps) if gz is not None else (None, None)
+    gaussian.backward(backend, gz, gkl, loc, scale, *source, *options, *wanted)
+    exact.check_gradients(*wanted, gz, gkl)
     if whole is not None:
         assert whole[:, -1].isnan().all()
 

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...families import FAMILIES, is_standard, stream_of
+from ...families import FAMILIES, Family, is_standard, stream_of
 from ...rng.bases import BASES
 from ...rng.keys import on_device
 from . import gaussian
@@ -110,44 +110,57 @@ def elementwise_backward(
             grad_scale,
         )  # fmt: skip
         return
-    about = FAMILIES[family]
-    noise_used = _noise(family, constants, key, eps, samples, elements(params[0], dense), dense)
+    p = [elements(t, dense) for t in params]
+    noise_used = _noise(family, constants, key, eps, samples, p[0], dense)
     scaled = [None if g is None or factor == 0.0 else factor * g.reshape(-1, 1) for g in grad_terms]
     drawn_grad = None if grad_z is None else elements(grad_z, dense or samples > 1)
-    came = [g for g in (drawn_grad, *scaled) if g is not None]
+    wanted = [i for i, out in enumerate(grads) if out is not None]
+    about, numbers = FAMILIES[family], (kind, prior_kind, constants)
+    found = _gradients(about, p, wanted, noise_used, samples, numbers, drawn_grad, scaled)
+    for i, grad in zip(wanted, found, strict=True):
+        store(grads[i], grad, dense)  # type: ignore[arg-type]
+
+
+def _gradients(
+    about: Family,
+    params: Sequence[Tensor],
+    wanted: Sequence[int],
+    noise_used: Tensor | None,
+    samples: int,
+    numbers: tuple[int, int, Sequence[float]],
+    drawn_grad: Tensor | None,
+    term_grads: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """Those of the parameters at these places, by the gradients of the sample and of the terms."""
+    came = [g for g in (drawn_grad, *term_grads) if g is not None]
     # Where a gradient is 0 none may meet an infinite derivative, in any sample. Without zeros all
     # are pulled in one pass; on a GPU to look for one would wait for it.
     apart = any(g.device.type != "cpu" or bool((g == 0.0).any()) for g in came)
     with recording():
-        p = [
-            elements(t, dense).detach().requires_grad_(g is not None)
-            for t, g in zip(params, grads, strict=True)
-        ]
+        p = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(params)]
         spread = [t.expand(samples, -1) for t in p] if apart and samples > 1 else p
-        drawn, found = about.formula(spread, noise_used, kind, prior_kind, constants)
-        if spread is not p and not about.sampled and any(g is not None for g in scaled):
-            _, found = about.formula(p, None, kind, prior_kind, constants)
+        drawn, terms = about.formula(spread, noise_used, *numbers)
+        if spread is not p and not about.sampled and any(g is not None for g in term_grads):
+            _, terms = about.formula(p, None, *numbers)
         pairs = [] if drawn_grad is None else [(drawn, drawn_grad.reshape(drawn.shape))]
-        for term, grad in zip(found, scaled, strict=False):
+        for term, grad in zip(terms, term_grads, strict=False):
             if grad is not None:
                 each = grad.expand(-1, term.numel() // grad.numel())
                 pairs.append((term, each.reshape(term.shape)))
-        wanted = [(i, out) for i, out in enumerate(grads) if out is not None]
-        found_grads = [torch.zeros_like(p[i]) for i, _ in wanted]
+        found = [torch.zeros_like(p[i]) for i in wanted]
         pairs = [(o, g) for o, g in pairs if o.requires_grad]
         for group in [[pair] for pair in pairs] if apart else [pairs] if pairs else []:
             (output, incoming), *_ = group
             leaves = p if output.dim() == 1 else spread
             pulled = torch.autograd.grad(
-                [o for o, _ in group], [leaves[i] for i, _ in wanted], [g for _, g in group],
+                [o for o, _ in group], [leaves[i] for i in wanted], [g for _, g in group],
                 materialize_grads=True, retain_graph=apart,
             )  # fmt: skip
             if apart:
                 pulled = tuple(torch.where(incoming == 0.0, 0.0, g) for g in pulled)
             for i, g in enumerate(pulled):
-                found_grads[i] = found_grads[i] + (g.sum(0) if g.dim() > 1 else g)
-    for (_, out), grad in zip(wanted, found_grads, strict=True):
-        store(out, grad, dense)
+                found[i] = found[i] + (g.sum(0) if g.dim() > 1 else g)
+    return found
 
 
 def _noise(

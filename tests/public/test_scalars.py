@@ -36,7 +36,9 @@ VALUES = {
 }  # fmt: skip
 OF_ROWS = {
     name.rstrip("+") for row in FAMILIES.values() for name in f"{row.names} {row.prior}".split()
-} - {"loc", "logits", "rate", "concentration1", "y"}  # which are tensors
+} - {
+    "loc", "logits", "rate", "concentration1", "y", "x", "share", "std1", "std2"
+}  # fmt: skip # which are tensors
 VALUES = dict.fromkeys(sorted(OF_ROWS), 0.5) | VALUES
 SCALES = {"logvar", "log_std", "std", "var", "rho"}
 # What a function requires beside the number; of several scales none, where one is the number.

@@ -7,7 +7,7 @@ import math
 import torch
 
 from ..core.scales import clamp, sigma_of
-from .family import Family, located, log_q, scale_of, sigma_and_log
+from .family import Family, located, log_of, log_q, scale_of, sigma_and_log
 from .gaussian import log_density
 
 
@@ -19,7 +19,16 @@ def tanh_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped
 
         log p = -0.5 eps^2 - log sigma - 0.5 log 2 pi - log half - 2 (log 2 - |x| - log(1 + e))
     """
-    low, high, lowest, highest = constants
+    return _tanh_normal(p, eps, kind, *constants)
+
+
+def tanh_normal_between(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same with lowest and highest as parameters 2 and 3; constants low, high."""
+    low, high = constants
+    return _tanh_normal(p, eps, kind, low, high, p[2], p[3])
+
+
+def _tanh_normal(p, eps, kind, low, high, lowest, highest):  # type: ignore[no-untyped-def]
     sigma, log_var = scale_of(p[1], kind, low, high)
     x = p[0] + sigma * eps
     positive = x >= 0
@@ -37,7 +46,7 @@ def tanh_normal(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped
     near = torch.where(size < 0.25, tanh, 0.0)
     far = 2.0 * (math.log(2.0) - size - torch.log1p(e))
     log_slope = torch.where(size < 0.25, torch.log1p(-near * near), far)
-    return action, (log_q(eps, log_var) - math.log(half) - log_slope,)
+    return action, (log_q(eps, log_var) - log_of(half) - log_slope,)
 
 
 def tanh_normal_score(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
@@ -52,6 +61,34 @@ def tanh_normal_score(p, eps, kind, prior_kind, constants):  # type: ignore[no-u
     # In the graph, as all samples are, with a gradient of 0.
     action = torch.where(torch.zeros_like(x, dtype=torch.bool), p[0], action.detach())
     return action, (log_prob.detach() + (own - own.detach()),)
+
+
+def tanh_normal_score_between(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same with lowest and highest as parameters 2 and 3, which the score is also of.
+
+    Constants low, high, spacing: of numbers around 1 in the action's dtype. An action that is so
+    near an end that it was rounded to it gives the ends no gradient.
+    """
+    low, high, spacing = constants
+    scale = clamp(p[1], low, high)
+    x = (p[0] + sigma_of(scale, kind) * eps).detach()
+    fixed = [t.detach() for t in p]
+    action, (log_prob,) = tanh_normal_between(fixed, eps, kind, prior_kind, (low, high))
+    # The action's distances to both ends, by their gradients too.
+    width, least = (
+        fixed[3] - fixed[2],
+        0.5 * spacing * torch.maximum(fixed[2].abs(), fixed[3].abs()),
+    )
+    above, below = width * torch.sigmoid(2.0 * x), width * torch.sigmoid(-2.0 * x)
+    held = (above < least) | (below < least)
+    above = torch.where(held, 1.0, above - (p[2] - fixed[2]))
+    below = torch.where(held, 1.0, below + (p[3] - fixed[3]))
+    log_above, log_below = torch.log(above), torch.log(below)
+    point = torch.where(held, x, 0.5 * (log_above - log_below))
+    factor = torch.where(held, 0.0, torch.log(p[3] - p[2]) - log_above - log_below)
+    own = log_density(point, p[0], scale, kind) + factor
+    action = torch.where(torch.zeros_like(x, dtype=torch.bool), p[0], action)
+    return action, (log_prob + (own - own.detach()),)
 
 
 def tanh_normal_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
@@ -76,6 +113,24 @@ def tanh_normal_density(p, eps, kind, prior_kind, constants):  # type: ignore[no
     return located(p[0], sigma, eps), (density + (math.log(0.5 * width) - above - below),)
 
 
+def tanh_normal_density_between(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """The same with the action's distances above and below as parameters 2 and 3.
+
+    Constants low, high.
+    A negative distance is that of an action that is held, which has no gradient, nor have the ends:
+    the other distance is then that of the ends.
+    """
+    x = clamp(p[1], *constants)
+    sigma, _ = sigma_and_log(x, kind)
+    held = (p[2] < 0.0) | (p[3] < 0.0)
+    above, below = (torch.where(held, t.detach().abs(), t) for t in p[2:])
+    log_above, log_below = torch.log(above), torch.log(below)
+    density = log_density(0.5 * (log_above - log_below), p[0], x, kind)
+    width = torch.where(held, torch.maximum(above, below), above + below)
+    factor = torch.log(0.5 * width) - log_above - log_below
+    return located(p[0], sigma, eps), (density + factor,)
+
+
 TANH_NORMAL = Family(
     2, 4, "normal", 1, True, tanh_normal, linear=False, scaled=True, transform="tanh_normal"
 )
@@ -86,3 +141,15 @@ TANH_NORMAL_SCORE = Family(
 TANH_NORMAL_DENSITY = Family(
     3, 5, "normal", 1, False, tanh_normal_density, scaled=True, term="tanh_normal_density"
 )
+TANH_NORMAL_BETWEEN = Family(
+    4, 2, "normal", 1, True, tanh_normal_between, linear=False, scaled=True,
+    transform="tanh_normal_between",
+)  # fmt: skip
+TANH_NORMAL_SCORE_BETWEEN = Family(
+    4, 3, "normal", 1, True, tanh_normal_score_between, linear=False, scaled=True,
+    transform="tanh_normal_score_between",
+)  # fmt: skip
+TANH_NORMAL_DENSITY_BETWEEN = Family(
+    4, 2, "normal", 1, False, tanh_normal_density_between, scaled=True,
+    term="tanh_normal_density_between",
+)  # fmt: skip

@@ -12,7 +12,7 @@ from ..core.dtypes import compute_dtype
 from ..core.noise_options import Generators, NoiseOptions
 from ..families import FAMILIES, Family
 from ..ops.elementwise import Spec, elementwise
-from ..ops.elementwise_spec import halves, settled, shape_of
+from ..ops.elementwise_spec import broadcasts_to, halves, settled, shape_of
 from ..ops.elementwise_spec import parameters as split_parameters
 from ..ops.layout import UNSETTLED, shifted_order
 from . import sources as noise_sources
@@ -36,13 +36,18 @@ def sample(
     reduction: Reduction | None = None,
     split: int = -1,
     return_eps: bool = False,
+    wide: tuple[tuple[str, Tensor], ...] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
     """z, the family's terms, and the noise that was used where it is asked for.
 
     ``reduction`` of the terms: as of a KL, or dims to sum over; None: none are wanted.
     ``split``: the dim along which the first tensor holds the first two parameters; -1: it does not.
+    ``wide``: further parameters, of the dtype of the arithmetic, which 16 bits do not round.
     """
     params = parameters(*named) if split < 0 else _beside_moments(named, split)
+    like = params[0]
+    if wide:
+        params = _with_wide(params, wide)
     if split >= 0 and len(params) > 1:
         params, split = _as_wide(params, split)
     front = sources.sample_shape
@@ -59,7 +64,9 @@ def sample(
         if return_eps:
             eps = noise_sources.made_of(key, z)
     else:
-        z, terms, eps = _of_noise(params, sources, spec)
+        z, terms, eps = _of_noise(params, like, sources, spec)
+    if z.dtype is not like.dtype:
+        z, eps = z.to(like.dtype), None if eps is None else eps.to(like.dtype)
     if left:
         terms = tuple([term.sum(left) for term in terms])
     if front and (len(front) > 1 or not samples):
@@ -70,28 +77,38 @@ def sample(
 
 
 def _of_noise(
-    params: list[Tensor], sources: Sources, spec: Spec
+    params: list[Tensor], like: Tensor, sources: Sources, spec: Spec
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """The op's results, and the noise, which is made here."""
+    """The op's results, and the noise, which is made here as for ``like``."""
     inputs = [params[0], None, *params[1:]] if spec.split >= 0 else params
     front, dtype = sources.sample_shape, params[0].dtype
     shape = shape_of(params if spec.split < 0 else split_parameters(inputs, spec))
     if front:
         shape = torch.Size((*front, *shape))
     if sources.eps is not None:
-        eps = given_noise(sources.eps, params[0], shape)
+        eps = given_noise(sources.eps, like, shape)
     else:
         order: list[int] = []  # PyTorch's distributions draw in the usual one
         if sources.like_loc or type(sources.generator) is tuple:
             order = shifted_order(settled(inputs, spec).order, len(front))
         drawing = drawing_of(spec.family, spec.constants)
-        eps = drawn_noise(sources, params[0], drawing, shape, order)
+        eps = drawn_noise(sources, like, drawing, shape, order)
     eps = flat(eps, front) if front else eps
     if eps.dtype is dtype:
         return *elementwise(params, None, eps, spec), eps
     # Each item is to be what it would be alone, for which the op rounds no noise to 16 bits.
-    z, terms = elementwise([p.to(eps.dtype) for p in params], None, eps, spec)
-    return z.to(dtype), terms, eps.to(dtype)
+    dtype = compute_dtype(dtype)
+    z, terms = elementwise([p.to(dtype) for p in params], None, eps.to(dtype), spec)
+    return z, terms, eps
+
+
+def _with_wide(params: list[Tensor], wide: tuple[tuple[str, Tensor], ...]) -> list[Tensor]:
+    """All in the dtype of the arithmetic. The further ones broadcast to the sample's shape."""
+    shape, dtype = shape_of(params), compute_dtype(params[0].dtype)
+    for name, t in wide:
+        if not broadcasts_to(shape, t):
+            check_broadcasts(name, t, "the parameters", shape)
+    return [p if p.dtype is dtype else p.to(dtype) for p in (*params, *[t for _, t in wide])]
 
 
 def flat(noise: Tensor, front: tuple[int, ...]) -> Tensor:

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from ..core.mistakes import names_mistakes
-from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scalars import flag
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from ..rng import keys
 from . import elementwise
-from .action_bounds import Between, Bound, Ends, bounds_between, spread, taken_back, with_factor
+from .action_bounds import Bound, bounds_between, distances
 from .arguments import bounds_of, check_tensor, one_scale, parameters
 from .divergence import usual
 from .min_std import raised
@@ -26,7 +25,7 @@ from .sources import Sources, made_in_op, sources_of
 
 __all__ = ["tanh_normal_log_prob", "tanh_normal_rsample", "tanh_normal_sample"]
 
-Policy = tuple[tuple[elementwise.Named, ...], int, Ends]
+Policy = tuple[tuple[elementwise.Named, ...], int, tuple[float, float]]
 
 
 @overload
@@ -79,8 +78,8 @@ def tanh_normal_rsample(
             :func:`gaussian_latent`.
         low, high: bounds of the action, finite numbers; or tensors, or lists or arrays of numbers,
             of one for each action: what broadcasts to the actions. Tensors may require grad and are
-            read on their device: nobody checks that low < high. A list is made a tensor by each
-            call.
+            read on their device: nobody checks that low < high, as is checked of numbers and lists.
+            A list is made a tensor by each call.
         min_std: what is added to std or to softplus(rho).
         clamp: (low, high) bounds on log_std or logvar; the gradient outside is 0.
         dims: the dims that the log-density is summed over, an int or a sequence of ints, negative
@@ -227,9 +226,9 @@ def tanh_normal_log_prob(
     with h half the distance of the bounds. Near a bound its distance to the action is exact, where
     an atanh of the scaled action would have no digits left. An action on a bound was rounded to it:
     no distance counts as less than half the spacing of the action's dtype at the larger bound, so
-    that the log-density is finite. There, and beyond, the action itself has no gradient. In
-    float32 and lower the action no longer tells how far x was out: where that matters, keep x
-    (``return_pre_tanh``) and use :func:`gaussian_log_prob` of it.
+    that the log-density is finite. There, and beyond, the action itself has no gradient, nor have
+    bounds. In float32 and lower the action no longer tells how far x was out: where that matters,
+    keep x (``return_pre_tanh``) and use :func:`gaussian_log_prob` of it.
 
     Args:
         action: between low and high, any shape; float32, float64, float16 or bfloat16. All tensors
@@ -310,11 +309,10 @@ def _log_prob_at(
         like = parameters(("action", action), *named)[0]
     ends, between = bounds_between(low, high, "action", like)
     if between is not None:
-        x, factor = taken_back(like, between, eps)
-        shape, (log_prob,) = elementwise.terms_alone(
-            "gaussian_density", (*named, ("action", x)), kind, 0, bounds, over
-        )
-        return with_factor(log_prob, factor, shape(), over)
+        above, below = distances(like, between, eps)
+        named = (*named, ("action", above), ("action", below))
+        family = "tanh_normal_density_between"
+        return elementwise.terms_alone(family, named, kind, 0, bounds, over)[1][0]
     # Half the distance to the next number of the action's dtype.
     least = max(map(abs, ends)) * 0.5 * eps
     return elementwise.terms_alone(
@@ -332,45 +330,20 @@ def _draw(
     with_x: bool,
 ) -> tuple[Tensor, ...]:
     """The action and its log-density, and x, of which it is the tanh, where that is wanted."""
-    named, _, _ = policy
+    named, kind, bounds = policy
     name, like = named[0] if isinstance(named[0][1], Tensor) else named[1]
     ends, between = bounds_between(low, high, name, like)  # type: ignore[arg-type]
-    action, log_prob, *x = _between_ends(family, policy, ends, over, sources, with_x)
-    if between is not None:
-        shape = action.shape[len(sources.sample_shape) :]
-        if family == "tanh_normal":
-            action, log_prob = spread(action, log_prob, between, shape, over)
-        else:
-            fixed = (between[0].detach(), between[1].detach())
-            action, log_prob = spread(action, log_prob, fixed, shape, over)
-            if not eager() or between[0].requires_grad or between[1].requires_grad:
-                own = _of_bounds(action.detach(), policy, between, over, len(shape))
-                log_prob = log_prob + (own - own.detach())
-    return action, log_prob, *x
-
-
-def _of_bounds(
-    action: Tensor, policy: Policy, between: Between, over: Reduction, dims: int
-) -> Tensor:
-    """The log-density of fixed actions that has the gradient of the bounds alone.
-
-    ``dims``: how many one sample has; those of ``over`` are counted from the end for more.
-    """
-    named, kind, bounds = policy
-    fixed = tuple([(n, t.detach() if isinstance(t, Tensor) else t) for n, t in named])
-    if isinstance(over, tuple):
-        over = tuple([dim - dims if dim >= 0 else dim for dim in over])
-    return _log_prob_at(action, (fixed, kind, bounds), *between, over if dims else ())
-
-
-def _between_ends(
-    family: str, policy: Policy, ends: Ends, over: Reduction, sources: Sources, with_x: bool
-) -> tuple[Tensor, ...]:
-    named, kind, bounds = policy
-    constants = (*bounds, *ends)
+    wide: tuple[tuple[str, Tensor], ...] = ()
+    if between is None:
+        constants = (*bounds, *ends)
+    else:
+        wide = ("low", between[0]), ("high", between[1])
+        dtype = parameters(*named)[0].dtype
+        spacing = () if family == "tanh_normal" else (torch.finfo(dtype).eps,)
+        family, constants = f"{family}_between", (*bounds, *spacing)
     if not with_x:
         action, terms, _ = elementwise.sample(
-            family, named, sources, kind, constants=constants, reduction=over
+            family, named, sources, kind, constants=constants, reduction=over, wide=wide
         )
         return action, terms[0]
     # x is drawn apart, of the same noise: of one key, or what was drawn once.
@@ -379,8 +352,9 @@ def _between_ends(
         key = keys.draw_key(parameters(*named)[0].device, sources.generator)  # type: ignore[arg-type]
         sources = sources._replace(key=key, generator=None)
     action, terms, eps = elementwise.sample(
-        family, named, sources, kind, constants=constants, reduction=over, return_eps=not of_key
-    )
+        family, named, sources, kind, constants=constants, reduction=over, return_eps=not of_key,
+        wide=wide,
+    )  # fmt: skip
     if not of_key:
         sources = Sources(eps=eps, sample_shape=sources.sample_shape)
     gaussian = (*bounds, *usual(None).constants)

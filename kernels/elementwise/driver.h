@@ -38,8 +38,8 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
     p.log_sigma = scale.log_sigma;
   }
   if (family.parameters > 2) p.prior_loc = t.read(c.params[2]);
-  if (family.parameters > 3 && !family.scaled) p.prior_sigma = t.read(c.params[3]);
-  if (family.parameters > 3 && family.scaled) {
+  if (family.parameters > 3 && !family.prior_scaled()) p.prior_sigma = t.read(c.params[3]);
+  if (family.prior_scaled()) {
     prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, false, want_log, want_gradient, t);
     p.prior_sigma = prior.sigma;
     p.prior_log_sigma = prior.log_sigma;
@@ -57,7 +57,7 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
     p.dratio = t.take();
     p.unit = t.take();
   }
-  kernels.in_prior[c.wide()][family.parameters > 3](p, family.sampled());
+  kernels.in_prior[c.wide()][family.prior_scaled()](p, family.sampled());
 }
 
 // Sample k's noise, and what else its pass reads, while operands that are wanted next are fetched.
@@ -232,7 +232,8 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
   if (sampled || has_terms) p.to_log_sigma = room(t.take());
   if (p.far) p.to_ratio = room(t.take());
   if (family.parameters > 2) p.to_prior_loc = room(t.room(c.grads[2]));
-  if (family.parameters > 3) p.to_prior_log_sigma = room(family.scaled ? t.take() : t.room(c.grads[3]));
+  if (family.parameters > 3)
+    p.to_prior_log_sigma = room(family.prior_scaled() ? t.take() : t.room(c.grads[3]));
   if (has_terms) {
     p.grad_term[0] = gradient_of_term(c, 0, 0, tile, t);
     kernels.formulas[c.wide()].term_backward[static_cast<int>(family.term)](p);
@@ -260,7 +261,7 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
   else
     t.written(c.grads[1], p.to_sigma);
   if (family.parameters > 2) t.written(c.grads[2], p.to_prior_loc);
-  if (family.parameters > 3 && family.scaled)
+  if (family.prior_scaled())
     to_scale(c.grads[3], prior, nullptr, p.to_prior_log_sigma, nullptr);
   else if (family.parameters > 3)
     t.written(c.grads[3], p.to_prior_log_sigma);

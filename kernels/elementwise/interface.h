@@ -38,6 +38,10 @@ struct FamilyFacts {
   int parameters, terms;
   bool scaled;            // parameter 1 is a scale keyword, bounded by numbers 0 and 1
   bool sampled() const { return terms > 0 && term == Term::none; }
+  // Whether parameter 3 is the scale of a prior, of the keyword prior_kind; else it is taken as it is.
+  bool prior_scaled() const {
+    return parameters > 3 && (transform == Transform::log_prob_prior || term == Term::gaussian_prior);
+  }
 };
 
 // A tile's elements of one operand as Real: its buffers together stay within the nearest cache.

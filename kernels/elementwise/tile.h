@@ -109,6 +109,9 @@ inline void set_constants(ElementwiseCall& c, const double (&constants)[6]) {
       return set(0.5 * (highest + lowest), half, -kHalfLogTwoPi - std::log(half) - 2 * kLog2, lowest,
                  highest);
     }
+    case Transform::tanh_normal_between:
+    case Transform::tanh_normal_score_between:              // half the spacing, where one is given
+      return set(0.5 * constants[2], 0, -kHalfLogTwoPi - 2 * kLog2);
     case Transform::relaxed_bernoulli:
     case Transform::hard_bernoulli: return set(1 / constants[0], 0, 0);
     default: return;

@@ -36,6 +36,9 @@ _CONSTANTS = {
     "tanh_normal": (-1.5, 0.5, -2.0, 1.0),
     "tanh_normal_score": (-1.5, 0.5, -2.0, 1.0),
     "tanh_normal_density": (-1.5, 0.5, -1.0, 0.9, 0.1),  # some points are held
+    "tanh_normal_between": (-1.5, 0.5),
+    "tanh_normal_score_between": (-1.5, 0.5, 0.01),
+    "tanh_normal_density_between": (-1.5, 0.5),
     "gaussian_density": (-1.5, 0.5),
     "relaxed_bernoulli_density": (0.3, 0.8),
     "log_normal": _FREE,
@@ -77,6 +80,10 @@ def params(family, shape=(5, 7), dtype=torch.float32, device="cpu", seed=0):
         t = 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64)
         shrink = _SHRINK.get((family, i), 1.0)
         t = shrink * (t.abs() + 0.2) if i in _POSITIVE[family] else shrink * t
+        if i > 1 and family == "tanh_normal_density_between":  # none is held
+            t = t.abs() + 0.4
+        elif i > 2 and family.endswith("_between"):  # beyond the lower end
+            t = t.abs() + 0.4 + found[2].detach().double().cpu()
         found.append(t.to(device=device, dtype=dtype).requires_grad_())
     return found
 

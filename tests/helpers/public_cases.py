@@ -72,8 +72,8 @@ def leaves(names, shape=SHAPE, dtype=torch.float32, seed=0):
     for name in names:
         t = torch.rand(shape, generator=generator, dtype=torch.float64)
         t = 0.3 + 0.2 * t if name.split("_of_")[0] in _POSITIVE else t - 0.5
-        if name == "low":
-            t = t - 0.5
+        if name == "low":  # below an action
+            t = t - 1.0
         if name == "prior_scale":  # below a Pareto's
             t = 0.5 * t
         if name == "alpha":  # of a lighter tail
@@ -157,6 +157,8 @@ _CALLS = [
     case(fr.gaussian_latent, "mu logvar free_bits beta_of_all", free_bits_per="element"),
     case(fr.gaussian_kl, "mu logvar free_bits_of_all"),
     case(fr.tanh_normal_rsample, "mean log_std low high"),
+    case(fr.tanh_normal_sample, "mean log_std low high", dims=(1, 2)),
+    case(fr.tanh_normal_log_prob, "action mean log_std low", high=1.5, dims=(1, 2)),
     case(fr.loc_scale_rsample, "loc scale df", base="student_t"),
     case(fr.relaxed_bernoulli, "logits tau"),
     case(fr.relaxed_bernoulli, "logits tau_of_all", hard=True),

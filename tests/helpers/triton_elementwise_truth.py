@@ -36,6 +36,9 @@ CONSTANTS = {
     "tanh_normal": (-INF, INF, -2.0, 0.5),
     "tanh_normal_score": (-INF, INF, -2.0, 0.5),
     "tanh_normal_density": (-INF, INF, -1.5, 1.0, 0.1),  # some points are held
+    "tanh_normal_between": (-INF, INF),
+    "tanh_normal_score_between": (-INF, INF, 1e-3),
+    "tanh_normal_density_between": (-INF, INF),
     "gaussian_density": (-INF, INF),
     "relaxed_bernoulli_density": (0.3, 0.8),
     "log_normal": (-INF, INF),
@@ -82,7 +85,10 @@ def parameters(family: str, n: int, dtype: torch.dtype, kind: int = 0, prior: in
     made = [loc, scale_values(KINDS[kind], n, dtype)]
     if FAMILIES[family].parameters > 2:
         made.append(values(n, dtype, 3))
-    if FAMILIES[family].parameters > 3:
+    if family.endswith("_between"):
+        ahead = 0.0 if "density" in family else made[2]
+        made.append((values(n, dtype, 4).abs() + 0.4 + ahead).to(dtype))
+    elif FAMILIES[family].parameters > 3:
         made.append(scale_values(KINDS[prior], n, dtype, 4))
     return made
 

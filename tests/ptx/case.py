@@ -89,6 +89,8 @@ class Case:
         values = torch.randn(self.shape, generator=generator, dtype=torch.float64)
         name = self.tensors[index]
         values = 0.2 + values.abs() if name in _POSITIVE else values
+        if name in ("low", "high"):  # around the box
+            values = (1.0 + values.abs()) * (1.0 if name == "high" else -1.0)
         if name in ("action", "y"):  # within the box, or between 0 and 1
             values = 0.9 * torch.tanh(values) if name == "action" else torch.sigmoid(values)
         return values * self.scaled[index] if self.scaled else values

@@ -171,6 +171,10 @@ def _families():
     yield _case("tanh_normal_sample", _score, "mean log_std", (33, 6))
     density = fr.tanh_normal_log_prob
     yield _case("tanh_normal_log_prob", density, "action mean log_std", (33, 6), key=None)
+    name = "tanh_normal_log_prob between tensors"
+    yield _case(name, density, "action mean log_std low high", (33, 6), key=None)
+    yield _case("tanh_normal between tensors", fr.tanh_normal_rsample, "mean rho low high", (5, 17))
+    yield _case("tanh_normal_sample between tensors", _score, "mean log_std low high", (33, 6))
     name, density = "z mu logvar", fr.gaussian_log_prob
     yield _case("gaussian_log_prob", density, name, (9, 20), {"dims": -1}, key=None)
     yield _case("gaussian_log_prob rho", density, "z mu rho", (5, 17), key=None)

@@ -1,4 +1,4 @@
-// Log-densities at points, parameter 2: of a Gaussian, and of its tanh between two ends.
+// Log-densities at points: of a Gaussian, and of its tanh between two ends.
 #pragma once
 
 #include "elementwise/formula.h"
@@ -75,6 +75,31 @@ struct TermFormula<Term::tanh_normal_density> {
     const V to_low = one / above, to_high = one / below;
     const V to_action = fma(to_x * half, to_low + to_high, g * (to_high - to_low));
     out.p2(held ? V{} : to_action);
+  }
+};
+
+// The same with the distances to the lower and to the upper end as parameters 2 and 3. A negative one is that of
+// an action that is held: such an action has no gradient, nor have the ends, whose distance the other one is.
+template <>
+struct TermFormula<Term::tanh_normal_density_between> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V above = abs(in.p2()), below = abs(in.p3());
+    const V log_above = log_positive(above), log_below = log_positive(below);
+    const V d = Standardized<V>(in, num<V>(0.5) * (log_above - log_below)).d;
+    const auto held = (in.p2() < V{}) | (in.p3() < V{});
+    const V width = held ? max_keep_nan(above, below) : above + below;
+    const V log_half = log_positive(num<V>(0.5) * width);
+    out.term(0, log_q(d, in.log_sigma()) + (log_half - log_above - log_below));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V above = abs(in.p2()), below = abs(in.p3()), half = num<V>(0.5), one = num<V>(1.0);
+    const V x = half * (log_positive(above) - log_positive(below)), g = in.grad_term(0);
+    const V to_x = half * Standardized<V>(in, x).gradients(g, out), of_half = g / (above + below);
+    const auto held = (in.p2() < V{}) | (in.p3() < V{});
+    out.p2(held ? V{} : fma(to_x - g, one / above, of_half));
+    out.p3(held ? V{} : fma(-to_x - g, one / below, of_half));
   }
 };
 

@@ -40,6 +40,7 @@ BOUNDS = {
     ("transform", "log_prob_prior far"): (7.2, 7.9),
     ("transform", "mixture"): (25.8, 29.9),  # two results; densities 13, exp, log(1 + e)
     ("transform", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
+    ("transform", "tanh_normal_between"): (49, 53.5),  # the same, a log of any number
     ("transform", "exponent"): (23, 31),  # exp
     ("transform", "relaxed_bernoulli"): (26, 34),  # exp, quotient
     ("transform", "hard_bernoulli"): (8.8, 8.8),  # sum, choices 3
@@ -60,6 +61,9 @@ BOUNDS = {
     ("transform_backward", "log_prob_prior far"): (9.2, 9.4),
     ("transform_backward", "mixture"): (20, 23),  # exp, shares 15
     ("transform_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
+    # Four results: a quotient; two quotients more, choices.
+    ("transform_backward", "tanh_normal_between"): (15, 16.5),
+    ("transform_backward", "tanh_normal_score_between"): (17, 18.7),
     ("transform_backward", "exponent"): (16.5, 20.5),  # exp
     ("transform_backward", "relaxed_bernoulli"): (31, 39.5),  # one; exp, quotient
     ("transform_backward", "kumaraswamy"): (56, 67),  # the same, a quotient; two results
@@ -76,6 +80,7 @@ BOUNDS = {
     ("term", "gaussian_density"): (34, 43),  # quotient, exp of what is far out, choices
     ("term", "tanh_normal_density"): (103, 114),  # the same, two logs of positive numbers
     ("term", "mixture_density"): (171, 171),  # quotients 3, logs of any number 3, exp, choices 10
+    ("term", "tanh_normal_density_between"): (135, 150.5),  # a log more
     ("term", "bernoulli"): (78.5, 94),  # two exps, two log(1 + e), quotient, choices
     ("term", "relaxed_bernoulli_density"): (123.5, 140),  # two logs, a log of any number, exp
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
@@ -101,6 +106,7 @@ BOUNDS = {
     ("term_backward", "gaussian_density"): (11.8, 14.6),  # the same, two products
     ("term_backward", "tanh_normal_density"): (31.5, 34.7),  # the same, two quotients
     ("term_backward", "mixture_density"): (53.5, 55),  # four results; logs 2, exp, quotients 8
+    ("term_backward", "tanh_normal_density_between"): (25, 28.5),
     ("term_backward", "bernoulli"): (36.3, 44),  # two exps, two quotients, choices
     ("term_backward", "relaxed_bernoulli_density"): (34.7, 39.5),  # two logs, exp, quotients 4
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign

@@ -24,6 +24,8 @@ import math
 import torch
 from torch import Tensor
 
+from .family import Family
+
 MODES = ("soft", "hard", "one_hot")
 """An op and C++ take their positions."""
 SOFT, HARD, ONE_HOT = range(3)
@@ -93,3 +95,27 @@ def softmax(x: Tensor) -> tuple[Tensor, Tensor]:
 def _one_hot(score: Tensor) -> Tensor:
     chosen = torch.zeros_like(score)
     return chosen.scatter_(1, score.detach().argmax(1, keepdim=True), 1.0)
+
+
+def categorical_kl(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """term: what a class adds to the KL of one categorical distribution to another.
+
+    Parameters log_p, log_q: the logarithms of its shares. Constants keep, even::
+
+        m = keep p + even, n = keep q + even, term = m (log m - log n)
+    """
+    keep, even = constants
+    share, of_prior = torch.exp(p[0]), torch.exp(p[1])
+    if even > 0.0:
+        share, of_prior = keep * share + even, keep * of_prior + even
+        apart = torch.log(share) - torch.log(of_prior)
+    else:
+        # Nothing infinite is left for a share of 0 to meet, in the gradient either.
+        apart = torch.where(share == 0.0, 0.0, p[0] - p[1])
+    return p[0] if eps is None else p[0].expand_as(eps), (share * apart,)
+
+
+CATEGORICAL_KL = Family(
+    2, 2, "logistic", 1, False, categorical_kl, transform="unsampled", term="categorical_kl",
+    names="logits prior_logits",
+)  # fmt: skip

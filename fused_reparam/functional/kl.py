@@ -16,8 +16,8 @@ from ..core.scalars import integer
 from ..core.tracers import fx, special
 from . import elementwise
 from .arguments import class_dim, share, widened
-from .reduction import Dims, reduced, summed
-from .tensor_numbers import number_or_tensor, of_variables
+from .reduction import Dims, Reduction, reduced, summed
+from .tensor_numbers import changing, number_or_tensor, of_variables, tensor_of
 
 __all__ = ["bernoulli_kl", "categorical_kl", "kumaraswamy_kl"]
 
@@ -84,21 +84,35 @@ def categorical_kl(
     p, q = both if both[0].shape == both[1].shape else torch.broadcast_tensors(*both)
     dim = class_dim("logits", p, dim)
     u = number_or_tensor("unimix", unimix, p, share)
-    if isinstance(u, Tensor):
-        u = of_variables("unimix", u, "logits", p.shape, dim)
-        p, q = ((1.0 - u) * x.softmax(dim) + u / x.shape[dim] for x in (p, q))
+    classes = p.shape[dim]
+    if isinstance(u, Tensor) or changing(classes):
+        u = of_variables("unimix", tensor_of(u, p), "logits", p.shape, dim)
+        p, q = ((1.0 - u) * x.softmax(dim) + u / classes for x in (p, q))
         least = torch.finfo(p.dtype).tiny
         log_p, log_q = p.clamp_min(least).log(), q.clamp_min(least).log()
         return reduced((p * (log_p - log_q)).sum(dim), over)
-    if u == 0.0:
-        log_p, log_q = p.log_softmax(dim), q.log_softmax(dim)
-        p = log_p.exp()
-        # Nothing infinite is left for a probability of 0 to meet, in the gradient either.
-        return reduced((p * (log_p - log_q).masked_fill(p == 0.0, 0.0)).sum(dim), over)
-    # Both over 1 - u, which the quotient does not see. No share is so small that it loses digits.
-    equal = u / (1.0 - u) / p.shape[dim]
-    p, q = p.softmax(dim) + equal, q.softmax(dim) + equal
-    return reduced((p * (p.log() - q.log())).sum(dim) * (1.0 - u), over)
+    named = ("logits", p.log_softmax(dim)), ("prior_logits", q.log_softmax(dim))
+    constants = 1.0 - u, u / classes
+    within = _with_classes(over, dim, p.dim())
+    found = elementwise.terms_alone(
+        "categorical_kl", named, 0, 0, constants, (dim,) if within is None else within
+    )[1][0]
+    return reduced(found, over) if within is None else found
+
+
+def _with_classes(over: Reduction, dim: int, dims: int) -> Reduction | None:
+    """The sum over the classes and what ``over`` says of the other dims, as one reduction of all.
+
+    None where the op has none; and where the dims are no dims of the variables.
+    """
+    if over == "none":
+        return (dim,)
+    if not isinstance(over, tuple):
+        # Of dim 0 they take the batch, and a mean is not over the classes.
+        return None if over == "mean" or dim == 0 else over
+    rest = dims - 1
+    found = {d % rest + (d % rest >= dim) for d in over if rest and -rest <= d < rest}
+    return tuple(sorted((*found, dim))) if len(found) == len(over) else None
 
 
 @names_mistakes

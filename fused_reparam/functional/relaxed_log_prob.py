@@ -140,11 +140,12 @@ def gumbel_softmax_log_prob(
     if isinstance(t, Tensor):
         t = of_variables("tau", t, "y", y.shape, dim)
     classes, log_y = y.shape[dim], torch.log(y.clamp(min=least))
-    log_shares = torch.log_softmax(logits - t * log_y, dim)
+    scores = logits - t * log_y if isinstance(t, Tensor) else torch.sub(logits, log_y, alpha=t)
+    log_shares = torch.log_softmax(scores, dim)
     log_t = (t.squeeze(dim) if t.dim() else t).log() if isinstance(t, Tensor) else math.log(t)
     if torch.compiler.is_compiling():  # the number of classes may be a symbol
         log_gamma = torch.lgamma(torch.scalar_tensor(classes, dtype=torch.float64))
     else:
         log_gamma = math.lgamma(classes)  # type: ignore[assignment]
     known = log_gamma + (classes - 1) * log_t
-    return reduced((log_shares - log_y).sum(dim) + known, over)
+    return reduced(log_shares.sum(dim) + (known - log_y.sum(dim)), over)

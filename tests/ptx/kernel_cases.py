@@ -175,6 +175,12 @@ def _families():
     yield _case(name, density, "action mean log_std low high", (33, 6), key=None)
     yield _case("tanh_normal between tensors", fr.tanh_normal_rsample, "mean rho low high", (5, 17))
     yield _case("tanh_normal_sample between tensors", _score, "mean log_std low high", (33, 6))
+    name, options = "categorical_kl", {"dims": -1}
+    yield _case(name, fr.categorical_kl, "logits prior_logits", (9, 3, 20), options, key=None)
+    options = {"dims": -1, "unimix": 0.02}
+    yield _case(
+        f"{name} mixed", fr.categorical_kl, "logits prior_logits", (9, 3, 20), options, key=None
+    )
     name, density = "z mu logvar", fr.gaussian_log_prob
     yield _case("gaussian_log_prob", density, name, (9, 20), {"dims": -1}, key=None)
     yield _case("gaussian_log_prob rho", density, "z mu rho", (5, 17), key=None)

@@ -68,8 +68,6 @@ OPS_MADE = {
     # Drawn by the op, and the rest by PyTorch's operators.
     "gumbel_softmax logits tau dim=0": (1, 0),
     # PyTorch's operators alone.
-    "categorical_kl logits prior_logits dim=0 reduction=sum": (0, 0),
-    "categorical_kl logits prior_logits dim=0 unimix=0.05 dims=(0, 1)": (0, 0),
     "kumaraswamy_kl concentration1 concentration0 prior_concentration0=3.0": (0, 0),
     "gumbel_softmax_log_prob y logits tau=0.7 dim=0 reduction=sum": (0, 0),
 }

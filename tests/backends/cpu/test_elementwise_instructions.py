@@ -81,6 +81,7 @@ BOUNDS = {
     ("term", "tanh_normal_density"): (103, 114),  # the same, two logs of positive numbers
     ("term", "mixture_density"): (171, 171),  # quotients 3, logs of any number 3, exp, choices 10
     ("term", "tanh_normal_density_between"): (135, 150.5),  # a log more
+    ("term", "categorical_kl"): (110, 138),  # two exps, two logs, or a choice
     ("term", "bernoulli"): (78.5, 94),  # two exps, two log(1 + e), quotient, choices
     ("term", "relaxed_bernoulli_density"): (123.5, 140),  # two logs, a log of any number, exp
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
@@ -107,6 +108,7 @@ BOUNDS = {
     ("term_backward", "tanh_normal_density"): (31.5, 34.7),  # the same, two quotients
     ("term_backward", "mixture_density"): (53.5, 55),  # four results; logs 2, exp, quotients 8
     ("term_backward", "tanh_normal_density_between"): (25, 28.5),
+    ("term_backward", "categorical_kl"): (66, 80),  # the same, a quotient
     ("term_backward", "bernoulli"): (36.3, 44),  # two exps, two quotients, choices
     ("term_backward", "relaxed_bernoulli_density"): (34.7, 39.5),  # two logs, exp, quotients 4
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign

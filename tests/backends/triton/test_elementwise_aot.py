@@ -70,6 +70,7 @@ LOOP = {
 BY_FUNCTION = {
     # Of the ends a log, which may be of a subnormal number, 6; backward a reciprocal, shares 8
     "tanh_normal_between": (81, 88.5),
+    "categorical_kl": (40, 49.5),  # two exps, two logs, a choice; backward a reciprocal
     "exponential": (53, 64),  # log u 13, divisions 2, a log; backward log u, divisions 4
     # log u, two logs, exp, divisions 2; KL 55: logs 4, two series 13, exp, expm1; backward the same
     "weibull": (139, 174.5),

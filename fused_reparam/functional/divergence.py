@@ -118,10 +118,7 @@ class Divergence:
         if isinstance(floor, Tensor):
             of = "each element" if self.inner == "none" else "each sample"
             check_broadcasts("free_bits", floor, f"the KL of {of}", kl.shape)
-            kl = torch.where(kl < floor, floor, kl)
-        else:
-            assert floor is not None
-            kl = kl.clamp_min(floor)  # no gradient below it
+        kl = kl.clamp_min(floor)  # type: ignore[arg-type]  # no gradient below it
         if self.inner == "none":
             return reduced(kl, self.reduction)
         if self.reduction == "batchmean":

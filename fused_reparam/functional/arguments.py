@@ -307,11 +307,31 @@ def interval(low: float, high: float) -> tuple[float, float]:
     return ends
 
 
+def clamped(
+    scale: Tensor | float, clamp: tuple[float, float] | None, kind: int
+) -> tuple[Tensor | float, tuple[float, float]]:
+    """A scale, and the bounds that the op puts to it.
+
+    Bounds that a compiler has found to change from call to call are put to it here.
+    """
+    if clamp is None:
+        return scale, (-math.inf, math.inf)
+    if torch.compiler.is_compiling() and isinstance(scale, Tensor) and any(map(changing, clamp)):
+        _check_clamped(kind)
+        low, high = (in_graph("clamp", bound, scale, scale.dtype) for bound in clamp)
+        return torch.clamp(scale, low, high), (-math.inf, math.inf)
+    return scale, bounds_of(clamp, kind)
+
+
+def _check_clamped(kind: int) -> None:
+    if kind not in (LOGVAR, LOG_STD):
+        raise ValueError(f"clamp bounds logvar or log_std, the scale given is {SCALE_KINDS[kind]}")
+
+
 def bounds_of(clamp: tuple[float, float] | None, kind: int) -> tuple[float, float]:
     if clamp is None:
         return -math.inf, math.inf
-    if kind not in (LOGVAR, LOG_STD):
-        raise ValueError(f"clamp bounds logvar or log_std, the scale given is {SCALE_KINDS[kind]}")
+    _check_clamped(kind)
     try:
         low, high = (real("clamp", bound) for bound in clamp)
     except (TypeError, ValueError):

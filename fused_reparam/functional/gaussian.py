@@ -12,7 +12,7 @@ from ..core.scalars import flag
 from ..core.tracers import fx, special
 from ..ops import gaussian_torch
 from . import latent
-from .arguments import bounds_of, one_scale, scale_kind
+from .arguments import bounds_of, clamped, one_scale, scale_kind
 from .divergence import PriorArgument, divergence, usual
 from .min_std import from_moments, raised
 from .options import LatentOptions, MomentsOptions, RsampleOptions
@@ -176,7 +176,7 @@ def gaussian_latent(
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
-    bounds = bounds_of(clamp, kind)
+    scale, bounds = clamped(scale, clamp, kind)
     like = mu if isinstance(mu, Tensor) else scale
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, like)
     fused_draw = rng == "torch" and not (return_eps or len(sources.sample_shape))
@@ -262,7 +262,7 @@ def gaussian_rsample(
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
-    bounds = bounds_of(clamp, kind)
+    scale, bounds = clamped(scale, clamp, kind)
     z, *used = latent.latent(mu, scale, kind, bounds, usual(None), sources, return_eps)
     return (z, *used) if return_eps else z  # type: ignore[return-value]
 

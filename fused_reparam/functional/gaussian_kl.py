@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core.mistakes import names_mistakes
 from ..core.tracers import fx, special
 from . import latent
-from .arguments import bounds_of, one_scale
+from .arguments import clamped, one_scale
 from .divergence import PriorArgument, divergence
 from .min_std import raised
 from .reduction import Dims
@@ -68,7 +68,7 @@ def gaussian_kl(
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
-    bounds = bounds_of(clamp, kind)
+    scale, bounds = clamped(scale, clamp, kind)
     like = mu if isinstance(mu, Tensor) else scale
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, like)
     return latent.kl(mu, scale, kind, bounds, wanted)

@@ -11,7 +11,7 @@ from ..core.noise_options import Generators, SampleShape
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
-from .arguments import bounds_of, check_tensor, one_scale
+from .arguments import check_tensor, clamped, one_scale
 from .divergence import PriorArgument, prior_of
 from .min_std import raised
 from .reduction import Dims, as_dims, summed
@@ -82,7 +82,7 @@ def gaussian_log_prob(
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
-    bounds = bounds_of(clamp, kind)
+    scale, bounds = clamped(scale, clamp, kind)
     _, (found,) = elementwise.terms_alone(
         "gaussian_density", (("mu", mu), (SCALE_KINDS[kind], scale), ("z", z)), kind, 0, bounds,
         summed(reduction, dims, "none"),
@@ -156,7 +156,7 @@ def gaussian_rsample_log_prob(
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
-    bounds = bounds_of(clamp, kind)
+    scale, bounds = clamped(scale, clamp, kind)
     against = prior_of(prior)
     z, (log_q, log_p), _ = elementwise.sample(
         against.of("log_prob"),

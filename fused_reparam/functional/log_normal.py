@@ -11,7 +11,7 @@ from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, special
 from . import elementwise
-from .arguments import bounds_of, one_scale
+from .arguments import clamped, one_scale
 from .min_std import raised
 from .reduction import Dims, Reduction, summed
 from .sources import Sources, sources_of
@@ -130,7 +130,7 @@ def _log_normal(
     kind, scale = one_scale("loc", loc, *scales)
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
-    constants = bounds_of(clamp, kind)
+    scale, constants = clamped(scale, clamp, kind)
     return elementwise.sample(
         "log_normal",
         (("loc", loc), (SCALE_KINDS[kind], scale)),

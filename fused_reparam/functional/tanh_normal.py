@@ -16,7 +16,7 @@ from ..core.tracers import fx, node_of, special
 from ..rng import keys
 from . import elementwise
 from .action_bounds import Bound, bounds_between, distances
-from .arguments import bounds_of, check_tensor, one_scale, parameters
+from .arguments import check_tensor, clamped, one_scale, parameters
 from .divergence import usual
 from .min_std import raised
 from .options import TanhNormalOptions
@@ -292,7 +292,8 @@ def _policy(
     kind, scale = one_scale("mean", mean, *scales)
     if min_std is not None:
         kind, scale = raised(kind, scale, min_std)
-    return (("mean", mean), (SCALE_KINDS[kind], scale)), kind, bounds_of(clamp, kind)
+    scale, bounds = clamped(scale, clamp, kind)
+    return (("mean", mean), (SCALE_KINDS[kind], scale)), kind, bounds
 
 
 def _over(dims: int | Sequence[int]) -> Reduction:

@@ -35,7 +35,7 @@ class Elementwise(DifferentiableOp):
     outputs = ("z", "term0", "term1")
     gradients = (0, 1, 2, 3, 5)
     options = (
-        "int[]? order, str family, int kind, int prior_kind, float[] constants, int samples, "
+        "int[]? order, str family, int kind, int prior_kind, float[] constants, SymInt samples, "
         "bool sample, str? reduction, int split"
     )
     Spec = Spec

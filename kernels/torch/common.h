@@ -172,6 +172,7 @@ inline PyObject* to_python(const IValue& value) {
   if (value.isTensor()) return wrapped(value.toTensor());
   if (value.isBool()) return PyBool_FromLong(value.toBool());
   if (value.isInt()) return PyLong_FromLongLong(value.toInt());
+  if (value.isSymInt()) return py::cast(value.toSymInt()).release().ptr();  // a compiler's, for the samples
   if (value.isDouble()) return PyFloat_FromDouble(value.toDouble());
   if (value.isString()) {
     const std::string& text = value.toStringRef();

@@ -79,7 +79,7 @@ struct Elementwise {
     spec.kind = args[2].toInt();
     spec.prior_kind = args[3].toInt();
     const auto constants = args[4].toDoubleVector();
-    if (static_cast<int64_t>(constants.size()) != spec.family->constants) return false;
+    if (static_cast<int64_t>(constants.size()) != spec.family->constants || !args[5].isInt()) return false;
     std::copy(constants.begin(), constants.end(), spec.constants);
     spec.samples = args[5].toInt();
     spec.sample = args[6].toBool();

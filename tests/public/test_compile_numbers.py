@@ -41,6 +41,8 @@ CALLS = {
     "free_bits": lambda x, a: latent(x, a, free_bits=a),
     "free_bits of elements": lambda x, a: latent(x, a, free_bits=a, free_bits_per="element"),
     "beta": lambda x, a: latent(x, a, beta=a),
+    "clamp": lambda x, a: fr.gaussian_latent(x, x, clamp=(-a, 0.5 * a), key=KEY),
+    "clamp of a policy": lambda x, a: fr.tanh_normal_rsample(x, log_std=x, clamp=(-a, a), key=KEY),
     "exponential": lambda x, a: fr.exponential_latent(x.exp(), prior_rate=a, key=KEY),
     "weibull": lambda x, a: fr.weibull_latent(
         x.exp(), 1.3, prior_scale=a, prior_concentration=a, key=KEY
@@ -61,6 +63,26 @@ def outcome(call, a):
     found = as_tuple(call(x, a))
     sum(o.sum() for o in found).backward()
     return *found, x.grad
+
+
+# Of a tensor and a number of samples.
+COUNTED = {
+    "latent": lambda x, k: latent(x, 1.0, num_samples=k),
+    "log_prob": lambda x, k: fr.gaussian_rsample_log_prob(x, std=0.5, key=KEY, num_samples=k),
+    "two dims": lambda x, k: fr.relaxed_bernoulli(x, 0.7, key=KEY, sample_shape=(k, 2)),
+    "gumbel_softmax": lambda x, k: fr.gumbel_softmax(x, 0.7, key=KEY, sample_shape=k),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_of_samples(name):
+    call = COUNTED[name]
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(call, fullgraph=True, backend=counter)
+    for count in (3, 4, 5, 8, 2):
+        torch.testing.assert_close(outcome(compiled, count), outcome(call, count))
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -10,6 +10,7 @@ from torch import Tensor
 import fused_reparam as fr
 from bench.calls import Call, batchmean, gauss, latent
 from bench.check import Outputs
+from bench.density_calls import of_action
 from bench.noise import degrees
 from bench.ops import tanh_normal
 
@@ -48,6 +49,7 @@ def number_calls(
     rates = (1.0 + 0.1 * two[0].detach().tanh()).requires_grad_()
     freedom = (4.0 + two[0][:, :1].detach().tanh()).requires_grad_()
     ends = 1.0 + action[1].detach().abs()
+    edge, taken = ends.clone().requires_grad_(), ends * torch.tanh(two[1].detach())
     return [
         Call("gumbel, tau a tensor", (logits,),
              lambda x: (fr.gumbel_softmax(x, tau),),
@@ -69,6 +71,12 @@ def number_calls(
         Call("tanh_normal, bounds of each action", action,
              lambda m, s: fr.tanh_normal_rsample(m, log_std=s, low=-ends, high=ends),
              lambda eps, m, s: within(tanh_normal(eps, m, s), ends)),
+        Call("tanh_normal, learned bounds", (*action, edge),
+             lambda m, s, e: fr.tanh_normal_rsample(m, log_std=s, low=-e, high=e),
+             lambda eps, m, s, e: within(tanh_normal(eps, m, s), e)),
+        Call("tanh_normal_log_prob, bounds of each action", two,
+             lambda m, s: (fr.tanh_normal_log_prob(taken, m, log_std=s, low=-ends, high=ends),),
+             lambda _, m, s: (of_action(taken / ends, m, s) - torch.log(ends).sum(),), None),
         Call("prior of numbers and a tensor", two, latent(prior=(0.5, torch.tensor(2.0))),
              gauss(prior=(torch.tensor(0.5), torch.tensor(math.log(2.0))))),
         Call("free bits a tensor per sample", two, latent(free_bits=bits),

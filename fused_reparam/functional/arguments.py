@@ -20,6 +20,7 @@ from .tensor_numbers import beside, changing, in_graph
 
 _RNGS = ("philox", "torch")
 _TINY = torch.finfo(torch.float32).tiny
+_NARROW = (torch.float16, torch.bfloat16)
 
 
 def moments_dim(moments: Tensor, dim: int) -> int:
@@ -136,6 +137,8 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
 
 def widened(*named: tuple[str, Tensor | float]) -> list[Tensor]:
     """The same in the dtype of the arithmetic: a number is not rounded to 16 bits."""
+    if not any(isinstance(t, Tensor) and t.dtype in _NARROW for _, t in named):
+        return parameters(*named)
     found = []
     for name, value in named:
         if isinstance(value, Tensor):

@@ -46,8 +46,11 @@ def control_gradient(
         s = soft.to(dtype)
         if of_logits is None:
             of_logits = _centred(s, g, dim) / bounded(control)
-        log_s = torch.log(torch.where(s == 0.0, 1.0, s))
-        each = -(of_logits.to(dtype) * log_s).sum(dim, keepdim=True)
+        # A share of 0 has a gradient of 0, which is to meet no infinite logarithm.
+        each = torch.log(s.clamp_min(torch.finfo(dtype).tiny)) * of_logits.to(dtype)
+        if control.numel() == 1:
+            return -each.sum().reshape(control.shape)
+        each = -each.sum(dim, keepdim=True)
     return each.sum_to_size(control.shape)
 
 

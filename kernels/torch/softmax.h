@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <limits>
 
 #include "torch/layout.h"
 
@@ -219,7 +220,12 @@ struct GumbelSoftmax {
     } else {
       const Tensor s = kept[1].to(real);
       if (!grad.defined()) grad = s * (g - (s * g).sum(dim, true)) / control.clamp(0x1p-126, 0x1p126);
-      each = (grad.to(real) * at::where(s == 0, 1.0, s).log()).sum(dim, true).neg_();
+      // A share of 0 has a gradient of 0, which is to meet no infinite logarithm.
+      each = s.clamp_min(real == at::kDouble ? std::numeric_limits<double>::min()
+                                             : std::numeric_limits<float>::min());
+      each.log_().mul_(grad.to(real));
+      if (control.numel() == 1) return each.sum().neg_().reshape(control.sizes());
+      each = each.sum(dim, true).neg_();
     }
     return at::sum_to(each, control.sizes()).contiguous();
   }

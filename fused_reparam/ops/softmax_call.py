@@ -143,7 +143,8 @@ class Layout:
         assert like is not None
         y, each = empty_like(like, spec), _allocate_each(like, spec)
         self.y, self.each = form(y), form(each)
-        self.logits, self.noise = _rows(like, spec), _rows(stand_in(noise), spec, dense=True)
+        self.logits = _rows(like, spec, repeats=True)
+        self.noise = _rows(stand_in(noise), spec, dense=True)
         self.rows, self.variables = _rows(y, spec), _flat(each, each, shape, spec)
         self.control = _each(stand_in(control), shape, spec)
         self.backwards: dict[Any, BackwardLayout] = {}
@@ -162,25 +163,32 @@ class BackwardLayout:
     def __init__(self, forward: Layout, *tensors: Tensor | None) -> None:
         grad_y, grad_kl, like, soft = [stand_in(t) for t in tensors]
         spec = forward.spec
-        self.grad_y, self.like = _rows(grad_y, spec), _rows(like, spec)
+        self.grad_y, self.like = _rows(grad_y, spec), _rows(like, spec, repeats=True)
         self.soft, self.grad_kl = _rows(soft, spec, dense=True), None
         if grad_kl is not None:
             each = _spread(grad_kl, _variables(forward.shape, spec))
             self.grad_kl = _flat(each, grad_kl, forward.shape, spec)
 
 
-def _rows(t: Tensor | None, spec: Spec, dense: bool = False) -> Place | None:
-    """Where a tensor of the logits' shape is (O, C, I): a view wherever strides can show it."""
+def _rows(t: Tensor | None, spec: Spec, dense: bool = False, repeats: bool = False) -> Place | None:
+    """Where a tensor of the logits' shape is (O, C, I): a view wherever strides can show it.
+
+    ``repeats``: samples of the same number, whose stride is 0, are left away.
+    """
     if t is None:
         return None
     view = t.permute(*spec.order) if spec.order else t
     shape, strides = view.shape, view.stride()
     at = list(spec.order).index(spec.dim) if spec.order else spec.dim
     size = torch.Size((shape[:at].numel(), shape[at], shape[at + 1 :].numel()))
-    outer = run_stride(shape[:at], strides[:at])
+    first = 0
+    while repeats and first < at and (strides[first] == 0 or shape[first] == 1):
+        first += 1
+    outer = run_stride(shape[first:at], strides[first:at])
     inner = run_stride(shape[at + 1 :], strides[at + 1 :])
     if outer is None or inner is None or (dense and not view.is_contiguous()):
         return place_of(view, t, size)
+    size = torch.Size((shape[first:at].numel(), *size[1:]))
     return place_of(t.as_strided(size, (outer, strides[at], inner)), t)
 
 

@@ -29,7 +29,8 @@ struct fused_reparam_softmax {
   // In place of tau, or in mode one_hot of unimix: `controls` numbers of the type of kl, one for all variables or
   // one for each of (outer, inner); null and 0 where tau and unimix count.
   const void* control;
-  int64_t controls, dtype, mode, outer, classes, inner;
+  // The logits repeat where they have fewer than `outer`.
+  int64_t controls, dtype, mode, outer, classes, inner, logits_outer;
   double tau, unimix;
   struct { int64_t outer, cls, inner; } logits_strides, grad_strides;
 };

@@ -49,7 +49,9 @@ int run(const fused_reparam_softmax& p, bool forward) {
   };
   const auto dense = [&](void* data) { return strided(data, p.classes * p.inner, p.inner, 1); };
   const auto& of_logits = p.logits_strides;
-  c.logits = strided(p.logits, of_logits.outer, of_logits.cls, of_logits.inner);
+  const bool repeats = p.logits_outer < p.outer, one = p.logits_outer == 1;
+  c.logits = strided(p.logits, one ? 0 : of_logits.outer, of_logits.cls, of_logits.inner);
+  c.logits.repeats = repeats && !one ? p.logits_outer : 0;
   c.soft = dense(p.soft);
   const int64_t bytes = p.outer * p.classes * p.inner * fr::kItemSize[p.dtype];
   if (forward) {

@@ -15,6 +15,7 @@ namespace fr {
 struct Strided {
   void* data = nullptr;
   int64_t outer = 0, cls = 0, inner = 0;
+  int64_t repeats = 0;      // after so many outers the same numbers come again; 0: they do not
 };
 
 // Softmaxes side by side: columns inner .. inner + columns of one outer index. Of rows there is one.
@@ -212,11 +213,13 @@ class SoftmaxStage {
 
   // Where a block begins, and whether it lies there as Reals and in whole registers.
   Steps where(const Strided& op, const Panel& p, const Block& b) const {
-    const int64_t at = p.outer * op.outer + p.inner * op.inner + b.first * step_stride(op);
+    const int64_t outer = op.repeats && !cut_.turned ? p.outer % op.repeats : p.outer;
+    const int64_t inner = op.repeats && cut_.turned ? p.inner % op.repeats : p.inner;
+    const int64_t at = outer * op.outer + inner * op.inner + b.first * step_stride(op);
     return {static_cast<char*>(op.data) + at * item_, step_stride(op)};
   }
   bool direct(const Strided& op, const Panel& p, const Block& b) const {
-    return item_ > 2 && unit_stride(op) == 1 && full(p, b);
+    return item_ > 2 && unit_stride(op) == 1 && full(p, b) && !(op.repeats && cut_.turned);
   }
 
  private:
@@ -233,11 +236,12 @@ class SoftmaxStage {
   int64_t step_stride(const Strided& op) const { return cut_.rows ? cut_.width * op.cls : op.cls; }
   int64_t unit_stride(const Strided& op) const { return cut_.rows ? op.cls : op.inner; }
   bool packed(const Strided& op, const Panel& p, const Block& b) const {
-    return unit_stride(op) == 1 && step_stride(op) == b.width && full(p, b);
+    return unit_stride(op) == 1 && step_stride(op) == b.width && full(p, b) && !(op.repeats && cut_.turned);
   }
 
   template <class T>
   void gather(const Strided& op, const Panel& p, const Block& b, void* to) const {
+    if (op.repeats && cut_.turned) return gather_again<T>(op, p, b, to);
     gather_from(static_cast<const T*>(where(op, p, b).data), op, p, b, to);
   }
   template <class T>
@@ -250,6 +254,21 @@ class SoftmaxStage {
         std::memcpy(out, from, static_cast<size_t>(n) * sizeof(T));
       else
         for (int64_t i = 0; i < n; ++i) out[i] = from[i * stride];
+    }
+  }
+  // The same of rows side by side that repeat. Apart, for it is seldom called.
+  template <class T>
+  __attribute__((noinline)) void gather_again(const Strided& op, const Panel& p, const Block& b, void* to) const {
+    const int64_t begin = p.inner % op.repeats;
+    const T* from = static_cast<const T*>(where(op, p, b).data) - begin * op.inner;
+    for (int64_t s = 0; s < b.steps; ++s, from += step_stride(op)) {
+      T* out = static_cast<T*>(to) + s * b.width;
+      for (int64_t left = count(p, b, s), row = begin; left > 0; row = 0) {
+        const int64_t run = op.repeats - row < left ? op.repeats - row : left;
+        for (int64_t j = 0; j < run; ++j) out[j] = from[(row + j) * op.inner];
+        out += run;
+        left -= run;
+      }
     }
   }
   template <class T>

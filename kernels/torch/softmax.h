@@ -126,16 +126,22 @@ struct GumbelSoftmax {
     int64_t outer, cls, inner;
   };
 
-  // The three strides of a tensor of the logits' shape, which becomes a copy where it has none.
-  static Strides three(const Spec& spec, const Parameters& p, Tensor& t) {
+  // The three strides of a tensor of the logits' shape, which becomes a copy where it has none. `distinct`: how
+  // many of its outers there are in memory, where they repeat.
+  static Strides three(const Spec& spec, const Parameters& p, Tensor& t, int64_t* distinct = nullptr) {
     const Dims shape = in_order(t.sizes(), spec.order), strides = in_order(t.strides(), spec.order);
     size_t at = static_cast<size_t>(spec.dim);
     for (size_t i = 0; i < spec.order.size(); ++i)
       if (spec.order[i] == spec.dim) at = i;
-    const int64_t outer = run_stride(shape, strides, 0, at),
+    size_t first = 0;
+    int64_t repeats = 1;
+    for (; distinct && first < at && (strides[first] == 0 || shape[first] == 1); ++first) repeats *= shape[first];
+    if (distinct) *distinct = p.outer / repeats;
+    const int64_t outer = run_stride(shape, strides, first, at),
                   inner = run_stride(shape, strides, at + 1, shape.size());
     if (outer >= 0 && inner >= 0) return {outer, strides[at], inner};
     t = consecutive(t, spec.order);
+    if (distinct) *distinct = p.outer;
     return {p.classes * p.inner, p.inner, 1};
   }
 
@@ -156,7 +162,7 @@ struct GumbelSoftmax {
     fused_reparam_softmax call = call_of(spec, p);
     Tensor logits = in[0], noise = in[2];
     const Tensor control = put_control(spec, p, in[3], call);
-    const Strides strides = three(spec, p, logits);
+    const Strides strides = three(spec, p, logits, &call.logits_outer);
     call.logits = logits.data_ptr();
     call.logits_strides = {strides.outer, strides.cls, strides.inner};
     if (in[1].defined()) call.key = static_cast<const uint64_t*>(in[1].data_ptr());
@@ -249,7 +255,7 @@ struct GumbelSoftmax {
       return {grad.zero_(), needs[1] ? at::zeros_like(kept[2]) : Tensor()};
     const Tensor of_y = grad_y;
     const bool of_y_alone = !grad_kl.defined();
-    Strides strides = three(spec, p, logits);
+    Strides strides = three(spec, p, logits, &call.logits_outer);
     call.logits = logits.data_ptr();
     call.logits_strides = {strides.outer, strides.cls, strides.inner};
     if (grad_y.defined()) {

@@ -317,6 +317,10 @@ def _categories():
         yield _categorical(f"{shape}", shape, {})
         yield _one_hot(f"{shape}", shape, {})
         yield _one_hot(f"unimix {shape}", shape, {"unimix": 0.05})
+    for shape, dim in (((9, 20), -1), ((9, 21), -1), ((3, 9000), -1), ((4, 10, 6), 1)):
+        options = {"dim": dim, "sample_shape": 3}
+        yield _soft(shape, options, f"samples {shape}")
+        yield _one_hot(f"samples {shape}", shape, options | {"unimix": 0.05})
     options = {"hard": True, "reduction": "none"}
     yield _categorical("hard", (33, 21), options, key_from="device")
     for layout, shape in (("half", (12, 24)), ("half", (12, 21)), ("transposed", (12, 20))):

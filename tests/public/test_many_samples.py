@@ -1,5 +1,6 @@
 """Many samples of few elements: values, gradients, and their bits on any number of threads."""
 
+import functools
 from itertools import product
 
 import pytest
@@ -211,3 +212,39 @@ def test_given_noise_and_missing_gradients(backend, samples, size):
         )
         for g, w in zip(found, wants, strict=True):
             torch.testing.assert_close(g, w, rtol=1e-5, atol=1e-6 * samples)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4), (66, 3), (2, 300), (2, 3, 7), (7,)], ids=str)
+@pytest.mark.parametrize("dim", [-1, 0])
+def test_categories_read_the_logits_in_place(target, shape, dim):
+    """Bit for bit what as many copies of the logits give, and nothing is copied."""
+    backend, device = target
+    in_place(backend, device, shape, dim)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 7)], ids=str)
+def test_categories_read_in_place_from_python(no_extension, shape):
+    with fr.backend("native"):
+        in_place("native", "cpu", shape, -1)
+
+
+def in_place(backend, device, shape, dim):
+    logits, key = torch.randn(shape, device=device), noise.key(9, device=device)
+    calls = {
+        "soft": functools.partial(fr.gumbel_softmax, tau=0.7),
+        "hard": functools.partial(fr.gumbel_softmax, tau=0.7, hard=True),
+        "one-hot": functools.partial(fr.one_hot_categorical, unimix=0.1),
+    }
+    for name, call in calls.items():
+        x = logits.clone().requires_grad_()
+        with where(name), torch.autograd.profiler.profile() as profile:
+            y = call(x, dim=dim, key=key, sample_shape=9)
+        if backend == "native":
+            assert "aten::copy_" not in {e.name for e in profile.function_events}
+        copies = logits.expand(9, *shape).contiguous().requires_grad_()
+        want = call(copies, dim=dim if dim < 0 else dim + 1, key=key)
+        assert torch.equal(y, want)
+        got, of_copies = (
+            torch.autograd.grad(o.sin().sum(), t)[0] for o, t in ((y, x), (want, copies))
+        )
+        torch.testing.assert_close(got, of_copies.sum(0))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .library import Entry, loaded
 
 # The fields of fused_reparam_softmax in kernels/common/c_api.h.
-_pack = struct.Struct("=14q2d6q").pack
+_pack = struct.Struct("=15q2d6q").pack
 _NO_STRIDES = (0, 0, 0)
 
 
@@ -78,7 +78,9 @@ def _call(
         0 if control is None else control.numel(),
         loaded().codes.dtypes[logits.dtype],
         mode,
-        *logits.shape,
+        _outers(logits, y, kl, grad_logits),
+        *logits.shape[1:],
+        len(logits),
         tau,
         unimix,
         *logits.stride(),
@@ -86,3 +88,8 @@ def _call(
     )
     if entry(packed):
         raise RuntimeError("the native library failed")
+
+
+def _outers(logits: Tensor, *others: Tensor | None) -> int:
+    """How many outers a call has: the logits may have fewer, and repeat."""
+    return max(len(logits), *[len(t) for t in others if t is not None])

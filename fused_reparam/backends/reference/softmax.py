@@ -5,6 +5,7 @@ The op layer allocates all outputs, arranges memory and guarantees:
 * ``logits``, ``grad_y`` are 3-D tensors of one shape (O, C, I) with any non-negative strides; the
   classes are the middle dim. ``y, soft, grad_logits`` are contiguous and of that shape. All share
   one dtype (float32, float16, bfloat16 or float64) and one device. O, C and I are at least 1.
+  ``logits`` may have a divisor of O for O, and are then the same numbers over and over.
 * ``kl, grad_kl`` are contiguous, of shape (O, I), float32 (float64 for float64).
 * ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU. Element
   i of y in memory takes element i of the Gumbel noise's stream; ``noise``, shaped and laid out as
@@ -50,7 +51,10 @@ def softmax_forward(
     x = logits if logits.dtype == torch.float64 else logits.float()
     g = None
     if y is not None:
-        g = _gumbel(key, x) if noise is None else noise.to(x.dtype)
+        g = _gumbel(key, y, x.dtype) if noise is None else noise.to(x.dtype)
+        x = _repeated(x, y)
+    elif kl is not None:
+        x = _repeated(x, kl)
     found = formula(x, g, mode, *numbers_of(mode, tau, unimix, _beside(control)))
     for out, value in zip((y, soft, kl), found, strict=True):
         if out is not None and value is not None:
@@ -78,7 +82,7 @@ def softmax_backward(
     kl           + grad_kl p (log p - sum p log p)
     """
     compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    x = logits.to(compute)
+    x = _repeated(logits.to(compute), grad_logits)
     tau_or_each, unimix_or_each = numbers_of(mode, tau, unimix, _beside(control))
     p, log_p = softmax(from_top(x))
     total = torch.zeros_like(x)
@@ -104,7 +108,13 @@ def _beside(control: Tensor | None) -> Tensor | None:
     return control.unsqueeze(1)
 
 
-def _gumbel(key: Tensor | None, like: Tensor) -> Tensor:
+def _gumbel(key: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
     assert key is not None
     key = on_device(key, like.device)
-    return BASES["gumbel"](key, like.numel(), like.dtype, 0.0).view(like.shape)
+    return BASES["gumbel"](key, like.numel(), dtype, 0.0).view(like.shape)
+
+
+def _repeated(logits: Tensor, like: Tensor) -> Tensor:
+    """With as many outers as another tensor has."""
+    repeats = len(like) // len(logits)
+    return logits if repeats == 1 else logits.repeat(repeats, 1, 1)

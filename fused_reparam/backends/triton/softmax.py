@@ -13,7 +13,7 @@ from ...families.categorical import ONE_HOT
 from .gaussian import _NO_KEY, _key
 from .kernels import softmax_backward as backward
 from .kernels import softmax_forward as forward
-from .kernels.softmax_tiles import CONTIGUOUS, STRIDED, WIDE
+from .kernels.softmax_tiles import CONTIGUOUS, STRIDED, STRIDED_AGAIN, WIDE, WIDE_AGAIN
 from .launch import Variant, math_form
 from .shapes import MANY_GROUPS
 
@@ -110,20 +110,34 @@ def _columns(size: Size, itemsize: int, warp: int) -> Tile:
     return Tile(0, shape, vector, tail, classes * inners >= 1 << 31, programs(), chunks, warps)
 
 
-def _form(size: Size, strides: Strides | None, tile: Tile) -> int:
-    """How a tensor of these strides is read; None for no tensor. A dim of one has any stride."""
+def _form(size: Size, strides: Strides | None, tile: Tile, distinct: int = 0) -> int:
+    """How a tensor of these strides is read; None for no tensor. A dim of one has any stride.
+
+    ``distinct``: how many outers it has, where it has fewer and repeats.
+    """
     if strides is None:
         return CONTIGUOUS.value
     outer, label, inner = (0 if n == 1 else s for n, s in zip(size, strides, strict=True))
     _, classes, inners = size
     dense = (classes * inners, inners, 1)
-    if all(n == 1 or s == d for n, s, d in zip(size, strides, dense, strict=True)):
+    again = 0 < distinct < size[0]
+    if not again and all(n == 1 or s == d for n, s, d in zip(size, strides, dense, strict=True)):
         return CONTIGUOUS.value
     if tile.inner == 2:
         wide = tile.tail < 2 and (label == 1 or classes == 1) and outer % tile.vector == 0
     else:
         wide = inner == 1 and label % tile.vector == 0 and outer % tile.vector == 0
+    if again:
+        return (WIDE_AGAIN if wide else STRIDED_AGAIN).value
     return (WIDE if wide else STRIDED).value
+
+
+def _sized(logits: torch.Tensor, *others: torch.Tensor | None) -> tuple[torch.Tensor, Size]:
+    """The logits, and the size of a call: they may have fewer outers than it has, and repeat."""
+    outers = max(logits.shape[0], *[t.shape[0] for t in others if t is not None])
+    if logits.shape[0] < outers and outers >= 1 << 31:  # which kernels count in 32 bits
+        logits = logits.repeat(outers // logits.shape[0], 1, 1)
+    return logits, (outers, logits.shape[1], logits.shape[2])
 
 
 def _constexprs(tile: Tile) -> tuple:
@@ -140,6 +154,7 @@ def _forward(
     device: torch.device,
     dtype: torch.dtype,
     size: Size,
+    distinct: int,
     strides: Strides,
     mode: int,
     each: bool,
@@ -151,11 +166,11 @@ def _forward(
     tile = tile_of(size, dtype.itemsize, _WARP)
     constexprs = (
         key_mode, mode, each, mixed, tile.chunks == 1, *_constexprs(tile),
-        _form(size, strides, tile),
+        _form(size, strides, tile, distinct),
         dtype == torch.float64, math_form(device, 16 // dtype.itemsize),
     )  # fmt: skip
     variant = Variant(forward.softmax_forward_kernel, device, tile.programs, constexprs, tile.warps)
-    return variant, (*size, tile.chunks, *strides)
+    return variant, (*size, tile.chunks, *strides, distinct)
 
 
 def softmax_forward(
@@ -163,8 +178,9 @@ def softmax_forward(
 ) -> None:  # fmt: skip
     key_mode, bits, state, seed, offset = _key(key) if y is not None else _NO_KEY
     classes = logits.shape[1]
+    logits, size = _sized(logits, y, kl)
     variant, head = _forward(
-        logits.device, logits.dtype, tuple(logits.shape), logits.stride(), mode,
+        logits.device, logits.dtype, size, logits.shape[0], logits.stride(), mode,
         _each(control), mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None,
         key_mode,
         (noise is not None, y is not None, soft is not None, kl is not None, control is not None),
@@ -181,6 +197,7 @@ def _backward(
     device: torch.device,
     dtype: torch.dtype,
     size: Size,
+    distinct: int,
     strides: Strides,
     grad_strides: Strides | None,
     each: bool,
@@ -189,14 +206,15 @@ def _backward(
     """`given`: whether grad_kl, soft and control are not None."""
     tile = tile_of(size, dtype.itemsize, _WARP)
     constexprs = (
-        each, tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile),
+        each, tile.chunks == 1, *_constexprs(tile), _form(size, strides, tile, distinct),
         _form(size, grad_strides, tile), dtype == torch.float64,
         math_form(device, 16 // dtype.itemsize),
     )  # fmt: skip
     variant = Variant(
         backward.softmax_backward_kernel, device, tile.programs, constexprs, tile.warps
     )
-    return variant, (*size, tile.chunks, *strides, *(grad_strides or (0, 0, 0)))
+    head = *size, tile.chunks, *strides, distinct
+    return variant, (*head, *(grad_strides or (0, 0, 0)))
 
 
 def softmax_backward(
@@ -204,8 +222,9 @@ def softmax_backward(
 ) -> None:  # fmt: skip
     if mode == ONE_HOT or grad_y is None:
         soft = None
+    logits, size = _sized(logits, grad_logits)
     variant, head = _backward(
-        logits.device, logits.dtype, tuple(logits.shape), logits.stride(),
+        logits.device, logits.dtype, size, logits.shape[0], logits.stride(),
         None if grad_y is None else grad_y.stride(), _each(control),
         (grad_kl is not None, soft is not None, control is not None),
     )  # fmt: skip

@@ -44,7 +44,7 @@ def load_operands(
     if grad_y is not None:
         g = load_tile(grad_y, place, grad_strides, 0.0, IN, VEC, TAIL, GRAD_FORM, MATH)
     if soft is not None:
-        stored = load_tile(soft, place, (0, 0, 0), 0.0, IN, VEC, TAIL, CONTIGUOUS, MATH)
+        stored = load_tile(soft, place, (0, 0, 0, 0), 0.0, IN, VEC, TAIL, CONTIGUOUS, MATH)
     return x, g, stored
 
 
@@ -116,13 +116,13 @@ def gradient(
 @triton.jit(
     do_not_specialize=[
         "outers", "classes", "inners", "chunks", "outer_stride", "class_stride", "inner_stride",
-        "grad_outer", "grad_class", "grad_inner",
+        "distinct", "grad_outer", "grad_class", "grad_inner",
     ]
 )  # fmt: skip
 def softmax_backward_kernel(
     grad_y, grad_kl, logits, soft, grad_logits, control,
     outers: "i64", classes: "i64", inners: "i64", chunks: "i64",
-    outer_stride: "i64", class_stride: "i64", inner_stride: "i64",
+    outer_stride: "i64", class_stride: "i64", inner_stride: "i64", distinct: "i64",
     grad_outer: "i64", grad_class: "i64", grad_inner: "i64", factor: "fp64",
     EACH: tl.constexpr, RESIDENT: tl.constexpr,
     IN: tl.constexpr, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, VEC: tl.constexpr,
@@ -131,10 +131,10 @@ def softmax_backward_kernel(
 ):  # fmt: skip
     """The rows of one tile.
 
-    logits, grad_y [outers, classes, inners]: by FORM, GRAD_FORM and the strides; soft, grad_logits:
-    contiguous; grad_kl [outers, inners]. grad_y or grad_kl may be None, and soft is for the
-    gradient of p. factor: 1 / tau, or 1 - unimix; control, where it is not None, replaces tau or
-    unimix as in `softmax_forward`.
+    logits [distinct, classes, inners], over and over, and grad_y [outers, classes, inners]: by
+    FORM, GRAD_FORM and the strides; soft, grad_logits: contiguous; grad_kl [outers, inners]. grad_y
+    or grad_kl may be None, and soft is for the gradient of p. factor: 1 / tau, or 1 - unimix;
+    control, where it is not None, replaces tau or unimix as in `softmax_forward`.
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     GRAD: tl.constexpr = grad_y is not None
@@ -142,8 +142,8 @@ def softmax_backward_kernel(
     KL: tl.constexpr = grad_kl is not None
     P: tl.constexpr = KL or (GRAD and not SOFT)
     size = (tl.cast(outers, tl.int64), tl.cast(classes, tl.int64), tl.cast(inners, tl.int64))
-    strides = (outer_stride, class_stride, inner_stride)
-    grad_strides = (grad_outer, grad_class, grad_inner)
+    strides = (outer_stride, class_stride, inner_stride, tl.cast(distinct, tl.int64))
+    grad_strides = (grad_outer, grad_class, grad_inner, 0)
     factor = tl.full((), factor, dtype)
     if control is not None:
         number = control_of(control, size, EACH, IN, A, C)

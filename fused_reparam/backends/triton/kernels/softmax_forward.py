@@ -248,13 +248,14 @@ def chunked(
 @triton.jit(
     do_not_specialize=[
         "outers", "classes", "inners", "chunks", "outer_stride", "class_stride", "inner_stride",
-        "seed", "offset",
+        "distinct", "seed", "offset",
     ]
 )  # fmt: skip
 def softmax_forward_kernel(
     logits, key, state_seed, state_offset, noise, y, soft, kl, control,
     outers: "i64", classes: "i64", inners: "i64", chunks: "i64",
-    outer_stride: "i64", class_stride: "i64", inner_stride: "i64", seed: "i64", offset: "i64",
+    outer_stride: "i64", class_stride: "i64", inner_stride: "i64", distinct: "i64",
+    seed: "i64", offset: "i64",
     rate: "fp64", keep: "fp64", share: "fp64", log_classes: "fp64",
     KEY: tl.constexpr, MODE: tl.constexpr, EACH: tl.constexpr, MIXED: tl.constexpr,
     RESIDENT: tl.constexpr,
@@ -264,14 +265,15 @@ def softmax_forward_kernel(
 ):  # fmt: skip
     """The rows of one tile.
 
-    logits [outers, classes, inners]: by FORM and the strides; noise (None: from the key), y, soft:
-    contiguous; kl [outers, inners]. y, soft and kl may be None. key and what belongs to it: as in
-    `forward`. rate: 1 / tau; keep: 1 - unimix, and share: unimix / classes, for MIXED. control:
-    None, or what replaces tau, or ONE_HOT's unimix: one number, or by EACH [outers, inners].
+    logits [distinct, classes, inners]: by FORM and the strides, over and over; noise (None: from
+    the key), y, soft: contiguous; kl [outers, inners]. y, soft and kl may be None. key and what
+    belongs to it: as in `forward`. rate: 1 / tau; keep: 1 - unimix, and share: unimix / classes,
+    for MIXED. control: None, or what replaces tau, or ONE_HOT's unimix: one number, or by EACH
+    [outers, inners].
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     size = (tl.cast(outers, tl.int64), tl.cast(classes, tl.int64), tl.cast(inners, tl.int64))
-    strides = (outer_stride, class_stride, inner_stride)
+    strides = (outer_stride, class_stride, inner_stride, tl.cast(distinct, tl.int64))
     rate = tl.full((), rate, dtype)
     keep = tl.full((), keep, dtype)
     share = tl.full((), share, dtype)

@@ -11,11 +11,12 @@ Longer rows are walked in chunks of G groups, or of K * L classes.
 
 TAIL: 0 the tile lies inside the tensor, 1 a group of VEC lies wholly inside or outside, 2 any
 element may be outside.
-FORM of a tensor: CONTIGUOUS, as y is; WIDE, strided, but a group is one wide access; STRIDED.
+FORM of a tensor: CONTIGUOUS, as y is; WIDE, strided, but a group is one wide access; STRIDED. Of
+logits with fewer outers, which repeat, WIDE_AGAIN and STRIDED_AGAIN.
 """
 
-# A Triton function returns from every branch or from none.
-# ruff: noqa: RET505
+# A Triton function returns from every branch or from none, and knows no `in`.
+# ruff: noqa: RET505, SIM109
 
 import triton
 import triton.language as tl
@@ -26,6 +27,8 @@ from .uniform import first_block, gumbel_log2, uniform_at, uniform_groups
 CONTIGUOUS: tl.constexpr = tl.constexpr(0)
 WIDE: tl.constexpr = tl.constexpr(1)
 STRIDED: tl.constexpr = tl.constexpr(2)
+WIDE_AGAIN: tl.constexpr = tl.constexpr(3)
+STRIDED_AGAIN: tl.constexpr = tl.constexpr(4)
 _INFINITY: tl.constexpr = tl.constexpr(float("inf"))
 
 
@@ -108,12 +111,14 @@ def load_tile(
 ):  # fmt: skip
     """A tile in the type of the arithmetic; `beside`: what lies outside the tensor."""
     start, _, element, outer, column, inner, mask, label = place
-    outer_stride, class_stride, inner_stride = strides
+    outer_stride, class_stride, inner_stride, distinct = strides
+    if FORM > STRIDED:  # in 32 bits: a remainder in 64 would be a call
+        outer = (outer.to(tl.int32) % distinct.to(tl.int32)).to(tl.int64)
     if FORM == CONTIGUOUS:
         at = pointer + start + element
-    elif FORM == WIDE and IN == 2:
+    elif (FORM == WIDE or FORM == WIDE_AGAIN) and IN == 2:
         at = pointer + outer * (outer_stride // VEC * VEC) + column
-    elif FORM == WIDE:
+    elif FORM == WIDE or FORM == WIDE_AGAIN:
         at = pointer + outer * (outer_stride // VEC * VEC)
         at += column * (class_stride // VEC * VEC) + inner
     else:
@@ -145,7 +150,7 @@ def gumbel_tile(
     """
     seed, offset = key
     if noise is not None:
-        return load_tile(noise, place, (0, 0, 0), 0.0, IN, VEC, TAIL, CONTIGUOUS, MATH) * LOG2E
+        return load_tile(noise, place, (0, 0, 0, 0), 0.0, IN, VEC, TAIL, CONTIGUOUS, MATH) * LOG2E
     elif VEC == 1:
         index = place[0] + place[2]
         v, upper = uniform_at(seed, offset, index, DOUBLE, MATH)

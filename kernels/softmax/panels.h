@@ -258,7 +258,8 @@ class SoftmaxStage {
   }
   // The same of rows side by side that repeat. Apart, for it is seldom called.
   template <class T>
-  __attribute__((noinline)) void gather_again(const Strided& op, const Panel& p, const Block& b, void* to) const {
+  __attribute__((noinline)) void gather_again(const Strided& op, const Panel& p, const Block& b,
+                                              void* to) const {
     const int64_t begin = p.inner % op.repeats;
     const T* from = static_cast<const T*>(where(op, p, b).data) - begin * op.inner;
     for (int64_t s = 0; s < b.steps; ++s, from += step_stride(op)) {

@@ -126,8 +126,8 @@ struct GumbelSoftmax {
     int64_t outer, cls, inner;
   };
 
-  // The three strides of a tensor of the logits' shape, which becomes a copy where it has none. `distinct`: how
-  // many of its outers there are in memory, where they repeat.
+  // The three strides of a tensor of the logits' shape, which becomes a copy where it has none. `distinct`:
+  // how many of its outers there are in memory, where they repeat.
   static Strides three(const Spec& spec, const Parameters& p, Tensor& t, int64_t* distinct = nullptr) {
     const Dims shape = in_order(t.sizes(), spec.order), strides = in_order(t.strides(), spec.order);
     size_t at = static_cast<size_t>(spec.dim);
@@ -135,7 +135,8 @@ struct GumbelSoftmax {
       if (spec.order[i] == spec.dim) at = i;
     size_t first = 0;
     int64_t repeats = 1;
-    for (; distinct && first < at && (strides[first] == 0 || shape[first] == 1); ++first) repeats *= shape[first];
+    for (; distinct && first < at && (strides[first] == 0 || shape[first] == 1); ++first)
+      repeats *= shape[first];
     if (distinct) *distinct = p.outer / repeats;
     const int64_t outer = run_stride(shape, strides, first, at),
                   inner = run_stride(shape, strides, at + 1, shape.size());

@@ -78,8 +78,8 @@ struct TermFormula<Term::tanh_normal_density> {
   }
 };
 
-// The same with the distances to the lower and to the upper end as parameters 2 and 3. A negative one is that of
-// an action that is held: such an action has no gradient, nor have the ends, whose distance the other one is.
+// The same with the distances to the lower and to the upper end as parameters 2 and 3. A negative one is
+// that of an action that is held: it has no gradient, nor have the ends, whose distance the other one is.
 template <>
 struct TermFormula<Term::tanh_normal_density_between> {
   template <class V, class Out>

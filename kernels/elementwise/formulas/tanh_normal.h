@@ -87,8 +87,8 @@ struct TransformFormula<Transform::tanh_normal_between> {
   }
 };
 
-// Of a fixed action, which the ends move in units of their distance. One on an end was rounded to it, and gives
-// the ends no gradient.
+// Of a fixed action, which the ends move in units of their distance. One on an end was rounded to it, and
+// gives the ends no gradient.
 template <>
 struct TransformFormula<Transform::tanh_normal_score_between>
     : TransformFormula<Transform::tanh_normal_between> {

@@ -33,3 +33,10 @@ def transposed(convolve: Callable[..., Tensor]) -> Outputs:
         )  # fmt: skip
 
     return outputs
+
+
+def embedding(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.embedding(
+        x, weight, layer.padding_idx, layer.max_norm, layer.norm_type, layer.scale_grad_by_freq,
+        layer.sparse,
+    )  # fmt: skip

@@ -20,6 +20,8 @@ from .layers import Outputs, convolution, linear, transposed
 from .protocol import Report, Target, apply
 from .servable import as_it_was, unserved
 
+# Of a Flipout layer, whose sample and KL are two ops: below it they take longer than operators.
+_FEWEST = 2**15
 _BASE = "bayesian_torch.layers.base_variational_layer"
 
 
@@ -90,8 +92,8 @@ class Weights(NamedTuple):
 def _one_number(t: Tensor) -> float | None:
     if not t.is_cpu or t.requires_grad or not t.numel() or not eager():
         return None
-    low, high = torch.aminmax(t)
-    return low.item() if low == high else None
+    low, high = (end.item() for end in torch.aminmax(t))
+    return low if low == high else None
 
 
 def _weights(layer: Any, name: str) -> list[Weights]:
@@ -177,6 +179,8 @@ def _flipout(layer: Layer, rng: str) -> Callable[..., Any]:
         why = _why_not(self, weights)
         if why is not None:
             return why
+        if weights[0].mu.numel() < _FEWEST:
+            return "a Flipout layer of few weights, with which the original is quicker"
 
         def perturbations() -> list[Tensor]:
             return [fused.gaussian_rsample(0.0, rho=w.rho, **w.noise(rng)) for w in weights]

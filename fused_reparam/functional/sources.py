@@ -226,6 +226,6 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
     if eager():  # nothing but the backend sees the key
         # A subclass would take the op for one of its own.
         if generator is None and type(like) in TENSOR_TYPES:
-            return draw_key(like)
+            return draw_key.call(like)
         return keys.random_bits(like.device, generator)
     return keys.draw_key(like.device, generator)

@@ -23,6 +23,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as transforms_active
+from torch.compiler import is_compiling
 
 from ..backends import dispatch
 from ..backends.cpu import extension
@@ -156,6 +158,7 @@ class DifferentiableOp(ABC):
         define(f"{of_backward}({grads}, {self.saved}, {self.options}, bool[] needs) -> ({back})")
         namespace = torch.ops.fused_reparam
         self.op = getattr(namespace, self.name).default
+        self.bound = extension.Bound(self.op)
         self.backward_op = getattr(namespace, of_backward).default
         for name, compute, fake, autograd in (
             (self.name, self._compute, self._fake, self._autograd),
@@ -199,10 +202,12 @@ class DifferentiableOp(ABC):
         if facts is None:
             if type(key) is Fresh:
                 inputs = self.with_key(inputs, key.draw(first.device))
+            if is_compiling():
+                return self.op(*inputs, *spec)  # type: ignore[no-any-return]
             # Within the dispatcher no Function of a transform can be applied.
-            if functorch_active():
+            if transforms_active():
                 return self._autograd(*inputs, *spec)  # type: ignore[no-any-return]
-            return self.op(*inputs, *spec)  # type: ignore[no-any-return]
+            return self.bound.call(*inputs, *spec)  # type: ignore[no-any-return]
         if not torch._C._autograd._profiler_enabled():
             return self._directly(inputs, spec, facts)
         with torch.autograd.profiler.record_function(f"fused_reparam::{self.name}"):

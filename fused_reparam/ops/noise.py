@@ -119,7 +119,7 @@ def _draw_key(witness: Tensor) -> Tensor:
 
 
 LIB.impl("draw_key", _draw_key, "CompositeExplicitAutograd")
-draw_key = torch.ops.fused_reparam.draw_key.default
+draw_key = extension.Bound(torch.ops.fused_reparam.draw_key.default)
 torch.library.register_fake(
     "fused_reparam::draw_key",
     lambda witness: torch.empty((2,), dtype=torch.uint64, device=witness.device),

@@ -1,6 +1,7 @@
 // The ops' CPU kernels and autograd nodes as an extension of Python, compiled against the installed PyTorch:
 // unlike the library, they need more of PyTorch than its stable ABI has. Optional: without it the same is
 // done in Python. It computes nothing itself; `start` gets the library's functions and the ops.
+#include "torch/bound.h"
 #include "torch/kernels.h"
 
 namespace fr::ops {
@@ -92,6 +93,7 @@ PyObject* spent(PyObject*, PyObject* object) {
 }
 
 PyMethodDef methods[] = {
+    {"bound", bound, METH_VARARGS, nullptr},
     {"start", start, METH_VARARGS, nullptr},
     {"spent", spent, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -24,6 +24,7 @@ from .. import dispatch
 module: Any = None
 origin, reason = "", "the native library is not loaded"
 _served: dict[str, Any] = {}
+_bound: list[Bound] = []
 _FUNCTIONS = (
     "elementwise_forward",
     "elementwise_backward",
@@ -31,6 +32,22 @@ _FUNCTIONS = (
     "softmax_backward",
     "base_noise",
 )
+
+
+class Bound:
+    """An op that eager code calls by ``call``: the extension's function for it, once there is one.
+
+    That function reads the arguments and calls the same op by the dispatcher: to match them to the
+    schema, as ``torch.ops`` does, takes a quarter of a small forward pass. What may be more than a
+    value (subclasses, tracers, modes that override functions) it leaves to ``torch.ops``. No
+    compiler sees through it: compiled code calls ``op``.
+    """
+
+    __slots__ = ("call", "op")
+
+    def __init__(self, op: Any) -> None:
+        self.op = self.call = op
+        _bound.append(self)
 
 
 def turned_off() -> bool:
@@ -51,10 +68,13 @@ def load(library: Any) -> None:
         entries = (getattr(library.handle, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
         codes = library.codes
+        calls = [found.bound(one.op.name(), one.op) for one in _bound]
         found.start(
             dispatch.asked_for, _recorded_backward, codes.families, codes.bases, _served, *addresses
         )
         module = found
+        for one, call in zip(_bound, calls, strict=True):
+            one.call = call
     except Exception as error:  # whatever went wrong, Python can do it
         reason = str(error) or type(error).__name__
 

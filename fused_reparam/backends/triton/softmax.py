@@ -132,12 +132,9 @@ def _form(size: Size, strides: Strides | None, tile: Tile, distinct: int = 0) ->
     return (WIDE if wide else STRIDED).value
 
 
-def _sized(logits: torch.Tensor, *others: torch.Tensor | None) -> tuple[torch.Tensor, Size]:
-    """The logits, and the size of a call: they may have fewer outers than it has, and repeat."""
-    outers = max(logits.shape[0], *[t.shape[0] for t in others if t is not None])
-    if logits.shape[0] < outers and outers >= 1 << 31:  # which kernels count in 32 bits
-        logits = logits.repeat(outers // logits.shape[0], 1, 1)
-    return logits, (outers, logits.shape[1], logits.shape[2])
+def _repeated(logits: torch.Tensor, outers: int) -> torch.Tensor:
+    """Logits that stand for more outers than they have: as many, where 32 bits can't count them."""
+    return logits if outers < 1 << 31 else logits.repeat(outers // logits.shape[0], 1, 1)
 
 
 def _constexprs(tile: Tile) -> tuple:
@@ -177,10 +174,11 @@ def softmax_forward(
     mode, tau, unimix, logits, key, noise, y, soft, kl, control=None
 ) -> None:  # fmt: skip
     key_mode, bits, state, seed, offset = _key(key) if y is not None else _NO_KEY
-    classes = logits.shape[1]
-    logits, size = _sized(logits, y, kl)
+    outers, (_, classes, inners) = (kl if y is None else y).shape[0], logits.shape
+    if logits.shape[0] < outers:
+        logits = _repeated(logits, outers)
     variant, head = _forward(
-        logits.device, logits.dtype, size, logits.shape[0], logits.stride(), mode,
+        logits.device, logits.dtype, (outers, classes, inners), logits.shape[0], logits.stride(), mode,
         _each(control), mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None,
         key_mode,
         (noise is not None, y is not None, soft is not None, kl is not None, control is not None),
@@ -222,9 +220,11 @@ def softmax_backward(
 ) -> None:  # fmt: skip
     if mode == ONE_HOT or grad_y is None:
         soft = None
-    logits, size = _sized(logits, grad_logits)
+    outers, (_, classes, inners) = grad_logits.shape[0], logits.shape
+    if logits.shape[0] < outers:
+        logits = _repeated(logits, outers)
     variant, head = _backward(
-        logits.device, logits.dtype, size, logits.shape[0], logits.stride(),
+        logits.device, logits.dtype, (outers, classes, inners), logits.shape[0], logits.stride(),
         None if grad_y is None else grad_y.stride(), _each(control),
         (grad_kl is not None, soft is not None, control is not None),
     )  # fmt: skip

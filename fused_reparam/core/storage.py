@@ -20,12 +20,19 @@ TENSOR_TYPES = frozenset((Tensor, torch.nn.Parameter))
 
 def held(t: Tensor) -> bool:
     """Whether a tensor has its memory; one of a subclass, or without a storage, need not."""
-    if type(t) not in TENSOR_TYPES:
-        return True
+    return type(t) not in TENSOR_TYPES or in_memory(t) is not False
+
+
+def in_memory(t: Tensor) -> bool | None:
+    """Whether a tensor's storage holds all its elements; None for one that has no storage.
+
+    Those are of another layout, or wrapped by a transform: by ``torch.vmap``, or by what
+    ``torch.autograd.grad(is_grads_batched=True)`` does, which no transform's state tells of.
+    """
     try:
         nbytes = t.untyped_storage().nbytes()
-    except NotImplementedError:  # another layout, or wrapped by a transform
-        return True
+    except NotImplementedError:
+        return None
     if t.is_contiguous():
         return nbytes >= t.storage_offset() * t.itemsize + t.nbytes or not t.numel()
     end = t.storage_offset() + 1

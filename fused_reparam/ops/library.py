@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..core.modes import eager
-from ..core.storage import TENSOR_TYPES, held
+from ..core.storage import TENSOR_TYPES, in_memory
 from ..rng.cuda import GraphKey, HostKey
 from ..rng.keys import Fresh
 
@@ -58,7 +58,7 @@ def eager_facts(tensors: Sequence[Any]) -> Facts | None:
         elif type(t) in TENSOR_TYPES:
             if t.is_nested or t.layout is not _STRIDED or t.is_neg() or t._is_zerotensor():
                 return None
-            if not held(t):
+            if not in_memory(t):
                 return None
             found.append((t.shape, t.stride(), t.dtype, t.device))
         elif type(t) in _NO_TENSORS:

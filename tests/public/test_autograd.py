@@ -137,3 +137,20 @@ def test_expanded_tensors(case):
             found.append(run(lambda *p, c=change: case(*map(c, p), key=key), leaves))
         for got, want in zip(*found, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@EVERY
+def test_a_batch_of_gradients(case):
+    """As ``jacobian(vectorize=True)`` and ``gradcheck`` ask for it, by a vmap of its own."""
+    params = case.params()
+    outputs = case(*params, key=noise.key(1))
+    batches = [
+        torch.stack([g, 2.0 * g.flip(0)]) if g.dim() else torch.stack([g, 2.0 * g])
+        for g in cotangents(outputs)
+    ]
+    found = autograd.grad(outputs, params, batches, is_grads_batched=True, retain_graph=True)
+    for i in range(2):
+        alone = [b[i] for b in batches]
+        want = autograd.grad(outputs, params, alone, retain_graph=True)
+        for got, expected in zip(found, want, strict=True):
+            torch.testing.assert_close(got[i], expected)

@@ -24,11 +24,11 @@ from torch.types import _size
 from ..core.mistakes import described
 from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions
-from ..core.scalars import is_number
 from ..families import FAMILIES
 from ..functional import elementwise
 from ..functional.sources import Sources, sources_of
 from ..ops.elementwise_spec import broadcasts_to
+from .given import derived, keeps, of_one_dtype, one_shape, widest
 
 Parameter = Tensor | float
 NO_DIMS = torch.Size()
@@ -79,7 +79,7 @@ class Fused(Distribution):
     ) -> None:
         """What a constructor does with its parameters, which broadcast against each other."""
         self._names = names
-        shape = _one_shape(values)
+        shape = one_shape(values)
         if shape is None:
             shape = self._of_several_shapes(names, values)
         else:
@@ -94,21 +94,21 @@ class Fused(Distribution):
     def _of_several_shapes(
         self, names: tuple[str, ...], values: tuple[Parameter, ...]
     ) -> torch.Size:
-        like = _widest(values)
+        values = of_one_dtype(values)
+        like = widest(values)
         if like is None:
             values = broadcast_all(*values)  # which also says what is wrong
             like = values[0]
-        shape, dtype = like.shape, like.dtype
+        shape = like.shape
         narrow: dict[str, tuple[Parameter, Tensor | None]] = {}
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, Tensor):
                 narrow[name] = value, None
             elif value.dim() == len(shape) and value.shape == shape:
                 setattr(self, name, value)
-            elif value.dtype == dtype and broadcasts_to(shape, value):
+            elif broadcasts_to(shape, value):
                 narrow[name] = value, None
-            else:
-                # Each widens the other, or what has no dims would not count for the dtype.
+            else:  # each widens the other
                 for name, value in zip(names, broadcast_all(*values), strict=True):
                     setattr(self, name, value)
                 return value.shape
@@ -134,10 +134,10 @@ class Fused(Distribution):
 
     def _parameter(self, name: str) -> Parameter:
         """A parameter as it was given: the ops broadcast it at less cost, and its gradient."""
-        if name not in self._narrow:
-            return getattr(self, name)  # type: ignore[no-any-return]
-        value, whole = self._narrow[name]
         held = self.__dict__.get(name)
+        if name not in self._narrow:
+            return getattr(self, name) if held is None else held  # type: ignore[no-any-return]
+        value, whole = self._narrow[name]
         return value if held is whole else held  # type: ignore[return-value]
 
     def _whole(self, name: str) -> Tensor:
@@ -148,7 +148,9 @@ class Fused(Distribution):
             value = torch.full((), value, dtype=like.dtype, device=like.device)
         with torch.enable_grad():
             whole = value.expand(self._batch_shape)
-        self._narrow[name] = self._narrow[name][0], whole  # type: ignore[index]
+        if keeps(whole):
+            self._narrow[name] = self._narrow[name][0], whole  # type: ignore[index]
+            setattr(self, name, whole)
         return whole
 
     def _like(self) -> Tensor:
@@ -157,9 +159,7 @@ class Fused(Distribution):
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("_narrow", ()):
-            whole = self._whole(name)
-            setattr(self, name, whole)
-            return whole
+            return self._whole(name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -264,7 +264,7 @@ class Transformed(Fused):
     These are made when somebody asks for them: neither a sample nor a log-density needs them.
     """
 
-    @lazy_property
+    @derived
     def _original(self) -> TransformedDistribution:
         return self._counterpart(**self._arguments(), validate_args=False)  # type: ignore[no-any-return]
 
@@ -272,11 +272,11 @@ class Transformed(Fused):
         """What the counterpart is made of."""
         return {name: getattr(self, name) for name in self._names}
 
-    @lazy_property
+    @derived
     def base_dist(self) -> Any:
         return self._original.base_dist
 
-    @lazy_property
+    @derived
     def transforms(self) -> Any:
         return self._original.transforms
 
@@ -332,30 +332,6 @@ def points(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else value.to(like.dtype)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
-
-
-def _one_shape(values: tuple[Parameter, ...]) -> torch.Size | None:
-    """The shape of all parameters, if they are tensors of one."""
-    first = values[0]
-    if not isinstance(first, Tensor):
-        return None
-    shape, dims = first.shape, first.dim()
-    for v in values[1:]:
-        if not isinstance(v, Tensor) or v.dim() != dims or v.shape != shape:
-            return None
-    return shape
-
-
-def _widest(values: tuple[Parameter, ...]) -> Tensor | None:
-    """The tensor of most dims; None where all are numbers, or something is neither."""
-    found = None
-    for v in values:
-        if isinstance(v, Tensor):
-            if found is None or v.dim() > found.dim():
-                found = v
-        elif type(v) is not float and not is_number(v):
-            return None
-    return found
 
 
 def in_dtype_of(found: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, distributions
 from torch.distributions import Categorical
-from torch.distributions.utils import lazy_property
+from torch.distributions.utils import probs_to_logits
 
 from ..functional.categorical import gumbel_softmax, one_hot_categorical
 from ..functional.relaxed_log_prob import gumbel_softmax_log_prob
 from .base import Fused, Parameter, SomeNoise, Transformed, in_dtype_of, points
+from .given import derived
 from .unit_interval import chance
 
 __all__ = ["OneHotCategorical", "RelaxedOneHotCategorical"]
@@ -35,7 +36,7 @@ class _OfClasses(Fused):
         if self._validate_args:
             self._categorical  # noqa: B018  (it is checked when it is made)
 
-    @lazy_property
+    @derived
     def _categorical(self) -> Categorical:
         return Categorical(**self._arguments(), validate_args=self._validate_args)
 
@@ -44,7 +45,9 @@ class _OfClasses(Fused):
 
     def _scores(self) -> Tensor:
         """Unnormalized log-probabilities."""
-        return self._logits if self._names == ("_logits",) else self._categorical.logits
+        if self._names == ("_logits",):
+            return self._logits  # type: ignore[no-any-return]
+        return probs_to_logits(self._probs / self._probs.sum(-1, keepdim=True))
 
     @property
     def logits(self) -> Tensor:
@@ -174,7 +177,7 @@ class RelaxedOneHotCategorical(_OfClasses, Transformed, distributions.RelaxedOne
         super()._expand_others(new)
         new._temperature = self._temperature
 
-    @lazy_property
+    @derived
     def _original(self) -> Any:
         temperature = torch.as_tensor(self._temperature)
         return self._counterpart(temperature, **self._arguments(), validate_args=False)

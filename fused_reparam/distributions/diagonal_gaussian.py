@@ -8,7 +8,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from torch.distributions.utils import lazy_property
 
 from ..core.noise_options import Generators
 from ..functional.arguments import moments_dim
@@ -17,6 +16,7 @@ from ..functional.gaussian_from_moments import gaussian_rsample_from_moments
 from ..functional.gaussian_kl import gaussian_kl
 from ..functional.gaussian_log_prob import gaussian_log_prob
 from .base import Source
+from .given import derived
 
 __all__ = ["DiagonalGaussian"]
 
@@ -64,7 +64,7 @@ class DiagonalGaussian:
         self.parameters = moments
         self.deterministic = deterministic
 
-    @lazy_property
+    @derived
     def _halves(self) -> tuple[Tensor, Tensor]:
         mean, logvar = self.parameters.chunk(2, self.dim)
         return mean, logvar
@@ -73,15 +73,15 @@ class DiagonalGaussian:
     def mean(self) -> Tensor:
         return self._halves[0]
 
-    @lazy_property
+    @derived
     def logvar(self) -> Tensor:
         return self._halves[1].clamp(*_BOUNDS)
 
-    @lazy_property
+    @derived
     def std(self) -> Tensor:
         return torch.zeros_like(self.mean) if self.deterministic else torch.exp(0.5 * self.logvar)
 
-    @lazy_property
+    @derived
     def var(self) -> Tensor:
         return torch.zeros_like(self.mean) if self.deterministic else torch.exp(self.logvar)
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributions
 from torch.distributions.transforms import ExpTransform
-from torch.distributions.utils import lazy_property
 
 from ..functional import elementwise
 from ..functional.divergence import usual
@@ -27,6 +26,7 @@ from .base import (
     points,
     sources,
 )
+from .given import derived
 from .scales import ATTRIBUTES, Scaled, one_scale, scale_of
 
 # No bounds of the scale; the prior of a divergence, which is not asked for.
@@ -130,7 +130,7 @@ class LogNormal(Scaled, Transformed, distributions.LogNormal):
         True
     """
 
-    @lazy_property
+    @derived
     def loc(self) -> Tensor:  # in place of the counterpart's property
         return self._whole("loc")
 

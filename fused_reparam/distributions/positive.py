@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor, distributions
-from torch.distributions.utils import lazy_property
 
-from .base import OfFamily, Parameter, Transformed
+from .base import OfFamily, Parameter, Transformed, points
+from .given import derived
 
 __all__ = ["Exponential", "GeneralizedPareto", "HalfCauchy", "Pareto", "Weibull"]
 
@@ -74,13 +74,13 @@ class Weibull(OfFamily, Transformed, distributions.Weibull):
     ) -> None:
         self._made_of(("scale", "concentration"), (scale, concentration), validate_args)
 
-    @lazy_property
+    @derived
     def concentration_reciprocal(self) -> Tensor:
         return self.concentration.reciprocal()
 
     def _log_prob(self, value: Tensor) -> Tensor:
         k = self.concentration
-        log_y = torch.log(value) - torch.log(self.scale)
+        log_y = torch.log(points(value, k)) - torch.log(self.scale)
         return torch.log(k / self.scale) + (k - 1.0) * log_y - torch.exp(k * log_y)
 
 
@@ -111,7 +111,7 @@ class Pareto(OfFamily, Transformed, distributions.Pareto):
         self._made_of(("scale", "alpha"), (scale, alpha), validate_args)
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        log_value = torch.log(value)
+        log_value = torch.log(points(value, self.alpha))
         return torch.log(self.alpha) - log_value + self.alpha * (torch.log(self.scale) - log_value)
 
 
@@ -201,7 +201,7 @@ class HalfCauchy(OfFamily, Transformed, distributions.HalfCauchy):
     def __init__(self, scale: Parameter, validate_args: bool | None = None) -> None:
         self._made_of(("scale",), (scale,), validate_args)
 
-    @lazy_property
+    @derived
     def scale(self) -> Tensor:  # in place of the counterpart's property
         return self._whole("scale")
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import lazy_property
 
 from ..core.mistakes import described
 from ..core.scales import SCALE_KINDS, log_var_of, sigma_of
 from .base import Fused, Parameter
+from .given import derived
 
 __all__ = ["Scaled", "one_scale", "scale_of"]
 
@@ -38,23 +38,23 @@ class Scaled(Fused):
             others = {key: of for key, of in usual.items() if key != "scale"}
             self.arg_constraints = others | {name: of_scale}  # type: ignore[misc]
 
-    @lazy_property
+    @derived
     def scale(self) -> Tensor:
         return self._as("scale", sigma_of)
 
-    @lazy_property
+    @derived
     def var(self) -> Tensor:
         return self._as("var", lambda x, kind: sigma_of(x, kind).square())
 
-    @lazy_property
+    @derived
     def logvar(self) -> Tensor:
         return self._as("logvar", _log_var)
 
-    @lazy_property
+    @derived
     def log_std(self) -> Tensor:
         return self._as("log_std", lambda x, kind: 0.5 * _log_var(x, kind))
 
-    @lazy_property
+    @derived
     def rho(self) -> Tensor:
         return self._as("rho", _rho)
 

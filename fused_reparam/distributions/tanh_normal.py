@@ -12,7 +12,16 @@ from torch.types import _size
 
 from ..core.scalars import is_number
 from ..functional.tanh_normal import tanh_normal_log_prob, tanh_normal_rsample, tanh_normal_sample
-from .base import NO_DIMS, Noise, Parameter, SomeNoise, in_dtype_of, points, with_shape
+from .base import (
+    NO_DIMS,
+    Noise,
+    Parameter,
+    SomeNoise,
+    in_dtype_of,
+    number_of,
+    points,
+    with_shape,
+)
 from .normal import Normal
 from .scales import Scaled, one_scale
 
@@ -34,7 +43,9 @@ class TanhNormal(Scaled, TransformedDistribution):
         low, high: the bounds, low < high: numbers, tensors, or arrays as of a space of actions.
 
     ``rsample_and_log_prob`` computes the density from x, so that it is right where tanh rounds to
-    1. The divergence between two of the same bounds is that of the normal distributions.
+    1. The divergence between two of the same bounds is that of the normal distributions. Bounds
+    that are tensors are compared where one of the two validates; where neither does, nothing waits
+    for a device, and they are taken to be the same.
 
     Source: Haarnoja et al., "Soft actor-critic", 2018, appendix C.
 
@@ -121,10 +132,14 @@ class TanhNormal(Scaled, TransformedDistribution):
 
 
 def same_bounds(p: TanhNormal, q: TanhNormal) -> bool:
-    """Tensors that are not the same are compared by what they hold."""
+    """Numbers are compared. So is what tensors hold, but for that a device would be waited for."""
+    waits = p._validate_args or q._validate_args
     for name in ("low", "high"):
-        a, b = p._parameter(name), q._parameter(name)
-        if a is not b and not torch.as_tensor(a == b).all():
+        a, b = number_of(p._parameter(name)), number_of(q._parameter(name))
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            if waits and a is not b and not torch.as_tensor(a == b).all():
+                return False
+        elif a != b:
             return False
     return True
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, distributions
 from torch.distributions.utils import (
     clamp_probs,
-    lazy_property,
     logits_to_probs,
     probs_to_logits,
 )
@@ -17,6 +16,7 @@ from ..families import continuous_bernoulli
 from ..functional.relaxed_log_prob import relaxed_bernoulli_log_prob
 from ..functional.unit_interval import relaxed_bernoulli
 from .base import Fused, OfFamily, Parameter, SomeNoise, Transformed, in_dtype_of, points
+from .given import derived
 
 __all__ = ["ContinuousBernoulli", "Kumaraswamy", "RelaxedBernoulli"]
 
@@ -24,13 +24,13 @@ __all__ = ["ContinuousBernoulli", "Kumaraswamy", "RelaxedBernoulli"]
 class _OfChance(Fused):
     """Has log-odds, or the probability of 1 that they are made of."""
 
-    @lazy_property
+    @derived
     def logits(self) -> Tensor:
         if self._names[0] == "logits":
             return self._whole("logits")
         return probs_to_logits(self.probs, is_binary=True)
 
-    @lazy_property
+    @derived
     def probs(self) -> Tensor:
         if self._names[0] == "probs":
             return self._whole("probs")
@@ -96,14 +96,29 @@ class ContinuousBernoulli(_OfChance, OfFamily, distributions.ContinuousBernoulli
         self._lims = lims
         self._of_chance(probs, logits, validate_args)
 
+    @property
+    def probs(self) -> Tensor:  # type: ignore[override]
+        """Held off 0 and 1, where moments would be NaN, and not kept, see ``given.keeps``."""
+        given = self.__dict__.get("probs")
+        if given is None:
+            given = super().probs
+        return clamp_probs(given)
+
+    @probs.setter
+    def probs(self, value: Tensor) -> None:
+        self.__dict__["probs"] = value
+
     def _expand_others(self, new: Any) -> None:
         super()._expand_others(new)
         new._lims = self._lims
 
     def _log_prob(self, value: Tensor) -> Tensor:
         logits = self.logits
-        _, log_shc, _ = continuous_bernoulli.prior_constants(logits)
-        return (value - 0.5) * logits - log_shc
+        _, log_shc, less_half = continuous_bernoulli.prior_constants(logits)
+        # Half the size of large logits is in both terms: with it nothing else would be left.
+        near = logits.abs() < 1.0
+        offset = torch.where(near, 0.5, (logits > 0.0).to(logits.dtype))
+        return (value - offset) * logits - torch.where(near, log_shc, less_half)
 
 
 class Kumaraswamy(OfFamily, Transformed, distributions.Kumaraswamy):

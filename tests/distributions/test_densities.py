@@ -113,6 +113,10 @@ def test_values_may_be_numbers_and_integers():
         )
         if kind != "LogNormal":
             close(ours.log_prob(0.5), theirs.log_prob(0.5), 1e-6)
+    for kind in ("Weibull", "Pareto"):
+        ours = getattr(D, kind)(torch.full((3,), 0.4), 2.0, validate_args=False)
+        theirs = getattr(T, kind)(torch.full((3,), 0.4), 2.0, validate_args=False)
+        close(ours.log_prob(0.5), theirs.log_prob(0.5), 1e-6)
 
 
 def test_the_normal_is_exact_where_sigma_leaves_the_dtype():

@@ -124,6 +124,21 @@ def test_a_prior_of_another_dtype_leaves_the_sample_as_it_is():
     close(kl, kl_divergence(T.Normal(torch.zeros(3), torch.tensor(-1.0).exp()), prior), 1e-6)
 
 
+class Theirs(T.Normal):
+    """Somebody's subclass of PyTorch's."""
+
+    def __init__(self, loc):
+        super().__init__(loc, 2.0)
+
+
+def test_to_a_subclass_of_pytorchs():
+    d, theirs = D.Normal(torch.ones(3), log_std=-1.0), Theirs(torch.zeros(3))
+    plain = T.Normal(d.loc, d.scale), T.Normal(theirs.loc, theirs.scale)
+    close(kl_divergence(d, theirs), kl_divergence(*plain), 1e-6)
+    close(kl_divergence(theirs, d), kl_divergence(*plain[::-1]), 1e-6)
+    close(d.rsample_and_kl(theirs)[1], kl_divergence(*plain), 1e-6)
+
+
 def test_independent_ones_sum():
     p = D.Independent(CASES["Normal log_std"].made(), 1)
     q = D.Independent(D.Normal(torch.zeros(SHAPE).double(), 1.0), 1)

@@ -188,7 +188,7 @@ class Logistic(_LocScale, Distribution):
 
 
 class StudentT(Fused, distributions.StudentT):
-    r"""Student's t, ``torch.distributions.StudentT``: in one pass for a df that is a number.
+    r"""Student's t distribution, ``torch.distributions.StudentT`` in one pass.
 
     .. math::
         z = \mathrm{loc} + \mathrm{scale} \sqrt{\mathrm{df} (u^{-2 / \mathrm{df}} - 1)} \,

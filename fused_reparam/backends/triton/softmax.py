@@ -178,8 +178,8 @@ def softmax_forward(
     if logits.shape[0] < outers:
         logits = _repeated(logits, outers)
     variant, head = _forward(
-        logits.device, logits.dtype, (outers, classes, inners), logits.shape[0], logits.stride(), mode,
-        _each(control), mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None,
+        logits.device, logits.dtype, (outers, classes, inners), logits.shape[0], logits.stride(),
+        mode, _each(control), mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None,
         key_mode,
         (noise is not None, y is not None, soft is not None, kl is not None, control is not None),
     )  # fmt: skip

@@ -17,34 +17,31 @@ def mixture(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def
         p = share N(prior_mean, std1^2) + (1 - share) N(prior_mean, std2^2),  0 < share < 1
     """
     low, high, mean = constants[:3]
-    wide, narrow, constant, ahead = wider_and_narrower(*constants[3:])
+    std, constant, ahead, fall = wider_and_narrower(*constants[3:])
     sigma, log_var = scale_of(p[1], kind, low, high)
     z = p[0] + sigma * eps
-    distance = z - mean
-    d = distance / wide
-    # Bounded so that its square is a number: beyond it the narrower normal has no share.
-    most = min(_most(z) * narrow, torch.finfo(z.dtype).max)
-    of_narrow = distance.clamp(-most, most) / narrow
-    ratio = narrow / wide
-    fall = max(0.5 * (1.0 - ratio) * (1.0 + ratio), 2.0**-126)
+    d = (z - mean) / std
+    square = d * d
     # Not torch.logaddexp: its second derivative is NaN where one of the two is far below the other.
-    more = -torch.nn.functional.logsigmoid(fall * of_narrow * of_narrow - ahead)
-    return z, (log_q(eps, log_var) - (constant - HALF_LOG_2PI - 0.5 * d * d + more),)
+    more = -torch.nn.functional.logsigmoid(fall * square - ahead)
+    return z, (log_q(eps, log_var) - (constant - HALF_LOG_2PI - 0.5 * square + more),)
 
 
 def wider_and_narrower(share: float, std1: float, std2: float) -> tuple[float, float, float, float]:
-    """A mixture by its wider normal: both stds, log(share / std) of the wider one, and how far the
-    narrower one's logarithm is ahead of the wider one's at the mean.
+    """A mixture by its wider normal: its std, and log(share / std) of it; how far the narrower
+    one's logarithm is ahead of the wider one's at the mean, and how it falls with d^2.
 
-    Of a distance to the mean, in units of the wider and of the narrower std d and e, and with
-    ``a = ahead - (1 - narrow^2 / wide^2) e^2 / 2``: ``log p = constant - d^2 / 2 - log(2 pi) / 2 +
-    log(1 + e^a)``. Nothing is infinite less infinite, however far z is.
+    With d = (z - mean) / std and ``a = ahead - fall d^2``: ``log p = constant - d^2 / 2 - log(2 pi)
+    / 2 + log(1 + e^a)``. Nothing is infinite less infinite, however far z is.
     """
     (wide, constant), (narrow, other) = sorted(
         ((std1, math.log(share) - math.log(std1)), (std2, math.log1p(-share) - math.log(std2))),
         reverse=True,
     )
-    return wide, narrow, constant, other - constant
+    ratio = wide / narrow
+    # Float32's: not 0, which times an infinite square would be NaN, and nothing infinite.
+    fall = min(max(0.5 * (ratio * ratio - 1.0), 2.0**-126), 2.0**126)
+    return wide, constant, other - constant, fall
 
 
 def mixture_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]

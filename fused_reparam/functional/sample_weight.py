@@ -110,7 +110,7 @@ def sample_weight(
         wanted = divergence(reduction, prior, None, "sample", 1)
         return latent(mu, rho, RHO, elementwise.UNBOUNDED, wanted, sources, False)  # type: ignore[return-value]
     parts = mixture_constants(mixture, std)
-    if any(isinstance(part, Tensor) for part in parts):
+    if any(isinstance(part, Tensor) for part in parts) or _extreme(*parts[1:]):
         return _to_tensors(mu, rho, mean, parts, reduction, sources)
     if isinstance(mean, Tensor):
         return _around(mu, rho, mean, parts, reduction, sources)
@@ -183,6 +183,14 @@ def mixture_constants(mixture: Mixture, prior_std: Tensor | float) -> tuple[Any,
     return share, std1, std2
 
 
+def _extreme(std1: float, std2: float) -> bool:
+    """Whether a power of the stds, or of their ratio, leaves float32 on the way to a result that
+    does not: the row of numbers forms them, that of tensors does not.
+    """
+    narrow, wide = min(std1, std2), max(std1, std2)
+    return not (narrow >= 2.0**-60 and wide <= 2.0**50 and wide <= narrow * 2.0**50)
+
+
 def _tensor_or_number(check: Callable[[str, float], float], name: str, value: Any) -> Any:
     """A tensor as it is, unless it can be read as a number at once and for good; or a number."""
     if isinstance(value, Tensor):
@@ -209,7 +217,7 @@ def _to_tensors(
     reduction: str,
     sources: Sources,
 ) -> tuple[Tensor, Tensor]:
-    """The same of a mixture with tensors in it."""
+    """The same of a mixture with tensors in it, or of extreme numbers."""
     named = zip(("prior_mean", "share", "std", "std"), (mean, *parts), strict=True)
     tensors = [(f"mixture {name}", value) for name, value in named if isinstance(value, Tensor)]
     for name, t in tensors:  # PyTorch reads them, which does not see memory that was freed

@@ -99,9 +99,10 @@ inline void set_constants(ElementwiseCall& c, const double (&constants)[6]) {
         std::swap(wide, narrow);
         std::swap(log_wide, log_narrow);
       }
-      const double least = c.wide() ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
-      return set(mean, std::fmax(1 / wide, least), log_wide - kHalfLogTwoPi, log_narrow - log_wide,
-                 std::fmax(1 / narrow, least));
+      const double ratio = wide / narrow;
+      // Float's: not 0, which times an infinite square would be NaN, and nothing infinite.
+      const double fall = std::fmin(std::fmax(0.5 * (ratio * ratio - 1), 0x1p-126), 0x1p126);
+      return set(mean, 1 / wide, log_wide - kHalfLogTwoPi, log_narrow - log_wide, fall);
     }
     case Transform::tanh_normal:
     case Transform::tanh_normal_score: {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import autograd
 
-from fused_reparam import noise, relaxed_bernoulli
+from fused_reparam import noise, relaxed_bernoulli, sample_weight
 from fused_reparam.families import FAMILIES
 from tests.helpers.elementwise_cases import gradients, results, spec
 
@@ -43,31 +43,36 @@ def test_a_mixture_far_from_its_mean(device, mixture):
     torch.testing.assert_close(seconds[0].cpu(), seconds[1].float(), rtol=2e-3, atol=0.1)
 
 
-@pytest.mark.parametrize("mixture", [(0.3, 1.0, 1e-25), (0.7, 1e-25, 1.0)], ids=str)
-def test_a_mixture_of_a_tiny_std(device, mixture):
-    """The square of its reciprocal is beyond float32, and so are no gradients near the mean."""
-    x = torch.tensor([0.0, 1e-26, -1e-25, 5e-25, 1.5e-24, 2e-24, 1e-20, 1e10])
-    log_sigma = torch.full_like(x, math.log(3e-26))
-    p = [t.to(device).requires_grad_() for t in (x, log_sigma)]
-    s = spec("mixture", reduction="none")._replace(constants=[-math.inf, math.inf, 0.0, *mixture])
-    got = results(p, s, eps=torch.zeros_like(x, device=device))[1]
-    exact = x.double().requires_grad_()
-    want = -log_mixture(exact, 0.0, *mixture) - log_sigma.double() - 0.5 * math.log(2 * math.pi)
-    (slope,) = autograd.grad(want.sum(), exact)
-    torch.testing.assert_close(got.cpu(), want.detach().float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        autograd.grad(got.sum(), p[0])[0].cpu(), slope.float(), rtol=1e-4, atol=1e-5
-    )
-    s = spec("mixture_density", reduction="none", sample=False)
-    p = [t.to(device).requires_grad_() for t in (x, *map(torch.tensor, mixture))]
-    exact = [t.detach().cpu().double().requires_grad_() for t in p]
-    (got,) = results(p, s)
-    d = exact[0].unsqueeze(-1) / torch.stack(exact[2:])
-    shares = torch.stack((exact[1], 1.0 - exact[1])) / torch.stack(exact[2:])
-    want = torch.logsumexp(shares.log() - 0.5 * d * d, -1) - 0.5 * math.log(2 * math.pi)
-    torch.testing.assert_close(got.cpu(), want.detach().float(), rtol=1e-5, atol=1e-5)
-    for a, b in zip(autograd.grad(got.sum(), p), autograd.grad(want.sum(), exact), strict=True):
-        torch.testing.assert_close(a.cpu(), b.float(), rtol=1e-4, atol=1e-5)
+EXTREME_MIXTURES = [
+    *((0.3, 1.0, 1e-25), (0.7, 1e-25, 1.0)),  # the square of 1 / std is beyond float32
+    *((0.3, 1.0, 1e-15), (0.3, 1.0, 8e-16), (0.6, 1e15, 1.0), (0.6, 2e15, 1.0)),
+    *((0.3, 2e-18, 1e-18), (0.3, 2e-19, 1e-19), (0.3, 1e20, 1e5), (0.3, 2e25, 1e25)),
+]
+
+
+@pytest.mark.parametrize("mixture", EXTREME_MIXTURES, ids=str)
+def test_a_mixture_of_extreme_stds(device, mixture):
+    """Of numbers and of tensors, within some stds of the narrower normal and of the wider one."""
+    narrow, wide = sorted(mixture[1:])
+    steps = torch.tensor([0.0, 0.1, -1.0, 5.0, 15.0, -20.0, 1e5])
+    x = torch.cat((steps * narrow, torch.tensor([-0.1, 0.5, 2.0]) * wide))
+    sigma = 0.3 * narrow
+    rho = math.log(math.expm1(sigma)) if sigma < 1.0 else sigma  # of no large sigma more than that
+    for numbers in (True, False):
+        p = [t.to(device).requires_grad_() for t in (x, *map(torch.tensor, mixture))]
+        exact = [t.detach().cpu().double().requires_grad_() for t in p]
+        prior, leaves = (mixture, 1) if numbers else (tuple(p[1:]), 4)
+        eps = torch.zeros_like(p[0])
+        _, got = sample_weight(p[0], rho, reduction="none", mixture=prior, eps=eps)
+        log_q = -math.log(sigma) - 0.5 * math.log(2 * math.pi)
+        d = exact[0].unsqueeze(-1) / torch.stack(exact[2:])
+        shares = torch.stack((exact[1], 1.0 - exact[1])) / torch.stack(exact[2:])
+        log_p = torch.logsumexp(shares.log() - 0.5 * d * d, -1) - 0.5 * math.log(2 * math.pi)
+        torch.testing.assert_close(got.cpu(), (log_q - log_p).float(), rtol=1e-5, atol=2e-5)
+        found = autograd.grad(got.sum(), p[:leaves])
+        want = autograd.grad((log_q - log_p).sum(), exact[:leaves])
+        for a, b, std in zip(found, want, (narrow, 1.0, *mixture[1:]), strict=False):
+            torch.testing.assert_close(a.cpu().double() * std, b * std, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-30, 1.0])

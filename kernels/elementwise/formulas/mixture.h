@@ -5,6 +5,35 @@
 
 namespace fr::FR_NS {
 
+// Constants: prior_mean; of the wider member 1 / std and log(share / std) - log(2 pi) / 2; ahead and
+// fall, as wider_and_narrower of families/mixture.py has them.
+template <>
+struct TransformFormula<Transform::mixture> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+    const V d = (z - in.constant(0)) * in.constant(1), square = d * d;
+    const V ahead = fma(-in.constant(4), square, in.constant(3)), more = ahead > V{} ? ahead : V{};
+    const V log_wide = fma(num<V>(-0.5), square, in.constant(2));
+    out.z(z);
+    out.term(0, log_q(eps, in.log_sigma()) - (log_wide + (more + log1p_unit(exp(-abs(ahead))))));
+  }
+  template <class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc()), one = num<V>(1.0);
+    const V d = (z - in.constant(0)) * in.constant(1);
+    const V ahead = fma(-in.constant(4), d * d, in.constant(3)), e = exp(-abs(ahead));
+    // The slopes d / std of both by their shares; the narrower one's is `steeper` times as large.
+    const V steeper = fma(num<V>(2.0), in.constant(4), one);
+    const V both = ahead > V{} ? e + steeper : fma(steeper, e, one);
+    const V slope = d * in.constant(1) * (both / (one + e));
+    const V g = in.grad_term(0), gz = in.grad_z() + times(g, slope);
+    out.loc(gz);
+    out.sigma(gz * eps);
+    out.log_sigma(-g);
+  }
+};
+
 // What a square of a distance in narrow stds takes from the logarithm of the narrower normal's share of the
 // wider one's: (1 - ratio^2) / 2. Not 0, which times an infinite square would be NaN.
 template <class V>
@@ -12,44 +41,6 @@ FR_INLINE V fall_of(V ratio) {
   const V one = num<V>(1.0);
   return max_keep_nan(num<V>(0x1p-126), num<V>(0.5) * (one - ratio) * (one + ratio));
 }
-
-// Constants: prior_mean; of the wider member 1 / std and log(share / std) - log(2 pi) / 2; how far the
-// logarithm of the narrower one is ahead at the mean; and its 1 / std.
-template <>
-struct TransformFormula<Transform::mixture> {
-  template <class V>
-  struct Parts {
-    V d, e, ahead;  // the distance in stds of the wider and of the narrower one
-    __attribute__((always_inline)) Parts(const Operands<V>& in, V z) {
-      const V distance = z - in.constant(0);
-      d = distance * in.constant(1);
-      e = distance * in.constant(4);
-      ahead = fma(-fall_of(in.constant(1) / in.constant(4)), e * e, in.constant(3));
-    }
-  };
-  template <class V, class Out>
-  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
-    const Parts<V> p(in, z);
-    const V more = p.ahead > V{} ? p.ahead : V{}, log_wide = fma(num<V>(-0.5), p.d * p.d, in.constant(2));
-    out.z(z);
-    out.term(0, log_q(eps, in.log_sigma()) - (log_wide + (more + log1p_unit(exp(-abs(p.ahead))))));
-  }
-  template <class V, class Out>
-  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc()), one = num<V>(1.0);
-    const Parts<V> p(in, z);
-    const V e = exp(-abs(p.ahead)), larger = one / (one + e), smaller = e * larger;
-    const V of_wide = p.ahead > V{} ? smaller : larger, of_narrow = p.ahead > V{} ? larger : smaller;
-    // The slopes d / std of both by their shares. The square of 1 / std may be beyond the dtype.
-    const V narrow = of_narrow == V{} ? V{} : of_narrow * (p.e * in.constant(4));
-    const V slope = fma(of_wide, p.d * in.constant(1), narrow);
-    const V g = in.grad_term(0), gz = in.grad_z() + times(g, slope);
-    out.loc(gz);
-    out.sigma(gz * eps);
-    out.log_sigma(-g);
-  }
-};
 
 // p0 is the point, p1 the share of the first of two normals around 0, p2 and p3 their stds. See
 // mixture_density of families/mixture.py.

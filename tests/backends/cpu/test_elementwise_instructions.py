@@ -38,7 +38,7 @@ BOUNDS = {
     ("transform", "log_prob_prior"): (6.2, 6.5),  # the same with a quotient
     ("transform", "log_prob far"): (6.8, 7.2),  # ratio and distance read, choice
     ("transform", "log_prob_prior far"): (7.2, 7.9),
-    ("transform", "mixture"): (25.8, 29.9),  # two results; densities 13, exp, log(1 + e)
+    ("transform", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
     ("transform", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
     ("transform", "tanh_normal_between"): (49, 53.5),  # the same, a log of any number
     ("transform", "exponent"): (23, 31),  # exp
@@ -59,7 +59,7 @@ BOUNDS = {
     ("transform_backward", "log_prob_prior"): (5.8, 5.8),  # five results
     ("transform_backward", "log_prob far"): (10, 10.3),  # to the ratio 3 more, choices
     ("transform_backward", "log_prob_prior far"): (9.2, 9.4),
-    ("transform_backward", "mixture"): (20, 23),  # exp, shares 15
+    ("transform_backward", "mixture"): (17.5, 20.5),  # exp, shares 8
     ("transform_backward", "tanh_normal"): (17.3, 20),  # exp, tanh and slope 14
     # Four results: a quotient; two quotients more, choices.
     ("transform_backward", "tanh_normal_between"): (15, 16.5),

@@ -34,9 +34,9 @@ BOUNDS = {
     # densities of the noise 2 and of the prior 4, two sums; backward distance 2, slope 3
     "log_prob": (43, 47.5, 37.5, 45),
     "log_prob_prior": (64, 71.5, 56, 66.5),
-    # density of the noise 2; two normals 6, exp, log 2, maximum and sums 4; shares 15 for the log
-    "mixture": (54.5, 68, 45.2, 59.6),
-    "mixture from rho": (80.8, 89.2, 75.7, 87),
+    # density of the noise 2; two normals 5, exp, log 2, maximum and sums 4; shares 10 for the log
+    "mixture": (51.5, 61, 43, 53.5),
+    "mixture from rho": (78, 81.5, 73.5, 79.5),
     # density 4; exp, expm1 12, a log 2, quotient and sign 5, bounds 4; backward the same, slope 6
     "tanh_normal": (66, 68, 60, 63.5),
     # exp, KL 4; backward exp and 4
@@ -63,7 +63,7 @@ BOUNDS = {
 LOOP = {
     "gaussian": (48, 56, 46.5, 56),
     "log_prob_prior": (68.5, 85.5, 62, 80),
-    "mixture": (67.3, 79.4, 61.2, 73.4),
+    "mixture": (62.5, 72.5, 56.5, 66.5),
 }
 # Families that have functions of their own take the tile of a loop. On sm_90: float32 forward,
 # bfloat16 backward. A division is 8, or 12 of numbers of which nothing is known.
@@ -96,8 +96,8 @@ AMD = {
     "gaussian_prior": (77, 86.5),
     "log_prob": (45.5, 57),
     "log_prob_prior": (82.5, 88),
-    "mixture": (60.4, 73.4),
-    "mixture from rho": (94.7, 108.2),
+    "mixture": (58, 68),
+    "mixture from rho": (92.5, 104),
     "tanh_normal": (77, 73),
     "log_normal": (45.5, 58),
     "laplace": (66, 64.5),

@@ -1,8 +1,8 @@
 """The Gaussian measured against a mixture of two, and the density of such a mixture: see
 `fused_reparam.families.mixture`.
 
-Constants of the first: the prior's mean, 1 / std of its wider normal, log(share / std) of that, how
-far the narrower one's logarithm is ahead at the mean, and its 1 / std.
+Constants of the first: the prior's mean, 1 / std of its wider normal, and what `wider_and_narrower`
+gives.
 """
 
 import triton
@@ -20,37 +20,26 @@ HALF_LOG_2PI: tl.constexpr = tl.constexpr(_HALF_LOG_2PI)
 
 
 def mixture_constants(low, high, mean, *mixture):
-    wide, narrow, constant, ahead = wider_and_narrower(*mixture)
-    return Constants((mean, 1.0 / wide, constant, ahead, 1.0 / narrow))
-
-
-@triton.jit
-def fall_of(ratio):
-    """What a square of a distance in narrow stds takes from the logarithm of the narrower normal's
-    share of the wider one's: (1 - ratio^2) / 2. Not 0, which times an infinite square would be NaN.
-    """
-    fall = 0.5 * (1.0 - ratio) * (1.0 + ratio)
-    return tl.maximum(fall, 1.1754943508222875e-38, propagate_nan=tl.PropagateNan.ALL)
+    std, *others = wider_and_narrower(*mixture)
+    return Constants((mean, 1.0 / std, *others))
 
 
 @triton.jit
 def two_normals(z, n):
-    """The distance in stds of the wider and of the narrower normal, the wider one's logarithm
-    without log 2 pi, and how far the narrower one's is ahead of that.
+    """Of the wider normal d and the logarithm without log 2 pi, and how far the narrower one's
+    logarithm is ahead of that.
     """
-    mean, inverse, constant, ahead, inverse_narrow = n
+    mean, inverse, constant, ahead, fall = n
     d = (z - mean) * inverse
-    e = (z - mean) * inverse_narrow
-    # One over a large std may be 0.
-    ratio = tl.where(inverse_narrow > 0.0, inverse / inverse_narrow, 1.0)
-    return d, e, constant - 0.5 * d * d, ahead - fall_of(ratio) * (e * e)
+    square = d * d
+    return d, constant - 0.5 * square, ahead - fall * square
 
 
 @triton.jit
 def mixture_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
     """z, and log q(z) - log p(z)."""
     x = p[0] + s[0] * eps
-    _, _, log_wide, ahead = two_normals(x, n)
+    _, log_wide, ahead = two_normals(x, n)
     e = exp(-tl.abs(ahead), 1.0, 1.0, EXACT, MATH)
     log_p = log_wide + (tl.maximum(ahead, 0.0) + fast_log(1.0 + e, MATH))
     return x, -0.5 * (eps * eps + s[1]) - log_p, 0.0
@@ -64,17 +53,24 @@ def mixture_pull(
     dx = gz
     if g0 is not None:
         sum_log_sigma += g0
-        d, steep, _, ahead = two_normals(p[0] + s[0] * eps, n)
+        d, _, ahead = two_normals(p[0] + s[0] * eps, n)
         e = exp(-tl.abs(ahead), 1.0, 1.0, EXACT, MATH)
-        larger = reciprocal(1.0 + e, MATH)
-        of_wide = tl.where(ahead > 0.0, e * larger, larger)
-        of_narrow = tl.where(ahead > 0.0, larger, e * larger)
-        # The slopes d / std of both by their shares. A square of 1 / std may be beyond the dtype.
-        narrow = tl.where(of_narrow == 0.0, 0.0, of_narrow * (steep * n[4]))
-        dx = gz + times(g0, of_wide * (d * n[1]) + narrow)
+        # The slopes d / std of both by their shares; the narrower one's is steeper times as large.
+        steeper = 2.0 * n[4] + 1.0
+        both = tl.where(ahead > 0.0, e + steeper, 1.0 + steeper * e)
+        dx = gz + times(g0, d * n[1] * (both * reciprocal(1.0 + e, MATH)))
     return with_sample(
         (sum_loc, sum_sigma, sum_log_sigma, sum_prior_loc, sum_prior_log), dx, dx * eps
     )
+
+
+@triton.jit
+def fall_of(ratio):
+    """What a square of a distance in narrow stds takes from the logarithm of the narrower normal's
+    share of the wider one's: (1 - ratio^2) / 2. Not 0, which times an infinite square would be NaN.
+    """
+    fall = 0.5 * (1.0 - ratio) * (1.0 + ratio)
+    return tl.maximum(fall, 1.1754943508222875e-38, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -94,11 +94,15 @@ def _of_noise(
         drawing = drawing_of(spec.family, spec.constants)
         eps = drawn_noise(sources, like, drawing, shape, order)
     eps = flat(eps, front) if front else eps
+    key = None
+    if type(sources.generator) is tuple and sources.rng == "philox":
+        # Any will do: beside a key, noise is one's that the op could have made itself.
+        key = torch.zeros(2, dtype=torch.uint64, device=eps.device)
     if eps.dtype is dtype:
-        return *elementwise(params, None, eps, spec), eps
+        return *elementwise(params, key, eps, spec), eps
     # Each item is to be what it would be alone, for which the op rounds no noise to 16 bits.
     dtype = compute_dtype(dtype)
-    z, terms = elementwise([p.to(dtype) for p in params], None, eps.to(dtype), spec)
+    z, terms = elementwise([p.to(dtype) for p in params], key, eps.to(dtype), spec)
     return z, terms, eps
 
 

@@ -124,7 +124,9 @@ def gaussian_latent(
             it again (CUDA, contiguous float32, float16 or bfloat16 tensors, a summed KL, eager
             mode).
         eps: noise to use instead of drawing any, of z's shape; it may require grad. It is standard
-            normal here, and what is said there in other functions.
+            normal here, and what is said there in other functions. With it, as with
+            ``rng="torch"``, z of a std is ``mu + std * eps`` bit for bit in float32 and float64;
+            noise of a key is multiplied and added in one rounding.
         return_eps: also return the noise.
 
     Returns:

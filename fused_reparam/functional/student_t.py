@@ -36,7 +36,7 @@ def student_t(loc: Tensor, scale: Tensor | float, df: Tensor, sources: Sources) 
         return sample("student_t", (("loc", loc), ("scale", scale)), sources, constants=(1.0,))[0]
     if sources.rng == "torch":
         eps = _as_torch_draws(loc, wide[2], torch.Size((*sources.sample_shape, *shape)), sources)
-        return torch.addcmul(wide[0], wide[1], eps).to(loc.dtype)
+        return (wide[0] + wide[1] * eps).to(loc.dtype)  # addcmul rounds once
     full = (t for t in (loc, scale, df) if t.dim() == len(shape) and t.shape == shape)
     like = next(full, loc.expand(shape)).detach()
     ones = torch.ones_like(like, dtype=wide[0].dtype).unsqueeze(-1).expand(*shape, 2)

@@ -25,8 +25,11 @@ class Elementwise(DifferentiableOp):
     """z and terms of parameters and base noise: the key's, or that which is given as eps.
 
     Parameters are of one dtype and device and broadcast against each other. z has their shape, with
-    the samples in front; eps is shaped as z. What a family does not have is None, or a tensor
-    without elements in a result. Saved are the parameters, the key and eps, nothing of z's size.
+    the samples in front; eps is shaped as z. Without a key it is the caller's: of float32 and
+    float64, loc + sigma eps is then rounded as PyTorch's two operators round it. Beside a key it is
+    noise that the op could have made itself, as `vmap` makes it: rounded as ever. What a family
+    does not have is None, or a tensor without elements in a result. Saved are the parameters, the
+    key and eps, nothing of z's size.
     """
 
     name = "elementwise"

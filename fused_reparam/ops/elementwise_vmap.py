@@ -40,8 +40,8 @@ _INPUTS = len(Inputs._fields)
 
 def _batched(
     inputs: Inputs, in_dims: Sequence[Any], size: int, spec: Spec
-) -> tuple[list[Tensor], Tensor | None, Spec]:
-    """Parameters with the batch in front, each a tensor of its own, the noise, and their spec.
+) -> tuple[list[Tensor], Tensor | None, Tensor | None, Spec]:
+    """Parameters with the batch in front, each a tensor of its own, key and noise, and their spec.
 
     16-bit inputs become float32, so that the noise is not rounded on its way.
     """
@@ -56,6 +56,8 @@ def _batched(
     spec = settled([p[0] for p in params], spec._replace(split=-1))
     of_key, of_eps = in_dims[PARAMETERS:]
     eps = front(inputs.eps, of_eps, size)
+    # Of any example: beside a key, noise is one's that an op could have made itself.
+    key = inputs.key if inputs.key is None or of_key is None else inputs.key.select(of_key, 0)
     if eps is None and inputs.key is not None and noisy(spec):
         example = [p[0] for p in params]
         eps = _noise(example, inputs.key, of_key, size, spec)
@@ -63,7 +65,7 @@ def _batched(
         eps = eps.to(dtype)
         eps = eps.movedim(0, 1) if spec.samples else eps
     order = [0, *(d + 1 for d in spec.order)] if spec.order else []
-    return params, eps, spec._replace(order=order, reduction=_reduction(dims, spec))
+    return params, key, eps, spec._replace(order=order, reduction=_reduction(dims, spec))
 
 
 def _reduction(dims: int, spec: Spec) -> str | None:
@@ -102,8 +104,8 @@ def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     if member(spec).base_parameter is not None:
         return _by_example(torch.ops.fused_reparam.elementwise, info.batch_size, in_dims, args)
     size, like = info.batch_size, inputs.p0
-    params, eps, whole = _batched(inputs, in_dims[:_INPUTS], size, spec)
-    z, *terms = torch.ops.fused_reparam.elementwise(*inputs_of(params, None, eps), *whole)
+    params, key, eps, whole = _batched(inputs, in_dims[:_INPUTS], size, spec)
+    z, *terms = torch.ops.fused_reparam.elementwise(*inputs_of(params, key, eps), *whole)
     z = z.to(like.dtype) if spec.sample else like.new_empty(size, 0)
     found, leading = count(spec), (1 if term_samples(spec) else 0)
     factor = reductions.factor(shape_of(params)[1:], spec.reduction)
@@ -124,7 +126,7 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
         return _by_example(op, info.batch_size, in_dims, args)
     size, like = info.batch_size, inputs.p0
     dims = in_dims[outputs : outputs + _INPUTS]
-    params, eps, whole = _batched(inputs, dims, size, spec)
+    params, key, eps, whole = _batched(inputs, dims, size, spec)
     dtype, shape = params[0].dtype, shape_of(params)[1:]
     grad_z, *grads = [front(g, d, size) for g, d in zip(args[:outputs], in_dims, strict=False)]
     if grad_z is not None:
@@ -141,7 +143,7 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     # Only those that were given have a gradient: with a split, of two tensors more.
     of_params = [n and i < len(params) for i, n in enumerate(of_params)]
     *found, to_eps = torch.ops.fused_reparam.elementwise_backward(
-        grad_z, *of_terms, *inputs_of(params, None, eps), *whole, [*of_params, of_eps]
+        grad_z, *of_terms, *inputs_of(params, key, eps), *whole, [*of_params, of_eps]
     )
     if spec.split >= 0 and needs[0]:
         found[:2] = [torch.cat(found[:2], spec.split + 1), like.new_empty(size, 0)]

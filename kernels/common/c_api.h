@@ -11,7 +11,7 @@ struct fused_reparam_strides {
 
 struct fused_reparam_elementwise {
   void* params[4];
-  const uint64_t* key;
+  const uint64_t* key;  // null also says of eps that it is the caller's: z is then PyTorch's bit for bit
   void *eps, *z_or_grad_z, *terms_or_grads[2], *grads[4];
   int64_t n, samples, segments, dtype;
   // The family's row: codes as fused_reparam_names has them (a value of -1: none), counts, a flag.

@@ -34,7 +34,8 @@ constexpr int64_t kLarge = 1 << 19;
 struct Common {
   const void* loc;
   const void* scale;
-  const void* eps;        // given noise; otherwise it is made from the key
+  const void* eps;        // noise in memory; otherwise it is made from the key
+  bool given;             // whether it is the caller's: z then has the bits that PyTorch's would have
   uint64_t seed, offset;  // the key
   int64_t first, count;
   double low, high;       // bounds on logvar and log_std

@@ -30,6 +30,7 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
   const FamilyFacts& family = c.family;
   p.count = t.padded();
   p.constants = c.constants;
+  p.given = c.given;
   p.loc = t.read(c.params[0]);
   if (family.parameters > 1) p.sigma = t.read(c.params[1]);
   if (family.scaled) {

@@ -115,6 +115,7 @@ fr::ElementwiseCall unpack(const fused_reparam_elementwise& p) {
   if (p.samples == 1) c.eps = operand(p, p.eps, &p.eps_strides);
   c.z.data = p.z_or_grad_z;
   for (int j = 0; j < 2; ++j) c.terms[j] = p.terms_or_grads[j];
+  c.given = p.eps && !p.key;
   if (p.key) {
     c.seed = p.key[0];
     c.offset = p.key[1];
@@ -141,6 +142,7 @@ Call standard(const fused_reparam_elementwise& p) {
   c.loc = operand(p, p.params[0], &p.param_strides[0]);
   c.scale = operand(p, p.params[1], &p.param_strides[1]);
   c.eps = operand(p, p.eps, &p.eps_strides);
+  c.given = p.eps && !p.key;
   if (p.key) {
     c.seed = p.key[0];
     c.offset = p.key[1];

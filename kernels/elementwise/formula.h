@@ -15,6 +15,7 @@ namespace fr::FR_NS {
 
 template <class V>
 struct Operands {
+  using Vector = V;
   using Real = typename Scalar<V>::type;
   const TilePass& p;
   const V (&c)[kConstants];
@@ -36,6 +37,17 @@ struct Operands {
   __attribute__((always_inline)) V grad_z() const { return at(p.grad_z); }
   __attribute__((always_inline)) V grad_term(int j) const { return at(p.grad_term[j]); }
   __attribute__((always_inline)) V constant(int j) const { return c[j]; }
+  // loc + sigma eps, rounded once.
+  __attribute__((always_inline)) V located(V eps) const { return fma(sigma(), eps, loc()); }
+};
+
+// Of noise that is given: rounded twice, as PyTorch's two operators do, whose bits it then has.
+template <class V>
+struct GivenOperands : Operands<V> {
+  __attribute__((always_inline)) V located(V eps) const {
+    const V product = this->sigma() * eps;
+    return this->loc() + product;
+  }
 };
 
 // A gradient times a derivative. A gradient of 0, which is also one that did not come, and a derivative

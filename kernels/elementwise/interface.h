@@ -81,6 +81,7 @@ struct TilePass {
   bool far;               // as ElementwiseKernels::far says; what follows is there only then
   void *distance, *ratio, *first, *second, *dratio, *unit, *prior_dlog_sigma;  // see `in_prior`
   const void* eps;
+  bool given;             // whether the noise is the caller's: z then has the bits that PyTorch's would have
   void* slope;            // of the noise in a parameter, where one decides it
   void *z, *term[2];
   // Backward: gradients that came, and sums of those to give, which a pass adds to.

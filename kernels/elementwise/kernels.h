@@ -178,7 +178,7 @@ static void scale_gradient_pass(const ScalePass& p, const void* to_sigma, const 
 // ---- formulas ------------------------------------------------------------------------------------
 
 // Two registers in a step, so that one's chain of operations fills the other's gaps.
-template <class V, bool kAdd, class Step>
+template <class V, bool kAdd, class In = Operands<V>, class Step>
 FR_INLINE void for_steps(const TilePass& pass, const Step& step) {
   const TilePass p = pass;
   V c[kConstants];
@@ -187,16 +187,17 @@ FR_INLINE void for_steps(const TilePass& pass, const Step& step) {
   for (int64_t i = 0; i < p.count; i += 2 * lanes) {
 #pragma GCC unroll 2
     for (int64_t j = i; j < i + 2 * lanes; j += lanes)
-      step(Operands<V>{p, c, j}, Results<V, kAdd>{p, j});
+      step(In{Operands<V>{p, c, j}}, Results<V, kAdd>{p, j});
   }
 }
 
 // A loop for tiles without far numbers, and one for those with some, apart from one another.
 #define FR_LOOP __attribute__((noinline)) static void
 
-template <class V, Transform transform, bool kFar>
+template <class V, Transform transform, bool kGiven, bool kFar>
 FR_LOOP transform_loop(const TilePass& p) {
-  for_steps<V, true>(p, [](auto in, auto out) __attribute__((always_inline)) {
+  using In = std::conditional_t<kGiven, GivenOperands<V>, Operands<V>>;
+  for_steps<V, true, In>(p, [](auto in, auto out) __attribute__((always_inline)) {
     TransformFormula<transform, kFar>::forward(in, out);
   });
 }
@@ -232,12 +233,20 @@ FR_INLINE void near_or_far(const TilePass& p, const Loop& loop) {
 }
 template <Transform transform>
 constexpr bool kDensities = transform == Transform::log_prob || transform == Transform::log_prob_prior;
+// Those whose z is loc + sigma eps.
+template <Transform transform>
+constexpr bool kLocated =
+    kDensities<transform> || transform == Transform::linear || transform == Transform::mixture;
 template <Term term>
 constexpr bool kGaussian = term == Term::gaussian || term == Term::gaussian_prior;
 
 template <class V, Transform transform>
 static void transform_pass(const TilePass& p) {
-  near_or_far<kDensities<transform>>(p, [&](auto far) { transform_loop<V, transform, far.value>(p); });
+  near_or_far<kDensities<transform>>(p, [&](auto far) {
+    if constexpr (kLocated<transform>)
+      if (p.given) return transform_loop<V, transform, true, far.value>(p);
+    transform_loop<V, transform, false, far.value>(p);
+  });
 }
 template <class V, Transform transform>
 static void transform_backward_pass(const TilePass& p) {

@@ -28,6 +28,7 @@ struct ElementwiseCall {
   int64_t origin;           // of the stream: the index of sample 0's first element
   Operand params[4], eps, z, grads[4];  // backward: z is its gradient
   void* terms[2];          // backward: their gradients
+  bool given;               // whether eps is the caller's, of no key
   uint64_t seed, offset;
   double low, high, number, factor, constants[kConstants];
 

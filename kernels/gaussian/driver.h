@@ -14,6 +14,7 @@ struct GaussianCall {
   Kind kind;
   int64_t n, columns;     // columns matter only for operands that are not linear
   Operand loc, scale, eps;
+  bool given = false;     // whether eps is the caller's, of no key
   uint64_t seed = 0, offset = 0;
   double low, high, factor;
   int64_t segments = 1;   // how many KL numbers (or gradients of such) there are
@@ -25,7 +26,7 @@ struct GaussianCall {
     return {tile_in(loc, item(), columns, first, count, stage[0]),
             tile_in(scale, item(), columns, first, count, stage[1]),
             tile_in(eps, item(), columns, first, count, stage[2]),
-            seed, offset, first, count, low, high, n * item() >= kLarge};
+            given, seed, offset, first, count, low, high, n * item() >= kLarge};
   }
 };
 

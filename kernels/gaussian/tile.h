@@ -73,8 +73,8 @@ struct Forward {
 
   // Twice the KL of a step goes to kl[], z through its pointer.
   template <Form form>
-  FR_INLINE void one_step(const M* loc, const M* scale, const M* eps, const R* made, int64_t i, M* z,
-                          bool want_kl, V low, V high, V (&kl)[2]) {
+  FR_INLINE void one_step(const M* loc, const M* scale, const M* eps, bool given, const R* made,
+                          int64_t i, M* z, bool want_kl, V low, V high, V (&kl)[2]) {
     V mu[2], x[2], sigma[2];
     E::load2(loc + i, mu[0], mu[1]);
     E::load2(scale + i, x[0], x[1]);
@@ -92,7 +92,12 @@ struct Forward {
     if (form == Form::usual || z) {
       V noise[2];
       load_noise<dtype>(form == Form::usual ? nullptr : eps, made, i, noise);
-      E::store2(z + i, fma(sigma[0], noise[0], mu[0]), fma(sigma[1], noise[1], mu[1]));
+      if (form == Form::any && given) {  // PyTorch's bits: the product is rounded too
+        const V product[2] = {sigma[0] * noise[0], sigma[1] * noise[1]};
+        E::store2(z + i, mu[0] + product[0], mu[1] + product[1]);
+      } else {
+        E::store2(z + i, fma(sigma[0], noise[0], mu[0]), fma(sigma[1], noise[1], mu[1]));
+      }
     }
   }
 
@@ -121,7 +126,7 @@ struct Forward {
       V part[2] = {V{}, V{}};                               // short runs keep the sum's error small
       const int64_t stop = whole - i < kRun ? whole : i + kRun;
       for (; i < stop; i += step) {
-        one_step<form>(loc, scale, eps, buffer.data, i, z, want_kl, low, high, kl);
+        one_step<form>(loc, scale, eps, t.in.given, buffer.data, i, z, want_kl, low, high, kl);
         part[0] += kl[0];
         part[1] += kl[1];
         if (form == Form::any && kl_out) {
@@ -139,7 +144,7 @@ struct Forward {
       alignas(64) R kl_pad[step];
       const int64_t rest = count - whole;
       one_step<form>(loc_pad.take(loc + whole, rest), scale_pad.take(scale + whole, rest),
-                     eps_pad.take(eps ? eps + whole : nullptr, rest), buffer.data + whole, 0,
+                     eps_pad.take(eps ? eps + whole : nullptr, rest), t.in.given, buffer.data + whole, 0,
                      z ? z_pad : nullptr, want_kl, low, high, kl);
       if (z) std::memcpy(z + whole, z_pad, (size_t)rest * sizeof(M));
       if (want_kl) {

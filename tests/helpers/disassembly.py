@@ -98,7 +98,8 @@ def draw_loops() -> dict[tuple[str, str, str], list[list[str]]]:
         if match := _PASS.search(name):
             isa, kind, enumeration, number, flags = match.groups()
             far = " far" if flags.endswith("true") else ""  # the last flag of a loop
-            key = isa, kind.rpartition("_")[0], names_of(enumeration)[int(number)] + far
+            given = " given" if kind == "transform_loop" and flags.startswith(", true") else ""
+            key = isa, kind.rpartition("_")[0], names_of(enumeration)[int(number)] + given + far
         elif match := _NOISE.search(name):
             key = match[1], "noise", match[2]
         elif match := re.search(r"fr::(avx512|avx2)::student_t<false, true, float", name):

@@ -56,14 +56,9 @@ def test_a_sample_of_the_same_noise(kind, given):
             assert (new.dtype, new.shape, new_stride) == (old.dtype, old.shape, stride)
             near = 4 * torch.finfo(dtype).eps
             torch.testing.assert_close(new, old, rtol=near, atol=near)
+            if dtype in FLOATS[:2]:  # which do not round at each step
+                assert torch.equal(new, old)
             torch.testing.assert_close(new_grad, old_grad, rtol=8 * near, atol=16 * near)
-
-
-def test_the_noise_itself_is_bit_for_bit_the_same():
-    m = moments(4).detach()
-    m[:, :4] = 0.0
-    old, new, _ = both(lambda: Posterior(m).sample())
-    assert torch.equal(old, new)
 
 
 @pytest.mark.parametrize("kind", MAKES)

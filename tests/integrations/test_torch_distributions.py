@@ -42,6 +42,8 @@ DISTRIBUTIONS = {
         logits=m
     ),
 }  # fmt: skip
+# Whose sample is loc + scale * eps.
+LOCATED = ("Normal", "Laplace", "Cauchy", "StudentT", "Gumbel")
 
 
 @pytest.fixture(autouse=True)
@@ -90,21 +92,24 @@ def test_with_torchs_noise_it_is_what_it_was(name):
             assert exact is None or torch.allclose(new, exact, rtol=8 * unit, atol=8 * unit)
             near = {"rtol": 16 * unit, "atol": 16 * unit}
             torch.testing.assert_close(new, old, **near)
+            if name in LOCATED and dtype in FLOATS[:2]:
+                assert torch.equal(new, old)
             for mine, theirs in zip(new_grads, old_grads, strict=True):
                 assert (mine is None) == (theirs is None)
                 if mine is not None:
                     torch.testing.assert_close(mine, theirs, rtol=32 * unit, atol=64 * unit)
 
 
-def test_with_torchs_noise_that_is_bit_for_bit_the_same():
-    """Seen where nothing is added to it; elsewhere a fused multiply-add rounds once, not twice."""
-    scale = parameters()[1].detach().T
+def test_with_torchs_noise_views_have_the_same_bits():
+    loc, scale, *_ = (p.detach() for p in parameters(shape=(40, 30)))
     for family in (D.Normal, D.Laplace, D.Gumbel, D.Cauchy):
-        torch.manual_seed(2)
-        old = family(torch.zeros_like(scale), scale).rsample((3,))
-        torch.manual_seed(2)
-        with integrations.patch("torch_distributions", rng="torch"):
-            assert torch.equal(old, family(torch.zeros_like(scale), scale).rsample((3,)))
+        for views in ((loc.T, scale.T), (loc[:1], scale), (loc, scale[:, :1]), (0.3, scale[::2])):
+            torch.manual_seed(2)
+            old = family(*views).rsample((3,))
+            torch.manual_seed(2)
+            with integrations.patch("torch_distributions", rng="torch") as report:
+                assert torch.equal(old, family(*views).rsample((3,)))
+            assert {*report.calls} == {"fused"}
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -59,7 +59,7 @@ class Case:
     from otherwise; big: with the 64-bit indices that tensors beyond 2^31 elements take;
     every_dtype: it is executed in each of them, whatever else is (see `coverage.chosen`); frozen:
     the tensors without gradients; unused: the outputs that get none; scaled: what the tensors'
-    values are multiplied by in turn.
+    values are multiplied by in turn; bits: the first output has those of PyTorch's own operators.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Case:
     frozen: tuple[str, ...] = ()
     unused: tuple[int, ...] = ()
     scaled: tuple[float, ...] = ()
+    bits: bool = False
 
     def inputs(self, dtype: torch.dtype) -> list[Tensor]:
         layouts = dict(enumerate(self.layouts))
@@ -144,6 +145,10 @@ class Case:
         outputs = len(found) - len(trained)
         names = [f"output {i}" for i in range(outputs)] + [f"d {n}" for n in trained]
         made, plain = [], None
+        if self.bits and dtype.itemsize > 2:  # which round at each step
+            plain = self.results("reference", dtype, inputs)
+            other = (found[0] != plain[0]).double().mean().item()
+            made.append(Result("part of output 0 with other bits", other, 0.0))
         for i, (name, got, want) in enumerate(zip(names, found, exact, strict=True)):
             if got is None:  # a value that does not depend on an input
                 assert want is None, f"{name}: no gradient"

@@ -75,9 +75,16 @@ def _latents():
     given = {"key": None}
     yield _latent("given eps", "mu logvar eps", (33, 20), **given)
     options = {"reduction": "sample"}
-    yield _latent(
-        "given eps halves", "mu std eps", (9, 20), options, layouts=("half",) * 3, **given
+    given |= {"bits": True}
+    halves = {"layouts": ("half",) * 3, "every_dtype": True}
+    yield _latent("given eps halves", "mu std eps", (9, 20), options, **halves, **given)
+    names, one_row = "loc scale eps", ("dense", "row")
+    yield _case(
+        "given eps of a row", fr.loc_scale_rsample, names, (9, 20), layouts=one_row, **given
     )
+    densities = fr.gaussian_rsample_log_prob
+    yield _case("given eps densities", densities, "mu std eps", (9, 20), **given)
+    yield _case("given eps weights", _to_large_weights, "mu std eps", (9, 20), **given)
     yield _latent("frozen mu", "mu logvar", (9, 20), frozen=("mu",))
     yield _latent("frozen scale", "mu rho", (9, 20), frozen=("rho",))
     yield _latent("of which z is used", "mu logvar", (9, 20), unused=(1,))
@@ -228,6 +235,11 @@ def _families():
     halves = ("half", "half")
     name, options = "loc_scale halves", {"base": "logistic"}
     yield _case(name, fr.loc_scale_rsample, "loc scale", (9, 24), options, layouts=halves)
+
+
+def _to_large_weights(mu, std, eps):
+    """softplus(x) is x from 40 on."""
+    return fr.sample_weight(mu, 40.0 + std, mixture=(0.3, 1.5, 0.2), eps=eps)
 
 
 def _to_learned_mixture(mu, rho, share, std1, std2, key):

@@ -13,10 +13,11 @@ The op layer allocates all outputs, arranges memory and guarantees:
   They are consecutive, but for ``eps`` and ``grad_z`` where ``samples == 1`` and ``dense`` is
   false: they are then 2-D as the parameters are. ``z`` is always consecutive.
 * ``key`` is a contiguous uint64 or int64 tensor of shape (2,) on the device or on the CPU; ``eps``,
-  base noise, replaces it where given. Element ``k n + i`` of z takes element ``k n + i`` of the
-  base noise's stream. A backend that has ``DERIVES_KEYS`` also takes a ``noise.HostKey``, and in
-  ``elementwise_forward`` a ``noise.GraphKey``: it derives that key, uses it and writes it to
-  ``bits``.
+  base noise, replaces it where given (beside a key it is a key's; without one the caller's, and
+  loc + sigma eps is rounded twice, as PyTorch does). Element ``k n + i`` of z takes element
+  ``k n + i`` of the base noise's stream. A backend that has ``DERIVES_KEYS`` also takes a
+  ``noise.HostKey``, and in ``elementwise_forward`` a ``noise.GraphKey``: it derives that key, uses
+  it and writes it to ``bits``.
 * ``terms`` and ``grad_terms``: as many as the family has, or none where none are wanted; each
   float32 (float64 for float64), consecutive in index order, of S elements:
   ``term[s] = factor * sum of the element terms s N / S .. (s + 1) N / S - 1``, where N is n, or

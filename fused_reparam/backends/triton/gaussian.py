@@ -29,7 +29,7 @@ Rows = tuple[tuple[int, int], tuple[tuple[int, int] | None, ...]] | None  # size
 Key = tuple[int, torch.Tensor | None, tuple[torch.Tensor | None, torch.Tensor | None], int, int]
 _NO_STATE = (None, None)
 _GIVEN: int = keys.GIVEN.value
-_NO_KEY: Key = (_GIVEN, None, _NO_STATE, 0, 0)
+_NO_KEY: Key = (keys.NONE.value, None, _NO_STATE, 0, 0)
 
 
 def _key(key: torch.Tensor | rng_keys.HostKey | rng_keys.GraphKey | None) -> Key:

@@ -66,9 +66,9 @@ FR_INLINE void in_prior(const Operands<V>& in, int64_t i, bool sampled) {
 
 template <>
 struct TransformFormula<Transform::linear> {
-  template <class V, class Out>
-  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    out.z(fma(in.sigma(), in.eps(), in.loc()));
+  template <class In, class Out>
+  FR_INLINE void forward(const In& in, const Out& out) {
+    out.z(in.located(in.eps()));
   }
   template <class V, class Out>
   FR_INLINE void backward(const Operands<V>& in, const Out& out) {
@@ -90,9 +90,10 @@ struct LogDensities {
     const V near = (z - prior.mean) * in.at(in.p.first);
     return ratio == ratio ? fma(ratio, eps, in.at(in.p.distance)) : near;
   }
-  template <class V, class Out>
-  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+  template <class In, class Out>
+  FR_INLINE void forward(const In& in, const Out& out) {
+    using V = typename In::Vector;
+    const V eps = in.eps(), z = in.located(eps);
     const Prior<V> prior = prior_of<kLearned>(in);
     const V d = distance_of(in, z, eps, prior);
     out.z(z);

@@ -9,9 +9,10 @@ namespace fr::FR_NS {
 // fall, as wider_and_narrower of families/mixture.py has them.
 template <>
 struct TransformFormula<Transform::mixture> {
-  template <class V, class Out>
-  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
-    const V eps = in.eps(), z = fma(in.sigma(), eps, in.loc());
+  template <class In, class Out>
+  FR_INLINE void forward(const In& in, const Out& out) {
+    using V = typename In::Vector;
+    const V eps = in.eps(), z = in.located(eps);
     const V d = (z - in.constant(0)) * in.constant(1), square = d * d;
     const V ahead = fma(-in.constant(4), square, in.constant(3)), more = ahead > V{} ? ahead : V{};
     const V log_wide = fma(num<V>(-0.5), square, in.constant(2));

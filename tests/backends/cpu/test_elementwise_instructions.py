@@ -39,6 +39,10 @@ BOUNDS = {
     ("transform", "log_prob far"): (6.8, 7.2),  # ratio and distance read, choice
     ("transform", "log_prob_prior far"): (7.2, 7.9),
     ("transform", "mixture"): (25.5, 29.5),  # two results; densities 12, exp, log(1 + e)
+    # Of noise that is the caller's: a product and a sum.
+    ("transform", "linear given"): (5.7, 5.7),
+    ("transform", "log_prob given"): (5.5, 5.5),
+    ("transform", "mixture given"): (25.5, 29.5),
     ("transform", "tanh_normal"): (28, 33),  # two results; density 4, exp, tanh, log(1 + e)
     ("transform", "tanh_normal_between"): (49, 53.5),  # the same, a log of any number
     ("transform", "exponent"): (23, 31),  # exp

@@ -9,7 +9,7 @@ import triton.language as tl
 from .approx import narrow, widen
 from .bases import STUDENT_T_DF, base_tile
 from .gaussian_forward import KL_EACH, KL_NONE, store_kl
-from .keys import GRAPH, derive_key, read_key
+from .keys import GRAPH, NONE, derive_key, read_key
 from .scale import clamp
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
 
@@ -55,7 +55,7 @@ def one_sample(
     PREPARE: tl.constexpr, SAMPLE: tl.constexpr, BASE: tl.constexpr, KIND: tl.constexpr,
     TERM: tl.constexpr, ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr,
     LAYOUT: tl.constexpr, UNIT: tl.constexpr, Q: tl.constexpr, VEC: tl.constexpr,
-    MATH: tl.constexpr,
+    MATH: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
     """Sample k's tile of z, and of the terms that depend on its noise.
 
@@ -75,7 +75,9 @@ def one_sample(
     if PREPARE is None:
         drawn = SAMPLE(p[0], p[1], p[2], noise, n[0], n[1], n[2], n[3], n[4], EXACT, MATH)
     else:
-        drawn, first_term, second_term = SAMPLE(p, s, noise, n, KIND, EXACT, MATH)
+        drawn, first_term, second_term = SAMPLE(
+            p, s, noise, n, GIVEN, KIND, EXACT, MATH
+        )  # fmt: skip
     if z is not None:
         at = locate(z, first, group, 0, 0, 0, 0, VEC, DENSE, 0)
         tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
@@ -102,7 +104,7 @@ def draw_tile(
     CLAMP: tl.constexpr, FLOOR: tl.constexpr, SAMPLED: tl.constexpr, TERM: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, LAYOUT: tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
-    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = tl.float64 if VEC == 2 else tl.float32
     EXACT: tl.constexpr = VEC == 4
@@ -143,7 +145,7 @@ def draw_tile(
                 0, p, s, n, eps, z, term0, term1, seed, offset, start, group, mask, row, column,
                 eps_row, eps_column, size, length, count, factor,
                 PREPARE, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT, Q,
-                VEC, MATH,
+                VEC, MATH, GIVEN,
             )  # fmt: skip
         else:
             for k in range(samples):
@@ -151,7 +153,7 @@ def draw_tile(
                     k, p, s, n, eps, z, term0, term1, seed, offset, start, group, mask, row, column,
                     eps_row, eps_column, size, length, count, factor,
                     PREPARE, SAMPLE, BASE, KIND, TERMS, ONE_SAMPLE, ALIGNED, GROUPS, LAYOUT, UNIT,
-                    Q, VEC, MATH,
+                    Q, VEC, MATH, GIVEN,
                 )  # fmt: skip
 
 
@@ -262,7 +264,7 @@ def elementwise_forward_kernel(
             PREPARE, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
             ONE_SAMPLE,
             ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0 if MASKED else TAIL, Q, VEC,
-            MATH,
+            MATH, KEY == NONE,
         )  # fmt: skip
     else:
         draw_tile(
@@ -272,4 +274,5 @@ def elementwise_forward_kernel(
             PREPARE, SAMPLE, TERM_OF, BASE, KIND, PRIOR_KIND, CLAMP, FLOOR, SAMPLED, TERM,
             ONE_SAMPLE,
             ALIGNED, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
+            KEY == NONE,
         )  # fmt: skip

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .gaussian_backward import GKL_ONE, GKL_SEGMENT
-from .scale import LOG_STD, LOGVAR, STD, VAR, sigma_squares, slopes, times
+from .scale import LOG_STD, LOGVAR, STD, VAR, located, sigma_squares, slopes, times
 
 
 @triton.jit
@@ -25,9 +25,11 @@ def scale_prepare(
 
 
 @triton.jit
-def linear_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+def linear_draw(
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
     """loc + sigma eps, of a family whose term needs no noise."""
-    return p[0] + s[0] * eps, 0.0, 0.0
+    return located(p[0], s[0], eps, GIVEN), 0.0, 0.0
 
 
 @triton.jit

@@ -8,8 +8,8 @@ import triton.language as tl
 
 from .approx import narrow, widen
 from .box_muller import normal_tile
-from .keys import GRAPH, derive_key, read_key
-from .scale import clamp, sigma_squares
+from .keys import GRAPH, NONE, derive_key, read_key
+from .scale import clamp, located, sigma_squares
 from .tiles import DENSE, flat_mask, flat_tile, locate, row_and_column, segment_mask, segment_tile
 
 # What becomes of the element-wise KL:
@@ -28,7 +28,7 @@ def sample_tile(
     loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, z_row,
     KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, LAYOUT: tl.constexpr, UNIT:
     tl.constexpr,
-    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
     """Store z's tile; return twice the element-wise KL (zero outside the mask)."""
     at = locate(loc, start, group, row, column, loc_row, loc_column, VEC, LAYOUT, UNIT & 1)
@@ -49,7 +49,8 @@ def sample_tile(
             at = locate(eps, start, group, row, column, eps_row, eps_column, VEC, LAYOUT, UNIT & 4)
             noise = widen(tl.load(at, mask=mask), MATH)
         at = locate(z, start, group, row, column, z_row, 1, VEC, LAYOUT, UNIT & 8)
-        tl.store(at, narrow((mean + sigma * noise), z.dtype.element_ty), mask=mask)
+        drawn = located(mean, sigma, noise, GIVEN)
+        tl.store(at, narrow(drawn, z.dtype.element_ty), mask=mask)
     divergence = mean * mean + (square - 1.0) - log_square
     if mask is not None:
         divergence = tl.where(mask, divergence, 0.0)
@@ -63,7 +64,7 @@ def forward_tile(
     KIND: tl.constexpr, CLAMP: tl.constexpr, KL: tl.constexpr, GROUPS: tl.constexpr, LAYOUT:
     tl.constexpr,
     UNIT: tl.constexpr, LONG_ROWS: tl.constexpr, WIDE_INDEX: tl.constexpr, TAIL: tl.constexpr,
-    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr,
+    Q: tl.constexpr, VEC: tl.constexpr, MATH: tl.constexpr, GIVEN: tl.constexpr,
 ):  # fmt: skip
     mask = None
     if GROUPS > 0:
@@ -81,7 +82,7 @@ def forward_tile(
     twice = sample_tile(
         loc, scale, seed, offset, eps, z, start, group, mask, low, high, row, column,
         loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, columns,
-        KIND, CLAMP, KL, LAYOUT, UNIT, Q, VEC, MATH,
+        KIND, CLAMP, KL, LAYOUT, UNIT, Q, VEC, MATH, GIVEN,
     )  # fmt: skip
     if KL != KL_NONE:
         multiplier = tl.full((), factor, twice.dtype) * 0.5
@@ -159,6 +160,7 @@ def gaussian_forward_kernel(
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
                 factor,
                 KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, 0, Q, VEC, MATH,
+                KEY == NONE,
             )  # fmt: skip
         else:
             forward_tile(
@@ -166,10 +168,12 @@ def gaussian_forward_kernel(
                 loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high,
                 factor,
                 KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
+                KEY == NONE,
             )  # fmt: skip
     else:
         forward_tile(
             loc, scale, seed, offset, eps, z, kl, n, length, columns,
             loc_row, loc_column, scale_row, scale_column, eps_row, eps_column, low, high, factor,
             KIND, CLAMP, KL, GROUPS, LAYOUT, UNIT, LONG_ROWS, WIDE_INDEX, TAIL, Q, VEC, MATH,
+            KEY == NONE,
         )  # fmt: skip

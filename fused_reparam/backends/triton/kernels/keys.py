@@ -1,8 +1,9 @@
 """How a kernel gets its key: [seed, offset] as uint64 scalars.
 
-`KEY`: GIVEN, two numbers among the arguments (a key on the host; also where there is no key, and
-nothing reads them); LOADED, int64 [2] on the device; GRAPH, from the state of a CUDA generator
-under graph capture, which a replay fills in: see `noise.derived_seed` and `noise.GraphKey`.
+`KEY`: GIVEN, two numbers among the arguments (a key on the host); LOADED, int64 [2] on the device;
+GRAPH, from the state of a CUDA generator under graph capture, which a replay fills in: see
+`noise.derived_seed` and `noise.GraphKey`; NONE, there is no key, and noise in memory is the
+caller's: z then has the bits that PyTorch's would have. Noise in memory beside a key is that key's.
 """
 
 import triton
@@ -13,6 +14,7 @@ from ....rng.cuda import GOLDEN
 GIVEN: tl.constexpr = tl.constexpr(0)
 LOADED: tl.constexpr = tl.constexpr(1)
 GRAPH: tl.constexpr = tl.constexpr(2)
+NONE: tl.constexpr = tl.constexpr(3)
 _GOLDEN: tl.constexpr = tl.constexpr(GOLDEN)
 
 

@@ -32,6 +32,19 @@ def times(gradient, slope):
 
 
 @triton.jit
+def located(loc, sigma, eps, GIVEN: tl.constexpr):
+    """loc + sigma eps, rounded once; of noise that is GIVEN twice, as PyTorch's two operators do.
+
+    The compiler contracts a product and the addition to it into one instruction. With zero added it
+    is that addition which is contracted; this costs nothing.
+    """
+    if GIVEN:
+        return loc + (sigma * eps + 0.0)
+    else:
+        return loc + sigma * eps
+
+
+@triton.jit
 def softplus_parts(x, MATH: tl.constexpr):
     """softplus(x), and what stays finite where it underflows: (sigma, e, ratio).
 

@@ -19,7 +19,7 @@ from triton.language import core
 
 from .approx import PTX, _library, log, narrow, ptx, widen
 from .philox import philox_of_subsequence
-from .scale import clamp, derivatives, gradient, sigma_squares
+from .scale import clamp, derivatives, gradient, located, sigma_squares
 
 # 2^-32 times 2 pi, in float32.
 _TURN: tl.constexpr = tl.constexpr(6.2831854820251465 * 2.0**-32)
@@ -154,7 +154,8 @@ def forward_slice(
     sigma, square, log_square = sigma_squares(x, KIND, EXACT, MATH, True)
     # As a tensor of noise would hold it.
     noise = narrow(noise, z.dtype.element_ty).to(tl.float32)
-    tl.store(z + begin + lane, narrow(mean + sigma * noise, z.dtype.element_ty), mask=mask)
+    drawn = located(mean, sigma, noise, True)
+    tl.store(z + begin + lane, narrow(drawn, z.dtype.element_ty), mask=mask)
     divergence = mean * mean + (square - 1.0) - log_square
     if MASKED:
         divergence = tl.where(mask, divergence, 0.0)

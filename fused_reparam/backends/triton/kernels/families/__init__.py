@@ -16,7 +16,7 @@ four parameters, s of what is prepared, n of the constants. `formulas` has those
 not:
 
     <family>_prepare(p, n)                            s
-    <family>_draw(p, s, eps, n)                       z, and two terms, or 0.0 in their places
+    <family>_draw(p, s, eps, n, GIVEN)                z, and two terms, or 0.0 in their places
     <family>_divergence(p, s, n)                      a term that needs no noise
     <family>_pull(p, s, eps, gz, g0, g1, sums, n)     sums, one sample's part of the gradients added
     <family>_zeros()                                  where the third of these sums begins
@@ -27,7 +27,8 @@ not:
 gz is the gradient of z; g0, g1 and gk are those of terms, scaled, or None. The sums are the
 gradients of loc, of sigma through the sample, of the density's -log sigma, of the prior's mean and
 of its -log sigma. `found` is the gradients of loc, of the scale's parameter, and the last two sums;
-to_sigma and to_log are the slopes of sigma and of log sigma in the scale's parameter.
+to_sigma and to_log are the slopes of sigma and of log sigma in the scale's parameter. GIVEN:
+whether the noise is the caller's.
 
 `<family>_constants` of either kind makes n of the row's constants, on the host; without it they are
 n, but for a scale's bounds. Kernels take functions as constants.

@@ -23,6 +23,7 @@ from ..scale import (
     STD,
     VAR,
     inverse_of,
+    located,
     ratio_to,
     sigma_squares,
     slopes,
@@ -144,12 +145,14 @@ log_prob_prior_finish = gaussian_prior_finish
 
 
 @triton.jit
-def log_prob_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+def log_prob_draw(
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
     """z, log q(z) and log p(z)."""
     sigma, log_square, mean, _, _, ratio, prior_log = s
     distance = over_prior_sigma(p[0] - mean, s) + ratio * eps
     return (
-        p[0] + sigma * eps,
+        located(p[0], sigma, eps, GIVEN),
         -0.5 * (eps * eps + log_square) - HALF_LOG_2PI,
         -0.5 * (distance * distance + prior_log) - HALF_LOG_2PI,
     )

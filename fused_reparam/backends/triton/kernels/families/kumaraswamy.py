@@ -33,7 +33,9 @@ def kumaraswamy_parts(inverse_b, eps, EXACT: tl.constexpr, MATH: tl.constexpr):
 
 
 @triton.jit
-def kumaraswamy_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+def kumaraswamy_draw(
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
     _, _, _, log_base = kumaraswamy_parts(s[1], eps, EXACT, MATH)
     return exp(log_base * s[0], 1.0, 1.0, EXACT, MATH), 0.0, 0.0
 

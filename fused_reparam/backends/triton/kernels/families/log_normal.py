@@ -9,7 +9,9 @@ from ..scale import times
 
 
 @triton.jit
-def log_normal_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+def log_normal_draw(
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
     return exp(p[0] + s[0] * eps, 1.0, 1.0, EXACT, MATH), 0.0, 0.0
 
 

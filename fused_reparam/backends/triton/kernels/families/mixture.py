@@ -13,7 +13,7 @@ from .....families.mixture import wider_and_narrower
 from ..approx import exp, log, reciprocal
 from ..constants import Constants
 from ..formulas import with_sample
-from ..scale import times
+from ..scale import located, times
 from ..uniform import fast_log
 
 HALF_LOG_2PI: tl.constexpr = tl.constexpr(_HALF_LOG_2PI)
@@ -36,9 +36,11 @@ def two_normals(z, n):
 
 
 @triton.jit
-def mixture_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+def mixture_draw(
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
     """z, and log q(z) - log p(z)."""
-    x = p[0] + s[0] * eps
+    x = located(p[0], s[0], eps, GIVEN)
     _, log_wide, ahead = two_normals(x, n)
     e = exp(-tl.abs(ahead), 1.0, 1.0, EXACT, MATH)
     log_p = log_wide + (tl.maximum(ahead, 0.0) + fast_log(1.0 + e, MATH))

@@ -25,7 +25,7 @@ def relaxed_bernoulli_prepare(
 
 @triton.jit
 def relaxed_bernoulli_draw(
-    p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
 ):
     total = p[0] + eps
     if KIND == 1:

@@ -23,7 +23,9 @@ def tanh_normal_constants(low, high, lowest, highest):
 
 
 @triton.jit
-def tanh_normal_draw(p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr):
+def tanh_normal_draw(
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+):
     """The action and its log-density."""
     middle, half, constant, lowest, highest = n
     x = p[0] + s[0] * eps
@@ -87,11 +89,11 @@ tanh_normal_score_between_constants = tanh_normal_between_constants
 
 @triton.jit
 def tanh_normal_between_draw(
-    p, s, eps, n, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
+    p, s, eps, n, GIVEN: tl.constexpr, KIND: tl.constexpr, EXACT: tl.constexpr, MATH: tl.constexpr
 ):
     half = 0.5 * (p[3] - p[2])
     ends = 0.5 * (p[3] + p[2]), half, n[2] + log(half, MATH), p[2], p[3]
-    return tanh_normal_draw(p, s, eps, ends, KIND, EXACT, MATH)
+    return tanh_normal_draw(p, s, eps, ends, GIVEN, KIND, EXACT, MATH)
 
 
 tanh_normal_score_between_draw = tanh_normal_between_draw

@@ -11,7 +11,14 @@ from typing import Any
 from ..core.mistakes import suggestion
 from .protocol import Report
 
-CONSUMERS = ("torch_distributions", "diffusers", "pythae", "bayesian_torch", "blitz")
+CONSUMERS = (
+    "torch_distributions",
+    "diffusers",
+    "pythae",
+    "bayesian_torch",
+    "blitz",
+    "stable_baselines3",
+)
 __all__ = ["CONSUMERS", "Report", "patch"]
 
 
@@ -24,8 +31,7 @@ def patch(consumer: str, **options: Any) -> Report:
     compiled, and before other modules import a function (a class is no matter) by its name.
 
     Args:
-        consumer: one of "torch_distributions", "diffusers", "pythae", "bayesian_torch" and "blitz";
-            see ``fused_reparam.integrations.CONSUMERS``.
+        consumer: one of ``fused_reparam.integrations.CONSUMERS``, such as "diffusers".
         options: those of the consumer's own ``patch``. All have ``rng``: "philox", this package's
             noise, which is the default, or "torch", the very noise that was drawn before, the
             generator left in the same state.

@@ -18,6 +18,7 @@ CONSUMERS = (
     "bayesian_torch",
     "blitz",
     "stable_baselines3",
+    "torchrl",
 )
 __all__ = ["CONSUMERS", "Report", "patch"]
 

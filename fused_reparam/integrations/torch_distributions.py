@@ -110,7 +110,10 @@ def _relaxed_bernoulli(logits: Tensor, temperature: Any, **noise: Any) -> Tensor
     return z.clamp(limits.tiny, 1.0 - limits.eps)  # within the open interval, as it was
 
 
-def _relaxed_categories(logits: Tensor, temperature: Any, **noise: Any) -> Tensor | str:
+def relaxed_categories(
+    logits: Tensor, temperature: Any, hard: bool = False, **noise: Any
+) -> Tensor | str:
+    """The relaxed sample, or the one-hot one with its gradient."""
     tau = one_number(temperature, logits)
     if tau is None:
         return "a temperature for each element"
@@ -118,7 +121,9 @@ def _relaxed_categories(logits: Tensor, temperature: Any, **noise: Any) -> Tenso
         shape = (*noise.get("sample_shape", ()), *logits.shape)
         u = clamp_probs(torch.rand(shape, dtype=logits.dtype, device=logits.device))
         noise["eps"] = -(-u.log()).log()
-    return fused.gumbel_softmax(logits, tau, **noise)
+    y = fused.gumbel_softmax(logits, tau, hard, **noise)
+    # torchrl writes the one-hot sample over the relaxed one, of which the gradient is made.
+    return y.clone() if y.requires_grad and not hard else y
 
 
 def _straight_through(noise: dict[str, Any]) -> Callable[..., Tensor | str]:
@@ -229,6 +234,6 @@ SAMPLERS = (
     ),
     Sampler(
         "relaxed_categorical", "RelaxedOneHotCategorical", "logits temperature",
-        _relaxed_categories, "eddac6a9d208", ("ExpRelaxedCategorical.rsample",),
+        relaxed_categories, "eddac6a9d208", ("ExpRelaxedCategorical.rsample",),
     ),
 )  # fmt: skip

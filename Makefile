@@ -1,6 +1,7 @@
 # make demo    train the example VAE with and without the fused op, side by side
 # make examples   run every example at its full settings and draw its picture in docs
 # make test    run the tests
+# make test-consumers   run other packages' own tests and steps, as they are and with an integration in place
 # make sanitize   run the tests of the native library under AddressSanitizer and UBSan
 # make lint    check format, lint, types and which way imports run
 # make setup   only what the others need
@@ -15,6 +16,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# Where the consumers' own environment is; and the folder with one of each suite's sources, which are cloned
+# if there is none.
+CONSUMERS_VENV ?= out/consumers/venv
+CONSUMERS ?=
 # Where results go; those to be kept and shown go to bench/results.
 BENCH ?= out/bench
 
@@ -22,8 +27,9 @@ BIN := $(VENV)/bin
 # One stamp for each PyTorch and Python: asking for another sets up again.
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
+CONSUMERS_STAMP := $(CONSUMERS_VENV)/.ready
 
-.PHONY: demo examples test sanitize lint bench results pages gpu-report setup clean
+.PHONY: demo examples test test-consumers sanitize lint bench results pages gpu-report setup clean
 
 setup: $(STAMP)
 
@@ -38,6 +44,10 @@ examples: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# No part of test: it takes packages, sources and minutes. It rewrites docs/consumers.md.
+test-consumers: $(CONSUMERS_STAMP)
+	$(CONSUMERS_VENV)/bin/python -m tests.consumers $(if $(CONSUMERS),--sources $(CONSUMERS))
 
 # The library and its extension are compiled anew, with checks of every access to memory and of undefined
 # behaviour; the first fault ends the process. PyTorch itself is not compiled so, and its memory left at
@@ -101,6 +111,15 @@ $(STAMP): pyproject.toml setup.py fused_reparam/backends/cpu/build.py $(wildcard
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
 	rm -f $(VENV)/.ready-*
+	touch "$@"
+
+# torch first, and the others without what they ask for, so that none brings another torch.
+$(CONSUMERS_STAMP): tests/consumers/requirements.txt
+	test -x $(CONSUMERS_VENV)/bin/python || $(PYTHON) -m venv $(CONSUMERS_VENV)
+	$(CONSUMERS_VENV)/bin/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
+	$(CONSUMERS_VENV)/bin/python -m pip install --quiet "$(TORCH)" numpy
+	$(CONSUMERS_VENV)/bin/python -m pip install --quiet --no-deps --requirement $<
+	$(CONSUMERS_VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch "$@"
 
 $(LINT): pyproject.toml $(STAMP)

@@ -1,0 +1,148 @@
+"""Which suites there are, where their sources are, and how one is run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+
+class Suite(NamedTuple):
+    """Tests of another package."""
+
+    name: str
+    repository: str
+    tag: str
+    tests: str
+    """The files, and pytest's options."""
+    consumer: str
+    """The integration that is put in place, with rng="torch": some suites replay the noise."""
+    folder: str = "."
+    """Where in the sources pytest runs: beside the package, where tests import it there."""
+    variables: dict[str, str] = {}  # noqa: RUF012  # of the environment
+    known: dict[str, str] = {}  # noqa: RUF012
+    """By the names of tests that fail only when patched: why."""
+
+
+SUITES = (
+    Suite(
+        "torch", "https://github.com/pytorch/pytorch", "v2.13.0",
+        "distributions/test_distributions.py distributions/test_constraints.py "
+        "distributions/test_transforms.py",
+        "torch_distributions", "test",
+        known=dict.fromkeys(
+            ("test_halfnormal", "test_logisticnormal", "test_lognormal", "test_normal"),
+            "gradcheck asks for many gradients at once (`is_grads_batched`), which the ops' "
+            "backward pass does not take: a defect",
+        ),
+    ),
+    Suite(
+        "stable_baselines3", "https://github.com/DLR-RM/stable-baselines3", "v2.8.0",
+        "tests/test_distributions.py tests/test_run.py tests/test_deterministic.py "
+        "tests/test_predict.py", "stable_baselines3",
+    ),
+    Suite(
+        "pythae", "https://github.com/clementchadebec/benchmark_VAE", "v0.1.2",
+        "test_VAE.py test_BetaVAE.py test_DisentangledBetaVAE.py test_MSSSIMVAE.py "
+        "test_BetaTCVAE.py test_IWAE.py test_VAE_IAF.py test_VAMP.py",
+        "pythae", "tests",
+        # The suite's data are pickled data sets of its own.
+        {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
+    ),
+    Suite(
+        "blitz", "https://github.com/piEsposito/blitz-bayesian-deep-learning", "0.2.8",
+        "-o python_files=*_test.py blitz/modules blitz/losses", "blitz",
+    ),
+    Suite(
+        "torchrl", "https://github.com/pytorch/rl", "v0.14.1",
+        "test_distributions.py", "torchrl", "test",
+        known={
+            "test_tanhnormal_rsample_and_log_prob": "the reference gradient of the scale, in "
+            "float32, is off by 1.3e-4 of the one in float64, and the op's by 1.5e-7",
+        },
+    ),
+    Suite(
+        "scvi", "https://github.com/scverse/scvi-tools", "1.4.2",
+        "tests/distributions tests/nn tests/module", "torch_distributions",
+    ),
+    Suite(
+        "diffusers", "https://github.com/huggingface/diffusers", "v0.42.1",
+        "tests/models/autoencoders", "diffusers",
+    ),
+    Suite(
+        "bayesian_torch", "https://github.com/IntelLabs/bayesian-torch", "v0.5.0",
+        "bayesian_torch/tests", "bayesian_torch",
+    ),
+)  # fmt: skip
+
+
+def reason(suite: Suite, test: str) -> str | None:
+    """Why a test fails when patched, where that is known."""
+    return suite.known.get(test.split("::")[-1].split("[")[0])
+
+
+def sources(suite: Suite, given: Path | None, to: Path) -> Path:
+    """The suite's sources: a folder of its name under what is given, or cloned at its tag."""
+    if given is not None:
+        found = given / suite.name
+        if not found.is_dir():
+            raise FileNotFoundError(f"{given} has no folder {suite.name}")
+        return found
+    place = to / f"{suite.name}-{suite.tag}"
+    if not place.is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", suite.tag]
+        subprocess.run([*clone, suite.repository, str(place)], check=True)
+    return place
+
+
+def version(module: str) -> str:
+    """Of the package that a module is installed with."""
+    (package, *_) = importlib.metadata.packages_distributions()[module]
+    return importlib.metadata.version(package)
+
+
+def run(suite: Suite, place: Path, patched: bool, out: Path) -> dict[str, Any]:
+    """Run a suite's tests; how many passed, which did not, and what the ops served."""
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"{suite.name}-{'patched' if patched else 'stock'}"
+    lines, about = out / f"{name}.jsonl", out / f"{name}.json"
+    lines.unlink(missing_ok=True)
+    patch = [suite.consumer, {"rng": "torch"}] if patched else None
+    given = {"module": suite.name, "patch": patch, "out": str(lines.resolve())}
+    about.write_text(json.dumps(given))
+    path = [str(PLUGIN), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(part for part in path if part),
+        "FUSED_REPARAM_SUITE": str(about.resolve()),
+        **suite.variables,
+    }
+    options = "-m pytest -q -p patched_suite -p no:cacheprovider"
+    with (out / f"{name}.log").open("w") as log:
+        subprocess.run(
+            [sys.executable, *options.split(), *suite.tests.split()], cwd=place / suite.folder,
+            env=environment, stdout=log, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+    return read(lines)
+
+
+def read(lines: Path) -> dict[str, Any]:
+    """What the plugin has written of a run."""
+    found: dict[str, Any] = {"outcomes": {}, "failed": [], "calls": {}, "version": ""}
+    outcomes, calls = Counter[str](), Counter[str]()
+    for line in lines.read_text().splitlines() if lines.exists() else ():
+        one = json.loads(line)
+        if "test" in one:
+            outcomes[one["outcome"]] += 1
+            calls.update(one["calls"])
+            if one["outcome"] == "failed":
+                found["failed"].append(one["test"])
+        else:
+            found |= one
+    return found | {"outcomes": dict(outcomes), "calls": dict(calls.most_common())}

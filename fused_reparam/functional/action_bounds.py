@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ..core.modes import eager
+from ..core.storage import check_given
 from .arguments import check_tensor, check_together, interval, number
 from .tensor_numbers import listed, number_or_tensor, tensor_of
 
@@ -56,7 +57,9 @@ def distances(action: Tensor, between: Between, eps: float) -> tuple[Tensor, Ten
     low, high = between
     for name, end in zip(("low", "high"), between, strict=True):
         check_together(name, end, "action", action)
+        check_given(name, end)  # PyTorch's operators would read memory that a tensor has no longer
     check_together("low", low, "high", high)
+    check_given("action", action)
     lowest, highest, action = low.detach(), high.detach(), action.to(low.dtype)
     least, width = torch.maximum(lowest.abs(), highest.abs()) * (0.5 * eps), highest - lowest
     above, below = action - low, high - action

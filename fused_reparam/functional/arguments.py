@@ -136,15 +136,17 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
 
 
 def widened(*named: tuple[str, Tensor | float]) -> list[Tensor]:
-    """The same in the dtype of the arithmetic: a number is not rounded to 16 bits."""
-    if not any(isinstance(t, Tensor) and t.dtype in _NARROW for _, t in named):
-        return parameters(*named)
+    """The same in the dtype of the arithmetic: a number is not rounded to 16 bits.
+
+    For PyTorch's own operators, which read memory that a tensor no longer has: it is looked for.
+    """
     found = []
     for name, value in named:
         if isinstance(value, Tensor):
             check_tensor(name, value)
             check_given(name, value)
-            value = value.to(compute_dtype(value.dtype))
+            if value.dtype in _NARROW:
+                value = value.to(compute_dtype(value.dtype))
         found.append((name, value))
     return parameters(*found)
 

@@ -179,8 +179,8 @@ def softmax_forward(
         logits = _repeated(logits, outers)
     variant, head = _forward(
         logits.device, logits.dtype, (outers, classes, inners), logits.shape[0], logits.stride(),
-        mode, _each(control), mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None,
-        key_mode,
+        mode, _each(control),
+        mode == ONE_HOT and (control is not None or unimix > 0.0) and y is not None, key_mode,
         (noise is not None, y is not None, soft is not None, kl is not None, control is not None),
     )  # fmt: skip
     variant.launch(

@@ -1,11 +1,11 @@
 """scvi-tools draws from ``torch.distributions``, whose integration serves it."""
 
-import numpy as np
 import pytest
 import torch
 
 from fused_reparam import integrations
 
+np = pytest.importorskip("numpy")
 pytest.importorskip("scvi", reason="scvi-tools is not installed", exc_type=ImportError)
 from scvi.module import VAE
 from scvi.nn import Encoder

@@ -202,7 +202,7 @@ def test_actions():
     raises(ValueError, "low must be below high, got low 1.0 and high -1.0",
            lambda: call(MU, std=MU, low=1.0, high=-1.0))  # fmt: skip
     raises(ValueError, "high must be finite, got inf", lambda: call(MU, std=MU, high=INF))
-    raises(ValueError, r"low must broadcast to the actions \(4, 6\), got shape \(3,\)",
+    raises(ValueError, r"low must broadcast to the parameters \(4, 6\), got shape \(3,\)",
            lambda: call(MU, std=MU, low=torch.zeros(3)))  # fmt: skip
     raises(TypeError, "high must be a number, got .*list", lambda: call(MU, std=MU, high=["1"]))
     raises(ValueError, "clamp bounds logvar or log_std", lambda: call(MU, std=MU, clamp=(0, 1)))

@@ -17,7 +17,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -60,8 +59,10 @@ class Counted:
 
 def seed() -> None:
     """Of everything that draws."""
+    import numpy  # not where this file is only collected
+
     random.seed(0)
-    np.random.seed(0)
+    numpy.random.seed(0)
     torch.manual_seed(0)
 
 

@@ -5,8 +5,8 @@ import torch
 
 from fused_reparam import integrations
 
-np = pytest.importorskip("numpy")
 pytest.importorskip("scvi", reason="scvi-tools is not installed", exc_type=ImportError)
+import numpy as np
 from scvi.module import VAE
 from scvi.nn import Encoder
 

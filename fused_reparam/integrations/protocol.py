@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,8 @@ class Swap:
     consumer: str
     options: dict[str, Any]
     calls: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    sharing: list[weakref.ref[Row]] = field(default_factory=list)
+    """Rows of later reports that found it in place, for as long as somebody has them."""
 
 
 @dataclass
@@ -143,11 +146,24 @@ class Row:
         """Put the original back, unless somebody else has replaced it since."""
         if self.status != REPLACED or self._place is None:
             return
-        if self._place.get() is self._installed:
-            self._place.put(self._before)
-            self.status, self.reason = UNDONE, ""
-        else:
+        if self._place.get() is not self._installed:
             self.reason = "not undone: something else has been put there since"
+            return
+        heir = self._heir()
+        if heir is None:
+            self._place.put(self._before)
+        else:  # another report counts on it, whose it is from now on
+            heir.status, heir.reason = REPLACED, ""
+            heir._place, heir._before, heir._installed = self._place, self._before, self._installed
+        self.status, self.reason = UNDONE, ""
+
+    def _heir(self) -> Row | None:
+        """The row of a later report that found the same replacement in place."""
+        installed = self._installed
+        if isinstance(installed, staticmethod):
+            installed = installed.__func__
+        rows = [row() for row in installed.swap.sharing]
+        return next((row for row in rows if row is not None and row.status == ALREADY), None)
 
 
 class Report:
@@ -176,9 +192,14 @@ class Report:
         return dict(total)
 
     def undo(self) -> None:
-        """Put back the originals of what this report has replaced and nobody else since."""
+        """Put back the originals of what this report has replaced and nobody else since.
+
+        What another report has found in place meanwhile is left to that one.
+        """
         for row in reversed(self.rows):
             row.undo()
+            if row.status == ALREADY:
+                row.status = UNDONE  # it no longer counts on the other's
 
     def __enter__(self) -> Report:
         return self
@@ -249,7 +270,9 @@ def _replace(target: Target, swap: Swap) -> Row:
     before = getattr(original, "swap", None)
     if isinstance(before, Swap):
         other = "" if before.options == swap.options else f"with {_said(before.options)}"
-        return Row(target, ALREADY, other, before.calls)
+        row = Row(target, ALREADY, other, before.calls)
+        before.sharing.append(weakref.ref(row))
+        return row
     reason = target.why_not(original)
     if reason is not None:
         return Row(target, SKIPPED, reason)

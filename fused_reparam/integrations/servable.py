@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..core.dtypes import DTYPES
 from ..core.storage import TENSOR_TYPES
@@ -16,6 +18,8 @@ def unserved(first: Any, *others: Any) -> str | None:
     if type(first) not in TENSOR_TYPES:
         return f"a {type(first).__name__}"
     dtype, device = first.dtype, first.device
+    if forward_ad._current_level >= 0:  # of torch.func.jvp and hessian, too
+        return "forward-mode derivatives"
     if dtype not in DTYPES:
         return f"{dtype}"
     if not (first.is_cpu or first.is_cuda):
@@ -37,12 +41,16 @@ def unserved(first: Any, *others: Any) -> str | None:
 def one_number(value: Any, beside: Tensor) -> Any:
     """A temperature for all elements, as the ops take it; None where it is another.
 
-    It is a positive number, or a tensor of one element that adds no dims to what it is beside.
+    It is a positive number, or a tensor of one element that adds no dims to what it is beside and
+    leaves its dtype as it is. Whether a tensor is positive is not asked: that would wait for it.
     """
     if isinstance(value, Tensor):
         fits = value.numel() == 1 and value.dim() <= beside.dim()
+        fits = fits and (value.dtype is beside.dtype or not value.dim())
         return value.reshape(()) if fits else None
-    return value if value > 0 else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if 0 < value < math.inf else None
 
 
 def as_it_was(result: Tensor, like: Tensor) -> Tensor:

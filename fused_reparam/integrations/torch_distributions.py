@@ -63,12 +63,16 @@ class Sampler(NamedTuple):
     known: str
     more: tuple[str, ...] = ()
     """What else of the module it is read from, beside ``rsample`` and the constructor."""
+    transforms: int = 0
+    """How many transforms its constructor makes: a sample of more is another."""
 
 
 def _target(sampler: Sampler, noise: dict[str, str]) -> Target:
-    names, function = sampler.parameters.split(), sampler.function
+    names, function, transforms = sampler.parameters.split(), sampler.function, sampler.transforms
 
     def rsample(self: Any, sample_shape: Size = _NO_SHAPE) -> Tensor | str:
+        if transforms and len(self.transforms) != transforms:
+            return "transforms of its own"
         parameters = [getattr(self, name) for name in names]
         why = unserved(*parameters)
         if why is not None:
@@ -76,7 +80,7 @@ def _target(sampler: Sampler, noise: dict[str, str]) -> Target:
         if parameters[0].shape != self._batch_shape + self._event_shape:
             return "parameters that are not of the distribution's shape"
         if len(sample_shape):
-            return function(*parameters, sample_shape=sample_shape, **noise)
+            return function(*parameters, sample_shape=Size(sample_shape), **noise)
         return function(*parameters, **noise)
 
     return Target(
@@ -200,8 +204,10 @@ def _gumbel_softmax(noise: dict[str, Any]) -> Callable[..., Tensor | str]:
             return "a tau for each element, or not positive"
         if eps != 1e-10:
             return "eps, of which the original warns"
-        if not logits.dim():
-            return "logits without dims"
+        if not -logits.dim() <= dim < logits.dim():
+            return "a dim that the logits lack"
+        if not logits.shape[dim]:
+            return "no classes"
         return fused.gumbel_softmax(logits, number, bool(hard), dim, **noise)
 
     return gumbel_softmax
@@ -218,22 +224,31 @@ SAMPLERS = (
     Sampler("cauchy", "Cauchy", "loc scale", _of_base("cauchy"), "d16691f3d62a"),
     Sampler("exponential", "Exponential", "rate", fused.exponential_rsample, "1e1d3c8a8506"),
     Sampler("studentT", "StudentT", "loc scale df", _student_t, "1b05ec45005e"),
-    Sampler("gumbel", "Gumbel", "loc scale", _of_base("gumbel"), "7bf7ee775913"),
-    Sampler("log_normal", "LogNormal", "loc scale", _log_normal, "0ac97c09ada0"),
-    Sampler("weibull", "Weibull", "scale concentration", fused.weibull_rsample, "31c207e71851"),
-    Sampler("pareto", "Pareto", "scale alpha", fused.pareto_rsample, "c3f3bd02a01a"),
-    Sampler("half_normal", "HalfNormal", "scale", fused.half_normal_rsample, "06b68cd46808"),
-    Sampler("half_cauchy", "HalfCauchy", "scale", fused.half_cauchy_rsample, "d3ef048a4240"),
+    Sampler("gumbel", "Gumbel", "loc scale", _of_base("gumbel"), "7bf7ee775913", transforms=4),
+    Sampler("log_normal", "LogNormal", "loc scale", _log_normal, "0ac97c09ada0", transforms=1),
+    Sampler(
+        "weibull", "Weibull", "scale concentration",
+        fused.weibull_rsample, "31c207e71851", transforms=2,
+    ),
+    Sampler("pareto", "Pareto", "scale alpha", fused.pareto_rsample, "c3f3bd02a01a", transforms=2),
+    Sampler(
+        "half_normal", "HalfNormal", "scale",
+        fused.half_normal_rsample, "06b68cd46808", transforms=1,
+    ),
+    Sampler(
+        "half_cauchy", "HalfCauchy", "scale",
+        fused.half_cauchy_rsample, "d3ef048a4240", transforms=1,
+    ),
     Sampler(
         "kumaraswamy", "Kumaraswamy", "concentration1 concentration0",
-        fused.kumaraswamy_rsample, "62a01d4743ae",
+        fused.kumaraswamy_rsample, "62a01d4743ae", transforms=3,
     ),
     Sampler(
         "relaxed_bernoulli", "RelaxedBernoulli", "logits temperature", _relaxed_bernoulli,
-        "42f7f5254b22", ("LogitRelaxedBernoulli.rsample",),
+        "42f7f5254b22", ("LogitRelaxedBernoulli.rsample",), transforms=1,
     ),
     Sampler(
         "relaxed_categorical", "RelaxedOneHotCategorical", "logits temperature",
-        relaxed_categories, "eddac6a9d208", ("ExpRelaxedCategorical.rsample",),
+        relaxed_categories, "eddac6a9d208", ("ExpRelaxedCategorical.rsample",), transforms=1,
     ),
 )  # fmt: skip

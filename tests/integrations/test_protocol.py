@@ -38,7 +38,10 @@ SAMPLE = "527706171ca7"
 _names = (f"fused_reparam_consumer_{i}" for i in itertools.count())
 
 
-pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+# The other is PyTorch's own, said once in a process: in whichever test compiles first.
+pytestmark = pytest.mark.filterwarnings(
+    "error::UserWarning", "ignore:dynamo_pgo force disabled:UserWarning"
+)
 
 
 @pytest.fixture
@@ -239,6 +242,29 @@ def test_what_another_has_wrapped_is_not_replaced(consumer):
     module.Posterior.sample = wrapper
     with pytest.warns(UserWarning, match="none of those known"):
         assert patch(module)["sample"].status == "skipped"
+
+
+def test_what_two_reports_share_stays_until_both_are_undone(consumer):
+    module = consumer()
+    original = module.Posterior.sample
+    first, second = patch(module), patch(module)
+    assert second["sample"].status == "already"
+    first.undo()
+    assert module.Posterior.sample is not original
+    assert (first["sample"].status, second["sample"].status) == ("undone", "replaced")
+    second.undo()
+    assert module.Posterior.sample is original
+
+    first, second = patch(module), patch(module)
+    second.undo()
+    first.undo()
+    assert module.Posterior.sample is original
+    assert second["sample"].status == "undone"
+
+    first = patch(module)
+    patch(module)  # whose report nobody keeps
+    first.undo()
+    assert module.Posterior.sample is original
 
 
 def test_what_the_original_relies_on_counts(consumer):

@@ -1,5 +1,6 @@
 """torch.distributions and F.gumbel_softmax, patched, against what they were."""
 
+import math
 import warnings
 
 import pytest
@@ -279,3 +280,43 @@ def test_under_vmap():
         z = torch.vmap(sample, randomness="different")(loc, a)
     assert z.shape == (7, 2, 5)
     assert "fused" in report["Normal.rsample"].calls
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: torch.distributions.LogNormal(o, o),
+        lambda o: torch.distributions.Gumbel(o, o),
+        lambda o: torch.distributions.Kumaraswamy(o, o),
+        lambda o: torch.distributions.RelaxedBernoulli(o[0], logits=o),
+    ],
+)
+def test_transforms_of_ones_own_count(make):
+    one = torch.ones(3)
+    q = make(one)
+    q.transforms.append(torch.distributions.AffineTransform(100.0, 1.0))
+    with integrations.patch("torch_distributions") as report:
+        assert (q.rsample() > 50.0).all()
+        calls = report[f"{type(q).__name__}.rsample"].calls
+        assert calls == {"fallback: transforms of its own": 1}
+        make(one).rsample()
+        assert calls["fused"] == 1
+
+
+def test_what_only_the_original_takes():
+    logits = torch.randn(4, 5)
+    normal = torch.distributions.Normal(torch.zeros(3), torch.ones(3))
+    with integrations.patch("torch_distributions") as report:
+        for tau in (True, math.inf):
+            assert torch.nn.functional.gumbel_softmax(logits, tau=tau).shape == (4, 5)
+        assert torch.nn.functional.gumbel_softmax(torch.zeros(5, 0)).shape == (5, 0)
+        with pytest.raises(IndexError):
+            torch.nn.functional.gumbel_softmax(logits, dim=2)
+        wide = torch.tensor([0.5], dtype=torch.float64)
+        assert torch.nn.functional.gumbel_softmax(logits, wide).dtype == torch.float64
+        assert "fused" not in report.calls
+        for shape in (range(2, 4), torch.tensor([2, 3])):
+            assert normal.rsample(shape).shape == (2, 3, 3)
+        found = torch.func.hessian(lambda m: torch.distributions.Normal(m, 1.0).log_prob(one).sum())
+        one = torch.ones(3)
+        torch.testing.assert_close(found(torch.zeros(3)), -torch.eye(3))

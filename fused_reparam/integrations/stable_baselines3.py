@@ -7,6 +7,7 @@ made when somebody asks for it. SAC takes an action and its log-density from one
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -42,11 +43,14 @@ def targets(rng: str, exact: bool = False) -> list[Target]:
 
     def sample(self: Any) -> Tensor | str:
         policy = self.distribution
-        if type(policy) is not Policy:
-            return _OTHER
+        why = _other(policy)
+        if why is not None:
+            return why
         return fused.gaussian_rsample(policy.loc, log_std=policy.log_std, **noise)
 
     def squashed(self: Any, mean_actions: Any, log_std: Any) -> tuple[Tensor, Tensor] | str:
+        if _parts_of_its_own(self):
+            return "a distribution with parts of its own"
         why = _unserved(mean_actions, log_std)
         if why is not None:
             return why
@@ -84,14 +88,31 @@ def targets(rng: str, exact: bool = False) -> list[Target]:
     ]  # fmt: skip
 
 
-_OTHER = "a distribution that was made elsewhere"
+def _parts_of_its_own(made: Any) -> bool:
+    """Whether an instance, or a class other than those that were read, has one of the parts."""
+    module = sys.modules[_MODULE]
+    known = [getattr(module, name) for name in (_SQUASHED, _GAUSSIAN, "Distribution")]
+    owners = [made, *(owner for owner in type(made).__mro__ if owner not in known)]
+    return any(part in owner.__dict__ for owner in owners for part in (*_PARTS, "get_actions"))
+
+
+def _other(policy: Any) -> str | None:
+    """Why an op can't take its parameters."""
+    if type(policy) is not Policy:
+        return "a distribution that was made elsewhere"
+    # It may have been assigned, or changed in place, since it is a tensor that others hold.
+    if "scale" in policy.__dict__:
+        return "a scale that has been asked for or set"
+    return None
 
 
 class Policy(Normal):
     """The normal distribution of a logarithm of its scale, which broadcasts against the mean."""
 
     def __init__(self, loc: Tensor, log_std: Tensor) -> None:
-        self.loc, self.log_std = loc, log_std
+        # A copy, as the logarithm is a policy's parameter, which the next step of an optimizer
+        # changes; and without a gradient where none was to be recorded.
+        self.loc, self.log_std = loc, log_std.clone()
         # That the parameters are numbers has been seen, once for both.
         Distribution.__init__(self, loc.shape, validate_args=False)
         del self._validate_args
@@ -125,9 +146,7 @@ def _unserved(mean: Any, log_std: Any) -> str | None:
 
 def _log_prob(self: Any, actions: Any) -> Tensor | str:
     policy = self.distribution
-    if type(policy) is not Policy:
-        return _OTHER
-    why = unserved(policy.loc, actions)
+    why = _other(policy) or unserved(policy.loc, actions)
     if why is not None:
         return why
     if actions.shape != policy.loc.shape:

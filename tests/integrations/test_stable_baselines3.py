@@ -181,3 +181,139 @@ def test_policies():
     old, new, report = both(step)
     close(new, old)
     assert set(report.calls) == {"fused"}
+
+
+def test_a_distribution_keeps_its_scale_when_the_parameter_moves():
+    mean, log_std = parameters(one_scale=True)
+    taken = mean.detach() + 0.1
+
+    def moved(change):
+        def call():
+            theirs = log_std.detach().clone().requires_grad_()
+            made = distributions.DiagGaussianDistribution(3).proba_distribution(mean, theirs)
+            change(theirs)
+            log_prob, sample = made.log_prob(taken), made.sample()
+            return [log_prob, sample, made.distribution.scale]
+
+        return call
+
+    def in_place(parameter):
+        with torch.no_grad():
+            parameter.add_(0.5)
+
+    for change in (in_place, lambda parameter: parameter.data.add_(0.5)):
+        old, new, report = both(moved(change))
+        close(new, old)
+        assert report.calls == {"fused": 3}
+
+
+def test_the_scale_of_a_squashed_distribution_is_kept_too():
+    mean, log_std = (p.detach() for p in parameters())
+    made = distributions.SquashedDiagGaussianDistribution(3)
+
+    def call():
+        theirs = log_std.clone()
+        made.log_prob_from_params(mean, theirs)
+        theirs.add_(0.5)
+        return [made.distribution.scale]
+
+    old, new, report = both(call)
+    close(new, old)
+    assert report.calls == FUSED
+
+
+def test_a_distribution_made_without_gradients_has_none():
+    def call():
+        mean, log_std = (torch.zeros(s, requires_grad=True) for s in ((4, 3), (3,)))
+        with torch.no_grad():
+            before = distributions.DiagGaussianDistribution(3).proba_distribution(mean, log_std)
+        after = distributions.DiagGaussianDistribution(3).proba_distribution(mean + 1, log_std)
+        drawn = before.sample(), before.log_prob(torch.ones(4, 3))
+        distributions.kl_divergence(after, before).sum().backward()
+        return mean.grad, log_std.grad, [found.requires_grad for found in drawn]
+
+    (*old, old_requires), (*new, new_requires), _ = both(call)
+    close(new, old)
+    assert new_requires == old_requires
+
+
+def test_the_divergence_of_an_updated_policy_from_what_it_was():
+    observed = torch.randn(5, 4)
+    space = spaces.Box(-1.0, 1.0, (4,)), spaces.Box(-1.0, 1.0, (2,))
+
+    def call():
+        torch.manual_seed(0)
+        policy = ActorCriticPolicy(*space, lambda _: 1e-3)
+        before = copy.copy(policy.get_distribution(observed))
+        policy.log_std.data += 0.5
+        return [distributions.kl_divergence(policy.get_distribution(observed), before)]
+
+    old, new, _ = both(call)
+    assert old[0].min() > 0.1
+    close(new, old)
+
+
+def test_a_scale_that_is_assigned_counts():
+    mean, log_std = parameters()
+
+    def call():
+        made = distributions.DiagGaussianDistribution(3).proba_distribution(mean, log_std)
+        made.distribution.scale = torch.full((6, 3), 3.0)
+        return made.sample(), made.log_prob(mean.detach() + 1)
+
+    old, new, report = both(call)
+    close(new, old)
+    assert report.calls == {"fused": 1, "fallback: a scale that has been asked for or set": 2}
+
+
+class Halved:
+    def sample(self):
+        return super().sample() / 2
+
+
+class Shifted:
+    def log_prob(self, actions, gaussian_actions=None):
+        return super().log_prob(actions, gaussian_actions) + 1
+
+
+class Wider:
+    def proba_distribution(self, mean_actions, log_std):
+        return super().proba_distribution(mean_actions, log_std + 1)
+
+
+class Between(distributions.DiagGaussianDistribution):
+    def sample(self):
+        return super().sample() / 2
+
+
+Squashed = distributions.SquashedDiagGaussianDistribution
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    "bases",
+    [(Halved, Squashed), (Shifted, Squashed), (Wider, Squashed), (Squashed, Between)],
+    ids=["sample", "log_prob", "proba_distribution", "between"],
+)
+def test_a_subclass_with_parts_of_its_own_keeps_them(bases, exact):
+    given = parameters()
+    made = type("Own", bases, {})(3)
+    old, new, report = both(lambda: made.log_prob_from_params(*given), exact=exact)
+    close(new, old)
+    calls = report["log_prob_from_params"].calls
+    assert calls == {"fallback: a distribution with parts of its own": 1}
+
+
+def test_an_instance_with_a_part_of_its_own_keeps_it():
+    given = parameters()
+    made = distributions.SquashedDiagGaussianDistribution(3)
+    made.log_prob = lambda actions, gaussian_actions=None: actions.sum(1)
+    old, new, report = both(lambda: made.log_prob_from_params(*given))
+    close(new, old)
+    assert "fused" not in report["log_prob_from_params"].calls
+
+
+def test_a_subclass_without_parts_of_its_own_is_served():
+    made = type("Own", (Squashed,), {"entropy": lambda self: torch.zeros(())})(3)
+    report = both(lambda: made.log_prob_from_params(*parameters()))[2]
+    assert report.calls == FUSED

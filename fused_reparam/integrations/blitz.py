@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .. import functional as fused
 from ..core.modes import eager
+from ..core.storage import TENSOR_TYPES
 from ..functional import elementwise
 from .layers import Outputs, convolution, embedding, linear
 from .protocol import Report, Target, apply
@@ -26,6 +27,7 @@ from .servable import as_it_was, unserved
 
 _MODULE = "blitz.modules.weight_sampler"
 _SAMPLER, _PRIOR = "TrainableRandomDistribution", "PriorWeightDistribution"
+_EMBEDDING = "BayesianEmbedding"
 _FLOOR = 1e-6
 # That of a normal so wide that its density is the same wherever a weight may be.
 _WIDE = 1e6
@@ -55,6 +57,7 @@ def targets(rng: str, joint: bool) -> list[Target]:
         return _sample(self, rng)
 
     made = (f"{_SAMPLER}.__init__",)
+    layers = LAYERS if joint else [layer for layer in LAYERS if layer[1] == _EMBEDDING]
     return [
         Target(_MODULE, f"{_SAMPLER}.sample", "self", SAMPLE, sample, made),
         Target(
@@ -65,12 +68,14 @@ def targets(rng: str, joint: bool) -> list[Target]:
             _MODULE, f"{_PRIOR}.log_prior", "self, w", LOG_PRIOR, _log_prior,
             (f"{_PRIOR}.__init__",),
         ),
-        *(_joint(*layer, rng=rng) for layer in LAYERS if joint),
+        *(_layer(*layer, rng=rng, joint=joint) for layer in layers),
     ]  # fmt: skip
 
 
 def _unsampled(sampler: Any) -> str | None:
     """Why it can't be sampled by an op."""
+    if _left(sampler):
+        return _LEFT
     mu, rho, eps = sampler.mu, sampler.rho, sampler.eps_w
     if not (mu.shape == rho.shape == eps.shape):
         return "a mean and a scale of different shapes"
@@ -91,17 +96,32 @@ def _sample(sampler: Any, rng: str) -> Tensor | str:
     w, log_q, _ = fused.gaussian_rsample_log_prob(mu, rho=rho, dims=everything, **noise)
     sampler.sigma = torch.log1p(torch.exp(rho))
     sampler.w = w
-    sampler._drawn = w, log_q  # a plain tuple: it may be pickled with the model
+    # A plain tuple: it may be pickled with the model.
+    sampler._drawn = w, log_q, _state(sampler)
     return w
+
+
+def _state(sampler: Any) -> tuple[Any, ...] | None:
+    """What a log-density at the drawn weights is of, but for writes to ``.data``; None if unknown.
+
+    The original computes it when it is asked for, of what the tensors hold by then.
+    """
+    tensors = sampler.w, sampler.mu, sampler.rho, sampler.sigma
+    if not eager() or any(type(t) not in TENSOR_TYPES or t.is_inference() for t in tensors):
+        return None
+    seen = [(id(t), t.data_ptr(), t._version, t.requires_grad) for t in tensors]
+    return torch.is_grad_enabled(), *seen
 
 
 def _log_posterior(self: Any, w: Any = None) -> Tensor | str:
     if self.w is None:
         return "nothing was drawn yet"
-    mu, (drawn, log_q) = self.mu, self.__dict__.get("_drawn", (None, None))
+    if _left(self):
+        return _LEFT
+    mu, (drawn, log_q, state) = self.mu, self.__dict__.get("_drawn", (None, None, None))
     if w is None:
         w = self.w
-    if drawn is not w:
+    if drawn is not w or state is None or state != _state(self):
         scale = {"rho": self.rho} if self.sigma is None else {"std": self.sigma}
         why = unserved(w, mu, *scale.values())
         if why is not None:
@@ -113,6 +133,8 @@ def _log_posterior(self: Any, w: Any = None) -> Tensor | str:
 
 
 def _log_prior(self: Any, w: Any) -> Tensor | str:
+    if _left(self):
+        return _LEFT
     why = unserved(w)
     if why is not None:
         return why
@@ -168,18 +190,43 @@ def _components(prior: Any) -> _Prior | str:
     return _Prior(means.pop(), [part for part, _ in normals], stds)
 
 
-def _joint(file: str, name: str, outputs: Outputs, known: str, rng: str) -> Target:
+_LEFT = "an embedding whose weights are renormalised in place, or whose gradient is sparse"
+
+
+def _left(part: Any) -> bool:
+    """Whether the layer that was called last with this sampler or prior is left to the original."""
+    return part.__dict__.get("_left", False)
+
+
+def _leave(layer: Any) -> bool:
+    """Say to an embedding's sampler and prior whether the ops can take its weights."""
+    leave = layer.max_norm is not None or bool(layer.sparse)
+    for part in (layer.weight_sampler, layer.weight_prior_dist):
+        if leave or "_left" in part.__dict__:
+            part._left = leave
+    return leave
+
+
+def _layer(file: str, name: str, outputs: Outputs, known: str, rng: str, joint: bool) -> Target:
     module = f"blitz.modules.{file}_bayesian_layer"
 
     def forward(self: Any, x: Any) -> Any:
         if self.freeze:
             return "frozen"
+        if name == _EMBEDDING and _leave(self):
+            return _LEFT
+        if not joint:
+            # As the original is, whose parts are served.
+            w = self.weight_sampler.sample()
+            self.log_variational_posterior = self.weight_sampler.log_posterior()
+            self.log_prior = self.weight_prior_dist.log_prior(w)
+            return outputs(self, x, w, None)
         pairs = [(self.weight_sampler, self.weight_prior_dist)]
         if getattr(self, "bias", False):
             pairs.append((self.bias_sampler, self.bias_prior_dist))
         priors = []
         for sampler, prior in pairs:
-            found = _why_not_at_once(sampler) or _components(prior)
+            found = _why_not_at_once(sampler, prior) or _components(prior)
             if isinstance(found, str):
                 return found
             if len(found.stds) != 1:
@@ -197,10 +244,21 @@ def _joint(file: str, name: str, outputs: Outputs, known: str, rng: str) -> Targ
     return Target(module, f"{name}.forward", "self, x", known, forward)
 
 
-def _why_not_at_once(sampler: Any) -> str | None:
-    if type(sampler).sample is not getattr(sys.modules[_MODULE], _SAMPLER).sample:
+def _why_not_at_once(sampler: Any, prior: Any) -> str | None:
+    if not _is_as_read(sampler, _SAMPLER, "sample", "log_posterior"):
         return "a sampler of its own"
+    if not _is_as_read(prior, _PRIOR, "log_prior"):
+        return "a prior of its own"
     return _unsampled(sampler)
+
+
+def _is_as_read(part: Any, name: str, *methods: str) -> bool:
+    """Whether neither a subclass nor an instance has methods of its own."""
+    read = getattr(sys.modules[_MODULE], name)
+    return isinstance(part, read) and all(
+        getattr(type(part), method) is getattr(read, method) and method not in part.__dict__
+        for method in methods
+    )
 
 
 class _Weights(NamedTuple):
@@ -215,7 +273,7 @@ def _weights_and_kl(sampler: Any, prior: _Prior, rng: str) -> _Weights:
         sampler.mu, sampler.rho, prior.mean, mixture=(1.0 / _FACTOR, prior.stds[0], _WIDE),
         **_noise(sampler, rng),
     )  # fmt: skip
-    sampler.w, sampler.sigma, sampler._drawn = w, None, (None, None)
+    sampler.w, sampler.sigma, sampler._drawn = w, None, (None, None, None)
     return _Weights(w, as_it_was(kl - w.numel() * math.log(_FACTOR), sampler.mu))
 
 
@@ -224,7 +282,7 @@ LAYERS = (
     ("conv", "BayesianConv1d", convolution(F.conv1d), "4564ce5bdb70"),
     ("conv", "BayesianConv2d", convolution(F.conv2d), "7e342dcde7fe"),
     ("conv", "BayesianConv3d", convolution(F.conv3d), "4c3fb0c54c3b"),
-    ("embedding", "BayesianEmbedding", embedding, "eeaf4290c342"),
+    ("embedding", _EMBEDDING, embedding, "eeaf4290c342"),
 )
 SAMPLE = "2a45771a75f0"
 LOG_POSTERIOR = "b4656cd070f8"

@@ -206,3 +206,143 @@ def test_compiles(joint):
         assert not torch.equal(first, second)
         (first.sum() + kl_divergence_from_nn(layer)).backward()
         assert "compiled: fused" in report.calls
+
+
+def in_place(sampler):
+    with torch.no_grad():
+        sampler.mu.add_(1.0)
+
+
+def weights_in_place(sampler):
+    with torch.no_grad():
+        sampler.w.mul_(2.0)
+
+
+def another_scale(sampler):
+    sampler.sigma = sampler.sigma * 2
+
+
+def scale_in_place(sampler):
+    with torch.no_grad():
+        sampler.rho.add_(1.0)
+
+
+def other_data(sampler):
+    sampler.mu.data = sampler.mu.data + 1.0
+
+
+def another_mean(sampler):
+    sampler.mu = torch.nn.Parameter(sampler.mu.detach() + 1.0)
+
+
+CHANGES = in_place, weights_in_place, another_scale, scale_in_place, other_data, another_mean
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_log_posterior_is_of_what_a_sampler_holds_by_then(change):
+    def call():
+        torch.manual_seed(0)
+        sampler = TrainableRandomDistribution(torch.randn(5, 4), torch.randn(5, 4) - 2)
+        torch.manual_seed(1)
+        sampler.sample()
+        with torch.no_grad():
+            change(sampler)
+        return [sampler.log_posterior()]
+
+    old, new, report = both(call)
+    assert report.calls == {"fused": 2}
+    check(new, old)
+
+
+@pytest.mark.parametrize("drawn", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("measured", [torch.no_grad, torch.enable_grad])
+def test_a_log_posterior_has_a_gradient_where_it_is_asked_for(drawn, measured):
+    sampler = TrainableRandomDistribution(torch.zeros(5, 4), torch.zeros(5, 4) - 2)
+    if drawn is torch.inference_mode and measured is torch.enable_grad:
+        pytest.skip("the original can't save what was drawn")
+
+    def call():
+        with drawn():
+            sampler.sample()
+        with measured():
+            log_q = sampler.log_posterior()
+        if not log_q.requires_grad:
+            return log_q, None
+        return log_q, *torch.autograd.grad(log_q, list(sampler.parameters()), allow_unused=True)
+
+    (old, *old_grads), (new, *new_grads), _ = both(call)
+    check([new], [old])
+    for ours, theirs in zip(new_grads, old_grads, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            check([ours], [theirs])
+
+
+class Sampler(TrainableRandomDistribution):
+    def log_posterior(self, w=None):
+        return super().log_posterior(w) * 2
+
+
+class Prior(PriorWeightDistribution):
+    def log_prior(self, w):
+        return super().log_prior(w) * 2
+
+
+class BarePrior(torch.nn.Module):
+    def log_prior(self, w):
+        return -w.square().sum()
+
+
+def own_sampler(layer):
+    layer.weight_sampler = Sampler(layer.weight_mu, layer.weight_rho)
+
+
+def own_log_posterior(layer):
+    layer.weight_sampler.log_posterior = lambda: layer.weight_sampler.w.sum()
+
+
+def own_sample(layer):
+    layer.weight_sampler.sample = lambda: layer.weight_mu
+    layer.weight_sampler.log_posterior = lambda: layer.weight_mu.sum()
+
+
+def own_prior(layer):
+    layer.weight_prior_dist = Prior()
+
+
+def bare_prior(layer):
+    layer.weight_prior_dist = BarePrior()
+
+
+def own_log_prior(layer):
+    layer.weight_prior_dist.log_prior = lambda w: w.sum()
+
+
+OWN = own_sampler, own_log_posterior, own_sample, own_prior, bare_prior, own_log_prior
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_a_joint_layer_with_parts_of_its_own_keeps_them(own):
+    layer, x = made("BayesianLinear", bias=False)
+    own(layer)
+    old, new, report = both(lambda: (layer(x), kl_divergence_from_nn(layer)), joint=True)
+    check(new, old)
+    kind = "prior" if "prior" in own.__name__ else "sampler"
+    assert report["BayesianLinear.forward"].calls == {f"fallback: a {kind} of its own": 1}
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("options", [{"max_norm": 0.1}, {"sparse": True}])
+def test_an_embedding_whose_weights_no_op_can_take(options, joint):
+    layer, x = made("BayesianEmbedding", **options)
+
+    def call():
+        y = layer(x)
+        loss = y.square().sum() + 0.01 * kl_divergence_from_nn(layer)
+        return [y, *torch.autograd.grad(loss, list(layer.weight_sampler.parameters()))]
+
+    old, new, report = both(call, joint=joint)
+    check(new, old)
+    assert "fused" not in report.calls
+    layer.max_norm, layer.sparse = None, False
+    assert {*both(call, joint=joint)[2].calls} == {"fused"}

@@ -22,6 +22,7 @@ from .servable import as_it_was, unserved
 _MODULE = "stable_baselines3.common.distributions"
 _GAUSSIAN, _SQUASHED = "DiagGaussianDistribution", "SquashedDiagGaussianDistribution"
 _PARTS = ("proba_distribution", "sample", "log_prob", "actions_from_params")
+_DRAWING = frozenset((*_PARTS, "get_actions"))
 
 
 def patch(rng: str = "philox", exact: bool = False) -> Report:
@@ -91,9 +92,11 @@ def targets(rng: str, exact: bool = False) -> list[Target]:
 def _parts_of_its_own(made: Any) -> bool:
     """Whether an instance, or a class other than those that were read, has one of the parts."""
     module = sys.modules[_MODULE]
-    known = [getattr(module, name) for name in (_SQUASHED, _GAUSSIAN, "Distribution")]
-    owners = [made, *(owner for owner in type(made).__mro__ if owner not in known)]
-    return any(part in owner.__dict__ for owner in owners for part in (*_PARTS, "get_actions"))
+    owners = [made]
+    if type(made) is not getattr(module, _SQUASHED):
+        known = [getattr(module, name) for name in (_SQUASHED, _GAUSSIAN, "Distribution")]
+        owners += [owner for owner in type(made).__mro__ if owner not in known]
+    return not all(_DRAWING.isdisjoint(owner.__dict__) for owner in owners)
 
 
 def _other(policy: Any) -> str | None:

@@ -60,6 +60,8 @@ def targets(rng: str, relaxed: bool = False) -> list[Target]:
 def _drawn(
     name: str, draw: Callable[..., tuple[Tensor, ...]], known: str, noise: dict[str, Any]
 ) -> Target:
+    grad = name.startswith("rsample")  # whether an action has a gradient, also in its bounds
+
     def draw_and_score(self: Any, sample_shape: Any = ()) -> tuple[Tensor, Tensor] | str:
         base = self.root_dist
         if type(base) is not Normal:
@@ -83,7 +85,9 @@ def _drawn(
             action.detach().clamp_(-limit, limit)
         log_prob = as_it_was(log_prob, action)
         for affine in others:
-            before, action = action, affine(action)
+            before = action
+            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                action = affine(before)
             log_prob = log_prob - _sum_rightmost(affine.log_abs_det_jacobian(before, action), event)
         return action, log_prob
 

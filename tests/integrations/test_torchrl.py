@@ -68,6 +68,21 @@ def test_an_action_and_its_log_density(method, bounds, events):
             assert new[0].requires_grad == old[0].requires_grad
 
 
+@pytest.mark.parametrize("method", ["rsample_and_log_prob", "sample_and_log_prob"])
+def test_bounds_that_require_a_gradient(method):
+    given = parameters()
+    high = torch.tensor(2.0, requires_grad=True)
+
+    def draw():
+        action, log_prob = getattr(TanhNormal(*given, high=high), method)()
+        return with_grads([action, log_prob], [*given, high])
+
+    old, new, report = both(draw)
+    assert report[f"TanhNormal.{method}"].calls == {"fused": 1}
+    assert new[0].requires_grad == old[0].requires_grad == (method[0] == "r")
+    close(new, old)
+
+
 def test_an_action_stays_as_far_from_its_ends_as_it_did():
     for sign in (-1.0, 1.0):
         given = [torch.full(SHAPE, 12.0 * sign), torch.full(SHAPE, 0.1)]

@@ -114,13 +114,15 @@ def _weights(layer: Any, name: str) -> list[Weights]:
 def _why_not(layer: Any, weights: list[Weights]) -> str | None:
     if type(layer).kl_div is not sys.modules[_BASE].BaseVariationalLayer_.kl_div:
         return "a subclass with a KL of its own"
+    if "kl_div" in layer.__dict__:
+        return "an instance with a KL of its own"
     if layer.quant_prepare:
         return "prepared for quantization"
     for each in weights:
         why = unserved(*each)
         if why is not None:
             return why
-        if any(t.shape != each.mu.shape for t in each):
+        if any(getattr(t, "shape", None) != each.mu.shape for t in each):
             return "a prior or a scale of another shape than the mean"
     return None
 

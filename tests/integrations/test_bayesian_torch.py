@@ -172,6 +172,26 @@ def test_calls_that_go_to_the_original():
         }
 
 
+@pytest.mark.parametrize("name", ["LinearReparameterization", "LinearFlipout"])
+def test_an_instance_with_a_kl_of_its_own_keeps_it(name):
+    layer, x = made(name)
+    layer.kl_div = lambda *given: torch.tensor(42.0)
+    with integrations.patch("bayesian_torch") as report:
+        assert layer(x)[1] == 84.0  # of the weight and of the bias
+        assert layer.kl_loss() == 84.0
+    assert report.calls == {"fallback: an instance with a KL of its own": 2}
+
+
+@pytest.mark.parametrize("name", ["LinearReparameterization", "LinearFlipout"])
+def test_a_prior_that_is_a_plain_number_goes_to_the_original(name):
+    layer, x = made(name)
+    del layer.prior_weight_mu  # a buffer takes no number
+    layer.prior_weight_mu = 0.3
+    old, new, report = both(lambda: (*layer(x), layer.kl_loss()))
+    assert all(torch.equal(*pair) for pair in zip(new, old, strict=True))
+    assert report.calls == {"fallback: a prior or a scale of another shape than the mean": 2}
+
+
 def test_compiles_to_one_graph():
     layer, x = made("Conv2dReparameterization")
     with integrations.patch("bayesian_torch") as report:

@@ -86,3 +86,48 @@ def test_a_model_with_a_loss_of_its_own_keeps_it():
         "fused": 1,  # the sample
         "fallback: a subclass with a sample or a loss of its own": 1,
     }
+
+
+@pytest.mark.parametrize("part", ["loss_function", "_sample_gauss"])
+def test_an_instance_with_a_part_of_its_own_keeps_it(part):
+    model = made("VAE")
+    own = {
+        "loss_function": lambda *given: (given[-1].sum(), given[-1].mean(), given[-1].mean()),
+        "_sample_gauss": lambda mu, std: (torch.full_like(mu, 7.0), mu),
+    }
+    setattr(model, part, own[part])
+    with integrations.patch("pythae") as report:
+        out = model({"data": torch.rand(4, 1, 8, 8)})
+    if part == "loss_function":
+        assert torch.equal(out.loss, out.z.sum())
+    else:
+        assert torch.equal(out.z, torch.full((4, 3), 7.0))
+    assert report["VAE.forward"].calls == {
+        "fallback: an instance with a sample or a loss of its own": 1
+    }
+
+
+@pytest.mark.parametrize("name", STANDARD)
+@pytest.mark.parametrize("other", ["shape", "dtype"])
+def test_an_encoder_whose_outputs_the_op_does_not_take(name, other):
+    size = (1, 28, 28) if name == "MSSSIM_VAE" else (1, 8, 8)
+    model = made(name, size)
+    inner, runs = model.encoder, []
+
+    class Encoder(torch.nn.Module):
+        def forward(self, x):
+            runs.append(1)
+            out = inner(x)
+            logvar = out.log_covariance
+            out["log_covariance"] = logvar[:, :1] if other == "shape" else logvar.double()
+            return out
+
+    if other == "dtype":
+        decode = model.decoder.forward
+        model.decoder.forward = lambda z: decode(z.float())
+    model.encoder = Encoder()
+    x = torch.rand(4, *size)
+    old, new, _ = both(lambda: model({"data": x}, epoch=3))
+    assert len(runs) == 2  # once as it was, and once patched
+    for key in ("loss", "recon_loss", "reg_loss", "z", "recon_x"):
+        assert torch.equal(new[key], old[key])

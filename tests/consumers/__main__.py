@@ -17,50 +17,63 @@ from . import page, steps, suites
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results.json"
+PAGE = ROOT / "docs" / "consumers.md"
 
 
 def main() -> int:
-    """1 where a test that passes without the integration does not pass with it."""
+    """1 where a test does worse with the integration, and where a suite was not run."""
     parser = argparse.ArgumentParser(prog="python -m tests.consumers", description=__doc__)
     parser.add_argument("names", nargs="*", help="of suites; all that there are")
     parser.add_argument("--sources", type=Path, help="a folder with one of each suite's name")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "consumers")
     parser.add_argument("--only", choices=("suites", "steps", "page"))
     options = parser.parse_args()
+    unknown = set(options.names) - {suite.name for suite in suites.SUITES}
+    if unknown:
+        parser.error(f"there is no suite {', '.join(sorted(unknown))}")
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     wrong = 0
     if options.only in (None, "suites"):
         wrong = _run_suites(results, options.names, options.sources, options.out)
     if options.only in (None, "steps"):
         _time_steps(results, options.names)
+    before = RESULTS.read_text() if RESULTS.exists() else "{}"
     if options.only != "page":
+        if results == json.loads(before):
+            print("the results are what they were, and nothing is written")
+            return int(wrong > 0)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    page.write(results, ROOT / "docs" / "consumers.md")
+    page.write(results, PAGE)
     return int(wrong > 0)
 
 
 def _run_suites(results: dict[str, Any], names: list[str], given: Path | None, out: Path) -> int:
-    """How many went otherwise than without the integration."""
+    """How many went worse than without the integration, or were not run."""
     wrong = 0
     for suite in suites.SUITES:
         if names and suite.name not in names:
             continue
         if suite.consumer not in integrations.CONSUMERS:
             print(f"{suite.name}: not run, there is no integration of {suite.consumer}")
+            wrong += 1
             continue
         try:
             place = suites.sources(suite, given, out / "sources")
         except (OSError, subprocess.CalledProcessError) as error:  # the others are run all the same
             print(f"{suite.name}: not run, {error}", flush=True)
+            wrong += 1
             continue
         stock = suites.run(suite, place, False, out / "runs")
         patched = suites.run(suite, place, True, out / "runs")
-        only = sorted(set(patched["failed"]) - set(stock["failed"]))
-        lost = sum(stock["outcomes"].values()) - sum(patched["outcomes"].values())
-        new = [test for test in only if suites.reason(suite, test) is None]
-        wrong += bool(new or lost or "fused" not in patched["calls"])
+        if not (stock["tests"] and patched["tests"]):
+            print(f"{suite.name}: not run, see {out / 'runs'}", flush=True)
+            wrong += 1
+            continue
+        only = suites.worse(stock, patched)
+        wrong += bool(suites.new(suite, only) or "fused" not in patched["calls"])
         print(f"{suite.name}: as it is {stock['outcomes']}, patched {patched['outcomes']}")
-        print(f"  {patched['calls']}", *only, sep="\n  ", flush=True)
+        said = [": ".join((test, *error.splitlines()[:1])) for test, error in only.items()]
+        print(f"  {patched['calls']}", *said, sep="\n  ", flush=True)
         results.setdefault("suites", {})[suite.name] = {
             "torch": torch.__version__, "sources": suite.tag if given is None else "given",
             "version": patched["version"] or suites.version(suite.name),
@@ -82,6 +95,8 @@ def _time_steps(results: dict[str, Any], names: list[str]) -> None:
             continue
         found.append({"name": one.name, "version": suites.version(one.name)} | row)
         print(f"{one.name}, {one.what}: {row['ratio']:.2f} {row['quartiles']}", flush=True)
+    if not found:
+        return
     kept = [
         row for row in results.get("steps", []) if row["name"] not in {r["name"] for r in found}
     ]

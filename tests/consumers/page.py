@@ -68,10 +68,10 @@ def _details(suite: Suite, one: dict[str, Any]) -> list[str]:
         said = ", ".join(f"{why} ({n})" for why, n in reasons.items())
         lines += [f"{suite.name}: what the ops left to the original: {said}.", ""]
     by_reason: dict[str, list[str]] = {}
-    for test in one["only patched"]:
-        by_reason.setdefault(reason(suite, test) or "not known why", []).append(test)
+    for test, error in one["only patched"].items():
+        by_reason.setdefault(reason(suite, test, error) or "not known why", []).append(test)
     for why, tests in by_reason.items():
-        lines += [f"{suite.name}: fail only patched, {why}: {_named(tests)}.", ""]
+        lines += [f"{suite.name}: do worse patched, {why}: {_named(tests)}.", ""]
     if one["failed"]:
         lines += [f"{suite.name}: fail as it is, too: {_named(one['failed'])}.", ""]
     return lines

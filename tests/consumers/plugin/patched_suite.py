@@ -27,6 +27,7 @@ class Counted:
     def __init__(self, module: str, patch: tuple[str, dict[str, Any]] | None, out: Path) -> None:
         self.module, self.out, self.report, self.before = module, out, None, Counter[str]()
         self.outcomes: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
         if patch is not None:
             from fused_reparam import integrations
 
@@ -47,10 +48,16 @@ class Counted:
             kind = "xfailed" if hasattr(report, "wasxfail") else report.outcome
             worst = kind if worst == "passed" else worst
         self.outcomes[report.nodeid] = worst
+        if report.outcome == "failed":
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.errors[report.nodeid] = (crash.message if crash else report.longreprtext)[:200]
         if report.when == "teardown":
             now = Counter(self.report.calls if self.report is not None else {})
             calls, self.before = dict(now - self.before), now
-            self.write({"test": report.nodeid, "outcome": worst, "calls": calls})
+            line = {"test": report.nodeid, "outcome": worst, "calls": calls}
+            if report.nodeid in self.errors:
+                line["error"] = self.errors[report.nodeid]
+            self.write(line)
 
     def pytest_sessionfinish(self) -> None:
         tested = sys.modules.get(self.module)  # the sources' own, where they come first

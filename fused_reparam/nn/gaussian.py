@@ -16,7 +16,7 @@ from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..ops.elementwise_spec import halves
 from .scales import scale_by_keyword
 from .stochastic import Stochastic, changed
-from .tensor_numbers import hold, number_of_prior, release
+from .tensor_numbers import hold, number_of_prior, own, release
 
 __all__ = ["FusedGaussianLatent"]
 
@@ -161,8 +161,8 @@ class FusedGaussianLatent(Stochastic):
         release(self, "prior_mean", *(f"prior_{kind}" for kind in SCALE_KINDS))
         self._prior = None if prior is None else found.constants or kind  # type: ignore[assignment]
         if found.parameters:
-            hold(self, "prior_mean", values[0], arguments.number)
-            hold(self, f"prior_{kind}", values[1], arguments.number)
+            hold(self, "prior_mean", own(values[0]), arguments.number)
+            hold(self, f"prior_{kind}", own(values[1]), arguments.number)
 
     def forward(
         self,

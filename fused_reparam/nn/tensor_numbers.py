@@ -12,7 +12,7 @@ from ..core.modes import eager
 from ..functional.arguments import check_tensor
 from ..functional.tensor_numbers import operand
 
-__all__ = ["hold", "number_of_prior", "release"]
+__all__ = ["hold", "number_of_prior", "own", "release"]
 
 
 def hold(layer: nn.Module, name: str, value: Any, check: Callable[[str, Any], float]) -> None:
@@ -31,6 +31,16 @@ def release(layer: nn.Module, *names: str) -> None:
     for name in names:
         for held in (layer._buffers, layer._parameters, vars(layer)):
             held.pop(name, None)
+
+
+def own(value: Any) -> Any:
+    """What a layer keeps of a number of its prior: a copy of a tensor, unless it is learned.
+
+    A buffer in the caller's memory would change with it, and loading a state would write there.
+    """
+    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or value.requires_grad:
+        return value
+    return value.detach().clone()
 
 
 def number_of_prior(name: str, value: Any, check: Callable[[str, Any], float]) -> Tensor | float:

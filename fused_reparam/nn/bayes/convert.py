@@ -15,7 +15,7 @@ from .embedding import BayesianEmbedding
 from .linear import BayesianLinear
 from .lstm import BayesianLSTM
 from .mean_field import MeanField
-from .prior import Mixture, checked_prior
+from .prior import Mixture, checked_prior, fitted
 
 __all__ = ["bayesianize"]
 
@@ -71,7 +71,8 @@ def bayesianize(
         TypeError: the model is no module, or a layer can't be converted, for its weight is computed
             of others (weight norm, parametrizations, pruning), its gradients are sparse, or its
             dtype is none of the four. Nothing is converted then; leave the layer out by ``filter``.
-        ValueError: the model has no layer to convert, or the prior is wrong.
+        ValueError: the model has no layer to convert, or the prior is wrong or does not fit one of
+            the layers. Nothing is converted then.
 
     Source: Blundell et al., "Weight uncertainty in neural networks", 2015; from trained weights:
     Krishnan, Subedar and Tickoo, "Specifying weight priors in Bayesian deep neural networks with
@@ -126,6 +127,8 @@ def bayesianize(
         found.append((kind, layer))
     if not found:
         raise ValueError(_nothing(model, filter is not None))
+    for _, layer in found:  # all before any is converted
+        fitted(checked, {name: p for name, p in layer._parameters.items() if p is not None})
     scales = _scales_in(model)
     for kind, layer in found:
         kind._convert(layer, checked, scales)

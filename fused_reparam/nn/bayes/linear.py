@@ -144,10 +144,13 @@ class BayesianLinear(WeightAndBias):
 
     def _set_local(self, local: bool) -> None:
         self.local_reparameterization = flag("local_reparameterization", local)
-        if self.local_reparameterization and self.mixture is not None:
+        self._check_mixture(self.mixture)
+
+    def _check_mixture(self, mixture: Mixture | None) -> None:
+        if self.local_reparameterization and mixture is not None:
             raise ValueError(
                 "local reparameterization draws no weights, and the KL to a mixture needs them: "
-                f"give one of local_reparameterization and mixture={self.mixture}"
+                f"give one of local_reparameterization and mixture={mixture}"
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class _Drawn(NamedTuple):
     """The KLs that came with drawn weights, and of what."""
 
     kls: dict[str, list[Tensor]]  # of each weight
-    state: list[tuple[int, ...]]
+    state: list[object]
     thread: int
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -44,6 +44,7 @@ class MeanField(WithPrior):
 
     _of: ClassVar[type[nn.Module]]
     """PyTorch's layer, whose sizes, options and first values this one has."""
+    _drawn: _Drawn | None
 
     def __init__(self, layer: nn.Module, **options: Unpack[PriorOptions]) -> None:
         """A layer that takes over what PyTorch's has, its parameters included."""
@@ -103,7 +104,7 @@ class MeanField(WithPrior):
             self.register_parameter(f"{name}_mu", mu)
             self.register_parameter(f"{name}_rho", None if mu is None else scales[mu])
         self._hold(prior, {name: mu for name, mu in means.items() if mu is not None})
-        self._drawn: _Drawn | None = None
+        self._drawn = None
 
     @classmethod
     def _unfit(cls, layer: object) -> str | None:
@@ -196,7 +197,7 @@ class MeanField(WithPrior):
         # A compiler or a transform can't see whether one still holds, and a compiled graph would
         # keep all of its region's tensors.
         if eager() and isinstance(weights[0], Tensor) and _any_requires_grad(kls):
-            state = _state([*parameters, *self._tensors()])
+            state = _state([*parameters, *self._prior_numbers()])
             self._drawn = _Drawn(kls, state, threading.get_ident())
         return weights
 
@@ -222,13 +223,17 @@ class MeanField(WithPrior):
         """The weight of what was drawn for each of its parts."""
         return drawn[0]
 
+    def _prior_numbers(self) -> list[Any]:
+        mean, std, mixture = self._numbers()
+        return [mean, std, *(mixture or ())]
+
     def _holds(self, drawn: _Drawn) -> bool:
         """Whether a KL is that of the parameters now, and a backward pass can go through it."""
         parameters = [p for name in self._weights for p in self._parameters_of(name)]
         if not eager() or not isinstance(parameters[0], Tensor):  # a symbolic value of torch.fx
             return False
         here = drawn.thread == threading.get_ident()
-        parameters = [p for p in parameters if p is not None] + self._tensors()
+        parameters = [p for p in parameters if p is not None] + self._prior_numbers()
         same = here and drawn.state == _state(parameters)
         return same and all(_unspent(kl) for kls in drawn.kls.values() for kl in kls)
 
@@ -303,9 +308,12 @@ def _sizes_of(layer: nn.Module) -> dict[str, Any]:
 _LISTS_OF_WEIGHTS = ("_flat_weights", "_flat_weight_refs", "_flat_weights_names", "_all_weights")
 
 
-def _state(parameters: Iterable[Tensor]) -> list[tuple[int, ...]]:
-    """What tells parameters from other ones, and from themselves before a change."""
-    return [(id(p), p._version, p.requires_grad, p.data_ptr()) for p in parameters]
+def _state(numbers: Iterable[Tensor | float]) -> list[object]:
+    """What tells parameters and numbers from other ones, and from themselves before a change."""
+    return [
+        (id(n), n._version, n.requires_grad, n.data_ptr()) if isinstance(n, Tensor) else n
+        for n in numbers
+    ]
 
 
 def _any_requires_grad(kls: dict[str, list[Tensor]]) -> bool:

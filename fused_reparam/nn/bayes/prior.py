@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Never, TypedDict
 
 import torch
@@ -13,11 +13,20 @@ from ...core.scales import SCALE_KINDS
 from ...functional import arguments
 from ...functional.divergence import PriorArgument, prior_of
 from ...functional.sample_weight import Mixture, mixture_constants
-from ...functional.tensor_numbers import check_broadcasts
+from ...functional.tensor_numbers import check_broadcasts, operand
 from ..stochastic import Stochastic
-from ..tensor_numbers import hold, number_of_prior, release
+from ..tensor_numbers import number_of_prior, own, release
 
-__all__ = ["Mixture", "Numbers", "Prior", "PriorOptions", "WithPrior", "checked_prior", "no_prior"]
+__all__ = [
+    "Mixture",
+    "Numbers",
+    "Prior",
+    "PriorOptions",
+    "WithPrior",
+    "checked_prior",
+    "fitted",
+    "no_prior",
+]
 
 _MIXTURE = ("mixture_share", "mixture_std1", "mixture_std2")
 # Of a prior: mean, standard deviation, mixture.
@@ -96,6 +105,37 @@ def _mean_and_std(prior: PriorArgument) -> tuple[Any, Any]:
     return mean, std
 
 
+def fitted(prior: Prior, weights: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
+    """The numbers of a prior by name, as a layer of these weights holds them; or ValueError."""
+    named = [("prior_mean", prior.mean), ("prior_std", prior.std)]
+    return _fitted([*named, *zip(_MIXTURE, prior.mixture or (), strict=False)], weights)
+
+
+def _fitted(
+    named: Iterable[tuple[str, Tensor | float]], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor | float]:
+    return {name: _number_of(name, value, weights) for name, value in named}
+
+
+def _number_of(name: str, value: Tensor | float, weights: Mapping[str, Tensor]) -> Tensor | float:
+    """A number, or a tensor of the weights' dtype and device: a copy, unless it is learned."""
+    if not isinstance(value, Tensor):
+        return value
+    for weight, t in weights.items():
+        check_broadcasts(name, value, f"the layer's {weight} of shape", t.shape)
+    like = next(iter(weights.values()))
+    operand(name, value, value)
+    if not value.requires_grad and not isinstance(value, nn.Parameter):
+        value = value.to(like.device, like.dtype)
+    promoted = torch.promote_types(value.dtype, like.dtype)
+    if value.device != like.device or promoted != like.dtype:
+        raise ValueError(
+            f"{name} must be on {like.device} and fit into {like.dtype}, as the layer's "
+            f"weights, got {described(value)} on {value.device}"
+        )
+    return own(value)
+
+
 class WithPrior(Stochastic):
     """A layer that holds the prior of its weights: numbers as attributes, tensors as buffers."""
 
@@ -104,42 +144,42 @@ class WithPrior(Stochastic):
     rho_init: float
     _mixture: tuple[Any, ...] | None = None
     """Of each number of a mixture itself, or the name of the tensor."""
-    _held: tuple[str, ...] = ()
-    """The names of the prior's tensors."""
+    _drawn: object = None
+    """What was drawn last, by the prior as it was."""
 
     def _hold(self, prior: Prior, weights: Mapping[str, Tensor]) -> None:
         """Keep a prior of these weights."""
         self.rho_init = prior.rho_init
-        self._hold_number("prior_mean", prior.mean, weights)
-        self._hold_number("prior_std", prior.std, weights)
-        if prior.mixture is not None:
-            self._hold_mixture(prior.mixture, weights)
+        self._put(fitted(prior, weights))
 
-    def _hold_mixture(self, mixture: Mixture, weights: Mapping[str, Tensor]) -> None:
-        self._mixture = tuple(
-            self._hold_number(name, value, weights)
-            for name, value in zip(_MIXTURE, mixture, strict=True)
-        )
-
-    def _hold_number(self, name: str, value: Any, weights: Mapping[str, Tensor]) -> Any:
-        """Keep a number, or a tensor of the weights' dtype and device; returns it, or its name."""
-        if not isinstance(value, Tensor):
-            setattr(self, name, value)
-            return value
-        for weight, t in weights.items():
-            check_broadcasts(name, value, f"the layer's {weight} of shape", t.shape)
-        like = next(iter(weights.values()))
-        if not value.requires_grad and not isinstance(value, nn.Parameter):
-            value = value.to(like.device, like.dtype)
-        promoted = torch.promote_types(value.dtype, like.dtype)
-        if value.device != like.device or promoted != like.dtype:
-            raise ValueError(
-                f"{name} must be on {like.device} and fit into {like.dtype}, as the layer's "
-                f"weights, got {described(value)} on {value.device}"
+    def _put(self, numbers: Mapping[str, Tensor | float]) -> None:
+        """Keep numbers that fit, in place of those of the same names; what was drawn is void."""
+        release(self, *numbers)
+        for name, value in numbers.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            elif isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                vars(self)[name] = value
+        if _MIXTURE[0] in numbers:
+            self._mixture = tuple(
+                name if isinstance(numbers[name], Tensor) else numbers[name] for name in _MIXTURE
             )
-        hold(self, name, value, arguments.number)
-        self._held = (*self._held, name)
-        return name
+        self._drawn = None
+
+    def _means(self) -> dict[str, Tensor]:
+        """Of the weights that the layer has."""
+        return {n[:-3]: p for n, p in self._parameters.items() if p is not None and n[-3:] == "_mu"}
+
+    def _check_mixture(self, mixture: Mixture | None) -> None:
+        """Raise ValueError where the layer's other options allow no such mixture."""
+
+    @property
+    def _held(self) -> tuple[str, ...]:
+        """The names of the prior's tensors."""
+        names = ("prior_mean", "prior_std", *_MIXTURE)
+        return tuple(n for n in names if n in self._buffers or n in self._parameters)
 
     @property
     def prior(self) -> tuple[Tensor | float, Tensor | float]:
@@ -156,21 +196,18 @@ class WithPrior(Stochastic):
 
     @mixture.setter
     def mixture(self, mixture: Mixture | None) -> None:
-        checked = None if mixture is None else _checked_mixture(mixture, self.prior_std)
+        checked: dict[str, Tensor | float] = {}
+        if mixture is not None:
+            mixture = _checked_mixture(mixture, self.prior_std)
+            self._check_mixture(mixture)
+            checked = _fitted(zip(_MIXTURE, mixture, strict=True), self._means())
         release(self, *_MIXTURE)
-        self._held = tuple(name for name in self._held if name not in _MIXTURE)
         self._mixture = None
-        if checked is not None:
-            weights = {n[:-3]: p for n, p in self.named_parameters() if n.endswith("_mu")}
-            self._hold_mixture(checked, weights)
+        self._put(checked)
 
     def _numbers(self) -> Numbers:
         """Mean, standard deviation and mixture of the prior."""
         return self.prior_mean, self.prior_std, self.mixture
-
-    def _tensors(self) -> list[Tensor]:
-        """Those of the prior."""
-        return [getattr(self, name) for name in self._held] if self._held else []
 
 
 def no_prior(layer: WithPrior) -> None:

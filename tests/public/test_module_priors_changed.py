@@ -68,9 +68,7 @@ def test_a_parameter_of_a_dtype_that_does_not_fit_the_last_layer_converts_none()
 
 def the_same(layer):
     """A copy, which has no KL that was kept."""
-    other = copy.deepcopy(layer)
-    assert other._drawn is None
-    return other
+    return copy.deepcopy(layer)
 
 
 @pytest.mark.parametrize("value", [0.05, torch.full((1,), 0.05), parameter(torch.tensor(0.05))])
@@ -112,3 +110,37 @@ def test_a_layer_that_draws_outputs_takes_no_mixture_later():
         layer.mixture = (0.5, 1.0, 0.1)
     assert layer.mixture is None
     layer.mixture = None
+
+
+@pytest.mark.parametrize("name", ["prior_mean", "prior_std"])
+def test_a_tensor_over_a_number_is_held(name):
+    layer = fr.BayesianLinear(3, 4, bias=False)
+    given = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    setattr(layer, name, given)
+    assert layer.get_buffer(name).data_ptr() != given.data_ptr()
+    assert torch.equal(layer.state_dict()[name], given)
+    assert getattr(layer.double(), name).dtype == torch.float64
+    learned = parameter(given.double())
+    setattr(layer, name, learned)
+    assert layer.get_parameter(name) is learned
+    setattr(layer, name, 0.5)
+    assert name not in layer.state_dict()
+    assert f"{name}=0.5" in repr(layer)
+
+
+def test_a_number_that_is_refused_leaves_the_old_one():
+    layer = fr.BayesianLinear(4, 3, prior=(torch.ones(1), torch.ones(1)))
+    history = parameter(torch.ones(1)).exp()
+    for name, wrong, said in (
+        ("prior_mean", torch.ones(5), "must broadcast to the layer's weight"),
+        ("prior_mean", history, "with a history"),
+        ("prior_std", -1.0, "must be positive"),
+        ("prior_std", torch.ones(1).double().requires_grad_(), r"fit into torch\.float32"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            setattr(layer, name, wrong)
+        assert torch.equal(layer.state_dict()[name], torch.ones(1))
+    layer = fr.BayesianLinear(4, 3, mixture=(0.5, 1.0, 0.1))
+    with pytest.raises(ValueError, match="mixture"):
+        layer.prior_std = 2.0
+    assert layer.prior_std == 1.0

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _MIXTURE = ("mixture_share", "mixture_std1", "mixture_std2")
+_CHECKS = {"prior_mean": arguments.number, "prior_std": arguments.deviation}
 # Of a prior: mean, standard deviation, mixture.
 Numbers = tuple[Tensor | float, Tensor | float, Mixture | None]
 
@@ -146,6 +147,17 @@ class WithPrior(Stochastic):
     """Of each number of a mixture itself, or the name of the tensor."""
     _drawn: object = None
     """What was drawn last, by the prior as it was."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # No properties: a module can't register tensors by their names. A replica of DataParallel
+        # is given tensors that have a history.
+        if name not in _CHECKS or "_weights" not in vars(self) or hasattr(self, "_is_replica"):
+            super().__setattr__(name, value)
+            return
+        value = number_of_prior(name, value, _CHECKS[name])
+        if name == "prior_std" and self.mixture is not None:
+            mixture_constants(self.mixture, value)
+        self._put(_fitted([(name, value)], self._means()))
 
     def _hold(self, prior: Prior, weights: Mapping[str, Tensor]) -> None:
         """Keep a prior of these weights."""

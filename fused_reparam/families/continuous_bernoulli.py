@@ -22,12 +22,19 @@ def prior_constants(prior_logits: Number) -> tuple[Number, ...]:
         small, large = torch.where(near, b, 0.0), torch.where(near, 1.0, b.abs())
         more = torch.log1p(-torch.exp(-2.0 * large)) - torch.log(2.0 * large)
         log_shc = torch.where(near, _log_shc(small), large + more)
-        return b, log_shc, torch.where(near, log_shc - small.abs(), more)
+        return b, log_shc, torch.where(near, log_shc - _size(small), more)
     size = abs(b)
     if size < 0.25:
         return b, _log_shc(b), _log_shc(b) - size
     rest = math.log1p(-math.exp(-2.0 * size)) - math.log(2.0 * size)
     return b, size + rest, rest
+
+
+def _size(b: Number) -> Any:
+    """|b|, whose derivative at 0 is -1: ``_kl`` counts a prior's 0 among the negative numbers. With
+    that of abs, which is 0, the derivatives of what adds up to a smooth function would not.
+    """
+    return torch.where(b > 0, b, -b) if isinstance(b, Tensor) else abs(b)
 
 
 def _log_shc(b: Number) -> Any:
@@ -99,8 +106,7 @@ def _kl(b: Tensor, prior_b: Number, prior_log: Number, prior_rest: Number) -> Te
     apart = torch.where(together, -more, 2.0 + more)
     # Of more grown is 0, whose derivatives may not meet a large size.
     both = size.clamp(max=1e3) * grown
-    prior_size: Any = abs(prior_b)
-    of_large = prior_rest + prior_size * apart - rest + both - 1.0
+    of_large = prior_rest + _size(prior_b) * apart - rest + both - 1.0
     return torch.where(near, of_small, of_large)
 
 

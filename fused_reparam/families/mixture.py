@@ -61,7 +61,9 @@ def mixture_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-unt
     )  # fmt: skip
     # log(N_narrow / N_wide). Nothing is infinite less infinite, however far the point is.
     ratio = narrow / wide
-    fall = (0.5 * (1.0 - ratio) * (1.0 + ratio)).clamp_min(2.0**-126)
+    fall = 0.5 * (1.0 - ratio) * (1.0 + ratio)
+    # Of two equal stds it is 0, but its derivatives are not.
+    fall = fall + (fall.clamp_min(2.0**-126) - fall).detach()
     e = bounded_quotient(x, narrow, _most(x))
     ahead = torch.log(wide) - torch.log(narrow) - fall * e * e
     by_narrow = (of_narrow != 0.0) & ((ahead > 0.0) | (of_wide == 0.0))

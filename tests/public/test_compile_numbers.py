@@ -17,10 +17,6 @@ def latent(x, a, **options):
     return fr.gaussian_latent(x, std=0.7, key=KEY, **options)
 
 
-def weights(x, **prior):
-    return fr.sample_weight(x, x - 2.0, key=KEY, **prior)
-
-
 # Of a tensor and one number.
 CALLS = {
     "gumbel_softmax": lambda x, a: fr.gumbel_softmax(x, a, key=KEY),
@@ -55,11 +51,6 @@ CALLS = {
         1.0 + x.exp(), 3.0, prior_scale=a, prior_alpha=a, key=KEY
     ),
     "continuous_bernoulli": lambda x, a: fr.continuous_bernoulli_latent(x, prior_logits=a, key=KEY),
-    "weights": lambda x, a: weights(x, prior_mean=a, prior_std=2 * a),
-    "share": lambda x, a: weights(x, mixture=(0.9 * a, 1.0, 0.2)),
-    "mixture": lambda x, a: weights(x, mixture=(0.3, a, 0.2)),
-    "mixture of all": lambda x, a: weights(x, prior_mean=a, mixture=(0.9 * a, 2 * a, 0.3 * a)),
-    "mean of a mixture": lambda x, a: weights(x, prior_mean=a, mixture=(0.3, 1.0, 0.2)),
 }
 
 
@@ -140,29 +131,6 @@ def test_a_layers_number(layer, name):
         got = as_tuple(compiled(X, key=KEY))
     torch.testing.assert_close(got, as_tuple(layer(X, key=KEY)))
     assert counter.frame_count <= 2
-
-
-def test_a_mixture_of_bfloat16_weights():
-    """Its numbers don't become bfloat16 and leave the dtype of the weights as it is."""
-    torch._dynamo.reset()
-
-    def call(x, rho, a):
-        return fr.sample_weight(x, rho, a, mixture=(0.9 * a, 2 * a, 0.3 * a), key=KEY)
-
-    def log_p(w, a):
-        each = [torch.distributions.Normal(a, std).log_prob(w.float()) for std in (2 * a, 0.3 * a)]
-        return (0.9 * a * each[0].exp() + (1.0 - 0.9 * a) * each[1].exp()).log().sum()
-
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    for x in (X.bfloat16(), torch.tensor(0.5, dtype=torch.bfloat16)):
-        for i, a in enumerate(STEPS[:3]):
-            w, kl = compiled(x, x - 2.0, a)
-            exact, want = call(x.float(), (x - 2.0).float(), a)
-            torch.testing.assert_close(w, exact.bfloat16())
-            # Among tensors the density is that of the weights as they were rounded.
-            if i:
-                want = want + log_p(exact, a) - log_p(w, a)
-                torch.testing.assert_close(kl, want, rtol=1e-5, atol=1e-5)
 
 
 def test_a_constant_of_the_graph_is_checked():

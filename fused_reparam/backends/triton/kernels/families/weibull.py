@@ -22,10 +22,11 @@ _SLOPE: tl.constexpr = tl.constexpr(
 
 @triton.jit
 def log_gamma(r, MATH: tl.constexpr):
-    """log Gamma(1 + r) and its derivative for r >= 0, by Stirling's series of a larger argument:
-    Gamma(1 + r + n) = Gamma(1 + r) (r + 1) ... (r + n).
+    """log Gamma(1 + r) and its derivative for r >= 0, by Stirling's series of a larger argument y:
+    Gamma(y) = Gamma(1 + r) (r + 1) ... (r + n). The factors are divided by y before their logarithm
+    is taken, so that n log y, most of both logarithms, is not added to be taken away.
     """
-    SHIFT: tl.constexpr = 8 if r.dtype.is_fp64() else 3
+    SHIFT: tl.constexpr = 8 if r.dtype.is_fp64() else 2
     large = r > 64.0
     few = tl.where(large, 0.0, r)
     product = tl.full(r.shape, 1.0, r.dtype)
@@ -37,13 +38,15 @@ def log_gamma(r, MATH: tl.constexpr):
     inverse = 1.0 / y
     square = inverse * inverse
     log_y = log(y, MATH)
+    quotient = product
+    for _ in tl.static_range(SHIFT // 2):
+        quotient = quotient * square
+    of_factors = tl.where(large, 0.0, log(quotient, MATH) + SHIFT)
     # Nothing infinite is taken from something infinite.
-    value = (y - 0.5) * (log_y - 1.0) + (inverse * series(square, 6, _VALUE) + (HALF_LOG_2PI - 0.5))
+    rest = inverse * series(square, 6, _VALUE) + (HALF_LOG_2PI - 0.5)
+    value = (r + 0.5) * (log_y - 1.0) + (rest - of_factors)
     slope = log_y - (0.5 * inverse + square * series(square, 7, _SLOPE))
-    return (
-        tl.where(large, value, value - log(product, MATH)),
-        tl.where(large, slope, slope - total / product),
-    )
+    return value, tl.where(large, slope, slope - total / product)
 
 
 @triton.jit

@@ -23,6 +23,9 @@ class _LocScale(Fused):
     loc: Tensor
     scale: Tensor
 
+    def __init__(self, loc: Parameter, scale: Parameter, validate_args: bool | None = None) -> None:
+        self._made_of(("loc", "scale"), (loc, scale), validate_args)
+
     def _draw(self, noise: SomeNoise) -> Tensor:
         named = ("loc", self._parameter("loc")), ("scale", self._parameter("scale"))
         return elementwise.sample(self._base, named, sources(noise))[0]
@@ -60,9 +63,6 @@ class Laplace(_LocScale, distributions.Laplace):
 
     _base = "laplace"
 
-    def __init__(self, loc: Parameter, scale: Parameter, validate_args: bool | None = None) -> None:
-        self._made_of(("loc", "scale"), (loc, scale), validate_args)
-
     def _log_prob(self, value: Tensor) -> Tensor:
         return -self._standardized(value).abs() - torch.log(2.0 * self.scale)
 
@@ -89,9 +89,6 @@ class Gumbel(_LocScale, Transformed, distributions.Gumbel):
 
     _base = "gumbel"
 
-    def __init__(self, loc: Parameter, scale: Parameter, validate_args: bool | None = None) -> None:
-        self._made_of(("loc", "scale"), (loc, scale), validate_args)
-
     def _log_prob(self, value: Tensor) -> Tensor:
         y = -self._standardized(value)
         return (y - torch.exp(y)) - torch.log(self.scale)
@@ -116,9 +113,6 @@ class Cauchy(_LocScale, distributions.Cauchy):
     """
 
     _base = "cauchy"
-
-    def __init__(self, loc: Parameter, scale: Parameter, validate_args: bool | None = None) -> None:
-        self._made_of(("loc", "scale"), (loc, scale), validate_args)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         return -torch.log(math.pi * self.scale) - self._standardized(value).square().log1p()
@@ -151,9 +145,6 @@ class Logistic(_LocScale, Distribution):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
     support = constraints.real
     _base = "logistic"
-
-    def __init__(self, loc: Parameter, scale: Parameter, validate_args: bool | None = None) -> None:
-        self._made_of(("loc", "scale"), (loc, scale), validate_args)
 
     @property
     def mean(self) -> Tensor:

@@ -27,7 +27,7 @@ from .base import (
     sources,
 )
 from .given import derived
-from .scales import ATTRIBUTES, Scaled, one_scale, scale_of
+from .scales import ATTRIBUTES, Scaled, scale_of
 
 # No bounds of the scale; the prior of a divergence, which is not asked for.
 _ANY = *elementwise.UNBOUNDED, *usual(None).constants
@@ -64,21 +64,6 @@ class Normal(Scaled, distributions.Normal):
         >>> isinstance(q, torch.distributions.Normal), q.scale.unique()
         (True, tensor([1.]))
     """
-
-    def __init__(
-        self,
-        loc: Parameter,
-        scale: Parameter | None = None,
-        validate_args: bool | None = None,
-        *,
-        log_std: Parameter | None = None,
-        logvar: Parameter | None = None,
-        var: Parameter | None = None,
-        rho: Parameter | None = None,
-    ) -> None:
-        name, value = one_scale(scale, log_std, logvar, var, rho)
-        self._constrain(name)
-        self._made_of(("loc", name), (loc, value), validate_args)
 
     @property
     def variance(self) -> Tensor:
@@ -133,21 +118,6 @@ class LogNormal(Scaled, Transformed, distributions.LogNormal):
     @derived
     def loc(self) -> Tensor:  # in place of the counterpart's property
         return self._whole("loc")
-
-    def __init__(
-        self,
-        loc: Parameter,
-        scale: Parameter | None = None,
-        validate_args: bool | None = None,
-        *,
-        log_std: Parameter | None = None,
-        logvar: Parameter | None = None,
-        var: Parameter | None = None,
-        rho: Parameter | None = None,
-    ) -> None:
-        name, value = one_scale(scale, log_std, logvar, var, rho)
-        self._constrain(name)
-        self._made_of(("loc", name), (loc, value), validate_args)
 
     @property
     def base_dist(self) -> Normal:  # type: ignore[override]

@@ -24,6 +24,21 @@ _POSITIVE = ("scale", "var")
 class Scaled(Fused):
     """Has a Gaussian's scale, the last of its parameters, by one keyword of five."""
 
+    def __init__(
+        self,
+        loc: Parameter,
+        scale: Parameter | None = None,
+        validate_args: bool | None = None,
+        *,
+        log_std: Parameter | None = None,
+        logvar: Parameter | None = None,
+        var: Parameter | None = None,
+        rho: Parameter | None = None,
+    ) -> None:
+        name, value = one_scale(scale, log_std, logvar, var, rho)
+        self._constrain(name)
+        self._made_of(("loc", name), (loc, value), validate_args)
+
     @property
     def _scale(self) -> dict[str, Any]:
         """The scale's keyword of the package's functions, and what was given for it."""

@@ -17,6 +17,7 @@ from fused_reparam import integrations
 
 PAIRS, STEPS, WARM = 24, 8, 2
 BLOCK = WARM + STEPS
+WIDTH = 1000
 
 
 class Step(NamedTuple):
@@ -100,8 +101,38 @@ def _policy_of_torchrl() -> Callable[[], Any]:
     return _trained(net, loss)
 
 
-def _trained(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], Any]:
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+def _network_of_bayesian_torch(kind: str) -> Callable[[], Any]:
+    from bayesian_torch import layers
+
+    first, second = (getattr(layers, f"Linear{kind}")(WIDTH, WIDTH) for _ in range(2))
+    x, y = torch.randn(2, 32, WIDTH)
+
+    def loss() -> torch.Tensor:
+        hidden, kl = first(x)
+        found, other = second(torch.relu(hidden))
+        return torch.nn.functional.mse_loss(found, y) + kl + other
+
+    return _trained(torch.nn.ModuleList((first, second)), loss, torch.optim.SGD)
+
+
+def _network_of_blitz() -> Callable[[], Any]:
+    from blitz.modules import BayesianLinear
+    from blitz.utils import variational_estimator
+
+    layers = BayesianLinear(WIDTH, WIDTH), torch.nn.ReLU(), BayesianLinear(WIDTH, WIDTH)
+    net = variational_estimator(torch.nn.Sequential)(*layers)
+    x, y = torch.randn(2, 32, WIDTH)
+    return _trained(
+        net, lambda: net.sample_elbo(x, y, torch.nn.functional.mse_loss, 1, 1e-6), torch.optim.SGD
+    )
+
+
+def _trained(
+    model: torch.nn.Module,
+    loss: Callable[[], torch.Tensor],
+    kind: type[torch.optim.Optimizer] = torch.optim.Adam,
+) -> Callable[[], Any]:
+    optimizer = kind(model.parameters(), lr=1e-4)  # type: ignore[call-arg]
 
     def step() -> None:
         optimizer.zero_grad()
@@ -111,6 +142,7 @@ def _trained(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callab
     return step
 
 
+_NETWORK = f"two Bayesian layers of width {WIDTH}, batch 32"
 _DEFAULT = "SAC, two layers of 256, batch 256 (its defaults)"
 _SMALL = "SAC, two layers of 32, batch 64"
 STEPS_OF = (
@@ -130,6 +162,12 @@ STEPS_OF = (
     Step("pythae", "VAE of 28x28 pixels, latent 16, batch 128", "pythae", _vae_of_pythae),
     Step("diffusers", "AutoencoderKL, one block of 32, two images of 32x32", "diffusers",
          _vae_of_diffusers),
+    Step("bayesian_torch", _NETWORK + ", Reparameterization", "bayesian_torch",
+         lambda: _network_of_bayesian_torch("Reparameterization")),
+    Step("bayesian_torch", _NETWORK + ", Flipout", "bayesian_torch",
+         lambda: _network_of_bayesian_torch("Flipout")),
+    Step("blitz", _NETWORK, "blitz", _network_of_blitz),
+    Step("blitz", _NETWORK + ", `joint=True`", "blitz", _network_of_blitz, {"joint": True}),
 )  # fmt: skip
 
 

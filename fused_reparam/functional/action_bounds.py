@@ -68,3 +68,15 @@ def distances(action: Tensor, between: Between, eps: float) -> tuple[Tensor, Ten
         torch.copysign(above.clamp(least, width), above.detach() - least),
         torch.copysign(below.clamp(least, width), below.detach() - least),
     )
+
+
+def apart(above: Tensor, below: Tensor, between: Between) -> Tensor:
+    """What the log-density of a held action lacks.
+
+    The op takes the larger distance for the bounds'. That is right of an action on a bound; one
+    beside it is held too, by half its dtype's spacing at most.
+    """
+    low, high = (end.detach() for end in between)
+    above, below = above.detach(), below.detach()
+    lacking = torch.log((high - low) / torch.maximum(above.abs(), below.abs()))
+    return torch.where((above < 0.0) | (below < 0.0), lacking, 0.0)

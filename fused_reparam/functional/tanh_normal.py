@@ -15,12 +15,12 @@ from ..core.scales import SCALE_KINDS
 from ..core.tracers import fx, node_of, special
 from ..rng import keys
 from . import elementwise
-from .action_bounds import Bound, bounds_between, distances
+from .action_bounds import Bound, apart, bounds_between, distances
 from .arguments import check_tensor, clamped, one_scale, parameters
 from .divergence import usual
 from .min_std import raised
 from .options import TanhNormalOptions
-from .reduction import Reduction, as_dims
+from .reduction import Reduction, as_dims, reduced
 from .sources import Sources, made_in_op, sources_of
 
 __all__ = ["tanh_normal_log_prob", "tanh_normal_rsample", "tanh_normal_sample"]
@@ -313,7 +313,11 @@ def _log_prob_at(
         above, below = distances(like, between, eps)
         named = (*named, ("action", above), ("action", below))
         family = "tanh_normal_density_between"
-        return elementwise.terms_alone(family, named, kind, 0, bounds, over)[1][0]
+        found = elementwise.terms_alone(family, named, kind, 0, bounds, over)[1][0]
+        if action.dtype.itemsize < 4:  # in float32 it is a rounding
+            shape = torch.broadcast_shapes(*(t.shape for _, t in named if isinstance(t, Tensor)))
+            found = found + reduced(apart(above, below, between).expand(shape), over)
+        return found
     # Half the distance to the next number of the action's dtype.
     least = max(map(abs, ends)) * 0.5 * eps
     return elementwise.terms_alone(

@@ -13,7 +13,7 @@ from ..functional.categorical import gumbel_softmax, one_hot_categorical
 from ..functional.relaxed_log_prob import gumbel_softmax_log_prob
 from .base import Fused, Parameter, SomeNoise, Transformed, in_dtype_of, points
 from .given import derived
-from .unit_interval import chance
+from .unit_interval import Relaxed, chance
 
 __all__ = ["OneHotCategorical", "RelaxedOneHotCategorical"]
 
@@ -135,7 +135,9 @@ class OneHotCategorical(_OfClasses, distributions.OneHotCategoricalStraightThrou
         return self._categorical.log_prob(value.max(-1)[1])
 
 
-class RelaxedOneHotCategorical(_OfClasses, Transformed, distributions.RelaxedOneHotCategorical):
+class RelaxedOneHotCategorical(
+    _OfClasses, Relaxed, Transformed, distributions.RelaxedOneHotCategorical
+):
     r"""Gumbel-softmax, ``torch.distributions.RelaxedOneHotCategorical`` in one pass.
 
     .. math::
@@ -168,14 +170,6 @@ class RelaxedOneHotCategorical(_OfClasses, Transformed, distributions.RelaxedOne
     ) -> None:
         self._temperature = temperature
         self._of_classes(probs, logits, validate_args)
-
-    @property
-    def temperature(self) -> Parameter:  # type: ignore[override]
-        return self._temperature
-
-    def _expand_others(self, new: Any) -> None:
-        super()._expand_others(new)
-        new._temperature = self._temperature
 
     @derived
     def _original(self) -> Any:

@@ -163,7 +163,21 @@ class Kumaraswamy(OfFamily, Transformed, distributions.Kumaraswamy):
         return torch.log(a) + torch.log(b) + (a - 1.0) * log_value + (b - 1.0) * left
 
 
-class RelaxedBernoulli(_OfChance, Transformed, distributions.RelaxedBernoulli):
+class Relaxed(Fused):
+    """Has a temperature beside its parameters."""
+
+    _temperature: Parameter
+
+    @property
+    def temperature(self) -> Any:
+        return self._temperature
+
+    def _expand_others(self, new: Any) -> None:
+        super()._expand_others(new)
+        new._temperature = self._temperature
+
+
+class RelaxedBernoulli(_OfChance, Relaxed, Transformed, distributions.RelaxedBernoulli):
     r"""The relaxed Bernoulli distribution, ``torch.distributions.RelaxedBernoulli`` in one pass.
 
     .. math::
@@ -193,14 +207,6 @@ class RelaxedBernoulli(_OfChance, Transformed, distributions.RelaxedBernoulli):
     ) -> None:
         self._temperature = temperature
         self._of_chance(probs, logits, validate_args)
-
-    @property
-    def temperature(self) -> Parameter:  # type: ignore[override]
-        return self._temperature
-
-    def _expand_others(self, new: Any) -> None:
-        super()._expand_others(new)
-        new._temperature = self._temperature
 
     def _arguments(self) -> dict[str, Any]:
         return super()._arguments() | {"temperature": torch.as_tensor(self._temperature)}

@@ -102,9 +102,13 @@ inline void spread_gradient(const ElementwiseCall& c, int term, int64_t run, int
     for (int64_t j = 0; j < kChunk; ++j) out[i + j] = w;
     i = g.begin(s + 1) - begin;
   }
+  // So do longer ones, by pieces that the compiler writes by whole registers.
   for (; i < count; ++s) {
     const int64_t to = g.begin(s + 1) - begin < count ? g.begin(s + 1) - begin : count;
-    for (const T w = factor * grad[s]; i < to; ++i) out[i] = w;
+    T piece[2 * kChunk];
+    std::fill_n(piece, 2 * kChunk, factor * grad[s]);
+    for (; i < to; i += 2 * kChunk) std::memcpy(out + i, piece, sizeof piece);
+    i = to;
   }
   for (; i < padded; ++i) out[i] = 0;
 }

@@ -188,7 +188,7 @@ def calls(rows: int = 128, cols: int = 20) -> list[Call]:
         """An op of the bench."""
         found = OPS[name]
         made = found.inputs(lambda count: [normal(rows, cols).detach() for _ in range(count)])
-        inputs = tuple(one.requires_grad_() for one in made)
+        inputs = tuple(one.requires_grad_(i >= found.data) for i, one in enumerate(made))
         return Call(name, inputs, found.ours, found.formula, found.base, eager=found.eager)
 
     return [

@@ -79,7 +79,8 @@ class OpCase:
             return [one.new_empty(self.shape).normal_(generator=generator) for _ in range(count)]
 
         made = self.op.inputs(normals)
-        return tuple(t.requires_grad_() for t in made) if BACKWARD in self.op.works else made
+        backward = BACKWARD in self.op.works
+        return tuple(t.requires_grad_(backward and i >= self.op.data) for i, t in enumerate(made))
 
     def incoming(self, outputs: check.Outputs) -> Tensors:
         """The gradients that arrive, the same for all variants: within -1 and 1 at a sample, and at
@@ -105,20 +106,20 @@ class OpCase:
 
     def contestant(self, work: str, variant: Variant) -> Contestant:
         """`variant` doing `work`. The backward pass finds its graphs ready, one for each call."""
-        compute, inputs = variant.compute, self.inputs
+        compute, inputs, leaves = variant.compute, self.inputs, check.leaves(self.inputs)
         if work == FORWARD:
             return Contestant(variant.name, lambda _: compute(*inputs), context=variant.context)
         with variant.context():
             incoming = self.incoming(compute(*inputs))
 
         def both(_: object) -> Tensors:
-            return torch.autograd.grad(compute(*inputs), inputs, incoming)
+            return torch.autograd.grad(compute(*inputs), leaves, incoming)
 
         if work != BACKWARD:
             return Contestant(variant.name, both, context=variant.context)
 
         def backward(outputs: Tensors) -> Tensors:
-            return torch.autograd.grad(outputs, inputs, incoming)
+            return torch.autograd.grad(outputs, leaves, incoming)
 
         def graphs(count: int) -> list[Tensors]:
             return [compute(*inputs) for _ in range(count)]

@@ -45,4 +45,9 @@ def gradients(outputs: Outputs, inputs: Sequence[Tensor], arriving: Gradients) -
     """Those of the inputs, with gradients in the dtypes of the outputs that they arrive at."""
     kept = [(o, g.to(o.dtype)) for o, g in zip(outputs, arriving, strict=True) if g is not None]
     reached, given = zip(*kept, strict=True)
-    return torch.autograd.grad(reached, inputs, given, allow_unused=True)
+    return torch.autograd.grad(reached, leaves(inputs), given, allow_unused=True)
+
+
+def leaves(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Those that ask for a gradient."""
+    return [t for t in inputs if t.requires_grad]

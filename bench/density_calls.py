@@ -69,6 +69,19 @@ def relaxed_bits(y: Tensor, logits: Tensor) -> Tensor:
     return (math.log(0.7) + d - 2 * F.softplus(d) - torch.log(y) - torch.log1p(-y)).sum(-1)
 
 
+def cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+
+
+def continuous_bits(x: Tensor, logits: Tensor) -> Tensor:
+    """With the normalizer's series where logits are near 0, as Loaiza-Ganem and Cunningham do."""
+    near = logits.abs() < 0.1
+    safe = torch.where(near, 1.0, logits)
+    normalizer = torch.log(torch.expm1(safe) / safe) - F.softplus(safe)
+    series = 0.5 * logits + logits**2 / 24 - logits**4 / 2880 - F.softplus(logits)
+    return (cross_entropy(x, logits) - torch.where(near, series, normalizer)).sum(-1)
+
+
 def relaxed_categories(y: Tensor, logits: Tensor) -> Tensor:
     count, score = y.shape[-1], logits - 0.7 * torch.log(y)
     shares = score - score.logsumexp(-1, keepdim=True) - torch.log(y)
@@ -151,6 +164,12 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         Call("relaxed_bernoulli_log_prob", logits[:1],
              lambda x: (fr.relaxed_bernoulli_log_prob(share, x, 0.7, dims=-1),),
              lambda _, x: (relaxed_bits(share.to(x.dtype), x),), None),
+        Call("bernoulli_log_prob", logits[:1],
+             lambda x: (fr.bernoulli_log_prob(share, x, dims=-1),),
+             lambda _, x: (cross_entropy(share.to(x.dtype), x).sum(-1),), None),
+        Call("continuous Bernoulli's log_prob", logits[:1],
+             lambda x: (fr.bernoulli_log_prob(share, x, continuous=True, dims=-1),),
+             lambda _, x: (continuous_bits(share.to(x.dtype), x),), None),
         Call("gumbel_softmax_log_prob", logits[:1],
              lambda x: (fr.gumbel_softmax_log_prob(shares, x, 0.7),),
              lambda _, x: (relaxed_categories(shares.to(x.dtype), x),), None),

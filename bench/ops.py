@@ -60,6 +60,8 @@ class Op:
     asked: tuple[tuple[str, *tuple[float, ...]], ...] = (("1M",),)
     """Sizes at which a CPU must keep no more than `keeps`, and there be so many times as fast as
     eager and as torch.compile, where that is said."""
+    data: int = 0
+    """How many of the first inputs are data, which ask for no gradient."""
     keeps: int = 0
     """Tensors of the latent's size that the backward pass needs beside a key."""
 
@@ -105,6 +107,12 @@ PAIR = ((1.0, 0.0), (0.5, -0.5))
 """mu and logvar, as an encoder early in training gives them."""
 
 
+def pixels(normals: Normals) -> Tensors:
+    """Values in [0, 1], which are data and ask for no gradient, and logits."""
+    x, logits = normals(2)
+    return x.sigmoid_(), logits
+
+
 # --- formulas -------------------------------------------------------------------------------------
 
 
@@ -120,6 +128,11 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 def latent(eps: Tensor, mu: Tensor, logvar: Tensor) -> Tensors:
     return sample(eps, mu, logvar), kl(mu, logvar)
+
+
+def likelihood(_: None, x: Tensor, logits: Tensor) -> Tensors:
+    """As a Bernoulli decoder's is written, of each image."""
+    return (-F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1),)
 
 
 def halves(moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,6 +275,12 @@ _ROWS = (
         lambda _, mu, logvar: (kl(mu, logvar),),
         lambda mu, logvar: (fr.gaussian_kl(mu, logvar),),
         moves=(2, 4), noise=(0, 0), base=None, sizes=LARGE, dtypes=BOTH_DTYPES,
+    ),
+    Op(
+        # Of images' pixels, and of the logits that a decoder gives for them.
+        "bernoulli_log_prob", pixels, likelihood,
+        lambda x, logits: (fr.bernoulli_log_prob(x, logits, dims=-1),),
+        moves=(2, 3), noise=(0, 0), base=None, data=1, sizes=("128x784", "1M"), dtypes=BOTH_DTYPES,
     ),
     Op(
         "gaussian_latent_from_moments",

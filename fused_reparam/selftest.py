@@ -181,6 +181,10 @@ _CALLS: dict[str, _Call] = {
     "relaxed_bernoulli_log_prob": _call(
         _relaxed(functional.relaxed_bernoulli_log_prob, torch.sigmoid), "y logits"
     ),
+    "bernoulli_log_prob": _call(functional.bernoulli_log_prob, "x logits", dims=-1),
+    "bernoulli_log_prob continuous": _call(
+        functional.bernoulli_log_prob, "x logits", continuous=True
+    ),
     "gumbel_softmax_log_prob": _call(
         _relaxed(functional.gumbel_softmax_log_prob, lambda y: y.softmax(-1)), "y logits"
     ),

@@ -29,7 +29,7 @@ def bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-d
     # To what is certain of the other side the KL is infinite by the rest alone; its gradient large.
     apart = torch.where(b == math.inf, torch.finfo(b.dtype).min, a - b)
     apart = torch.where(share == 0.0, 0.0, apart)
-    return _unsampled(p[0], eps), (share * apart + (_softplus(b) - _softplus(a)),)
+    return unsampled(p[0], eps), (share * apart + (_softplus(b) - _softplus(a)),)
 
 
 def relaxed_bernoulli_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
@@ -46,10 +46,33 @@ def relaxed_bernoulli_density(p, eps, kind, prior_kind, constants):  # type: ign
     log_y, log_rest = torch.log(y), torch.log(1.0 - y)
     d = logits - tau * (log_y - log_rest)
     term = torch.log(tau) - _softplus(d) - _softplus(-d) - log_y - log_rest
-    return _unsampled(logits, eps), (term,)
+    return unsampled(logits, eps), (term,)
 
 
-def _unsampled(x: Tensor, eps: Tensor | None) -> Tensor:
+def bernoulli_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """term: log-likelihood of a value in [0, 1].
+
+    Parameters x, logits. With what the logits miss, 1 - x where they are positive and else x::
+
+        log p = x logits - log(1 + e^logits) = -missed |logits| - log(1 + e^-|logits|)
+    """
+    x, logits = p
+    missed, size = missed_by(x, logits)
+    # Infinite logits miss nothing of what they are certain of.
+    weight = torch.where((missed == 0.0) & (size == math.inf), 0.0, size)
+    return unsampled(x, eps), (-missed * weight - _softplus(-size),)
+
+
+def missed_by(x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """How far x is from the end that the logits are for, and their size.
+
+    At 0 the size has the derivative of the side on which ``missed`` counts 0.
+    """
+    upper = logits > 0.0
+    return torch.where(upper, 1.0 - x, x), torch.where(upper, logits, -logits)
+
+
+def unsampled(x: Tensor, eps: Tensor | None) -> Tensor:
     return x if eps is None else x.expand_as(eps)
 
 
@@ -64,4 +87,8 @@ BERNOULLI = Family(
 RELAXED_BERNOULLI_DENSITY = Family(
     3, 2, "logistic", 1, False, relaxed_bernoulli_density, transform="unsampled",
     term="relaxed_bernoulli_density", names="logits tau+ y+",
+)  # fmt: skip
+BERNOULLI_DENSITY = Family(
+    2, 0, "logistic", 1, False, bernoulli_density, transform="unsampled", term="bernoulli_density",
+    names="x+ logits",
 )  # fmt: skip

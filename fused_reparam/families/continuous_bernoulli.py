@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributions
 
+from .bernoulli import missed_by, unsampled
 from .family import Family, Number, over
 
 # 4^n B_2n / (2 n)! of the Bernoulli numbers B: coth b - 1 / b is their sum times b^(2 n - 1).
@@ -84,8 +85,7 @@ def _inverse(logits: Tensor, eps: Tensor) -> Tensor:
 
 
 def _kl(b: Tensor, prior_b: Number, prior_log: Number, prior_rest: Number) -> Tensor:
-    size = b.abs()
-    near = size < (0.25 if b.dtype == torch.float64 else 1.0)
+    size, near = b.abs(), _near(b)
     small = torch.where(near, b, 0.0)
     square = small * small
     slope, log_shc = torch.zeros_like(b), torch.zeros_like(b)
@@ -110,6 +110,29 @@ def _kl(b: Tensor, prior_b: Number, prior_log: Number, prior_rest: Number) -> Te
     return torch.where(near, of_small, of_large)
 
 
+def continuous_bernoulli_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """term: log-density at a value in [0, 1].
+
+    Parameters x, logits. With b = logits / 2, S as above, and what the logits miss, 1 - x where
+    they are positive and else x::
+
+        log p = (x - 1/2) logits - S(b) = -missed |logits| - log((1 - e^-|logits|) / |logits|)
+    """
+    x, logits = p
+    b = 0.5 * logits
+    near = _near(b)
+    small, (missed, size) = torch.where(near, b, 0.0), missed_by(x, logits)
+    of_small = (2.0 * x - 1.0) * small - _log_shc(small)
+    size = torch.where(near, 1.0, size)
+    log_size = torch.log(size.clamp(max=torch.finfo(size.dtype).max))  # infinite ones add nothing
+    of_large = log_size - torch.log1p(-torch.exp(-size)) - missed * size
+    return unsampled(x, eps), (torch.where(near, of_small, of_large),)
+
+
+def _near(b: Tensor) -> Tensor:
+    return b.abs() < (0.25 if b.dtype == torch.float64 else 1.0)
+
+
 CONTINUOUS_BERNOULLI = Family(
     parameters=1, constants=3, base="exponential", terms=1, sampled=False,
     formula=continuous_bernoulli, linear=False, prior_constants=prior_constants,
@@ -120,4 +143,8 @@ CONTINUOUS_BERNOULLI = Family(
     about=(
         "continuous Bernoulli", "ln(1 - u + u e^logits) / logits", "VAEs of images in [0, 1]"
     ),
+)  # fmt: skip
+CONTINUOUS_BERNOULLI_DENSITY = Family(
+    2, 0, "exponential", 1, False, continuous_bernoulli_density, transform="unsampled",
+    term="continuous_bernoulli_density", names="x+ logits",
 )  # fmt: skip

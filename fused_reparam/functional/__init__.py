@@ -12,6 +12,7 @@ from . import gaussian_kl as _gaussian_kl
 from . import gaussian_log_prob as _gaussian_log_prob
 from . import heavy_tails as _heavy_tails
 from . import kl as _kl
+from . import likelihoods as _likelihoods
 from . import loc_scale as _loc_scale
 from . import log_normal as _log_normal
 from . import positive as _positive
@@ -26,6 +27,7 @@ from .gaussian_kl import *
 from .gaussian_log_prob import *
 from .heavy_tails import *
 from .kl import *
+from .likelihoods import *
 from .loc_scale import *
 from .log_normal import *
 from .positive import *
@@ -37,7 +39,7 @@ from .unit_interval import *
 if not TYPE_CHECKING:  # which sees what is imported above, and of this only that it is no literal
     _FILES = (
         _categorical, _gaussian, _gaussian_from_moments, _gaussian_kl, _gaussian_log_prob,
-        _heavy_tails, _kl, _loc_scale, _log_normal, _positive, _relaxed_log_prob, _sample_weight,
-        _tanh_normal, _unit_interval,
+        _heavy_tails, _kl, _likelihoods, _loc_scale, _log_normal, _positive, _relaxed_log_prob,
+        _sample_weight, _tanh_normal, _unit_interval,
     )  # fmt: skip
     __all__ = [name for file in _FILES for name in file.__all__]

@@ -32,7 +32,7 @@ def problem(ours, formula, inputs, base, like, incoming):
     key = fr.noise.draw_key(like.device)
     torch.manual_seed(SEED)
     got = ours(*inputs)
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    exact = [t.detach().double().requires_grad_(t.requires_grad) for t in inputs]
     # In the sample's memory order, where the two have the same shape.
     shaped = torch.empty_like(got[0]) if got[0].shape == like.shape else like
     shaped = torch.empty_like(shaped, dtype=like.dtype)

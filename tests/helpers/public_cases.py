@@ -147,6 +147,8 @@ _CALLS = [
     case(fr.bernoulli_kl, "logits prior_logits"),
     case(fr.bernoulli_kl, "logits", prior_probs=0.2, dims=(1, 2)),
     case(fr.relaxed_bernoulli_log_prob, "y logits", tau=0.7),
+    case(fr.bernoulli_log_prob, "x logits", dims=(1, 2)),
+    case(fr.bernoulli_log_prob, "x logits", continuous=True),
     case(fr.categorical_kl, "logits prior_logits", dim=0, reduction="sum"),
     case(fr.categorical_kl, "logits prior_logits", dim=0, unimix=0.05, dims=(0, 1)),
     case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),

@@ -195,6 +195,12 @@ def _families():
     yield _case("bernoulli_kl", fr.bernoulli_kl, names, (33, 20), {"dims": -1}, key=None)
     density, options = fr.relaxed_bernoulli_log_prob, {"tau": 0.6}
     yield _case("relaxed_bernoulli_log_prob", density, "y logits", (9, 20), options, key=None)
+    density, options = fr.bernoulli_log_prob, {"dims": -1}
+    yield _case("bernoulli_log_prob", density, "x logits", (33, 20), options, key=None)
+    half = {"key": None, "frozen": ("x",), "layouts": ("dense", "half")}
+    yield _case("bernoulli_log_prob of data", density, "x logits", (9, 21), **half)
+    options = {"continuous": True, "reduction": "sample"}
+    yield _case("bernoulli_log_prob continuous", density, "x logits", (9, 20), options, key=None)
     yield _case("log_normal", fr.log_normal_rsample, "loc std", (9, 20))
     options = {"clamp": (-3.0, 1.0)}
     yield _case("log_normal latent", fr.log_normal_latent, "loc logvar", (9, 20), options)

@@ -44,7 +44,7 @@ SCALES = {"logvar", "log_std", "std", "var", "rho"}
 # What a function requires beside the number; of several scales none, where one is the number.
 REQUIRED = {
     "mu": MU, "mean": MU, "loc": MU, "logits": MU, "moments": MU, "concentration1": MU.exp(),
-    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(),
+    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(), "x": MU.sigmoid(),
     "concentration0": 1.0, "key": KEY, "seed": 1, "shape": 3, "in_features": 3, "out_features": 3,
     "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": MU.exp(),
     "num_embeddings": 3, "embedding_dim": 2, "input_size": 2, "hidden_size": 3,

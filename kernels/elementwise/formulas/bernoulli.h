@@ -1,4 +1,4 @@
-// The divergence of a Bernoulli distribution, and the log-density of its relaxed samples.
+// The divergence of a Bernoulli distribution, its log-likelihood, and the log-density of its relaxed samples.
 #pragma once
 
 #include <limits>
@@ -54,6 +54,39 @@ struct TermFormula<Term::bernoulli> {
     const V g = in.p0() > V{} ? -in.grad_term(0) : in.grad_term(0);
     out.p0(times(g * rest, times(share, a - b)));
     out.p1(g * ((b < V{} ? eb * other : other) - share));
+  }
+};
+
+// A value in [0, 1], p0, beside logits, p1: how far it is from the end that they are for.
+template <class V>
+FR_INLINE V missed_of(V x, V logits) {
+  return logits > V{} ? num<V>(1.0) - x : x;
+}
+
+// e^-|x|, for what is added to numbers about 1: of a float x in AVX-512 to within 3e-7 + 6e-8 |x| of itself.
+template <class V>
+FR_INLINE V exp_of_size(V x) {
+  if constexpr (FR_ISA == 2 && sizeof(typename Scalar<V>::type) == 4)
+    return exp_coarse<1>(-abs(x));
+  else
+    return exp_of_negative(-abs(x));
+}
+
+// -missed |logits| - log(1 + e^-|logits|).
+template <>
+struct TermFormula<Term::bernoulli_density> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V size = abs(in.p1()), missed = missed_of(in.p0(), in.p1());
+    const V weight = missed == V{} ? V{} : missed * size;   // of infinite logits too
+    out.term(0, -(weight + log1p_unit(exp_of_size(in.p1()))));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V logits = in.p1(), g = in.grad_term(0), e = exp_of_size(logits);
+    const V apart = fma(e, reciprocal(num<V>(1.0) + e), -missed_of(in.p0(), logits));
+    out.p0(times(g, logits));
+    out.p1(g * (logits > V{} ? apart : -apart));
   }
 };
 

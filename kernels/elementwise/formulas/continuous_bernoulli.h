@@ -1,7 +1,7 @@
 // The continuous Bernoulli distribution.
 #pragma once
 
-#include "elementwise/formula.h"
+#include "elementwise/formulas/bernoulli.h"
 
 namespace fr::FR_NS {
 
@@ -91,7 +91,7 @@ struct ContinuousBernoulliDivergence {
     if constexpr (kLearned) out.p1(num<V>(0.5) * in.grad_term(0) * slope_of_prior(num<V>(0.5) * in.p1(), b));
   }
 
- private:
+ protected:
   // coth b - 1 / b is their sum times b^(2 n - 1), n = 1, 2, ...
   static constexpr double kLangevin[] = {1.0 / 3,     -1.0 / 45,            2.0 / 945,       -1.0 / 4725,
                                          2.0 / 93555, -1382.0 / 638512875.0, 4.0 / 18243225.0};
@@ -158,5 +158,31 @@ template <>
 struct TermFormula<Term::continuous_bernoulli> : ContinuousBernoulliDivergence<false> {};
 template <>
 struct TermFormula<Term::continuous_bernoulli_prior> : ContinuousBernoulliDivergence<true> {};
+
+// With b = logits / 2 and S of it: (x - 1/2) logits - S. Of a large b by what the logits miss.
+template <>
+struct TermFormula<Term::continuous_bernoulli_density> : ContinuousBernoulliDivergence<false> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    constexpr double most = sizeof(typename Scalar<V>::type) == 4 ? __FLT_MAX__ : __DBL_MAX__;
+    const V logits = in.p1(), b = num<V>(0.5) * logits, square = b * b, whole = abs(logits);
+    V size, e, other;
+    parts(b, size, e, other);
+    const V small = fma(in.p0() - num<V>(0.5), logits, -(square * polynomial(square, kLogShc<V>)));
+    const V missed = missed_of(in.p0(), logits), weight = missed == V{} ? V{} : missed * whole;
+    const V large = log_positive(min_keep_nan(num<V>(most), whole) / other) - weight;
+    out.term(0, size < near<V>() ? small : large);
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const V logits = in.p1(), b = num<V>(0.5) * logits, g = in.grad_term(0);
+    V size, e, other;
+    parts(b, size, e, other);
+    const V small = fma(num<V>(-0.5), langevin_small(b), in.p0() - num<V>(0.5));
+    const V large = num<V>(1.0) / abs(logits) - e / other - missed_of(in.p0(), logits);
+    out.p0(times(g, logits));
+    out.p1(g * (size < near<V>() ? small : logits > V{} ? large : -large));
+  }
+};
 
 }  // namespace fr::FR_NS

@@ -88,6 +88,8 @@ BOUNDS = {
     ("term", "categorical_kl"): (110, 138),  # two exps, two logs, or a choice
     ("term", "bernoulli"): (78.5, 94),  # two exps, two log(1 + e), quotient, choices
     ("term", "relaxed_bernoulli_density"): (123.5, 140),  # two logs, a log of any number, exp
+    ("term", "bernoulli_density"): (35, 49.5),  # exp, log(1 + e), choices
+    ("term", "continuous_bernoulli_density"): (80, 93.5),  # exp with expm1, log, quotient, a series
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("term", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("term", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
@@ -115,6 +117,9 @@ BOUNDS = {
     ("term_backward", "categorical_kl"): (66, 80),  # the same, a quotient
     ("term_backward", "bernoulli"): (36.3, 44),  # two exps, two quotients, choices
     ("term_backward", "relaxed_bernoulli_density"): (34.7, 39.5),  # two logs, exp, quotients 4
+    ("term_backward", "bernoulli_density"): (18, 25.5),  # two results; exp, quotient, choices
+    # Two results; exp with expm1, two quotients, a series, choices.
+    ("term_backward", "continuous_bernoulli_density"): (32, 38),
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("term_backward", "uniform"): (10, 10.5),
     ("term_backward", "cauchy"): (14, 15),

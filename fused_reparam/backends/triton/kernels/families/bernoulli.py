@@ -90,3 +90,35 @@ def relaxed_bernoulli_density_term_gradients(
     to_y = gk * (of_rest - of_y) - to_d * tau * (of_y + of_rest)
     to_y = tl.where((point < n2) | (point > n3), 0.0, to_y)
     return to_d, gk / tau - to_d * logit, to_y, 0.0
+
+
+@triton.jit
+def missed_of(x, logits):
+    """How far a value in [0, 1] is from the end that the logits are for."""
+    return tl.where(logits > 0.0, 1.0 - x, x)
+
+
+@triton.jit
+def missed_weight(x, logits):
+    """That times the logits' size, also where these are infinite."""
+    missed = missed_of(x, logits)
+    return times(missed, tl.abs(logits))
+
+
+@triton.jit
+def bernoulli_density_term(
+    x, logits, _c, _d, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    rest, _, _ = softplus_parts(-tl.abs(logits), MATH)
+    return -(missed_weight(x, logits) + rest)
+
+
+@triton.jit
+def bernoulli_density_term_gradients(
+    x, logits, _c, _d, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    e = exp(-tl.abs(logits), 1.0, 1.0, EXACT, MATH)
+    apart = e * reciprocal(1.0 + e, MATH) - missed_of(x, logits)
+    return times(gk, logits), gk * tl.where(logits > 0.0, apart, -apart), 0.0, 0.0

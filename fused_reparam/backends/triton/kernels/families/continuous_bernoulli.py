@@ -5,7 +5,9 @@ import triton.language as tl
 
 from .....families.continuous_bernoulli import LANGEVIN
 from ..approx import exp, expm1, log, series, sqrt
+from ..scale import times
 from ..uniform import log_uniform
+from .bernoulli import missed_of, missed_weight
 
 # In powers of b^2: L / b with L = coth b - 1 / b, log(sinh b / b) / b^2, and the derivative of L.
 _LANGEVIN: tl.constexpr = tl.constexpr(LANGEVIN)
@@ -158,3 +160,34 @@ def continuous_bernoulli_prior_term_gradients(
     alike = (near == 0) & (prior_near == 0) & ((logits > 0.0) == (prior > 0.0))
     slope = tl.where(alike, apart, prior_value - value)
     return to_logits, 0.5 * gk * slope, 0.0, 0.0
+
+
+@triton.jit
+def continuous_bernoulli_density_term(
+    x, logits, _c, _d, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    MOST: tl.constexpr = 1.7976931348623157e308 if logits.dtype.is_fp64() else 3.4028234663852886e38
+    b = 0.5 * logits
+    size, _, other, near = langevin_parts(b, EXACT, MATH)
+    small = tl.where(near, b, 0.0)
+    square = small * small
+    of_small = (2.0 * x - 1.0) * small - square * series(square, 7, _LOG_SHC)
+    whole = tl.where(near, 1.0, tl.minimum(2.0 * size, MOST, propagate_nan=tl.PropagateNan.ALL))
+    log_whole = log(whole / tl.where(near, 1.0, other), MATH)
+    return tl.where(near, of_small, log_whole - missed_weight(x, logits))
+
+
+@triton.jit
+def continuous_bernoulli_density_term_gradients(
+    x, logits, _c, _d, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    b = 0.5 * logits
+    size, e, other, near = langevin_parts(b, EXACT, MATH)
+    small = tl.where(near, b, 0.0)
+    of_small = x - 0.5 - 0.5 * small * series(small * small, 7, _LANGEVIN)
+    of_size = 1.0 / tl.where(near, 1.0, 2.0 * size)
+    apart = of_size - e / tl.where(near, 1.0, other) - missed_of(x, logits)
+    slope = tl.where(near, of_small, tl.where(logits > 0.0, apart, -apart))
+    return times(gk, logits), gk * slope, 0.0, 0.0

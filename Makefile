@@ -56,7 +56,7 @@ SANITIZERS := -O1 -g1 -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanit
 # What runs with each instruction set, and what chooses among them itself or never enters a kernel.
 SANITIZED := $(addprefix tests/ops/test_,fuzz.py elementwise.py elementwise_extremes.py gumbel_softmax.py)
 SANITIZED_ONCE := $(addprefix tests/backends/cpu/test_,sanitizers.py gaussian.py extremes.py kernel_variants.py \
-	noise.py bit_patterns.py ops.py arguments.py extension.py) \
+	noise.py bit_patterns.py ops.py arguments.py extension.py memory.py) \
 	$(addprefix tests/ops/test_,saved_tensor_hooks.py hostile_keys.py huge_numbers.py) \
 	tests/public/test_many_samples.py
 SANITIZED_TESTS = $(BIN)/python -m pytest -q -n 2 -m "not slow" -k "not triton and not reference"

@@ -96,6 +96,9 @@ PyMethodDef methods[] = {
     {"bound", bound, METH_VARARGS, nullptr},
     {"start", start, METH_VARARGS, nullptr},
     {"spent", spent, METH_O, nullptr},
+    {"bound_cache", bound_cache, METH_O, nullptr},
+    {"empty_cache", empty_cache, METH_NOARGS, nullptr},
+    {"memory_stats", memory_stats, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -2,9 +2,8 @@
 // the outermost in memory to the innermost; the empty list means the dims' own order.
 #pragma once
 
-#include <ATen/ops/empty_cpu_dispatch.h>
-
 #include "torch/common.h"
+#include "torch/memory.h"
 
 namespace fr::ops {
 
@@ -44,10 +43,10 @@ inline Dims memory_order(const Tensor& t) {
 
 // An uninitialised tensor, dense in the given order.
 inline Tensor empty_ordered(IntArrayRef shape, IntArrayRef order, const at::TensorOptions& options) {
-  if (order.empty()) return at::cpu::empty(shape, options);
+  if (order.empty()) return empty_result(shape, options);
   Dims inverse(order.size());
   for (size_t i = 0; i < order.size(); ++i) inverse[static_cast<size_t>(order[i])] = static_cast<int64_t>(i);
-  return at::cpu::empty(in_order(shape, order), options).permute(inverse);
+  return empty_result(in_order(shape, order), options).permute(inverse);
 }
 
 // As consecutive elements in an order; a copy where they are not.

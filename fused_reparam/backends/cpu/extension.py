@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from . import memory
 
 module: Any = None
 origin, reason = "", "the native library is not loaded"
@@ -72,6 +73,7 @@ def load(library: Any) -> None:
         found.start(
             dispatch.asked_for, _recorded_backward, codes.families, codes.bases, _served, *addresses
         )
+        memory.start(found)
         module = found
         for one, call in zip(_bound, calls, strict=True):
             one.call = call

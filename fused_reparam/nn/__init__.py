@@ -12,6 +12,7 @@ from .bayes import (
 )
 from .categorical import FusedCategoricalLatent, FusedGumbelSoftmax, FusedOneHotCategorical
 from .gaussian import FusedGaussianLatent
+from .latent_stats import latent_stats
 from .relaxed_bernoulli import FusedRelaxedBernoulli
 from .stochastic import sampling
 from .tanh_normal import FusedTanhNormal
@@ -31,5 +32,6 @@ __all__ = [
     "FusedTanhNormal",
     "bayesianize",
     "kl_divergence",
+    "latent_stats",
     "sampling",
 ]

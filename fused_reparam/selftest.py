@@ -73,6 +73,12 @@ def _relaxed(function: Callable[..., Any], squash: Callable[[Tensor], Tensor]) -
     return call
 
 
+def _elbo(x: Tensor, mu: Tensor, rho: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+    """Of a decoder that changes nothing."""
+    objective = nn.FusedELBO("gaussian", nn.FusedGaussianLatent("rho", "sample"), std=0.5)
+    return tuple(objective(x, lambda z: z, mu, rho, key=key))
+
+
 def _positive(kind: str) -> str:
     return "+" if kind in (SCALE_KINDS[STD], SCALE_KINDS[VAR]) else ""
 
@@ -131,6 +137,7 @@ _CALLS: dict[str, _Call] = {
         functional.gaussian_rsample_from_moments, "moments", scale="rho", min_std=0.1
     ),
     "gaussian_log_prob": _call(functional.gaussian_log_prob, "z mu rho", dims=-1),
+    "FusedELBO": _call(_elbo, "x mu rho"),
     "gaussian_rsample": _call(functional.gaussian_rsample, "mu log_std"),
     "gaussian_rsample samples": _call(functional.gaussian_rsample, "mu var+", num_samples=2),
     "gaussian_kl": _call(functional.gaussian_kl, "mu rho", **_SAMPLE),

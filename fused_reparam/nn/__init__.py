@@ -11,6 +11,7 @@ from .bayes import (
     kl_divergence,
 )
 from .categorical import FusedCategoricalLatent, FusedGumbelSoftmax, FusedOneHotCategorical
+from .elbo import FusedELBO
 from .gaussian import FusedGaussianLatent
 from .latent_stats import latent_stats
 from .relaxed_bernoulli import FusedRelaxedBernoulli
@@ -25,6 +26,7 @@ __all__ = [
     "BayesianLSTM",
     "BayesianLinear",
     "FusedCategoricalLatent",
+    "FusedELBO",
     "FusedGaussianLatent",
     "FusedGumbelSoftmax",
     "FusedOneHotCategorical",

@@ -146,10 +146,14 @@ def test_another_name_of_what_is_required():
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_unknown_keywords_of_layers(layer):
-    required = [3] * sum(p.default is p.empty for p in inspect.signature(layer).parameters.values())
+    takes = {
+        n: p for n, p in inspect.signature(layer).parameters.items() if p.kind != p.VAR_KEYWORD
+    }
+    required = [3] * sum(p.default is p.empty for p in takes.values())
     said = said_by(lambda: layer(*required, latent_dim=20), TypeError)
     assert said.startswith(f"{layer.__name__}() got an unexpected keyword argument 'latent_dim'")
-    assert said.endswith("; it takes " + ", ".join(inspect.signature(layer).parameters))
+    told = said.partition("; it takes ")[2]
+    assert told.partition(";")[0] == ", ".join(takes)
 
 
 def test_words_of_layers():
@@ -252,6 +256,8 @@ def test_flags_of_numpy():
 
 def test_signatures_are_as_they_are_read():
     for function in (*filter(inspect.isfunction, PUBLIC), *LAYERS):
+        if function is fr.FusedELBO:
+            continue  # it takes the options of its likelihood
         kinds = [p.kind for p in inspect.signature(function).parameters.values()]
         assert inspect.Parameter.VAR_KEYWORD not in kinds, function
     signature = inspect.signature(fr.gaussian_latent)

@@ -37,6 +37,16 @@ def lstm(x, *weights):
     return functional_call(plain, dict(zip(names, weights, strict=True)), (x,))
 
 
+BITS, DECODER = torch.eye(6, 5), nn.Linear(4, 5)
+
+
+def elbo(latent):
+    z, kl = latent
+    lost = F.binary_cross_entropy_with_logits(DECODER(z), BITS, reduction="sum")
+    log_likelihood = -lost / len(BITS)
+    return log_likelihood - kl, log_likelihood, kl
+
+
 def names():
     generator = torch.Generator().manual_seed(0)
     mu, logvar = torch.randn(2, 6, 4, generator=generator)
@@ -49,6 +59,7 @@ def names():
         "linear": F.linear, "conv1d": F.conv1d, "conv2d": F.conv2d, "conv3d": F.conv3d,
         "embedding": lambda x, table: F.embedding(x, table), "one_hot": F.one_hot,
         "sigmoid": torch.sigmoid, "softmax": torch.softmax,
+        "bits": BITS, "decoder": DECODER, "elbo": elbo,
     }  # fmt: skip
 
 
@@ -69,7 +80,8 @@ def test_a_row(row):
             torch.testing.assert_close(got, right)
     state = torch.get_rng_state()
     layer(*args)
-    assert torch.equal(torch.get_rng_state(), state), "nothing is drawn in eval"
+    draws = not torch.equal(torch.get_rng_state(), state)
+    assert draws == isinstance(layer, fr.FusedELBO), "but for its ELBO, nothing is drawn in eval"
 
 
 def test_every_module_has_a_row():

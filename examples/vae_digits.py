@@ -6,13 +6,14 @@
 
 All of the swap is in `latents()`: the model is handed a function `latent(mu, logvar) -> (z, kl)`,
 and everything else stays as it was. Three such functions are trained side by side, from the same
-first weights on the same batches:
+first weights on the same batches, and one model whose likelihood is swapped as well:
 
 - `textbook`: exp, randn_like, multiply, add, and the KL written out, as in every VAE tutorial;
 - `fused`: the layer of this package, one operation that keeps nothing for the backward pass but
   its inputs and a key of 16 bytes;
 - `fused, torch's noise`: the same operation on the very numbers that `torch.randn_like` would have
-  drawn, so that its losses can be laid over the textbook's, step by step.
+  drawn, so that its losses can be laid over the textbook's, step by step;
+- `fused ELBO`: latent and likelihood, an operation each, by `FusedELBO`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from report import agreement, latent_table
 from torch import Tensor, nn
 from training import BATCH, Descent, epoch, side_by_side
 
-from fused_reparam import FusedGaussianLatent
+from fused_reparam import FusedELBO, FusedGaussianLatent, bernoulli_log_prob
 
 Latent = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 TEXTBOOK, FUSED, SAME_NOISE = "textbook", "fused", "fused, torch's noise"
+WHOLE = "fused ELBO"
 
 
 # --- What is compared ----------------------------------------------------------------------------
@@ -49,12 +51,18 @@ def textbook(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     return z, kl
 
 
-def latents() -> dict[str, Latent]:
+def binomial(x: Tensor, logits: Tensor, *, levels: int, dims: tuple[int, ...]) -> Tensor:
+    """The log-likelihood of `loss_of`."""
+    return levels * bernoulli_log_prob(x, logits, dims=dims)
+
+
+def latents(levels: int) -> dict[str, Latent | FusedELBO]:
     """The swap: one of these for another."""
     return {
         TEXTBOOK: textbook,
         FUSED: FusedGaussianLatent(),
         SAME_NOISE: FusedGaussianLatent(rng="torch"),
+        WHOLE: FusedELBO(binomial, FusedGaussianLatent(), levels=levels),
     }
 
 
@@ -64,7 +72,9 @@ def latents() -> dict[str, Latent]:
 class VAE(nn.Module):
     """Pixels to a Gaussian in the latent space, a sample of it, and back to pixels."""
 
-    def __init__(self, pixels: int, latent_dim: int, latent: Latent, hidden: int = 256) -> None:
+    def __init__(
+        self, pixels: int, latent_dim: int, latent: Latent | FusedELBO, hidden: int = 256
+    ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim)
@@ -78,13 +88,12 @@ class VAE(nn.Module):
         mu, logvar = self.encoder(x).chunk(2, dim=1)
         return mu, logvar
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, logvar = self.posterior(x)
-        z, kl = self.latent(mu, logvar)
-        return self.decoder(z), kl
-
     def loss(self, levels: int, x: Tensor) -> Tensor:
-        return loss_of(*self(x), x, levels)
+        mu, logvar = self.posterior(x)
+        if isinstance(self.latent, FusedELBO):
+            return -self.latent(x, self.decoder, mu, logvar).elbo
+        z, kl = self.latent(mu, logvar)
+        return loss_of(self.decoder(z), kl, x, levels)
 
 
 @torch.no_grad()
@@ -108,7 +117,7 @@ class Run:
 
 
 def train(
-    latent: Latent,
+    latent: Latent | FusedELBO,
     data: Data,
     options: argparse.Namespace,
     seed: int,
@@ -135,7 +144,7 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Measured]:
     x = data.train[:BATCH]
     rounds = 40 if options.quick else 500
 
-    def step(latent: Latent) -> Callable[[], object]:
+    def step(latent: Latent | FusedELBO) -> Callable[[], object]:
         model = VAE(x.shape[1], options.latent_dim, latent)
         return partial(Descent(model, partial(model.loss, data.levels), 1e-4), x)
 
@@ -147,19 +156,22 @@ def measure(data: Data, options: argparse.Namespace) -> dict[str, Measured]:
     def alone(latent: Latent) -> Callable[[], object]:
         return lambda: torch.autograd.grad(latent(mu, logvar), (mu, logvar), grads)
 
-    steps = {name: step(latent) for name, latent in latents().items()}
-    calls = {name: alone(latent) for name, latent in latents().items()}
-    saved = {name: bytes_saved(latent, mu, logvar) for name, latent in latents().items()}
+    variants = latents(data.levels)
+    steps = {name: step(latent) for name, latent in variants.items()}
+    sole = {n: v.latent if isinstance(v, FusedELBO) else v for n, v in variants.items()}
+    calls = {name: alone(latent) for name, latent in sole.items()}
+    saved = {name: bytes_saved(latent, mu, logvar) for name, latent in sole.items()}
     return measured(steps, calls, saved, rounds)
 
 
 def report(runs: dict[str, list[Run]], times: dict[str, Measured]) -> str:
-    """The table, and two sentences on whether the variants do the same."""
-    lines = latent_table({n: [run.held_out[-1] for run in of] for n, of in runs.items()}, times)
-    finals = ([run.held_out[-1] for run in runs[n]] for n in (TEXTBOOK, FUSED))
-    lines += [
-        f"{TEXTBOOK} and {FUSED}: {agreement(*finals)[1]}.",
-        f"{TEXTBOOK} and {SAME_NOISE}: {coincidence(runs)[1]}.",
+    """The table, and sentences on whether the variants do the same."""
+    finals = {name: [run.held_out[-1] for run in of] for name, of in runs.items()}
+    lines = [
+        *latent_table(finals, times),
+        f"{TEXTBOOK} and {FUSED}: {agreement(finals[TEXTBOOK], finals[FUSED])[1]}.",
+        f"{TEXTBOOK} and {SAME_NOISE}: {coincidence(runs[TEXTBOOK], runs[SAME_NOISE])[1]}.",
+        f"{FUSED} and {WHOLE}: {coincidence(runs[FUSED], runs[WHOLE])[1]}.",
     ]
     return "\n".join(lines)
 
@@ -167,11 +179,11 @@ def report(runs: dict[str, list[Run]], times: dict[str, Measured]) -> str:
 FIRST = 20
 
 
-def coincidence(runs: dict[str, list[Run]]) -> tuple[bool, str]:
-    """How far the losses of `rng="torch"` are from the textbook's, at worst over all steps."""
+def coincidence(bases: list[Run], others: list[Run]) -> tuple[bool, str]:
+    """How far apart the losses of trainings on the same noise are, at worst over all steps."""
     pairs = [
         (step, a, b)
-        for base, other in zip(runs[TEXTBOOK], runs[SAME_NOISE], strict=True)
+        for base, other in zip(bases, others, strict=True)
         for step, (a, b) in enumerate(zip(base.step_losses, other.step_losses, strict=True))
     ]
     mean = statistics.mean(a for _, a, _ in pairs)
@@ -210,7 +222,8 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> dict[str, list[Run]]:
     options = parse(words)
     torch.set_num_threads(options.threads)
-    data, variants = load(options.data), latents()
+    data = load(options.data)
+    variants = latents(data.levels)
     print(f"{len(data.train)} images of {options.data} to learn from, {len(data.test)} held out")
     runs = side_by_side(
         variants,

@@ -21,12 +21,13 @@ ran = example_runs.quick_run("--epochs", str(EPOCHS), "--latent-dim", str(LATENT
 @pytest.mark.slow
 def test_table_has_every_variant_with_its_figures(example, ran):
     runs, text = ran.result, ran.text
-    assert list(runs) == [example.TEXTBOOK, example.FUSED, example.SAME_NOISE]
+    assert list(runs) == [example.TEXTBOOK, example.FUSED, example.SAME_NOISE, example.WHOLE]
     itemsize, elements = 4, BATCH * LATENT_DIM
     saved = {
         example.TEXTBOOK: 3 * elements * itemsize,  # sigma, eps, exp(logvar)
         example.FUSED: 16,  # the key
         example.SAME_NOISE: elements * itemsize,  # eps, which is torch's
+        example.WHOLE: 16,
     }
     for name, count in saved.items():
         figures = r"\s+[\d.]+ ± [\d.]+\s+\d+ ± \d+\s+\d+ ± \d+"
@@ -48,19 +49,18 @@ def test_training_starts_alike_and_learns(example, ran):
 
 
 @pytest.mark.slow
-def test_losses_with_torch_noise_coincide_with_the_textbook(example, ran):
+def test_losses_of_the_same_noise_coincide(example, ran):
     runs, text = ran.result, ran.text
-    coincide, sentence = example.coincidence(runs)
-    assert coincide
-    assert "the loss curves coincide" in sentence
-    assert sentence in text
-    pairs = zip(runs[example.TEXTBOOK], runs[example.SAME_NOISE], strict=True)
-    for textbook, fused in pairs:
-        torch.testing.assert_close(
-            torch.tensor(fused.step_losses), torch.tensor(textbook.step_losses), rtol=1e-3, atol=0
-        )
-    other = {example.TEXTBOOK: runs[example.TEXTBOOK], example.SAME_NOISE: runs[example.FUSED]}
-    assert not example.coincidence(other)[0]
+    for base, other in ((example.TEXTBOOK, example.SAME_NOISE), (example.FUSED, example.WHOLE)):
+        coincide, sentence = example.coincidence(runs[base], runs[other])
+        assert coincide
+        assert "the loss curves coincide" in sentence
+        assert f"{base} and {other}: {sentence}." in text
+        for one, same in zip(runs[base], runs[other], strict=True):
+            torch.testing.assert_close(
+                torch.tensor(same.step_losses), torch.tensor(one.step_losses), rtol=1e-3, atol=0
+            )
+    assert not example.coincidence(runs[example.TEXTBOOK], runs[example.FUSED])[0]
 
 
 def test_agreement_judges_differences_by_their_spread(example):

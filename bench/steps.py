@@ -7,7 +7,7 @@ KL: as the textbook writes it, through torch.distributions, or by ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_reparam as fr
-from bench.ops import OPS, Compute, Op, Shape, Tensors, latent_of
+from bench.ops import (
+    OPS,
+    PAIR,
+    Compute,
+    Normals,
+    Op,
+    Shape,
+    Tensors,
+    latent_of,
+    scaled,
+)  # fmt: skip
 
 STEP = "step"
 
@@ -33,12 +43,24 @@ class MlpVae(nn.Module):
             self.logvar.bias.sub_(1)
             self.outer.weight.mul_(2)
 
-    def forward(self, latent: Compute, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor) -> Tensors:
         hidden = F.relu(self.inner(images))
-        z, kl = latent(self.mean(hidden), self.logvar(hidden))
-        logits = self.pixels(F.relu(self.outer(z)))
-        likelihood = F.binary_cross_entropy_with_logits(logits, images, reduction="sum")
-        return likelihood / len(images) + kl
+        return self.mean(hidden), self.logvar(hidden)
+
+    def decoded(self, z: Tensor) -> Tensor:
+        return self.pixels(F.relu(self.outer(z)))  # type: ignore[no-any-return]
+
+    def forward(self, latent: Compute, images: Tensor) -> Tensor:
+        z, kl = latent(*self.moments(images))
+        return kl - bernoulli(images, self.decoded(z))
+
+
+class WholeMlpVae(MlpVae):
+    """The same, of which the likelihood is swapped as well as the latent."""
+
+    def forward(self, objective: Compute, images: Tensor) -> Tensor:
+        (elbo,) = objective(images, *self.moments(images), self.decoded)
+        return -elbo
 
 
 class ImageVae(nn.Module):
@@ -87,6 +109,37 @@ WEIGHTS = Op(
 )  # fmt: skip
 
 
+def bernoulli(images: Tensor, logits: Tensor) -> Tensor:
+    """The log-likelihood of an image, on average over the batch."""
+    return -F.binary_cross_entropy_with_logits(logits, images, reduction="sum") / len(images)
+
+
+def same(z: Tensor) -> Tensor:
+    """A decoder, where no model has one."""
+    return z
+
+
+def elbo(eps: Tensor, x: Tensor, mu: Tensor, logvar: Tensor, decoder: Decoder = same) -> Tensors:
+    z, kl = OPS["gaussian_latent"].formula(eps, mu, logvar)
+    return (bernoulli(x, decoder(z)) - kl,)
+
+
+def fused_elbo(x: Tensor, mu: Tensor, logvar: Tensor, decoder: Decoder = same) -> Tensors:
+    return (OBJECTIVE(x, decoder, mu, logvar).elbo,)
+
+
+def images_and_moments(normals: Normals) -> Tensors:
+    x, *pair = scaled((1.0, 0.0), *PAIR)(normals)
+    return x.sigmoid_(), *pair
+
+
+Decoder = Callable[[Tensor], Tensor]
+OBJECTIVE = fr.FusedELBO("bernoulli")
+ELBO = Op(
+    "elbo", images_and_moments, elbo, fused_elbo, like=lambda *given: given[1], data=1
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Model:
     """A model, its data, and the op in it."""
@@ -100,7 +153,8 @@ class Model:
 
 
 def models(quick: bool) -> list[Model]:
-    return [mlp_vae(), image_vae(), bayes_linear((2500, 4000) if quick else (10_000, 10_000))]
+    layer = bayes_linear((2500, 4000) if quick else (10_000, 10_000))
+    return [mlp_vae(), whole_mlp_vae(), image_vae(), layer]
 
 
 def mlp_vae(batch: int = 128, latent: int = 20) -> Model:
@@ -109,6 +163,12 @@ def mlp_vae(batch: int = 128, latent: int = 20) -> Model:
         "mlp-vae", (batch, latent), lambda: MlpVae(latent),
         lambda device: (torch.rand(batch, 784, device=device),), OPS["gaussian_latent"],
     )  # fmt: skip
+
+
+def whole_mlp_vae(batch: int = 128, latent: int = 20) -> Model:
+    """The same digits and layers, by `FusedELBO`."""
+    step = mlp_vae(batch, latent)
+    return replace(step, name="mlp-vae-elbo", build=lambda: WholeMlpVae(latent), op=ELBO)
 
 
 def image_vae(batch: int = 8, channels: int = 16, side: int = 128) -> Model:

@@ -12,7 +12,7 @@ from bench.cases import OpCase, StepCase
 from bench.ops import OPS, WORKS
 from bench.results import STEPS
 from bench.sizes import shape_of
-from bench.steps import STEP, bayes_linear, image_vae, mlp_vae
+from bench.steps import STEP, bayes_linear, image_vae, mlp_vae, whole_mlp_vae
 from bench.timing import Contestant, CpuClock, CudaClock, Effort, Spread
 from bench.variants import EAGER, REDUCE_OVERHEAD, Variant, using, variants
 
@@ -212,7 +212,12 @@ def test_sizes():
 
 # --- training steps -------------------------------------------------------------------------------
 
-MODELS = (mlp_vae(), image_vae(batch=4, channels=4, side=16), bayes_linear((40, 50)))
+MODELS = (
+    mlp_vae(),
+    whole_mlp_vae(),
+    image_vae(batch=4, channels=4, side=16),
+    bayes_linear((40, 50)),
+)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

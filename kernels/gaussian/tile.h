@@ -37,8 +37,9 @@ FR_INLINE void load_noise(const Memory<dtype>* given, const Real<dtype>* made, i
 
 // The usual call (noise from the key, everything wanted, nothing bounded) has kernels of its own
 // without the tests for all else inside their loops: 2.0 instructions per float32 element after the
-// noise become 1.5 forward, 2.9 become 1.5 backward (AVX-512, tests/helpers/stepping.py).
-enum class Form { usual, any };
+// noise become 1.5 forward, 2.9 become 1.5 backward (AVX-512, tests/helpers/stepping.py). So has the summed
+// KL alone, of which no noise hides those tests.
+enum class Form { usual, kl, any };
 
 FR_INLINE bool unbounded(const Common& c) {
   return c.low == -__builtin_inf() && c.high == __builtin_inf();
@@ -81,7 +82,7 @@ struct Forward {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
       if constexpr (form == Form::any) x[j] = bounded<kind>(x[j], low, high);
-      if (form == Form::usual || want_kl) {
+      if (form != Form::any || want_kl) {
         V rest;
         sigma_and_rest<kind, E::coarse>(x[j], sigma[j], rest);
         kl[j] = fma(mu[j], mu[j], rest);
@@ -89,7 +90,7 @@ struct Forward {
         sigma[j] = sigma_of<kind, E::coarse>(x[j]);
       }
     }
-    if (form == Form::usual || z) {
+    if (form == Form::usual || (form == Form::any && z)) {
       V noise[2];
       load_noise<dtype>(form == Form::usual ? nullptr : eps, made, i, noise);
       if (form == Form::any && given) {  // PyTorch's bits: the product is rounded too
@@ -102,16 +103,17 @@ struct Forward {
   }
 
   static double tile(const ForwardTile& t) {
-    const bool usual = t.z && !t.in.eps && t.sum_kl && !t.kl && unbounded(t.in);
-    return usual ? run<Form::usual>(t) : run<Form::any>(t);
+    const bool sum = t.sum_kl && !t.kl && unbounded(t.in);
+    if (sum && !t.z) return run<Form::kl>(t);
+    return sum && !t.in.eps ? run<Form::usual>(t) : run<Form::any>(t);
   }
 
   template <Form form>
   FR_INLINE double run(const ForwardTile& t) {
     Buffer<R> buffer;
     const M *loc = (const M*)t.in.loc, *scale = (const M*)t.in.scale, *eps = (const M*)t.in.eps;
-    M* z = (M*)t.z;
-    R* kl_out = form == Form::usual ? nullptr : (R*)t.kl;
+    M* z = form == Form::kl ? nullptr : (M*)t.z;
+    R* kl_out = form == Form::any ? (R*)t.kl : nullptr;
     const int64_t count = t.in.count, whole = count - count % step;
     const bool want_kl = t.sum_kl || kl_out;
     const V low = num<V>(t.in.low), high = num<V>(t.in.high);
@@ -171,31 +173,33 @@ struct Backward {
   FR_INLINE void one_step(const BackwardTile& t, const M* loc, const M* scale, const M* eps,
                           const M* grad_z, const R* made, const R* grad_kl, int64_t i, V low, V high,
                           V one_grad_kl, M* grad_loc, M* grad_scale) {
-    constexpr bool usual = form == Form::usual;
+    constexpr bool any = form == Form::any, kl_alone = form == Form::kl;
+    const bool has_z = form == Form::usual || (any && grad_z), has_kl = !any || t.has_grad_kl;
     V mu[2], gz[2] = {V{}, V{}}, gk[2] = {one_grad_kl, one_grad_kl};
     E::load2(loc + i, mu[0], mu[1]);
-    if (usual || grad_z) E::load2(grad_z + i, gz[0], gz[1]);
-    if (!usual && grad_kl) {
+    if (has_z) E::load2(grad_z + i, gz[0], gz[1]);
+    if (any && grad_kl) {
       gk[0] = load<V>(grad_kl + i);
       gk[1] = load<V>(grad_kl + i + step / 2);
       from_natural<E>(gk[0], gk[1]);
     }
-    if (usual || grad_loc) {
-      if (usual || t.has_grad_kl)
+    if (!any || grad_loc) {
+      if (has_kl)
         E::store2(grad_loc + i, fma(gk[0], mu[0], gz[0]), fma(gk[1], mu[1], gz[1]));
       else
         E::store2(grad_loc + i, gz[0], gz[1]);
     }
-    if (usual || grad_scale) {
+    if (!any || grad_scale) {
       V x[2], noise[2] = {V{}, V{}}, g[2];
       E::load2(scale + i, x[0], x[1]);
-      if (usual || grad_z) load_noise<dtype>(usual ? nullptr : eps, made, i, noise);
+      if (has_z) load_noise<dtype>(any ? eps : nullptr, made, i, noise);
 #pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
-        const V inside = usual ? x[j] : bounded<kind>(x[j], low, high);
-        g[j] = scale_gradient<kind, E::coarse, !usual>(inside, usual || grad_z, gz[j] * noise[j],
-                                               usual || t.has_grad_kl, gk[j]);
-        if constexpr (!usual && (kind == Kind::logvar || kind == Kind::log_std)) {
+        const V inside = any ? bounded<kind>(x[j], low, high) : x[j];
+        // One gradient for all is not 0; only a softplus's slope may meet a product that is.
+        constexpr bool may_be_zero = any || (kl_alone && kind == Kind::rho);
+        g[j] = scale_gradient<kind, E::coarse, may_be_zero>(inside, has_z, gz[j] * noise[j], has_kl, gk[j]);
+        if constexpr (any && (kind == Kind::logvar || kind == Kind::log_std)) {
           g[j] = x[j] < low ? V{} : g[j];
           g[j] = x[j] > high ? V{} : g[j];
         }
@@ -205,9 +209,9 @@ struct Backward {
   }
 
   static void tile(const BackwardTile& t) {
-    const bool usual = t.grad_z && t.grad_loc && t.grad_scale && t.has_grad_kl && !t.grad_kl &&
-                       !t.in.eps && unbounded(t.in);
-    usual ? run<Form::usual>(t) : run<Form::any>(t);
+    const bool all = t.grad_loc && t.grad_scale && t.has_grad_kl && !t.grad_kl && unbounded(t.in);
+    if (all && !t.grad_z) return run<Form::kl>(t);
+    all && !t.in.eps ? run<Form::usual>(t) : run<Form::any>(t);
   }
 
   template <Form form>
@@ -219,7 +223,7 @@ struct Backward {
     M *grad_loc = (M*)t.grad_loc, *grad_scale = (M*)t.grad_scale;
     const int64_t count = t.in.count, whole = count - count % step;
     const V low = num<V>(t.in.low), high = num<V>(t.in.high), one_grad_kl = num<V>(t.one_grad_kl);
-    const bool make = grad_z && grad_scale && !eps;
+    const bool make = form != Form::kl && grad_z && grad_scale && !eps;
     if (make && t.in.large)  // to fetch at null does nothing
       fill_normal<E::order>(t.in.seed, t.in.offset, t.in.first, count, buffer.data,
                             Fetch<5>{{loc, scale, grad_z, grad_loc, grad_scale}, sizeof(M)});

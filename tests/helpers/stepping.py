@@ -28,7 +28,7 @@ CHILD = ["-m", "tests.helpers.stepping"]
 # those of other compilers and versions may be.
 COMPILER, OTHER_MARGIN = b"GCC: (Debian 12.2", 1.15
 ISAS = ("avx512", "avx2", "portable")
-OPERATIONS = ("normal", "forward", "backward", "softmax", "softmax backward")
+OPERATIONS = ("normal", "forward", "backward", "kl", "kl backward", "softmax", "softmax backward")
 DTYPES = ("float32", "bfloat16")
 # Elements of the two calls: whole runs of the loops in kernels/, within one tile.
 SIZES = {"avx512": (256, 512), "avx2": (256, 512), "portable": (256, 512)}
@@ -56,7 +56,8 @@ class CannotStep(Exception):
 def calls(isa: str, operation: str, dtype: str) -> Iterator:
     """The operation over few elements, and over more.
 
-    Of the Gaussian latent: logvar, with the KL summed. Of Gumbel-softmax: one relaxed row.
+    Of the Gaussian latent: logvar, with the KL summed, which also comes alone. Of Gumbel-softmax:
+    one relaxed row.
     """
     import torch
 
@@ -80,6 +81,10 @@ def calls(isa: str, operation: str, dtype: str) -> Iterator:
                 cpu, *a, *rest, z, kl
             ),
             "backward": lambda a=(grad, kl, mu, logvar, key, None), g=(grad_mu, grad_logvar): (
+                gaussian.backward(cpu, *a, *rest, *g)
+            ),
+            "kl": lambda a=(mu, logvar, None, None): gaussian.forward(cpu, *a, *rest, None, kl),
+            "kl backward": lambda a=(None, kl, mu, logvar, None, None), g=(grad_mu, grad_logvar): (
                 gaussian.backward(cpu, *a, *rest, *g)
             ),
             "softmax": lambda x=mu, y=z: cpu.softmax_forward(

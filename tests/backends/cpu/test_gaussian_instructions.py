@@ -24,6 +24,8 @@ from tests.helpers.stepping import COMPILER, OTHER_MARGIN
 #   Box-Muller: log 16, sine and cosine 13, root 3, sign 3, products 2, order and store 4: 41 for 32
 #   forward, for 16: loads 2, exp 13, KL 4, sample and store 2: 21
 #   backward, for 16: loads 3, exp 13, gradient of mu 2, of logvar 5, store 1: 24
+#   KL alone, for 16, with the exp of bfloat16: loads 2, exp 8, KL 4: 14
+#   KL backward, likewise: loads 2, exp 8, gradient of mu 1, of logvar 3, stores 2: 16
 #   Gumbel noise in place of Box-Muller, for 16: u 4, two logs 27, order and store 3: 34
 #   softmax, for 16: largest logit 1, score 4, largest score 1, exp 16 and its sum 4, share 3: 29
 #   softmax backward, for 16: sum 2, gradient 5: 7
@@ -33,6 +35,8 @@ ARITHMETIC = {
     "normal": NOISE,
     "forward": NOISE + 21 / 16,
     "backward": NOISE + 24 / 16,
+    "kl": 14 / 16,
+    "kl backward": 16 / 16,
     "softmax": 56 / 32 + (34 + 29) / 16,
     "softmax backward": 7 / 16,
 }
@@ -48,16 +52,22 @@ COUNTED = {
     ("avx512", "normal"): {"float32": 3.74, "bfloat16": 3.91},
     ("avx512", "forward"): {"float32": 5.26, "bfloat16": 5.08},
     ("avx512", "backward"): {"float32": 5.21, "bfloat16": 5.25},
+    ("avx512", "kl"): {"float32": 1.45, "bfloat16": 1.17},
+    ("avx512", "kl backward"): {"float32": 1.56, "bfloat16": 1.81},
     ("avx512", "softmax"): {"float32": 8.98, "bfloat16": 10.25},
     ("avx512", "softmax backward"): {"float32": 1.12, "bfloat16": 2.97},
     ("avx2", "normal"): {"float32": 9.97, "bfloat16": 10.47},
     ("avx2", "forward"): {"float32": 14.00, "bfloat16": 14.62},
     ("avx2", "backward"): {"float32": 13.97, "bfloat16": 15.47},
+    ("avx2", "kl"): {"float32": 4.06, "bfloat16": 4.21},
+    ("avx2", "kl backward"): {"float32": 4.12, "bfloat16": 5.69},
     ("avx2", "softmax"): {"float32": 21.27, "bfloat16": 24.00},
     ("avx2", "softmax backward"): {"float32": 2.25, "bfloat16": 6.00},
     ("portable", "normal"): {"float32": 24.75, "bfloat16": 25.88},
     ("portable", "forward"): {"float32": 39.52, "bfloat16": 41.17},
     ("portable", "backward"): {"float32": 40.62, "bfloat16": 43.75},
+    ("portable", "kl"): {"float32": 14.58, "bfloat16": 15.24},
+    ("portable", "kl backward"): {"float32": 15.50, "bfloat16": 18.88},
     ("portable", "softmax"): {"float32": 59.37, "bfloat16": 65.15},
     ("portable", "softmax backward"): {"float32": 5.25, "bfloat16": 12.81},
 }

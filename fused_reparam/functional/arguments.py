@@ -118,7 +118,7 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
         return _promoted(named)
     if loc.is_nested or loc.layout is not torch.strided:
         return _promoted(named)
-    dtype, device, shape = loc.dtype, loc.device, loc.shape
+    dtype, device, shape, dims = loc.dtype, loc.device, loc.shape, loc.dim()
     found = []
     for name, t in named:
         if not isinstance(t, Tensor):
@@ -128,7 +128,7 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
             and not t.is_nested
             and t.layout is torch.strided
             and t.device == device
-            and broadcasts_to(shape, t)
+            and ((t.dim() == dims and t.shape == shape) or broadcasts_to(shape, t))
         ):
             return _promoted(named)
         found.append(t)

@@ -111,7 +111,7 @@ def broadcasts_to(shape: torch.Size, t: Tensor) -> bool:
     ahead = len(shape) - t.dim()
     if ahead < 0:
         return False
-    behind = shape[ahead:]
+    behind = shape[ahead:] if ahead else shape
     return t.shape == behind or all(n in (1, m) for m, n in zip(behind, t.shape, strict=True))
 
 

@@ -9,9 +9,7 @@ Each has three kernels. CompositeExplicitAutograd computes, by the backend that 
 Autograd, in Python, applies an autograd Function around that, or around a second call of the op
 below autograd where a compiler, a mode or a transform has to see it. For AutogradCPU the compiled
 extension takes the Autograd kernel's place (``kernels/torch/``), and hands over what it can't
-serve.
-
-The autograd Functions are in ``functions.py``.
+serve. The autograd Functions are in ``functions.py``.
 """
 
 from __future__ import annotations
@@ -103,9 +101,8 @@ class DifferentiableOp(ABC):
 
     @abstractmethod
     def layout(self, tensors: Tensors, spec: Any) -> Any:
-        """What follows from the shapes and strides of the inputs, or of what was saved of them.
-
-        It is found once for all calls like it, whose variable options (None here) may differ.
+        """What follows from shapes and strides of the inputs, or of what was saved of them: found
+        once for all calls like it, whose variable options (None here) may differ.
         """
 
     @abstractmethod
@@ -129,6 +126,10 @@ class DifferentiableOp(ABC):
     def incoming(self, grads: Tensors, spec: Any) -> Tensors:
         """The gradients of the outputs that count."""
         return grads
+
+    def tangents(self, found: Tensors, spec: Any) -> Tensors:
+        """Those of the outputs, from those of what ``incoming`` keeps."""
+        return found
 
     def spec_with_gradient(self, spec: Any) -> Any:
         """The spec of a forward pass that a backward pass may follow."""
@@ -215,8 +216,7 @@ class DifferentiableOp(ABC):
 
     def call(self, backend: ModuleType, tensors: Tensors, spec: Any, facts: Facts) -> Call:
         """A call by a backend, of inputs or of what was saved of them, whose layout is known."""
-        key = backend, spec, facts
-        found = self.calls.get(key)
+        found = self.calls.get(key := (backend, spec, facts))
         if found is None:
             spec = self.settled(tensors, spec)
             # Whatever its variable options are: a temperature may be another in each step.
@@ -243,16 +243,15 @@ class DifferentiableOp(ABC):
         """
         spec = call.spec
         grads = self.incoming(grads, spec)
-        none: Tensors = (None,) * len(needs)
+        result: Tensors = (None,) * len(needs)
         if not given(grads):
-            return none
+            return result
         found = self.passed(grads, kept, spec) if may_pass else None
         if found is not None and needs[found[0]]:
             at, gradient = found
             needs = (*needs[:at], False, *needs[at + 1 :])
         else:
             found = None
-        result = none
         if True in needs:
             if not eager:
                 call = Call(self, spec)
@@ -320,8 +319,8 @@ class DifferentiableOp(ABC):
         return filled(self.forward(self._call(inputs, spec), inputs), inputs)
 
     def _call(self, tensors: Tensors, spec: Any) -> Call:
-        first = next(t for t in tensors if t is not None)
-        return self.call(dispatch.pick(first.device), tensors, spec, facts_of(tensors))
+        device = next(t.device for t in tensors if t is not None)
+        return self.call(dispatch.pick(device), tensors, spec, facts_of(tensors))
 
     def _fake(self, *args: Any) -> Any:
         inputs, spec = self._unpack(args)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import vjp
 
 from .library import Facts, as_tensor, facts_of
 from .operands import save, saved
@@ -39,6 +41,21 @@ def remember(cache: dict[Any, Any], key: Any, found: Any) -> Any:
         cache.clear()
     cache[key] = found
     return found
+
+
+def _shapes(found: Any) -> list[tuple[torch.Size, torch.dtype] | None]:
+    return [None if t is None else (t.shape, t.dtype) for t in found]
+
+
+def _zeros(shapes: Sequence[tuple[torch.Size, torch.dtype] | None], kept: Tensors) -> Tensors:
+    """Zeros of such shapes, beside what was saved."""
+    like = next(t for t in kept if t is not None and t.is_floating_point())
+    return tuple([None if s is None else like.new_zeros(s[0], dtype=s[1]) for s in shapes])
+
+
+def _each(tangents: Sequence[Tensor | None], zeros: Tensors) -> Tensors:
+    """A tangent for each output that there is: functorch takes no None."""
+    return tuple([z if t is None else t for t, z in zip(tangents, zeros, strict=True)])
 
 
 class Call:
@@ -109,6 +126,19 @@ class ForwardFunction(torch.autograd.Function):
             call.kept[where] = kept
         ctx.set_materialize_grads(False)
         ctx.call = call
+        if forward_ad._current_level >= 0:
+            ctx.shapes = _shapes(outputs)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        """The transpose of the backward pass, which is linear in the gradients that come: what a
+        double backward pass gives to those, whatever they are.
+        """
+        op, spec, kept = ctx.call.op, ctx.call.spec, ctx.saved_tensors
+        zeros = _zeros(ctx.shapes, kept)
+        grads = op.incoming(zeros, spec)
+        found = op.double_backward(op.needs(tangents), grads, kept, spec)
+        return _each(op.tangents(found[: len(grads)], spec), zeros)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -126,8 +156,9 @@ class BackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Any, *tensors: Any) -> Any:
-        BackwardFunction.setup(ctx, call, tensors)
-        return BackwardFunction.compute(call, tensors)
+        found = BackwardFunction.compute(call, tensors)
+        BackwardFunction.setup(ctx, call, tensors, found)
+        return found
 
     @staticmethod
     def compute(call: Any, tensors: Sequence[Any]) -> Any:
@@ -135,10 +166,34 @@ class BackwardFunction(torch.autograd.Function):
         return call.gradients(tensors[:outputs], tensors[outputs:], call.needs)
 
     @staticmethod
-    def setup(ctx: Any, call: Any, tensors: Sequence[Any]) -> None:
+    def setup(ctx: Any, call: Any, tensors: Sequence[Any], found: Any) -> None:
         save(ctx, tensors)
         ctx.set_materialize_grads(False)
         ctx.call = call
+        if forward_ad._current_level >= 0:
+            ctx.shapes = _shapes(found)
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, *tangents: Tensor | None) -> Any:
+        """The transpose of the double backward pass, which is linear in its cotangents."""
+        call, tensors = ctx.call, ctx.saved_tensors
+        outputs = len(call.op.outputs)
+        zeros = _zeros(ctx.shapes, tensors)
+        at = [i for i, zero in enumerate(zeros) if zero is not None]
+        met: list[Tensor] = []  # the tangents that a result of double_backward is for
+
+        def back(*cotangents: Tensor) -> tuple[Tensor, ...]:
+            all_of = dict(zip(at, cotangents, strict=True))
+            wanted = tuple([all_of.get(i) for i in range(len(zeros))])
+            found = call.op.double_backward(wanted, tensors[:outputs], tensors[outputs:], call.spec)
+            both = [(f, t) for f, t in zip(found, tangents, strict=True)
+                    if f is not None and t is not None]  # fmt: skip
+            met[:] = [t for _, t in both]
+            return tuple([f for f, _ in both])
+
+        pull = vjp(back, *[zeros[i] for i in at])[1]
+        pulled = dict(zip(at, pull(tuple(met)), strict=True)) if met else {}
+        return _each([pulled.get(i) for i in range(len(zeros))], zeros)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
@@ -178,4 +233,4 @@ class TransformableBackward(BackwardFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         call, *tensors = inputs
-        BackwardFunction.setup(ctx, call, tensors)
+        BackwardFunction.setup(ctx, call, tensors, output)

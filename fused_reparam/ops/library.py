@@ -93,14 +93,12 @@ def functorch_active() -> bool:
 
 
 def forward_ad_active() -> bool:
-    """Whether forward-mode derivatives are being computed (which no op here implements)."""
+    """Whether forward-mode derivatives are being computed."""
     return forward_ad._current_level >= 0
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
-    if (
-        forward_ad._current_level >= 0
-    ):  # the Function raises, where the tangent would be dropped in silence
+    if forward_ad._current_level >= 0:  # a tangent, which only the Function hands on
         return True
     if torch.is_grad_enabled():
         for t in tensors:

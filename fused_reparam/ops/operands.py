@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..core.dtypes import DTYPES
 from ..core.mistakes import described
@@ -82,6 +83,8 @@ def save(ctx: Any, tensors: Sequence[Tensor | None], facts: Facts | None = None)
                 raise TypeError(f"operands must be dense (strided) tensors, got {described(t)}")
         facts = facts_of(tensors)
     ctx.save_for_backward(*tensors)
+    if forward_ad._current_level >= 0:
+        ctx.save_for_forward(*tensors)
     ctx.kept = facts
     return facts
 

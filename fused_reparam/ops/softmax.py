@@ -123,6 +123,10 @@ class GumbelSoftmax(DifferentiableOp):
             grad_y = grad_soft if grad_y is None else grad_y + grad_soft
         return grad_y if spec.want_y else None, None, None if spec.reduction is None else grad_kl
 
+    def tangents(self, found: Tensors, spec: Any) -> Tensors:
+        y, _, kl = found
+        return y, y if spec.want_soft else None, kl
+
     def visible(self, outputs: Tensors, spec: Any) -> Tensors:
         y, soft, kl = outputs
         return y, soft if spec.want_soft or soft is None else soft.new_empty(0), kl

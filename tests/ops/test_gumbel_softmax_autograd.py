@@ -246,15 +246,6 @@ def test_negative_bits_are_resolved(key, case):
     assert torch.equal(got, gradient((y,), leaf, (grad,)))
 
 
-@CALL
-def test_forward_mode_is_refused(key, call):
-    logits = logits_of((2, 3)).detach()
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(logits, torch.ones_like(logits))
-        with pytest.raises(NotImplementedError, match="jvp"):
-            call(dual, key=key)
-
-
 def test_y_may_be_changed_in_place_where_it_is_not_saved(key):
     """A hard y is no part of what its gradient is made of; a soft one is, and PyTorch says so."""
     logits, grad = logits_of((4, 5)), torch.randn(4, 5)

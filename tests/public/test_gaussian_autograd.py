@@ -327,14 +327,6 @@ def test_hooks_may_change_the_dtype(device):
             torch.testing.assert_close(a, b)
 
 
-def test_forward_mode_is_refused(device):
-    mu, x = parameters("logvar", (4, 3), torch.float32, device)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(mu.detach(), torch.ones_like(mu))
-        with pytest.raises(NotImplementedError, match="jvp"):
-            gaussian_latent(dual, x.detach())
-
-
 def test_fake_and_tracing_go_through_the_op():
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -12,7 +12,7 @@ from ..core.scalars import flag
 from ..core.tracers import fx, special
 from ..ops import gaussian_torch
 from . import latent
-from .arguments import bounds_of, clamped, one_scale, scale_kind
+from .arguments import clamped, one_scale, scale_kind
 from .divergence import PriorArgument, divergence, usual
 from .min_std import from_moments, raised
 from .options import LatentOptions, MomentsOptions, RsampleOptions
@@ -176,7 +176,7 @@ def gaussian_latent(
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, mu)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     scale, bounds = clamped(scale, clamp, kind)
     like = mu if isinstance(mu, Tensor) else scale
@@ -262,7 +262,7 @@ def gaussian_rsample(
         return_eps = flag("return_eps", return_eps)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, mu)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     scale, bounds = clamped(scale, clamp, kind)
     z, *used = latent.latent(mu, scale, kind, bounds, usual(None), sources, return_eps)
@@ -353,7 +353,6 @@ def gaussian_latent_from_moments(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
-    bounds = bounds_of(clamp, kind)
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, moments)
-    both = from_moments(moments, dim, kind, min_std)
-    return latent.latent(*both[:3], bounds, wanted, sources, return_eps, both[3])
+    halves, split = from_moments(moments, dim, kind, min_std, clamp)
+    return latent.latent(*halves, wanted, sources, return_eps, split)

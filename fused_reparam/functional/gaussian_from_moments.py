@@ -11,7 +11,7 @@ from ..core.noise_options import Generators, SampleShape
 from ..core.scalars import flag
 from ..core.tracers import fx, special
 from . import latent
-from .arguments import bounds_of, scale_kind
+from .arguments import scale_kind
 from .divergence import usual
 from .min_std import from_moments
 from .options import MomentsRsampleOptions
@@ -93,7 +93,6 @@ def gaussian_rsample_from_moments(
     if return_eps is not False:
         return_eps = flag("return_eps", return_eps)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
-    bounds = bounds_of(clamp, kind)
-    both = from_moments(moments, dim, kind, min_std)
-    found = latent.latent(*both[:3], bounds, usual(None), sources, return_eps, both[3])
+    halves, split = from_moments(moments, dim, kind, min_std, clamp)
+    found = latent.latent(*halves, usual(None), sources, return_eps, split)
     return found if return_eps else found[0]  # type: ignore[return-value]

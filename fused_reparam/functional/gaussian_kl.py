@@ -67,7 +67,7 @@ def gaussian_kl(
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, mu)
     scale, bounds = clamped(scale, clamp, kind)
     like = mu if isinstance(mu, Tensor) else scale
     wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, dims, like)

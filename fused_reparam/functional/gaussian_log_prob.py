@@ -81,7 +81,7 @@ def gaussian_log_prob(
     check_tensor("z", z)
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, mu)
     scale, bounds = clamped(scale, clamp, kind)
     _, (found,) = elementwise.terms_alone(
         "gaussian_density", (("mu", mu), (SCALE_KINDS[kind], scale), ("z", z)), kind, 0, bounds,
@@ -154,7 +154,7 @@ def gaussian_rsample_log_prob(
             return node  # type: ignore[no-any-return]
     kind, scale = one_scale("mu", mu, logvar, log_std, std, var, rho)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, mu)
     sources = one_source(key, generator, rng, eps, sample_shape, num_samples)
     scale, bounds = clamped(scale, clamp, kind)
     against = prior_of(prior)

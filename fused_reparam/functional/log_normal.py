@@ -129,7 +129,7 @@ def _log_normal(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     kind, scale = one_scale("loc", loc, *scales)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, loc)
     scale, constants = clamped(scale, clamp, kind)
     return elementwise.sample(
         "log_normal",

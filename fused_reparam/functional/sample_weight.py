@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..core import reductions
 from ..core.dtypes import compute_dtype
@@ -23,6 +24,7 @@ from .arguments import check_reduction, check_tensor, deviation, number, paramet
 from .divergence import divergence, usual
 from .latent import latent
 from .sources import Sources, made_in_op, sources_of
+from .tensor_numbers import changing, in_graph
 
 __all__ = ["sample_weight"]
 
@@ -110,7 +112,10 @@ def sample_weight(
         wanted = divergence(reduction, prior, None, "sample", 1)
         return latent(mu, rho, RHO, elementwise.UNBOUNDED, wanted, sources, False)  # type: ignore[return-value]
     parts = mixture_constants(mixture, std)
-    if any(isinstance(part, Tensor) for part in parts) or _extreme(*parts[1:]):
+    varied = changing(mean) and not isinstance(mean, Tensor)
+    if varied or any(isinstance(part, Tensor) or changing(part) for part in parts):
+        return _to_tensors(mu, rho, mean, parts, reduction, sources)
+    if _extreme(*parts[1:]):
         return _to_tensors(mu, rho, mean, parts, reduction, sources)
     if isinstance(mean, Tensor):
         return _around(mu, rho, mean, parts, reduction, sources)
@@ -192,11 +197,18 @@ def _extreme(std1: float, std2: float) -> bool:
 
 
 def _tensor_or_number(check: Callable[[str, float], float], name: str, value: Any) -> Any:
-    """A tensor as it is, unless it can be read as a number at once and for good; or a number."""
+    """A tensor as it is, unless it can be read as a number at once and for good; or a number.
+
+    One that changes in compiled code stays as it is: nothing may be asked of it.
+    """
+    if type(value) is float and not is_compiling():  # most often so
+        return check(name, value)
     if isinstance(value, Tensor):
         if value.dim() or value.requires_grad or not value.is_cpu or not eager():
             check_tensor(name, value)
             return value
+    elif changing(value):
+        return value
     elif not is_number(value):
         raise TypeError(f"{name} must be a floating tensor or a number, got {not_a_tensor(value)}")
     return check(name, value)
@@ -217,12 +229,18 @@ def _to_tensors(
     reduction: str,
     sources: Sources,
 ) -> tuple[Tensor, Tensor]:
-    """The same of a mixture with tensors in it, or of extreme numbers."""
-    named = zip(("prior_mean", "share", "std", "std"), (mean, *parts), strict=True)
-    tensors = [(f"mixture {name}", value) for name, value in named if isinstance(value, Tensor)]
+    """The same of a mixture with tensors in it, with numbers that change in compiled code, or of
+    extreme numbers.
+    """
+    names = "mixture prior_mean", "mixture share", "mixture std", "mixture std"
+    named = tuple(zip(names, (mean, *parts), strict=True))
+    tensors = [(name, value) for name, value in named if isinstance(value, Tensor)]
     for name, t in tensors:  # PyTorch reads them, which does not see memory that was freed
         check_given(name, t)
-    mu, *prior = parameters(("mu", mu), *tensors)
+    mu, rho, *prior = parameters(("mu", mu), (SCALE_KINDS[RHO], rho), *tensors)
+    dtype = mu.dtype
+    if made_in_op(sources):  # the density is of weights that 16 bits don't round yet
+        mu, rho = (t.to(compute_dtype(dtype)) for t in (mu, rho))
     if any(t.dim() for t in prior):
         mu = mu.expand(torch.broadcast_shapes(mu.shape, *(t.shape for t in prior)))
     w, (log_q, _), _ = elementwise.sample(
@@ -235,7 +253,12 @@ def _to_tensors(
     )
     wide, of_prior = log_q.dtype, iter(prior)
     around, *of_mixture = (
-        next(of_prior).to(wide) if isinstance(value, Tensor) else value for value in (mean, *parts)
+        next(of_prior).to(wide)
+        if isinstance(value, Tensor)
+        else in_graph(name, value, mu, wide)
+        if changing(value)
+        else value
+        for name, value in named
     )
     point = w.to(wide)
     if isinstance(around, Tensor) or around != 0.0:
@@ -245,9 +268,8 @@ def _to_tensors(
     if front:  # the op knows of no samples in front of a point
         kept = front + reductions.kept_dims(len(shape), reduction)
         inner = reductions.keeping(kept) if kept < w.dim() else "none"
-    names = "w", "mixture share", "mixture std", "mixture std"
-    density = tuple(zip(names, (point, *of_mixture), strict=True))
+    density = tuple(zip(("w", *names[1:]), (point, *of_mixture), strict=True))
     (log_p,) = elementwise.terms_alone("mixture_density", density, 0, 0, (), inner)[1]
     if front:
         log_p = reductions.scaled(log_p, reductions.factor(shape, reduction))
-    return w, log_q - log_p
+    return w.to(dtype), log_q - log_p

@@ -19,7 +19,8 @@ def student_t(loc: Tensor, scale: Tensor | float, df: Tensor, sources: Sources) 
     The gradient of df is that of ``rng.bases``' formula at fixed u and u'.
     """
     in_op = made_in_op(sources)
-    if in_op and loc.dtype is df.dtype and getattr(scale, "dtype", df.dtype) is df.dtype:
+    narrow = isinstance(scale, Tensor) and scale.dtype is not df.dtype
+    if in_op and loc.dtype is df.dtype and not narrow:
         named = ("loc", loc), ("scale", scale), ("df", df)
         return sample("student_t_df", named, sources)[0]
     loc, scale = parameters(("loc", loc), ("scale", scale))

@@ -291,7 +291,7 @@ def _policy(
     """The Gaussian, checked: its parameters by their names, its scale's keyword and bounds."""
     kind, scale = one_scale("mean", mean, *scales)
     if min_std is not None:
-        kind, scale = raised(kind, scale, min_std)
+        kind, scale = raised(kind, scale, min_std, mean)
     scale, bounds = clamped(scale, clamp, kind)
     return (("mean", mean), (SCALE_KINDS[kind], scale)), kind, bounds
 

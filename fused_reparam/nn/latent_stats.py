@@ -100,7 +100,7 @@ def latent_stats(
         kl_dim = kl.sum(others) / shape[0]
         mean_var = mu.to(kl.dtype).expand(shape).var(others, correction=0)
         if min_std is not None:
-            kind, scale = raised(kind, scale, min_std)
+            kind, scale = raised(kind, scale, min_std, mu)
         scale, bounds = clamped(scale, clamp, kind)
         x = scales.clamp(torch.as_tensor(scale, dtype=kl.dtype), *bounds)
         posterior_var = scales.sigma_of(x, kind).square().expand(shape).mean()

@@ -114,7 +114,7 @@ _CALLS = [
     case(fr.gaussian_log_prob, "z mu rho", dims=(1, 2), min_std=0.1),
     case(fr.sample_weight, "mu rho"),
     case(fr.sample_weight, "mu rho", prior_mean=0.1, prior_std=0.5),
-    case(fr.sample_weight, "mu rho", mixture=(0.3, 1.5, 0.2)),
+    case(fr.sample_weight, "mu rho", mixture=(0.3, 1.5, 0.2), reduction="mean"),
     case(fr.sample_weight, "mu rho prior_mean prior_std", reduction="sample"),
     case(fr.sample_weight, "mu rho prior_mean", mixture=(0.3, 1.5, 0.2)),
     case(fr.sample_weight, "mu rho prior_mean share", reduction="none"),

@@ -17,6 +17,10 @@ def latent(x, a, **options):
     return fr.gaussian_latent(x, std=0.7, key=KEY, **options)
 
 
+def weights(x, **prior):
+    return fr.sample_weight(x, x - 2.0, key=KEY, **prior)
+
+
 # Of a tensor and one number.
 CALLS = {
     "gumbel_softmax": lambda x, a: fr.gumbel_softmax(x, a, key=KEY),
@@ -25,6 +29,7 @@ CALLS = {
     "one_hot_categorical": lambda x, a: fr.one_hot_categorical(x, a, key=KEY),
     "relaxed_bernoulli": lambda x, a: fr.relaxed_bernoulli(x, a, key=KEY),
     "df": lambda x, a: fr.loc_scale_rsample(x, 1.0, "student_t", df=a, key=KEY),
+    "df, scale": lambda x, a: fr.loc_scale_rsample(x, a, "student_t", df=a, key=KEY),
     "low": lambda x, a: fr.tanh_normal_rsample(x, std=0.5, low=-a, key=KEY),
     "low, high": lambda x, a: fr.tanh_normal_rsample(x, std=0.5, low=-2 * a, high=a, key=KEY),
     "lists": lambda x, a: fr.tanh_normal_rsample(
@@ -42,6 +47,10 @@ CALLS = {
     "free_bits of elements": lambda x, a: latent(x, a, free_bits=a, free_bits_per="element"),
     "beta": lambda x, a: latent(x, a, beta=a),
     "clamp": lambda x, a: fr.gaussian_latent(x, x, clamp=(-a, 0.5 * a), key=KEY),
+    "clamp of moments": lambda x, a: fr.gaussian_latent_from_moments(
+        torch.cat([x, x], 1), clamp=(-a, 0.5 * a), key=KEY
+    ),
+    "min_std": lambda x, a: fr.gaussian_rsample(x, rho=a, min_std=a, key=KEY),
     "clamp of a policy": lambda x, a: fr.tanh_normal_rsample(x, log_std=x, clamp=(-a, a), key=KEY),
     "exponential": lambda x, a: fr.exponential_latent(x.exp(), prior_rate=a, key=KEY),
     "weibull": lambda x, a: fr.weibull_latent(
@@ -51,6 +60,11 @@ CALLS = {
         1.0 + x.exp(), 3.0, prior_scale=a, prior_alpha=a, key=KEY
     ),
     "continuous_bernoulli": lambda x, a: fr.continuous_bernoulli_latent(x, prior_logits=a, key=KEY),
+    "weights": lambda x, a: weights(x, prior_mean=a, prior_std=2 * a),
+    "share": lambda x, a: weights(x, mixture=(0.9 * a, 1.0, 0.2)),
+    "mixture": lambda x, a: weights(x, mixture=(0.3, a, 0.2)),
+    "mixture of all": lambda x, a: weights(x, prior_mean=a, mixture=(0.9 * a, 2 * a, 0.3 * a)),
+    "mean of a mixture": lambda x, a: weights(x, prior_mean=a, mixture=(0.3, 1.0, 0.2)),
 }
 
 
@@ -131,6 +145,44 @@ def test_a_layers_number(layer, name):
         got = as_tuple(compiled(X, key=KEY))
     torch.testing.assert_close(got, as_tuple(layer(X, key=KEY)))
     assert counter.frame_count <= 2
+
+
+def test_a_mixture_is_as_exact_as_in_eager_mode():
+    torch._dynamo.reset()
+
+    def call(x, rho, a, **noise):
+        given = noise or {"key": KEY}
+        return fr.sample_weight(x, rho, a, mixture=(0.9 * a, 2 * a, 0.3 * a), **given)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(40, 50, generator=generator) for _ in range(2)]
+    eps = fr.gaussian_rsample(made[0], rho=made[1], key=KEY, return_eps=True)[1].double()
+    for a in STEPS[:4]:
+        x, rho = (t.double().requires_grad_() for t in made)
+        w, kl = call(x, rho, a, eps=eps)
+        want = w, kl, *torch.autograd.grad(kl, (x, rho))
+        errors = []
+        for way in (call, compiled):
+            x, rho = (t.clone().requires_grad_() for t in made)
+            w, kl = way(x, rho, a)
+            found = w, kl, *torch.autograd.grad(kl, (x, rho))
+            errors.append([(f - t).abs().max() for f, t in zip(found, want, strict=True)])
+        for of_eager, of_compiled in zip(*errors, strict=True):
+            assert of_compiled <= 2.0 * of_eager
+
+
+def test_a_mixture_of_bfloat16_weights():
+    """Its numbers don't become bfloat16 and leave the dtype of the weights as it is."""
+    torch._dynamo.reset()
+
+    def call(x, rho, a):
+        return fr.sample_weight(x, rho, a, mixture=(0.9 * a, 2 * a, 0.3 * a), key=KEY)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for x in (X.bfloat16(), torch.tensor(0.5, dtype=torch.bfloat16)):
+        for a in STEPS[:3]:
+            torch.testing.assert_close(compiled(x, x - 2.0, a), call(x, x - 2.0, a))
 
 
 def test_a_constant_of_the_graph_is_checked():

@@ -33,7 +33,7 @@ from .elementwise_spec import (
     shape_of,
     term_samples,
 )
-from .library import LIB, front, pad
+from .library import front, pad, register_vmap
 
 _INPUTS = len(Inputs._fields)
 
@@ -164,5 +164,5 @@ def _example_grad(grad: Tensor, like: Tensor, dim: int | None, size: int) -> Ten
     return grad.reshape(size, *example).to(like.dtype)
 
 
-torch.library.register_vmap("fused_reparam::elementwise", _forward, lib=LIB)
-torch.library.register_vmap("fused_reparam::elementwise_backward", _backward, lib=LIB)
+register_vmap("elementwise", _forward)
+register_vmap("elementwise_backward", _backward)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -110,6 +110,27 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 def below_autograd(op: Any, *args: Any) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def register_vmap(name: str, rule: Callable[..., Any]) -> None:
+    """``torch.vmap`` over an op: ``rule`` of a batch that has an example.
+
+    An empty batch has none to take shapes and noise from: it is computed of zeros, and left out.
+    """
+
+    def of_any_size(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
+        if info.batch_size:
+            return rule(info, in_dims, *args)
+        one = [
+            a.new_zeros([*a.shape[:d], 1, *a.shape[d + 1 :]]) if isinstance(d, int) else a
+            for a, d in zip(args, in_dims, strict=True)
+        ]
+        found, dims = rule(info._replace(batch_size=1), in_dims, *one)
+        if isinstance(found, Tensor):
+            return found.narrow(dims, 0, 0), dims
+        return tuple([f.narrow(d, 0, 0) for f, d in zip(found, dims, strict=True)]), dims
+
+    torch.library.register_vmap(f"fused_reparam::{name}", of_any_size, lib=LIB)
 
 
 def front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:

@@ -12,7 +12,7 @@ from ..backends.cpu import extension
 from ..core.dtypes import DTYPES
 from ..rng import bases, keys
 from .layout import empty_ordered
-from .library import LIB, define
+from .library import LIB, define, register_vmap
 from .operands import check_key, check_order
 
 _OP = "torch.ops.fused_reparam.normal or base_noise"
@@ -50,7 +50,7 @@ def _vmap(info, in_dims, key, shape, order, dtype):  # type: ignore[no-untyped-d
     return torch.stack([torch.ops.fused_reparam.normal(k, shape, order, dtype) for k in keys]), 0
 
 
-torch.library.register_vmap("fused_reparam::normal", _vmap, lib=LIB)
+register_vmap("normal", _vmap)
 
 define(
     "base_noise(Tensor key, SymInt[] shape, int[] order, ScalarType dtype, str base, float number)"
@@ -100,7 +100,7 @@ def _base_noise_vmap(info, in_dims, key, *rest):  # type: ignore[no-untyped-def]
     return torch.stack([torch.ops.fused_reparam.base_noise(k, *rest) for k in keys]), 0
 
 
-torch.library.register_vmap("fused_reparam::base_noise", _base_noise_vmap, lib=LIB)
+register_vmap("base_noise", _base_noise_vmap)
 
 
 # A compiler merges two calls of an op with the same arguments, random or not, unless it knows the

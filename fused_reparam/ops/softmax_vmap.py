@@ -16,7 +16,7 @@ from ..core.dtypes import compute_dtype
 from ..core.reductions import reduced
 from ..rng.keys import on_device
 from .layout import UNSETTLED, memory_order, shifted_order
-from .library import LIB, front, pad
+from .library import front, pad, register_vmap
 from .softmax_call import Spec, spread
 
 
@@ -97,5 +97,5 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     return (of_logits, of_control), (0, 0)
 
 
-torch.library.register_vmap("fused_reparam::gumbel_softmax", _forward, lib=LIB)
-torch.library.register_vmap("fused_reparam::gumbel_softmax_backward", _backward, lib=LIB)
+register_vmap("gumbel_softmax", _forward)
+register_vmap("gumbel_softmax_backward", _backward)

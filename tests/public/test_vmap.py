@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.func import grad, vmap
+from torch.func import grad, vjp, vmap
 
-from fused_reparam import noise
+from fused_reparam import kumaraswamy_kl, noise
 from tests.helpers.public_cases import (
     EVERY,
     EVERY_NOISY,
@@ -111,3 +111,29 @@ def test_given_noise_and_its_gradients():
         want = *given_noise(*one), *torch.autograd.grad(number(*one), one)
         for g, w in zip(got, want, strict=True):
             torch.testing.assert_close(g[i], w)
+
+
+@EVERY
+def test_an_empty_batch(case):
+    """Results and gradients of the usual shapes, with nothing in them, as PyTorch's operators."""
+    if case.options.get("beta") or "beta_of_all" in case.names or "free_bits_of_all" in case.names:
+        pytest.skip("PyTorch itself multiplies no batch of no numbers")
+    if case.function is kumaraswamy_kl or case.options.get("base") == "gumbel":
+        pytest.skip("likewise: made of such products")
+    params = [t.detach() for t in case.params()]
+    none = [t.new_empty(0, *t.shape) for t in params]
+    keys = torch.zeros(0, 2, dtype=torch.uint64)
+
+    def pulled(*p, **sources):
+        outputs, pull = vjp(lambda *p: case(*p, **sources), *p)
+        return *outputs, *pull(tuple(torch.ones_like(o) for o in outputs))
+
+    want = [(torch.Size((0, *t.shape)), t.dtype) for t in pulled(*params, key=KEY)]
+    ways = {
+        "one key": lambda: vmap(lambda *p: pulled(*p, key=KEY))(*none),
+        "a key for each": lambda: vmap(lambda k, *p: pulled(*p, key=k))(keys, *none),
+        "drawn": lambda: vmap(pulled, randomness="different")(*none),
+        "drawn for all": lambda: vmap(pulled, randomness="same")(*none),
+    }
+    for call in ways.values():
+        assert [(t.shape, t.dtype) for t in call()] == want

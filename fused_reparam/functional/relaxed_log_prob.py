@@ -148,4 +148,4 @@ def gumbel_softmax_log_prob(
     else:
         log_gamma = math.lgamma(classes)  # type: ignore[assignment]
     known = log_gamma + (classes - 1) * log_t
-    return reduced(log_shares.sum(dim) + (known - log_y.sum(dim)), over)
+    return reduced(torch.sub(log_shares, log_y).sum(dim) + known, over)

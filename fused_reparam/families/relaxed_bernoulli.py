@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,10 +20,10 @@ def relaxed_bernoulli(p, eps, kind, prior_kind, constants):  # type: ignore[no-u
 
 
 def relaxed_bernoulli_tau(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
-    """The same with tau as parameter 1."""
-    total = p[0] + eps
+    """The same with tau as parameter 1: NaN where it is not above 0."""
+    total, tau = p[0] + eps, p[1] * torch.where(p[1] > 0.0, 1.0, math.nan)
     most = 800.0 if total.dtype == torch.float64 else 200.0  # beyond it the slope is 0
-    return _chosen(total, torch.sigmoid(bounded_quotient(total, p[1], most)), kind), ()
+    return _chosen(total, torch.sigmoid(bounded_quotient(total, tau, most)), kind), ()
 
 
 def _chosen(total: Tensor, soft: Tensor, kind: int) -> Tensor:

@@ -51,7 +51,7 @@ def relaxed_bernoulli(
     Args:
         logits: log p / (1 - p), any shape; float32, float64, float16 or bfloat16.
         tau: temperature, a positive number; or a tensor, which broadcasts against logits, may
-            require grad and is read on its device: nobody checks that it is positive. Under
+            require grad and is read on its device: where it is not positive z is NaN. Under
             ``torch.compile`` a number that changes is one graph for all values.
         hard: whether to sample 0 or 1 itself.
         key, generator, sample_shape, rng, eps: how many samples of which noise, see

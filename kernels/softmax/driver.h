@@ -97,6 +97,7 @@ class SoftmaxPanels {
     });
     if (cut_.rows && softens) k_.join_soft[wide_](cut_.width, rates_, r_);
     if (cut_.rows && chooses) k_.join_best[wide_](cut_.width, r_);
+    if (chooses && without_tau_) spoil_best();
     each_block([&](const Block& b, int64_t block) {
       if (chooses) write(p, b, c_.y, [&](Steps out) { k_.one_hot[wide_](b, r_, out); });
       if (softens)
@@ -204,9 +205,16 @@ class SoftmaxPanels {
       static_cast<float*>(list)[i] = static_cast<float>(x);
   }
 
+  double get(const void* list, int64_t i) const {
+    return wide_ ? static_cast<const double*>(list)[i] : static_cast<const float*>(list)[i];
+  }
+
   // A temperature's inverse, and neither is denormal or infinite; NaN of none above 0.
-  static double inverse(double tau) {
-    if (!(tau > 0)) return std::numeric_limits<double>::quiet_NaN();
+  double inverse(double tau) {
+    if (!(tau > 0)) {
+      without_tau_ = true;
+      return std::numeric_limits<double>::quiet_NaN();
+    }
     return 1 / std::fmin(std::fmax(tau, 0x1p-126), 0x1p126);
   }
   void set_rate(int64_t i, double number) {
@@ -214,16 +222,23 @@ class SoftmaxPanels {
     set(rates_, i, mixed ? 1 - number : inverse(number));
     if (mixed) set(even_, i, number / static_cast<double>(c_.classes));
   }
+  // Of a row without a temperature no class is chosen: all of y is NaN.
+  void spoil_best() {
+    for (int64_t i = 0; i < cut_.width; ++i) {
+      const double rate = get(rates_, i);
+      if (std::isnan(rate)) set(r_.best, i, rate);
+    }
+  }
   void read_rates(const Panel& p) {
     stage_.read_inner(c_.each, p, rates_);
-    for (int64_t i = 0; i < cut_.width; ++i)
-      set_rate(i, wide_ ? reinterpret_cast<double*>(rates_)[i] : reinterpret_cast<float*>(rates_)[i]);
+    for (int64_t i = 0; i < cut_.width; ++i) set_rate(i, get(rates_, i));
   }
 
   const SoftmaxKernels& k_;
   const SoftmaxCall& c_;
   const Cut& cut_;
   const bool wide_;
+  bool without_tau_ = false;  // whether a temperature of the call is none above 0
   Scratch scratch_;
   SoftmaxStage stage_;
   alignas(64) unsigned char state_[8][Cut::kWidthBytes], soft_dot_[Cut::kWidthBytes];

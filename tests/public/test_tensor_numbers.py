@@ -107,6 +107,13 @@ def test_what_no_temperature_is(target):
     y = fr.gumbel_softmax(x, tau, key=KEY)
     assert y[:, :3].isnan().all() and y[:, 3:].isfinite().all()  # noqa: PT018
     torch.testing.assert_close(y[:, 3], fr.gumbel_softmax(x, 1e-40, True, key=KEY)[:, 3])
+    for shape in ((), (5, 1)):  # hard ones are of the same rows, also beside a gradient
+        for learned in (False, True):
+            given = torch.tensor(-1.0, device=device) if not shape else tau.clone()
+            y = fr.gumbel_softmax(x, given.requires_grad_(learned), True, key=KEY)
+            assert y[:, :3].isnan().all() and y[:, 3:].isnan().all() == (not shape)  # noqa: PT018
+        z = fr.relaxed_bernoulli(x, given, True, key=KEY), fr.relaxed_bernoulli(x, given, key=KEY)
+        assert all(torch.equal(each.isnan(), y.isnan()) for each in z)
 
 
 # ---- other families ------------------------------------------------------------------------------

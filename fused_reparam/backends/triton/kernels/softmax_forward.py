@@ -94,8 +94,13 @@ def store_kl(
 
 
 @triton.jit
-def store_one_hot(y, place, label, best, IN: tl.constexpr, TAIL: tl.constexpr):
+def store_one_hot(
+    y, place, label, best, rate, MODE: tl.constexpr, EACH: tl.constexpr, IN: tl.constexpr,
+    TAIL: tl.constexpr,
+):  # fmt: skip
     zero = best - best  # NaN where there is no best
+    if MODE == HARD:
+        zero *= beside(rate, IN, EACH)  # or no temperature
     store_tile(y, place, tl.where(place[7] == label, zero + 1.0, zero), IN, TAIL)
 
 
@@ -128,7 +133,8 @@ def resident(
         if MODE != SOFT:
             label = tl.where(score == best, place[7], _NO_LABEL)
             label = row_min(tl.min(label, IN), IN)
-            store_one_hot(y, place, tl.expand_dims(label, IN), best, IN, TAIL)
+            label = tl.expand_dims(label, IN)
+            store_one_hot(y, place, label, best, rate, MODE, EACH, IN, TAIL)
         if MODE == SOFT or soft is not None:
             e = exp2((score - best) * beside(rate, IN, EACH), MATH)
             e *= 1.0 / tl.expand_dims(row_sum(tl.sum(e, IN), IN), IN)
@@ -229,8 +235,9 @@ def chunked(
             place = place_of(chunk, size, IN, A, B, C, VEC, TAIL, WIDE_INDEX)
             if MODE != SOFT:
                 store_one_hot(
-                    y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), IN, TAIL
-                )
+                    y, place, tl.expand_dims(label, IN), tl.expand_dims(best, IN), rate,
+                    MODE, EACH, IN, TAIL,
+                )  # fmt: skip
             if SUMS:
                 x = load_tile(logits, place, strides, -_INFINITY, IN, VEC, TAIL, FORM, MATH)
                 g = gumbel_tile(noise, key, place, IN, A, B, C, VEC, TAIL, DOUBLE, MATH)

@@ -8,11 +8,17 @@ from ..scale import times
 
 
 @triton.jit
+def temperature(tau):
+    """NaN where it is not above 0."""
+    return tl.where(tau > 0.0, tau, float("nan"))
+
+
+@triton.jit
 def relaxed_bernoulli_tau_sample(
     logits, tau, _c, eps, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    t = (logits + eps) / tau
+    t = (logits + eps) / temperature(tau)
     e = exp(-tl.abs(t), 1.0, 1.0, EXACT, MATH)
     share = reciprocal(1.0 + e, MATH)
     return tl.where(t >= 0.0, share, e * share)
@@ -25,7 +31,8 @@ def hard_bernoulli_tau_sample(
 ):  # fmt: skip
     total = logits + eps
     hard = tl.where(total > 0.0, 1.0, 0.0).to(total.dtype)
-    return tl.where(total == total, hard, total)
+    hard = tl.where(total == total, hard, total)
+    return tl.where(tau > 0.0, hard, float("nan"))
 
 
 @triton.jit
@@ -33,7 +40,7 @@ def relaxed_bernoulli_tau_sample_gradients(
     logits, tau, _c, eps, gz, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    t = (logits + eps) / tau
+    t = (logits + eps) / temperature(tau)
     e = exp(-tl.abs(t), 1.0, 1.0, EXACT, MATH)
     share = reciprocal(1.0 + e, MATH)
     to_t = gz * (e * share) * share

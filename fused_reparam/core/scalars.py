@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .mistakes import described
 
@@ -50,7 +51,7 @@ def flag(name: str, value: Any) -> bool:
 
 def _taken(name: str, what: str, convert: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, Tensor):
-        if value.requires_grad:
+        if value.requires_grad or forward_ad.unpack_dual(value).tangent is not None:
             raise TypeError(f"{_refused(name, what, value)}: its gradient would be lost")
         if not value.is_cpu or torch.compiler.is_compiling():
             raise TypeError(

@@ -12,11 +12,10 @@ from torch.distributions import Distribution, Independent, Normal
 
 from ..core import reductions
 from ..core.mistakes import described, suggestion
-from ..core.modes import eager
 from ..core.scales import SCALE_KINDS
 from .arguments import check_choice, check_reduction, deviation, number, one_scale
 from .reduction import Dims, Reduction, reduced, summed
-from .tensor_numbers import Number, changing, check_broadcasts, number_or_tensor
+from .tensor_numbers import Number, changing, check_broadcasts, fixed, number_or_tensor
 
 # What a user gives: None, (mean, std), (mean, {"logvar": tensor}) or a Normal.
 PriorArgument = tuple[Any, Any] | Distribution | None
@@ -66,15 +65,20 @@ def prior_of(prior: PriorArgument) -> Prior:
 
 
 def _of_normal(prior: Distribution) -> Any:
-    """Mean and std of a Normal, also of an Independent one; another distribution as it is."""
+    """Mean and std of a Normal, also of an Independent one; another distribution as it is.
+
+    Those of ``Normal(0.0, 1.0)`` are tensors without dims on the CPU. In eager mode they are read
+    at each call, unless somebody asks for their derivatives: the prior of numbers, which may be
+    the standard one, is the quickest, and serves latents on any device.
+    """
     normal = prior
     while isinstance(normal, Independent):
         normal = normal.base_dist
     if not isinstance(normal, Normal):
         return prior
     loc, scale = normal.loc, normal.scale
-    if eager() and all(t.is_cpu and not (t.dim() or t.requires_grad) for t in (loc, scale)):
-        return loc.item(), scale.item()  # Normal(0.0, 1.0), for tensors on any device
+    if fixed(loc) and fixed(scale):
+        return loc.item(), scale.item()
     return loc, {"std": scale}
 
 

@@ -12,7 +12,6 @@ from torch.compiler import is_compiling
 from ..core import reductions
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import described, names_mistakes, not_a_tensor
-from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions, misnamed
 from ..core.scalars import is_number
 from ..core.scales import RHO, SCALE_KINDS
@@ -24,7 +23,7 @@ from .arguments import check_reduction, check_tensor, deviation, number, paramet
 from .divergence import divergence, usual
 from .latent import latent
 from .sources import Sources, made_in_op, sources_of
-from .tensor_numbers import changing, in_graph
+from .tensor_numbers import changing, fixed, in_graph
 
 __all__ = ["sample_weight"]
 
@@ -204,7 +203,7 @@ def _tensor_or_number(check: Callable[[str, float], float], name: str, value: An
     if type(value) is float and not is_compiling():  # most often so
         return check(name, value)
     if isinstance(value, Tensor):
-        if value.dim() or value.requires_grad or not value.is_cpu or not eager():
+        if not fixed(value):
             check_tensor(name, value)
             return value
     elif changing(value):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from ..core.dtypes import compute_dtype
@@ -66,6 +67,14 @@ def beside(name: str, t: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
             f"{described(t)} on {t.device}"
         )
     return torch.ones((), dtype=dtype, device=like.device) * t
+
+
+def fixed(t: Tensor) -> bool:
+    """Whether a tensor may be read as a number, which goes the quickest way: it is one, on the
+    CPU, so that nothing waits for it, and nobody asks for a derivative by it or looks on.
+    """
+    one = not (t.dim() or t.requires_grad) and t.is_cpu
+    return one and forward_ad._current_level < 0 and eager()
 
 
 def changing(value: Any) -> bool:

@@ -136,3 +136,27 @@ def test_without_a_tangent_on_the_way():
         assert forward_ad.unpack_dual(z).tangent is None or not tangents_of((z,))[0].any()
         kl = fr.gaussian_kl(dual, x, reduction="sum")
         torch.testing.assert_close(tangents_of((kl,))[0], x.sum())
+
+
+def test_of_numbers_that_are_tensors_on_the_cpu():
+    """They are read as numbers in eager mode, but not where they have a tangent."""
+    x, one = torch.randn(3, 4, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+
+    def prior(mean):
+        return fr.gaussian_kl(x, x, prior=torch.distributions.Normal(mean, one), reduction="sum")
+
+    def weights(mean):
+        return fr.sample_weight(x, x, mean, one, key=KEY)[1]
+
+    for call in (prior, weights):
+        with forward_ad.dual_level():
+            (got,) = tangents_of((call(forward_ad.make_dual(one, torch.ones_like(one))),))
+        (want,) = differences(lambda m, call=call: (call(m),), [one], [torch.ones_like(one)])
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        learned = one.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(call(learned), learned)
+        torch.testing.assert_close(grad, want, rtol=1e-5, atol=1e-6)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(one, torch.ones_like(one))
+        with pytest.raises(TypeError, match=r"min_std.*its gradient would be lost"):
+            fr.gaussian_rsample(x, std=x.exp(), min_std=dual)

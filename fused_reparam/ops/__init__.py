@@ -3,6 +3,6 @@
 Importing this package registers them under ``torch.ops.fused_reparam``.
 """
 
-from . import elementwise, elementwise_vmap, noise, softmax, softmax_vmap
+from . import elementwise, elementwise_vmap, noise, sampled_linear, softmax, softmax_vmap
 
-__all__ = ["elementwise", "elementwise_vmap", "noise", "softmax", "softmax_vmap"]
+__all__ = ["elementwise", "elementwise_vmap", "noise", "sampled_linear", "softmax", "softmax_vmap"]

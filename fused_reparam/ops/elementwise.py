@@ -16,7 +16,8 @@ from .differentiable import DifferentiableOp
 from .elementwise_call import Layout, unbroadcast
 from .elementwise_check import check
 from .elementwise_spec import PARAMETERS, TERMS, Inputs, Spec, count, member, settled
-from .functions import Tensors
+from .functions import Call, Tensors
+from .library import facts_of
 
 __all__ = ["Spec", "elementwise"]
 
@@ -131,6 +132,11 @@ def elementwise(
         return z, tuple(terms)
     found = _op(inputs, spec)
     return found[0], found[1 : 1 + count(spec)]  # type: ignore[return-value]
+
+
+def call_of(backend: ModuleType, inputs: Tensors, spec: Spec) -> Call:
+    """A call of the op by a backend, for another op that makes it a part of its own."""
+    return _op.call(backend, inputs, spec, facts_of(inputs))
 
 
 def gradients_of(

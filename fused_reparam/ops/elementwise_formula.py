@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -93,30 +93,45 @@ def double_backward(
     places = [*at, PARAMETERS] if noise is not None else at  # the cotangent of each
     if noise is not None:
         tensors.append(noise)
-    came = [i for i, g in enumerate(grads) if g is not None]
-    asked = [i for i, place in enumerate(places) if cotangents[place] is not None]
-    if not came or not asked:
-        return (None,) * (len(grads) + len(inputs))
 
-    def outputs(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def outputs(*tensors: Tensor) -> list[Tensor]:
         params: list[Tensor | None] = [None] * PARAMETERS
         for i, t in zip(at, tensors, strict=False):
             params[i] = t
-        found = evaluate(params, tensors[len(at)] if noise is not None else None, spec)
+        return evaluate(params, tensors[len(at)] if noise is not None else None, spec)
+
+    of_grads, of_tensors = vjp_twice(
+        outputs, tensors, grads, [cotangents[place] for place in places]
+    )
+    of_params = dict(zip(at, of_tensors, strict=False))
+    of_eps = of_tensors[-1] if inputs.eps is not None else None
+    return *of_grads, *(of_params.get(i) for i in range(PARAMETERS)), None, of_eps
+
+
+def vjp_twice(
+    function: Callable[..., Sequence[Tensor]],
+    tensors: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Gradients of a backward pass, for the gradients that came and for the function's tensors.
+
+    ``grads`` are those of its results, ``cotangents`` those of its tensors' gradients.
+    """
+    came = [i for i, g in enumerate(grads) if g is not None]
+    asked = [i for i, c in enumerate(cotangents) if c is not None]
+    if not came or not asked:
+        return [None] * len(grads), [None] * len(tensors)
+
+    def some(*tensors: Tensor) -> tuple[Tensor, ...]:
+        found = function(*tensors)
         return tuple(found[i] for i in came)
 
     def first(grads: tuple[Tensor, ...], tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = vjp(outputs, *tensors)[1](grads)
+        found = vjp(some, *tensors)[1](grads)
         return tuple(found[i] for i in asked)
 
     pull = vjp(first, tuple(grads[i] for i in came), tuple(tensors))[1]  # type: ignore[misc]
-    to_came, to_tensors = pull(tuple(cotangents[places[i]] for i in asked))
+    to_came, to_tensors = pull(tuple(cotangents[i] for i in asked))
     to_grads = dict(zip(came, to_came, strict=True))
-    to_params = dict(zip(at, to_tensors, strict=False))
-    to_eps = to_tensors[-1] if inputs.eps is not None else None
-    return (
-        *(to_grads.get(i) for i in range(len(grads))),
-        *(to_params.get(i) for i in range(PARAMETERS)),
-        None,
-        to_eps,
-    )
+    return [to_grads.get(i) for i in range(len(grads))], list(to_tensors)

@@ -88,7 +88,8 @@ def _noise(example: list[Tensor], key: Tensor, dim: int | None, size: int, spec:
     return torch.stack([made(one) for one in key.movedim(dim, 0).unbind()])
 
 
-def _by_example(op: Any, size: int, in_dims: Sequence[Any], args: Sequence[Any]) -> Any:
+def by_example(op: Any, size: int, in_dims: Sequence[Any], args: Sequence[Any]) -> Any:
+    """The results of an op's calls for one example after the other."""
     found = [
         op(*[
             a.select(d, i) if isinstance(a, Tensor) and d is not None else a
@@ -102,7 +103,7 @@ def _by_example(op: Any, size: int, in_dims: Sequence[Any], args: Sequence[Any])
 def _forward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     inputs, spec = Inputs(*args[:_INPUTS]), Spec(*args[_INPUTS:])
     if member(spec).base_parameter is not None:
-        return _by_example(torch.ops.fused_reparam.elementwise, info.batch_size, in_dims, args)
+        return by_example(torch.ops.fused_reparam.elementwise, info.batch_size, in_dims, args)
     size, like = info.batch_size, inputs.p0
     params, key, eps, whole = _batched(inputs, in_dims[:_INPUTS], size, spec)
     z, *terms = torch.ops.fused_reparam.elementwise(*inputs_of(params, key, eps), *whole)
@@ -123,7 +124,7 @@ def _backward(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
     spec, needs = Spec(*args[outputs + _INPUTS : -1]), args[-1]
     if member(spec).base_parameter is not None:
         op = torch.ops.fused_reparam.elementwise_backward
-        return _by_example(op, info.batch_size, in_dims, args)
+        return by_example(op, info.batch_size, in_dims, args)
     size, like = info.batch_size, inputs.p0
     dims = in_dims[outputs : outputs + _INPUTS]
     params, key, eps, whole = _batched(inputs, dims, size, spec)

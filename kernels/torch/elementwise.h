@@ -225,6 +225,17 @@ struct Elementwise {
       }
       call.segments = written[0].numel();
     }
+    compute(call, spec, in, p);
+    for (size_t j = 0; layout.scattered && j < count; ++j) {
+      Dims summed;
+      for (int64_t d = found[1 + j].dim(); d < written[j].dim(); ++d) summed.push_back(d);
+      at::sum_out(found[1 + j], written[j], summed);
+    }
+    return found;
+  }
+
+  // What a call's pointers to z and the terms ask for, each a sum or laid out as the parameters.
+  static void compute(fused_reparam_elementwise& call, const Spec& spec, const Inputs& in, const Parameters& p) {
     Operands operands(p.shape, spec.order);
     for (const View& view : p.each) operands.add(view);
     const Tensor noise = of_z(spec, in[eps]);
@@ -239,12 +250,6 @@ struct Elementwise {
     call.eps = spec.samples > 1 && noise.defined() ? noise.data_ptr() : operands.data(params);
     call.eps_strides = operands.strides(params);
     run(forward_entry, call);
-    for (size_t j = 0; layout.scattered && j < count; ++j) {
-      Dims summed;
-      for (int64_t d = found[1 + j].dim(); d < written[j].dim(); ++d) summed.push_back(d);
-      at::sum_out(found[1 + j], written[j], summed);
-    }
-    return found;
   }
 
   // Whether `backward` can do it: what autograd has saved is as it was but for strides.
@@ -300,13 +305,13 @@ struct Elementwise {
     return found;
   }
 
- private:
   // A gradient summed to the shape of what was broadcast.
   static Tensor fitted(const Tensor& grad, const Tensor& like) {
     if (grad.sizes() == like.sizes()) return grad;
     return at::sum_to(grad, like.sizes()).contiguous();
   }
 
+  // The gradients that are wanted, each to where it is written, of the parameters' shape.
   static void differentiate(const Spec& spec, const Inputs& in, const Parameters& p, const Tensor& grad_z,
                             const variable_list& grads, bool has_terms, const Written& written) {
     const size_t params = p.each.size();
@@ -352,7 +357,6 @@ struct Elementwise {
     run(backward_entry, call);
   }
 
- public:
   // Whether gradients that came by hand are those of a call's outputs.
   static bool check_grads(const Spec& spec, const Inputs& in, const Parameters& p, const variable_list& grads) {
     const auto fits = [&](const Tensor& g, IntArrayRef shape, caffe2::TypeMeta dtype) {

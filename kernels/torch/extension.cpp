@@ -67,7 +67,8 @@ PyObject* start(PyObject*, PyObject* args) {
   set_families(families);
   set_bases(bases);
   native = PyUnicode_InternFromString("native");
-  OpNode<Elementwise>::recorded = OpNode<GumbelSoftmax>::recorded = Py_NewRef(recorded);
+  OpNode<Elementwise>::recorded = OpNode<GumbelSoftmax>::recorded = OpNode<SampledLinear>::recorded =
+      Py_NewRef(recorded);
   asked = Py_NewRef(variable);  // before the first kernel that looks at it
   // Never removed, as the modules of Python are not.
   auto& library = *new torch::Library(torch::Library::IMPL, "fused_reparam", std::nullopt, __FILE__, __LINE__);
@@ -76,6 +77,7 @@ PyObject* start(PyObject*, PyObject* args) {
                torch::dispatch(c10::DispatchKey::AutogradCPU, torch::CppFunction::makeFallthrough()));
   serve<Elementwise>(library, by_name);
   serve<GumbelSoftmax>(library, by_name);
+  serve<SampledLinear>(library, by_name);
   serve_noise(library, by_name);
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
@@ -88,6 +90,7 @@ PyObject* spent(PyObject*, PyObject* object) {
   const auto function = THPVariable_Unpack(object).grad_fn();
   if (auto* node = dynamic_cast<OpNode<Elementwise>*>(function.get())) return PyBool_FromLong(node->spent());
   if (auto* node = dynamic_cast<OpNode<GumbelSoftmax>*>(function.get())) return PyBool_FromLong(node->spent());
+  if (auto* node = dynamic_cast<OpNode<SampledLinear>*>(function.get())) return PyBool_FromLong(node->spent());
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }

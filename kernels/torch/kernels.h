@@ -11,6 +11,7 @@
 #include "torch/elementwise.h"
 #include "torch/node.h"
 #include "torch/noise.h"
+#include "torch/sampled_linear.h"
 #include "torch/softmax.h"
 
 namespace fr::ops {
@@ -94,6 +95,11 @@ inline bool suits(Elementwise::Spec& spec, const Elementwise::Inputs& kept, cons
 inline bool suits(GumbelSoftmax::Spec& spec, const GumbelSoftmax::Inputs& kept, const variable_list& grads) {
   GumbelSoftmax::Parameters p;
   return GumbelSoftmax::check_kept(spec, kept, grads, p);
+}
+
+inline bool suits(SampledLinear::Spec& spec, const SampledLinear::Inputs& kept, const variable_list& grads) {
+  SampledLinear::Parameters p;
+  return SampledLinear::check(spec, kept, p) && SampledLinear::check_grads(spec, kept, p, grads);
 }
 
 template <class Op>

@@ -13,3 +13,15 @@ def allocated(device, call):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         call()
     return sum(max(e.self_cpu_memory_usage, 0) for e in found.events())
+
+
+def peak(call):
+    """Bytes of PyTorch's on the CPU that a call adds at most to those that are there before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        call()
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+    most = now = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most

@@ -130,20 +130,32 @@ def _to_numbers(
     sources: Sources,
 ) -> tuple[Tensor, Tensor]:
     """Weights, and log q(w) less the log-density of a mixture of numbers."""
-    share, std1, std2 = parts
-    if share in (0.0, 1.0):
-        # Of two equal Gaussians, none of which has an infinite logarithm.
-        std1 = std2 = std1 if share else std2
-        share = 0.5
     w, (kl,), _ = elementwise.sample(
         "mixture",
         (("mu", mu), (SCALE_KINDS[RHO], rho)),
         sources=sources,
         kind=RHO,
-        constants=(*elementwise.UNBOUNDED, mean, share, std1, std2),
+        constants=_constants(mean, parts),
         reduction=reduction,
     )
     return w, kl
+
+
+def _constants(mean: float, parts: tuple[float, float, float]) -> tuple[float, ...]:
+    """Of the row of a mixture of numbers."""
+    share, std1, std2 = parts
+    if share in (0.0, 1.0):
+        # Of two equal Gaussians, none of which has an infinite logarithm.
+        std1 = std2 = std1 if share else std2
+        share = 0.5
+    return *elementwise.UNBOUNDED, mean, share, std1, std2
+
+
+def mixture_of_numbers(mean: float, mixture: Mixture) -> tuple[float, ...] | None:
+    """The constants by which the row of mixtures computes a checked one; None: it can't."""
+    if any(isinstance(part, Tensor) for part in mixture) or _extreme(*mixture[1:]):  # type: ignore[arg-type]
+        return None
+    return _constants(mean, mixture)  # type: ignore[arg-type]
 
 
 def _around(

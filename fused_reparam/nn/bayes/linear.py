@@ -9,15 +9,20 @@ from torch.nn import functional as F
 from ... import functional
 from ...core.dtypes import compute_dtype
 from ...core.mistakes import names_mistakes, unknown
+from ...core.modes import eager, exporting
 from ...core.scalars import flag, integer
 from ...core.scales import RHO, sigma_of
 from ...core.tracers import fx, node_of
 from ...functional.divergence import PriorArgument
+from ...functional.sampled_linear import linear, served
 from ..stochastic import changed
 from .mean_field import WeightAndBias, has_bias
 from .prior import Mixture, PriorOptions, no_prior
 
 __all__ = ["BayesianLinear"]
+
+# From how many weights on ``recompute`` takes no more time: ``python -m bench recompute``.
+LEAST_RECOMPUTED = 1 << 19
 
 
 class BayesianLinear(WeightAndBias):
@@ -49,6 +54,12 @@ class BayesianLinear(WeightAndBias):
         local_reparameterization: draw the outputs, whose means and variances are two matrix
             products, instead of the weights: each example has noise of its own and gradients vary
             less. Not with a mixture, whose KL needs the weights.
+        recompute: keep no drawn weights for the backward pass, but draw them again: a training
+            step then needs memory for four tensors of the weights' size (means, scales and their
+            gradients) instead of five. The weights are the same bit for bit, and all results are
+            but for rounding. It is a matter of large layers: where the weights are few, are no
+            contiguous tensor, or have a mixture with tensors in it as prior, under autocast, and
+            in transforms of ``torch.func``, they are kept. See ``docs/modules.md``.
 
     Shape:
         as ``torch.nn.Linear``: (\*batch, in_features) to (\*batch, out_features). Parameters:
@@ -58,7 +69,7 @@ class BayesianLinear(WeightAndBias):
     Raises:
         ValueError, TypeError: a prior that :func:`fused_reparam.sample_weight` would refuse, that
             a weight does not have the shape for, or that was computed of other tensors; a mixture
-            with local reparameterization.
+            or ``recompute`` with local reparameterization, which draws no weights.
 
     Source: Blundell et al., "Weight uncertainty in neural networks", 2015; Kingma, Salimans and
     Welling, "Variational dropout and the local reparameterization trick", 2015.
@@ -82,6 +93,7 @@ class BayesianLinear(WeightAndBias):
 
     _of = nn.Linear
     local_reparameterization = False  # of a layer that was converted
+    recompute = False
 
     @names_mistakes
     def __init__(
@@ -96,6 +108,7 @@ class BayesianLinear(WeightAndBias):
         rho_init: float = -5.0,
         prior: PriorArgument = None,
         local_reparameterization: bool = False,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -109,7 +122,7 @@ class BayesianLinear(WeightAndBias):
             layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
             rho_init=rho_init,
         )  # fmt: skip
-        self._set_local(local_reparameterization)
+        self._set_ways(local_reparameterization, recompute)
 
     @classmethod
     def from_linear(
@@ -117,13 +130,15 @@ class BayesianLinear(WeightAndBias):
         layer: nn.Linear,
         *,
         local_reparameterization: bool = False,
+        recompute: bool = False,
         **options: Unpack[PriorOptions],
     ) -> Self:
         """A layer whose means are copies of a ``torch.nn.Linear``'s weights.
 
         Args:
             layer: whose weights, dtype, device and mode are taken over.
-            local_reparameterization, prior_mean, prior_std, mixture, rho_init: as above.
+            local_reparameterization, recompute, prior_mean, prior_std, mixture, rho_init: as
+                above.
 
         Raises:
             TypeError: it is no ``torch.nn.Linear`` itself but a subclass or another layer, its
@@ -139,11 +154,17 @@ class BayesianLinear(WeightAndBias):
             True
         """
         made = cls._from(layer, options)
-        made._set_local(local_reparameterization)
+        made._set_ways(local_reparameterization, recompute)
         return made
 
-    def _set_local(self, local: bool) -> None:
+    def _set_ways(self, local: bool, recompute: bool) -> None:
         self.local_reparameterization = flag("local_reparameterization", local)
+        self.recompute = flag("recompute", recompute)
+        if local and recompute:
+            raise ValueError(
+                "local reparameterization draws no weights that could be drawn again: give one of "
+                "local_reparameterization and recompute"
+            )
         self._check_mixture(self.mixture)
 
     def _check_mixture(self, mixture: Mixture | None) -> None:
@@ -160,7 +181,33 @@ class BayesianLinear(WeightAndBias):
             std = deviation(x, self.weight_rho, self.bias_rho)
             mean = F.linear(x, self.weight_mu, self.bias_mu)
             return functional.gaussian_rsample(mean, std=std.to(mean.dtype))  # type: ignore[return-value]
+        if self.recompute and self.draws and self._can_recompute(x):
+            return self._recomputed(x)
         return F.linear(x, *self._draw())
+
+    def _can_recompute(self, x: Tensor) -> bool:
+        """Whether weights that are drawn twice pay, and one op can do all that this call takes."""
+        mu = self.weight_mu
+        return (
+            mu.numel() >= LEAST_RECOMPUTED
+            and isinstance(x, Tensor)
+            and x.dtype is mu.dtype
+            and mu.is_contiguous()
+            and (eager() or (torch.compiler.is_compiling() and not exporting()))
+            and not fx._is_fx_tracing_flag
+            and not torch.is_autocast_enabled(x.device.type)
+            and served(self._numbers())
+        )
+
+    def _recomputed(self, x: Tensor) -> Tensor:
+        """The same of weights that are drawn again in the backward pass."""
+        self._drawn = None
+        bias = None if self.bias_mu is None else (self.bias_mu, self.bias_rho)
+        y, kl, kl_of_bias = linear(x, self.weight_mu, self.weight_rho, bias, self._numbers())  # type: ignore[arg-type]
+        kls = {"weight": [kl], "bias": [] if kl_of_bias is None else [kl_of_bias]}
+        parameters: list[Tensor] = [self.weight_mu, self.weight_rho, *(bias or ())]  # type: ignore[list-item]
+        self._remember(kls, parameters, y)
+        return y
 
     if TYPE_CHECKING:  # PyTorch's own returns Any
         __call__ = forward

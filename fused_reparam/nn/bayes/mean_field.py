@@ -194,12 +194,18 @@ class MeanField(WithPrior):
             weights.append(self._joined([w for w, _ in drawn]) if drawn else None)
             if drawn:
                 parameters += mu, rho
+        self._remember(kls, parameters, weights[0])
+        return weights
+
+    def _remember(
+        self, kls: dict[str, list[Tensor]], parameters: list[Tensor], drawn: object
+    ) -> None:
+        """Keep the KLs that came with a forward pass, of these parameters."""
         # A compiler or a transform can't see whether one still holds, and a compiled graph would
         # keep all of its region's tensors.
-        if eager() and isinstance(weights[0], Tensor) and _any_requires_grad(kls):
+        if eager() and isinstance(drawn, Tensor) and _any_requires_grad(kls):
             state = _state([*parameters, *self._prior_numbers()])
             self._drawn = _Drawn(kls, state, threading.get_ident())
-        return weights
 
     def _parameters_of(self, name: str) -> tuple[Any, Any]:
         """Mean and scale of a weight, or two Nones."""

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["show"]:
             return show(words[1:])
-        if words and words[0] in ("plots", "pages", "gpu-report"):
+        if words and words[0] in ("plots", "pages", "gpu-report", "recompute"):
             module = importlib.import_module(f"bench.{words[0].replace('-', '_')}")
             return int(module.main(words[1:]))
         return run(words)
@@ -112,7 +112,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Speed and memory of ops and training steps, beside what they replace.",
-        epilog="Also, each with --help: show, plots, pages, gpu-report.",
+        epilog="Also, each with --help: show, plots, pages, recompute, gpu-report.",
     )
 
     def add(name: str, text: str, **more: object) -> None:

@@ -23,12 +23,12 @@ PAGE = ROOT / "docs" / "consumers.md"
 def main() -> int:
     """1 where a test does worse with the integration, and where a suite was not run."""
     parser = argparse.ArgumentParser(prog="python -m tests.consumers", description=__doc__)
-    parser.add_argument("names", nargs="*", help="of suites; all that there are")
-    parser.add_argument("--sources", type=Path, help="a folder with one of each suite's name")
+    parser.add_argument("names", nargs="*", help="of packages or suites; all that there are")
+    parser.add_argument("--sources", type=Path, help="a folder with one of each package's name")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "consumers")
     parser.add_argument("--only", choices=("suites", "steps", "page"))
     options = parser.parse_args()
-    unknown = set(options.names) - {suite.name for suite in suites.SUITES}
+    unknown = set(options.names) - {n for s in suites.SUITES for n in (s.name, s.package)}
     if unknown:
         parser.error(f"there is no suite {', '.join(sorted(unknown))}")
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -51,7 +51,7 @@ def _run_suites(results: dict[str, Any], names: list[str], given: Path | None, o
     """How many went worse than without the integration, or were not run."""
     wrong = 0
     for suite in suites.SUITES:
-        if names and suite.name not in names:
+        if names and not {suite.name, suite.package} & set(names):
             continue
         if suite.consumer not in integrations.CONSUMERS:
             print(f"{suite.name}: not run, there is no integration of {suite.consumer}")
@@ -75,8 +75,9 @@ def _run_suites(results: dict[str, Any], names: list[str], given: Path | None, o
         said = [": ".join((test, *error.splitlines()[:1])) for test, error in only.items()]
         print(f"  {patched['calls']}", *said, sep="\n  ", flush=True)
         results.setdefault("suites", {})[suite.name] = {
-            "torch": torch.__version__, "sources": suite.tag if given is None else "given",
-            "version": patched["version"] or suites.version(suite.name),
+            "torch": torch.__version__,
+            "sources": suite.tag if place.name.endswith(f"-{suite.tag}") else "given",
+            "version": patched["version"] or suites.version(suite.package),
             "stock": stock["outcomes"], "patched": patched["outcomes"],
             "calls": patched["calls"], "only patched": only, "failed": stock["failed"],
         }  # fmt: skip

@@ -14,6 +14,9 @@ HEAD = """# Other packages' own tests
 `make test-consumers` runs the tests of other packages twice: as they are, and with
 `fused_reparam.integrations.patch` in place, with `rng="torch"`, because some replay the noise.
 `python -m tests.consumers --only page` writes this page of `tests/consumers/results.json`.
+
+bayesian_torch has no tests, and of diffusers' own few draw. The rows of "drawing" and "layers and
+models" are of tests that were written here (`tests/consumers/written`).
 """
 
 

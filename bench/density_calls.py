@@ -82,6 +82,13 @@ def continuous_bits(x: Tensor, logits: Tensor) -> Tensor:
     return (cross_entropy(x, logits) - torch.where(near, series, normalizer)).sum(-1)
 
 
+def negative_binomial(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
+    """Of mean and inverse dispersion, as it is written by hand."""
+    log_m = torch.log(theta + mu)
+    of_gamma = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return of_gamma + theta * (torch.log(theta) - log_m) + x * (torch.log(mu) - log_m)
+
+
 def relaxed_categories(y: Tensor, logits: Tensor) -> Tensor:
     count, score = y.shape[-1], logits - 0.7 * torch.log(y)
     shares = score - score.logsumexp(-1, keepdim=True) - torch.log(y)
@@ -107,6 +114,8 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         torch.sigmoid(normal(rows, cols)).detach(),
         normal(rows, cols).softmax(-1).detach(),
     )
+    means = tuple(normal(*n).detach().exp().requires_grad_() for n in ((rows, cols), (cols,)))
+    counts = (3.0 * normal(rows, cols).detach().abs()).floor()
 
     def kl(dims: int) -> Call:
         return Call(
@@ -170,6 +179,9 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         Call("continuous Bernoulli's log_prob", logits[:1],
              lambda x: (fr.bernoulli_log_prob(share, x, continuous=True, dims=-1),),
              lambda _, x: (continuous_bits(share.to(x.dtype), x),), None),
+        Call("negative_binomial_log_prob", means,
+             lambda m, t: (fr.negative_binomial_log_prob(counts, m, t, dims=-1),),
+             lambda _, m, t: (negative_binomial(counts.to(m.dtype), m, t).sum(-1),), None),
         Call("gumbel_softmax_log_prob", logits[:1],
              lambda x: (fr.gumbel_softmax_log_prob(shares, x, 0.7),),
              lambda _, x: (relaxed_categories(shares.to(x.dtype), x),), None),

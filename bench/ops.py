@@ -113,6 +113,12 @@ def pixels(normals: Normals) -> Tensors:
     return x.sigmoid_(), logits
 
 
+def counts(normals: Normals) -> Tensors:
+    """Counts, which are data and ask for no gradient, means and inverse dispersions."""
+    x, mu, theta = normals(3)
+    return x.abs_().mul_(3.0).floor_(), mu.exp_(), theta.exp_()
+
+
 # --- formulas -------------------------------------------------------------------------------------
 
 
@@ -133,6 +139,14 @@ def latent(eps: Tensor, mu: Tensor, logvar: Tensor) -> Tensors:
 def likelihood(_: None, x: Tensor, logits: Tensor) -> Tensors:
     """As a Bernoulli decoder's is written, of each image."""
     return (-F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1),)
+
+
+def of_counts(_: None, x: Tensor, mu: Tensor, theta: Tensor) -> Tensors:
+    """As scVI writes it, less its small number to add, of each cell."""
+    log_m = torch.log(theta + mu)
+    of_gamma = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    powers = theta * (torch.log(theta) - log_m) + x * (torch.log(mu) - log_m)
+    return ((powers + of_gamma).sum(-1),)
 
 
 def halves(moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,6 +295,12 @@ _ROWS = (
         "bernoulli_log_prob", pixels, likelihood,
         lambda x, logits: (fr.bernoulli_log_prob(x, logits, dims=-1),),
         moves=(2, 3), noise=(0, 0), base=None, data=1, sizes=("128x784", "1M"), dtypes=BOTH_DTYPES,
+    ),
+    Op(
+        # Of the genes of cells: counts, means and an inverse dispersion for each of them.
+        "negative_binomial_log_prob", counts, of_counts,
+        lambda x, mu, theta: (fr.negative_binomial_log_prob(x, mu, theta, dims=-1),),
+        moves=(3, 5), noise=(0, 0), base=None, data=1, sizes=("128x2000", "1M"),
     ),
     Op(
         "gaussian_latent_from_moments",

@@ -192,6 +192,7 @@ _CALLS: dict[str, _Call] = {
     "bernoulli_log_prob continuous": _call(
         functional.bernoulli_log_prob, "x logits", continuous=True
     ),
+    "negative_binomial_log_prob": _call(functional.negative_binomial_log_prob, "x+ mu+ theta+"),
     "gumbel_softmax_log_prob": _call(
         _relaxed(functional.gumbel_softmax_log_prob, lambda y: y.softmax(-1)), "y logits"
     ),

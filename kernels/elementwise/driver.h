@@ -237,6 +237,7 @@ inline void backward_tile(const ElementwiseKernels& kernels, const ElementwiseCa
     p.to_prior_log_sigma = room(family.prior_scaled() ? t.take() : t.room(c.grads[3]));
   if (has_terms) {
     p.grad_term[0] = gradient_of_term(c, 0, 0, tile, t);
+    p.first_wanted = draws || c.grads[0].data;
     kernels.formulas[c.wide()].term_backward[static_cast<int>(family.term)](p);
   }
   if (draws) add_samples(kernels, c, {tile, 0, c.samples}, t, p);

@@ -87,6 +87,7 @@ struct TilePass {
   // Backward: gradients that came, and sums of those to give, which a pass adds to.
   const void *grad_z, *grad_term[2];
   void *to_loc, *to_sigma, *to_log_sigma, *to_prior_loc, *to_prior_log_sigma, *to_ratio;
+  bool first_wanted;      // whether the first parameter's is: a term may leave it out where it is not
 };
 
 // From a scale keyword's parameter x, bounded: sigma, log sigma and their derivatives in x, which are

@@ -250,21 +250,28 @@ constexpr float kLog[] = {1.0f,
                           1.4994496220e-01f,
                           -1.2076718790e-01f,
                           5.4111731752e-02f};
-FR_INLINE f32 log_split(f32 m, f32 e) {
-  const f32 t = m - 1.0f;
+// What ln(1 + f) is beyond f, also to the last bits of itself, for f as m - 1 is.
+FR_INLINE f32 log_beyond(f32 f) {
   constexpr float c[] = {kLog[1], kLog[2], kLog[3], kLog[4], kLog[5], kLog[6], kLog[7], kLog[8]};
-  const f32 tail = fma(e, splat(-2.12194440e-4f), polynomial(t, c) * (t * t));
+  return polynomial(f, c) * (f * f);
+}
+FR_INLINE f32 log_split(f32 m, f32 e) {
+  const f32 t = m - 1.0f, tail = fma(e, splat(-2.12194440e-4f), log_beyond(t));
   return fma(e, splat(0.693359375f), t + tail);
+}
+// The series of fdlibm's e_log.c in s = f / (2 + f).
+constexpr double kLogDouble[] = {6.666666666666735130e-01, 3.999999999940941908e-01,
+                                 2.857142874366239149e-01, 2.222219843214978396e-01,
+                                 1.818357216161805012e-01, 1.531383769920937332e-01,
+                                 1.479819860511658591e-01};
+FR_INLINE f64 log_beyond(f64 f) {
+  const f64 s = f / (f + 2.0), z = s * s, half = 0.5 * f * f;
+  return s * fma(z, polynomial(z, kLogDouble), half) - half;
 }
 // The same from f = m - 1.
 FR_INLINE f64 log_near(f64 f, f64 e) {
-  // The series of fdlibm's e_log.c in s = f / (2 + f).
-  constexpr double c[] = {6.666666666666735130e-01, 3.999999999940941908e-01,
-                          2.857142874366239149e-01, 2.222219843214978396e-01,
-                          1.818357216161805012e-01, 1.531383769920937332e-01,
-                          1.479819860511658591e-01};
   const f64 s = f / (f + 2.0), z = s * s;
-  const f64 half = 0.5 * f * f, tail = z * polynomial(z, c);
+  const f64 half = 0.5 * f * f, tail = z * polynomial(z, kLogDouble);
   const f64 low = fma(e, splat(1.90821492927058770002e-10), s * (half + tail));
   return fma(e, splat(6.93147180369123816490e-01), f - (half - low));
 }
@@ -294,6 +301,23 @@ FR_INLINE V log_positive(V x) {
   V m, e;
   split<false>(x, m, e);
   return x < num<V>(__builtin_inf()) ? log_split(m, e) : x;
+}
+
+// ln(1 + t), and what it is beyond t, from t and q = 1 + t: near q = 1 of t, which keeps its digits there, and
+// elsewhere of q, which does there. A q below the smallest normal number counts as that.
+template <class V>
+FR_INLINE V log_of_both(V t, V q, V& beyond) {
+  constexpr bool single = sizeof(typename Scalar<V>::type) == 4;
+  const auto near = (t > num<V>(single ? -0.25 : -0.2928)) & (t < num<V>(single ? 0.5 : 0.4142));
+  V m, e;
+  split<true>(max_keep_nan(num<V>(single ? 0x1p-126 : 0x1p-1022), q), m, e);
+  const V f = near ? t : m - num<V>(1.0), rest = log_beyond(f);
+  e = near ? V{} : e;
+  const V low = num<V>(single ? -2.12194440e-4 : 1.90821492927058770002e-10);
+  const V high = num<V>(single ? 0.693359375 : 6.93147180369123816490e-01);
+  const V all = fma(e, high, f + fma(e, low, rest)), found = q == q ? all : q;
+  beyond = near ? rest : found - t;
+  return found;
 }
 
 // ln(1 + x) for 0 <= x <= 1. Relative error below 3e-7 (float), 5e-16 (double). For float ln(1 + x) / x

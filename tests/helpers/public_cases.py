@@ -68,10 +68,10 @@ class Case(NamedTuple):
 def leaves(names, shape=SHAPE, dtype=torch.float32, seed=0):
     """Tensors that require grad; a uniform member of these lies inside the standard one."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    found, positive = [], _POSITIVE | ({"mu"} if "theta" in names else set())  # of counts
     for name in names:
         t = torch.rand(shape, generator=generator, dtype=torch.float64)
-        t = 0.3 + 0.2 * t if name.split("_of_")[0] in _POSITIVE else t - 0.5
+        t = 0.3 + 0.2 * t if name.split("_of_")[0] in positive else t - 0.5
         if name == "low":  # below an action
             t = t - 1.0
         if name == "prior_scale":  # below a Pareto's
@@ -149,6 +149,7 @@ _CALLS = [
     case(fr.relaxed_bernoulli_log_prob, "y logits", tau=0.7),
     case(fr.bernoulli_log_prob, "x logits", dims=(1, 2)),
     case(fr.bernoulli_log_prob, "x logits", continuous=True),
+    case(fr.negative_binomial_log_prob, "x mu theta", dims=(1, 2)),
     case(fr.categorical_kl, "logits prior_logits", dim=0, reduction="sum"),
     case(fr.categorical_kl, "logits prior_logits", dim=0, unimix=0.05, dims=(0, 1)),
     case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),

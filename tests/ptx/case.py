@@ -89,7 +89,8 @@ class Case:
         generator = torch.Generator().manual_seed(31 + index)
         values = torch.randn(self.shape, generator=generator, dtype=torch.float64)
         name = self.tensors[index]
-        values = 0.2 + values.abs() if name in _POSITIVE else values
+        positive = name in _POSITIVE or (name == "mu" and "theta" in self.tensors)  # of counts
+        values = 0.2 + values.abs() if positive else values
         if name in ("low", "high"):  # around the box
             values = (1.0 + values.abs()) * (1.0 if name == "high" else -1.0)
         if name in ("action", "y"):  # within the box, or between 0 and 1

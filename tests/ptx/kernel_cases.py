@@ -199,8 +199,19 @@ def _families():
     yield _case("bernoulli_log_prob", density, "x logits", (33, 20), options, key=None)
     half = {"key": None, "frozen": ("x",), "layouts": ("dense", "half")}
     yield _case("bernoulli_log_prob of data", density, "x logits", (9, 21), **half)
+    density, names = fr.negative_binomial_log_prob, "x mu theta"
+    yield _case("negative_binomial_log_prob", density, names, (33, 20), {"dims": -1}, key=None)
+    half["layouts"] += ("dense",)
+    yield _case("negative_binomial_log_prob of data", density, names, (9, 21), **half)
     options = {"continuous": True, "reduction": "sample"}
-    yield _case("bernoulli_log_prob continuous", density, "x logits", (9, 20), options, key=None)
+    yield _case(
+        "bernoulli_log_prob continuous",
+        fr.bernoulli_log_prob,
+        "x logits",
+        (9, 20),
+        options,
+        key=None,
+    )
     yield _case("log_normal", fr.log_normal_rsample, "loc std", (9, 20))
     options = {"clamp": (-3.0, 1.0)}
     yield _case("log_normal latent", fr.log_normal_latent, "loc logvar", (9, 20), options)

@@ -37,14 +37,15 @@ VALUES = {
 OF_ROWS = {
     name.rstrip("+") for row in FAMILIES.values() for name in f"{row.names} {row.prior}".split()
 } - {
-    "loc", "logits", "rate", "concentration1", "y", "x", "share", "std1", "std2"
+    "loc", "logits", "rate", "concentration1", "y", "x", "share", "std1", "std2",
+    "count_mean",
 }  # fmt: skip # which are tensors
 VALUES = dict.fromkeys(sorted(OF_ROWS), 0.5) | VALUES
 SCALES = {"logvar", "log_std", "std", "var", "rho"}
 # What a function requires beside the number; of several scales none, where one is the number.
 REQUIRED = {
     "mu": MU, "mean": MU, "loc": MU, "logits": MU, "moments": MU, "concentration1": MU.exp(),
-    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(), "x": MU.sigmoid(),
+    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(), "x": MU.sigmoid(), "theta": 0.7,
     "concentration0": 1.0, "key": KEY, "seed": 1, "shape": 3, "in_features": 3, "out_features": 3,
     "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": MU.exp(),
     "num_embeddings": 3, "embedding_dim": 2, "input_size": 2, "hidden_size": 3,
@@ -73,6 +74,8 @@ def arguments(function, name):
         given |= {"rho": MU} if "rho" in parameters else {"scale": "rho"}
     elif parameters.keys() >= SCALES and name not in SCALES:
         given["log_std"] = MU
+    if "theta" in parameters and name != "mu":  # of counts
+        given["mu"] = MU.exp()
     if name == "df":
         given["base"] = "student_t"
     if "key" in parameters and function is not noise.normal:

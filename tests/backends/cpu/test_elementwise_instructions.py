@@ -90,6 +90,8 @@ BOUNDS = {
     ("term", "relaxed_bernoulli_density"): (123.5, 140),  # two logs, a log of any number, exp
     ("term", "bernoulli_density"): (35, 49.5),  # exp, log(1 + e), choices
     ("term", "continuous_bernoulli_density"): (80, 93.5),  # exp with expm1, log, quotient, a series
+    # Three logs and two that are near 1, four quotients, a root, series 18.
+    ("term", "negative_binomial_density"): (182, 200),
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("term", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("term", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
@@ -120,6 +122,8 @@ BOUNDS = {
     ("term_backward", "bernoulli_density"): (18, 25.5),  # two results; exp, quotient, choices
     # Two results; exp with expm1, two quotients, a series, choices.
     ("term_backward", "continuous_bernoulli_density"): (32, 38),
+    # Three results, of which one is not made where it is not wanted; logs, quotients 9, series 14.
+    ("term_backward", "negative_binomial_density"): (60, 68),
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("term_backward", "uniform"): (10, 10.5),
     ("term_backward", "cauchy"): (14, 15),

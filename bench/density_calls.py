@@ -14,6 +14,7 @@ from bench.check import Outputs
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 UNIMIX = 0.01
+more_zeros_log_prob = fr.zero_inflated_negative_binomial_log_prob
 
 
 def log_normal(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -87,6 +88,12 @@ def negative_binomial(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     log_m = torch.log(theta + mu)
     of_gamma = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     return of_gamma + theta * (torch.log(theta) - log_m) + x * (torch.log(mu) - log_m)
+
+
+def more_zeros(x: Tensor, mu: Tensor, theta: Tensor, logits: Tensor) -> Tensor:
+    value = negative_binomial(x, mu, theta)
+    of_zero = F.softplus(value - logits) - F.softplus(-logits)
+    return torch.where(x == 0, of_zero, value - F.softplus(logits))
 
 
 def relaxed_categories(y: Tensor, logits: Tensor) -> Tensor:
@@ -182,6 +189,9 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         Call("negative_binomial_log_prob", means,
              lambda m, t: (fr.negative_binomial_log_prob(counts, m, t, dims=-1),),
              lambda _, m, t: (negative_binomial(counts.to(m.dtype), m, t).sum(-1),), None),
+        Call("zero_inflated_negative_binomial_log_prob", (*means, *logits[:1]),
+             lambda m, t, x: (more_zeros_log_prob(counts, m, t, x, dims=-1),),
+             lambda _, m, t, x: (more_zeros(counts.to(m.dtype), m, t, x).sum(-1),), None),
         Call("gumbel_softmax_log_prob", logits[:1],
              lambda x: (fr.gumbel_softmax_log_prob(shares, x, 0.7),),
              lambda _, x: (relaxed_categories(shares.to(x.dtype), x),), None),

@@ -193,6 +193,9 @@ _CALLS: dict[str, _Call] = {
         functional.bernoulli_log_prob, "x logits", continuous=True
     ),
     "negative_binomial_log_prob": _call(functional.negative_binomial_log_prob, "x+ mu+ theta+"),
+    "zero_inflated_negative_binomial_log_prob": _call(
+        functional.zero_inflated_negative_binomial_log_prob, "x+ mu+ theta+ logits", dims=-1
+    ),
     "gumbel_softmax_log_prob": _call(
         _relaxed(functional.gumbel_softmax_log_prob, lambda y: y.softmax(-1)), "y logits"
     ),

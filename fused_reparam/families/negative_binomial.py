@@ -38,6 +38,27 @@ def negative_binomial_density(p, eps, kind, prior_kind, constants):  # type: ign
     return unsampled(x, eps), (_log_prob(x, mu, theta),)
 
 
+def zero_inflated_negative_binomial_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """term: the same where a share sigmoid(logits) of all counts is 0 whatever their mean.
+
+    Of a count of 0, beside its log-likelihood v, and of others::
+
+        log p = log((e^logits + e^v) / (e^logits + 1))
+        log p = v - log(1 + e^logits)
+    """
+    x, mu, theta, logits = p
+    value, none = _log_prob(x, mu, theta), x == 0.0
+    # Each from the larger: nothing that only one of them has is taken away again.
+    v = torch.where(none, value, 0.0)
+    size = torch.where(logits > 0.0, logits, -logits)
+    rest = torch.log1p(torch.exp(-size))
+    larger = torch.where(logits > 0.0, 0.0, torch.where(v > logits, v, logits))
+    apart = torch.where(v > logits, v - logits, logits - v)
+    of_zero = larger + (torch.log1p(torch.exp(-apart)) - rest)
+    of_some = torch.where(none, 0.0, value) - (torch.where(logits > 0.0, logits, 0.0) + rest)
+    return unsampled(x, eps), (torch.where(none, of_zero, of_some),)
+
+
 def _log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     double = x.dtype == torch.float64
     s, limits = 9 if double else 3, torch.finfo(x.dtype)
@@ -96,4 +117,8 @@ def _correction(y: Tensor) -> Tensor:
 NEGATIVE_BINOMIAL_DENSITY = Family(
     3, 0, "logistic", 1, False, negative_binomial_density, transform="unsampled",
     term="negative_binomial_density", names="x+ count_mean+ theta+",
+)  # fmt: skip
+ZERO_INFLATED_NEGATIVE_BINOMIAL_DENSITY = Family(
+    4, 0, "logistic", 1, False, zero_inflated_negative_binomial_density, transform="unsampled",
+    term="zero_inflated_negative_binomial_density", names="x+ count_mean+ theta+ logits",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from . import elementwise
 from .arguments import check_tensor
 from .reduction import Dims, summed
 
-__all__ = ["negative_binomial_log_prob"]
+__all__ = ["negative_binomial_log_prob", "zero_inflated_negative_binomial_log_prob"]
 
 
 @names_mistakes
@@ -81,3 +81,61 @@ def negative_binomial_log_prob(
     over = summed(reduction, dims, "none")
     named = ("x", x), ("mu", mu), ("theta", theta)
     return elementwise.terms_alone("negative_binomial_density", named, 0, 0, (), over)[1][0]
+
+
+@names_mistakes
+def zero_inflated_negative_binomial_log_prob(
+    x: Tensor,
+    mu: Tensor | float,
+    theta: Tensor | float,
+    logits: Tensor | float,
+    *,
+    reduction: str = "none",
+    dims: Dims = None,
+    **mistaken: Never,
+) -> Tensor:
+    r"""Log-likelihood of counts of which a share is 0 whatever their mean.
+
+    .. math::
+        p(x) = \pi [x = 0] + (1 - \pi)\, p_{NB}(x), \quad \pi = \frac{1}{1 + e^{-\ell}}
+
+    with the negative binomial of :func:`negative_binomial_log_prob`, in the same one pass each way
+    and with its precision. The logits are what scVI calls ``zi_logits``, and other libraries
+    ``pi``.
+
+    Args:
+        x: the counts, not below 0, as there.
+        mu: the mean of those that are not 0 for another reason, not below 0.
+        theta: the inverse dispersion, above 0.
+        logits: log-odds of such a 0; a tensor, or a number. Infinite ones are certain.
+        reduction: "none": element-wise, which is the default here; or any other of
+            :func:`gaussian_latent`, of the broadcast shape.
+        dims: in place of a reduction, the dims to sum over.
+
+    Returns:
+        float32 tensor (float64 for float64 inputs) of the broadcast shape, or what the reduction
+        leaves of it.
+
+    Raises:
+        TypeError: an input that is no floating tensor; ``x.float()`` of integers is one.
+        ValueError: shapes that don't broadcast, devices that differ, an unknown reduction.
+
+    Source: Lopez, Regier, Cole, Jordan and Yosef, "Deep generative modeling for single-cell
+    transcriptomics", 2018.
+
+    Example:
+        >>> import torch
+        >>> from fused_reparam import zero_inflated_negative_binomial_log_prob
+        >>> counts, mean, logits = torch.tensor([[0.0, 3.0]]), torch.ones(1, 2), torch.zeros(1, 2)
+        >>> zero_inflated_negative_binomial_log_prob(counts, mean, 2.0, logits)
+        tensor([[-0.3254, -3.4136]])
+    """
+    if not isinstance(x, Tensor) or fx._is_fx_tracing_flag or mistaken:
+        node = special(zero_inflated_negative_binomial_log_prob, locals())
+        if node is not None:
+            return node  # type: ignore[no-any-return]
+    check_tensor("x", x)
+    over = summed(reduction, dims, "none")
+    named = ("x", x), ("mu", mu), ("theta", theta), ("logits", logits)
+    family = "zero_inflated_negative_binomial_density"
+    return elementwise.terms_alone(family, named, 0, 0, (), over)[1][0]

@@ -150,6 +150,7 @@ _CALLS = [
     case(fr.bernoulli_log_prob, "x logits", dims=(1, 2)),
     case(fr.bernoulli_log_prob, "x logits", continuous=True),
     case(fr.negative_binomial_log_prob, "x mu theta", dims=(1, 2)),
+    case(fr.zero_inflated_negative_binomial_log_prob, "x mu theta logits"),
     case(fr.categorical_kl, "logits prior_logits", dim=0, reduction="sum"),
     case(fr.categorical_kl, "logits prior_logits", dim=0, unimix=0.05, dims=(0, 1)),
     case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),

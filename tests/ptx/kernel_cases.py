@@ -203,6 +203,9 @@ def _families():
     yield _case("negative_binomial_log_prob", density, names, (33, 20), {"dims": -1}, key=None)
     half["layouts"] += ("dense",)
     yield _case("negative_binomial_log_prob of data", density, names, (9, 21), **half)
+    density, names = fr.zero_inflated_negative_binomial_log_prob, f"{names} logits"
+    options = {"reduction": "sample"}
+    yield _case("zero_inflated", density, names, (9, 20), options, key=None)
     options = {"continuous": True, "reduction": "sample"}
     yield _case(
         "bernoulli_log_prob continuous",

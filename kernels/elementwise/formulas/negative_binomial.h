@@ -89,4 +89,31 @@ struct TermFormula<Term::negative_binomial_density> {
   }
 };
 
+// With more zeros: of a share sigmoid(p3) the count is 0. Of a count of 0, beside the log-likelihood v of it:
+// log((e^logits + e^v) / (e^logits + 1)), from the larger of each.
+template <>
+struct TermFormula<Term::zero_inflated_negative_binomial_density> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const CountDensity<V> count(in);
+    const V logits = in.p3(), value = count.value(), rest = log1p_unit(exp_of_negative(-abs(logits)));
+    const V larger = max_keep_nan(value, min_keep_nan(V{}, logits));
+    const V zero = larger + (log1p_unit(exp_of_negative(-abs(value - logits))) - rest);
+    out.term(0, count.x == V{} ? zero : value - (max_keep_nan(V{}, logits) + rest));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    const CountDensity<V> count(in);
+    const V g = in.grad_term(0), one = num<V>(1.0), logits = in.p3();
+    const V apart = count.theta * count.log_share - logits;
+    const V e = exp_of_negative(-abs(apart)), r = reciprocal(one + e), less = e * r;
+    const V share = apart > V{} ? r : less, other = apart > V{} ? less : r;  // of the zeros, the count's and others
+    const V of_logits = exp_of_negative(-abs(logits)), half = reciprocal(one + of_logits), small = of_logits * half;
+    const auto upper = logits > V{}, none = count.x == V{};
+    const V zero = upper ? small - share : other - small;
+    out.p3(g * (none ? zero : -(upper ? half : small)));
+    count.gradients(in, none ? g * share : g, out);
+  }
+};
+
 }  // namespace fr::FR_NS

@@ -92,6 +92,8 @@ BOUNDS = {
     ("term", "continuous_bernoulli_density"): (80, 93.5),  # exp with expm1, log, quotient, a series
     # Three logs and two that are near 1, four quotients, a root, series 18.
     ("term", "negative_binomial_density"): (182, 200),
+    # Two exp and two log(1 + e) more, choices.
+    ("term", "zero_inflated_negative_binomial_density"): (246, 285),
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("term", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("term", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
@@ -124,6 +126,8 @@ BOUNDS = {
     ("term_backward", "continuous_bernoulli_density"): (32, 38),
     # Three results, of which one is not made where it is not wanted; logs, quotients 9, series 14.
     ("term_backward", "negative_binomial_density"): (60, 68),
+    # Four results; two exp, two quotients and choices more.
+    ("term_backward", "zero_inflated_negative_binomial_density"): (61.5, 70.5),
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("term_backward", "uniform"): (10, 10.5),
     ("term_backward", "cauchy"): (14, 15),

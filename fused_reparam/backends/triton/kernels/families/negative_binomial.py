@@ -4,8 +4,8 @@ import triton
 import triton.language as tl
 
 from .....families.negative_binomial import FACTOR
-from ..approx import log, series, sqrt
-from ..scale import times
+from ..approx import exp, log, reciprocal, series, sqrt
+from ..scale import softplus_parts, times
 from .weibull import _SLOPE, _VALUE
 
 FACTOR_OF_3: tl.constexpr = tl.constexpr(FACTOR[3])
@@ -127,3 +127,42 @@ def negative_binomial_density_term_gradients(
         x, mu, theta, of_m, share, rest, of_lower, of_upper, beyond, gk, MATH
     )  # fmt: skip
     return to_x, to_mu, to_theta, 0.0
+
+
+@triton.jit
+def zero_inflated_negative_binomial_density_term(
+    x, mu, theta, logits, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    theta, _, share, rest, of_lower, of_upper, log_share, _ = count_parts(x, mu, theta, MATH)
+    value = count_value(x, mu, theta, share, rest, of_lower, of_upper, log_share, MATH)
+    of_logits, _, _ = softplus_parts(-tl.abs(logits), MATH)
+    of_both, _, _ = softplus_parts(-tl.abs(value - logits), MATH)
+    low = tl.minimum(logits, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    high = tl.maximum(logits, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    larger = tl.maximum(value, low, propagate_nan=tl.PropagateNan.ALL)
+    return tl.where(x == 0.0, larger + (of_both - of_logits), value - (high + of_logits))
+
+
+@triton.jit
+def zero_inflated_negative_binomial_density_term_gradients(
+    x, mu, theta, logits, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    theta, of_m, share, rest, of_lower, of_upper, log_share, beyond = count_parts(
+        x, mu, theta, MATH
+    )  # fmt: skip
+    apart = theta * log_share - logits
+    e = exp(-tl.abs(apart), 1.0, 1.0, EXACT, MATH)
+    r = reciprocal(1.0 + e, MATH)
+    of_count = tl.where(apart > 0.0, r, e * r)  # of the zeros
+    of_others = tl.where(apart > 0.0, e * r, r)
+    e = exp(-tl.abs(logits), 1.0, 1.0, EXACT, MATH)
+    half = reciprocal(1.0 + e, MATH)
+    of_zero = tl.where(logits > 0.0, e * half - of_count, of_others - e * half)
+    of_some = -tl.where(logits > 0.0, half, e * half)
+    to_value = tl.where(x == 0.0, gk * of_count, gk)
+    to_x, to_mu, to_theta = count_gradients(
+        x, mu, theta, of_m, share, rest, of_lower, of_upper, beyond, to_value, MATH
+    )  # fmt: skip
+    return to_x, to_mu, to_theta, gk * tl.where(x == 0.0, of_zero, of_some)

@@ -327,10 +327,10 @@ def test_nothing_holds_itself(call):
         gc.enable()
 
 
-@pytest.mark.slow  # where the library is not part of the installation, it is built
 def test_it_can_be_turned_off(tmp_path):
     code = "from fused_reparam.backends import cpu; print(cpu.info()['extension'])"
-    out, _ = run(code, tmp_path, FUSED_REPARAM_NO_EXTENSION="1").communicate(timeout=100)
+    settings = {"CXX": copying_compiler(tmp_path), "FUSED_REPARAM_NO_EXTENSION": "1"}
+    out, _ = run(code, tmp_path, **settings).communicate(timeout=100)
     assert out.strip() == "Python: FUSED_REPARAM_NO_EXTENSION is set"
 
 

@@ -18,6 +18,8 @@ from bench.variants import Missing, Variant, variants
 
 # Graphs kept ready for the backward pass of small sizes may take this much memory.
 GRAPH_BYTES = 1 << 28
+# Elements from which on glibc gives a tensor's memory back at once: blocks of 32 MB, in float32.
+LARGE = 1 << 23
 # Elements, as far as dim 0 can be cut, of what is compared with the reference.
 CHECKED = 1 << 17
 # Tensors of the latent's size (or of the noise's) alive at the worst moment in plain PyTorch, the
@@ -66,7 +68,7 @@ class OpCase:
         return ALIVE * largest * self.torch_dtype.itemsize
 
     def variants(self) -> tuple[list[Variant], list[Missing]]:
-        return variants(self.op, self.device)
+        return variants(self.op, self.device, large=self.elements >= LARGE)
 
     @cached_property
     def inputs(self) -> Tensors:

@@ -8,16 +8,16 @@ import pandas as pd
 
 from bench.ops import BOTH
 from bench.results import CALLS, CASE, Result
-from bench.variants import COMPILE, DISTRIBUTIONS, EAGER, REFERENCE, UNCHECKED
+from bench.variants import COMPILE, DISTRIBUTIONS, EAGER, EAGER_KEPT, REFERENCE, UNCHECKED
 
 TIMES = ["median_s", "low_s", "high_s"]
 FIGURES = [*TIMES, "saved_bytes", "peak_bytes", "of_copy", "of_limit", "copy_s", "noise_s",
            "host_s"]  # fmt: skip
 CONSTANT = ["shape", "elements", "moved_bytes", "threads", "device_type"]
 # The columns of a case are named by who took part, and then by the figure: `eager_median_s`.
-# `compile` is the fastest of torch.compile's modes, `own` of our backends, `model` ours in a
-# compiled model.
-WHO = ("eager", "compile", "distributions", "unchecked", "own", "model")
+# `kept` is eager where freed memory is kept, `compile` the fastest of torch.compile's modes, `own`
+# of our backends, `model` ours in a compiled model.
+WHO = ("eager", "kept", "compile", "distributions", "unchecked", "own", "model")
 
 
 def cases(results: Iterable[Result]) -> pd.DataFrame:
@@ -36,6 +36,7 @@ def cases(results: Iterable[Result]) -> pd.DataFrame:
     fused, model = every.ours & (every.backend != REFERENCE), variant.str.endswith("compiled model")
     took_part = {
         "eager": variant == EAGER,
+        "kept": variant == EAGER_KEPT,
         "compile": ~every.ours & variant.str.startswith(COMPILE),
         "distributions": variant == DISTRIBUTIONS,
         "unchecked": variant == UNCHECKED,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 
 import torch
 
-from bench import call_times, limits, machine, memory, profiles
+from bench import call_times, keeping, limits, machine, memory, profiles
 from bench.cases import OpCase, StepCase
 from bench.ops import OPS, WORKS
 from bench.results import CALLS, FORMAT, STEPS, Result, Row
@@ -176,7 +177,8 @@ def _too_slow(case: OpCase, variant: Variant, variants: Sequence[Variant]) -> Ro
 def _checked(case: OpCase, variant: Variant) -> Row:
     """Status of all rows of a variant, and the bytes that it saves."""
     try:
-        reason = memory.too_little(case.need, case.device)
+        # Who keeps memory has it beside the others' at work.
+        reason = memory.too_little(case.need * (2 if variant.keeps else 1), case.device)
         if reason is not None:
             return {"status": "skipped", "reason": reason}
         reason = case.problem(variant) if variant.ours else None
@@ -208,7 +210,8 @@ def _timed(
     entered: list[Contestant] = []
     for variant in variants:
         try:
-            entered.append(case.contestant(work, variant))
+            make = partial(keeping.contestant, case) if variant.keeps else case.contestant
+            entered.append(make(work, variant))
         except Exception as error:
             found[variant.name] = _death(error)
     if not entered:

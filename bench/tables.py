@@ -11,7 +11,7 @@ from bench import frames, targets
 from bench.report import duration
 from bench.results import Result, machine_words, thread_words
 from bench.targets import Verdict
-from bench.variants import COMPILE, EAGER
+from bench.variants import COMPILE, EAGER, EAGER_KEPT
 
 NOT_MEASURED = "-"
 SPREAD = "In brackets: what the quartiles of both times make of the ratio, at worst and at best."
@@ -45,8 +45,14 @@ def times(found: pd.DataFrame, **headings: str) -> Columns:
 
 
 def rivals(found: pd.DataFrame, distributions: bool = False) -> Columns:
+    kept = {"kept": EAGER_KEPT} if with_kept(found) else {}
     more = {"distributions": "torch.distributions", "unchecked": "unchecked"}
-    return times(found, eager=EAGER, compile=COMPILE, **(more if distributions else {}))
+    more = more if distributions else {}
+    return times(found, **{"eager": EAGER} | kept | {"compile": COMPILE} | more)
+
+
+def with_kept(found: pd.DataFrame) -> bool:
+    return bool(found.kept_median_s.notna().any())
 
 
 def fused(found: pd.DataFrame, who: str = "own") -> pd.Series:
@@ -62,7 +68,8 @@ def ratio(found: pd.DataFrame, rival: str, own: str = "own") -> pd.Series:
 
 
 def ours(found: pd.DataFrame) -> Columns:
-    return {"fused": fused(found), "against eager": ratio(found, "eager"),
+    kept = {f"against {EAGER_KEPT}": ratio(found, "kept")} if with_kept(found) else {}
+    return {"fused": fused(found), "against eager": ratio(found, "eager"), **kept,
             "against compile": ratio(found, "compile")}  # fmt: skip
 
 

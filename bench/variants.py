@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ BACKENDS = (REFERENCE, "native", "triton")
 # The one of our backends that makes noise which stays in the caches: on a CPU.
 CACHED_BY = "native"
 EAGER, COMPILE = "eager", "torch.compile"
+EAGER_KEPT = f"{EAGER}, memory kept"
 REDUCE_OVERHEAD = f"{COMPILE} reduce-overhead"
 DISTRIBUTIONS = "distributions"
 UNCHECKED = f"{DISTRIBUTIONS} unchecked"
@@ -36,6 +38,8 @@ class Variant:
     """The op alone, where `compute` is more, such as a model's loss."""
     overwrites: bool = False
     """Its results live in a CUDA graph's memory, which the next call uses again."""
+    keeps: bool = False
+    """It is timed in a process whose C library keeps freed memory."""
 
     @property
     def backend(self) -> str:
@@ -55,17 +59,24 @@ def unavailable_reason(name: str, device: torch.device) -> str | None:
 
 
 def variants(
-    op: Op, device: torch.device, wrap: Wrap = lambda compute: compute, model: bool = False
+    op: Op,
+    device: torch.device,
+    wrap: Wrap = lambda compute: compute,
+    model: bool = False,
+    large: bool = False,
 ) -> tuple[list[Variant], list[Missing]]:
     """Every variant of `op` that can run on `device`, eager first, and those that can't.
 
     Args:
         wrap: what each of them is computed in, such as a model's loss.
         model: `wrap` is one: ours is measured in a compiled model, too.
+        large: its tensors are so large that it counts what becomes of freed memory.
     """
     eager = wrap(op.textbook)
     # Shapes are fixed here, so the compiled form gets the specialised code that is its best.
     found = [Variant(EAGER, eager), Variant(COMPILE, torch.compile(eager, dynamic=False))]
+    if large and device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        found.insert(1, Variant(EAGER_KEPT, eager, keeps=True))
     if device.type == "cuda":
         found.append(Variant(REDUCE_OVERHEAD, reduce_overhead(eager), overwrites=True))
     if op.rival is not None:

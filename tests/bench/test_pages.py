@@ -5,6 +5,7 @@ import pytest
 from bench import __main__ as command_line
 from bench import targets
 from bench.ops import BOTH
+from bench.variants import EAGER, EAGER_KEPT
 from tests.helpers import invented
 from tests.helpers.checkouts import OTHER, ROOT, frames, laid_out, pages, section, tables
 
@@ -54,6 +55,19 @@ def test_readme_shows_the_machine_with_most_threads(checkout):
     step += " 1.40 ms (native) | 1.00 ms (native) |"
     assert step + " **1.4x** (1.1-1.9) | **1.6x** (1.2-2.1) |" in made
     assert pages.NO_GPU in made
+
+
+def test_eager_that_keeps_its_memory_stands_beside_eager_where_it_was_measured():
+    result = invented.result()
+    assert EAGER_KEPT not in tables.latent(result) + tables.ops([result])
+    for row in [r for r in result["rows"] if r["variant"] == EAGER and r["size"] == "16M"]:
+        quarter = {name: row[name] / 4 for name in ("median_s", "low_s", "high_s")}
+        result["rows"].append(row | {"variant": EAGER_KEPT} | quarter)
+    made = tables.latent(result)
+    line = "| 4096 x 4096 | float32 | 336 ms | 83.9 ms | 168 ms | 419 ms | - | 41.9 ms (native) |"
+    assert line + " **8.0x** (6.0-10.7) | **2.0x** (1.5-2.7) | **4.0x** (3.0-5.3) |" in made
+    assert "| 128 x 20 | float32 | 53.7 us | - | 28.1 us | 66.5 us | - | 8.90 us (native) |" in made
+    assert "| 336 ms | 83.9 ms | 168 ms | 41.9 ms (native) |" in tables.ops([result])
 
 
 def test_several_numbers_of_threads_stand_side_by_side(checkout):

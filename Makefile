@@ -89,11 +89,10 @@ bench: $(STAMP)
 	$(BIN)/python -m bench plots $(BENCH)/* || status=$$?; \
 	exit $$status
 
-# One thread, and memory that the process keeps, come first: the pictures are drawn at the end of bench.
+# One thread comes first: the pictures are drawn at the end of bench.
 results: $(STAMP)
 	status=0; \
 	$(BIN)/python -m bench --threads 1 --out bench/results || status=$$?; \
-	$(BIN)/python -m bench --sizes 16M --keep-memory --out bench/results || status=$$?; \
 	$(MAKE) bench BENCH=bench/results || status=$$?; \
 	$(BIN)/python -m bench pages || status=$$?; \
 	exit $$status

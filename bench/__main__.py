@@ -18,7 +18,7 @@ except ImportError as error:
     print(f"bench: {sys.executable} can't import PyTorch ({error})", file=sys.stderr)
     sys.exit(2)
 
-from bench import machine, report, results
+from bench import report, results
 from bench.ops import OPS, WORKS
 from bench.results import CALLS, LATENT, STEPS
 from bench.sizes import shape_of
@@ -127,8 +127,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     add("--work", "some of these (default: all)", type=_some(WORKS), default=WORKS)
     add("--variants", "only these, beside eager (default: all)", type=_some(VARIANTS), default=())
     add("--threads", "CPU threads (default: PyTorch's)", type=int)
-    add("--keep-memory", "keep freed memory in the process, as allocators with caches do (CPU, "
-        "glibc)", action="store_true")  # fmt: skip
     add("--compile", f"of {CALLS}: once more with both sides through torch.compile",
         action="store_true")  # fmt: skip
     add("--wide", "tables of all columns", action="store_true")
@@ -145,11 +143,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         parser.error("--sizes: training steps have the sizes of their models")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads {options.threads}: expected 1 or more")
-    if options.keep_memory:
-        try:
-            machine.keep_freed_memory()
-        except OSError as error:
-            parser.error(str(error))
     return options
 
 

@@ -1,9 +1,7 @@
-"""Where and with what a measurement is made: device, versions, commit, and what becomes of freed
-memory, which decides what new memory costs on a CPU."""
+"""Where and with what a measurement is made: device, versions and commit."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -16,31 +14,8 @@ from typing import cast
 
 import torch
 
-# Of glibc's mallopt.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_kept = False
 # What figures depend on, in a checkout.
 MEASURED = ("bench", ":!bench/results", "fused_reparam", "kernels", "setup.py", "pyproject.toml")
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep what it frees, as allocators with caches do.
-
-    glibc gives large blocks back to the system, so that each page of the next one is cleared on its
-    first use: by default a copy into new memory takes several times as long as one into old.
-
-    Raises:
-        OSError: the C library has no such setting.
-    """
-    global _kept
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        raise OSError("this C library has no mallopt: --keep-memory is for glibc") from None
-    most = (1 << 31) - 1
-    if not all(mallopt(*setting) for setting in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, most))):
-        raise OSError("the C library refused to keep freed memory")
-    _kept = True
 
 
 def describe(device: torch.device) -> dict[str, object]:
@@ -48,7 +23,7 @@ def describe(device: torch.device) -> dict[str, object]:
     about: dict[str, object] = {
         "device": cpu_model(), "device_type": device.type, "cpu": cpu_model(),
         "cpus": os.cpu_count(), "simd": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(), "keeps_freed_memory": _kept,
+        "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}", "versions": _versions(),
         "commit": commit(), "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
@@ -83,7 +58,6 @@ def folder_name(machine: dict[str, object]) -> str:
     name = re.sub(r"\((R|TM|r|tm)\)|CPU|@", " ", str(machine["device"]))
     if machine["device_type"] == "cpu":
         name += f" {machine['threads']} threads"
-        name += " kept memory" if machine.get("keeps_freed_memory") else ""
     else:
         versions = cast("dict[str, str]", machine["versions"])
         name += f" driver {machine['driver']} torch {versions['torch']}"

@@ -40,13 +40,9 @@ class Machine(NamedTuple):
         return bool(self.about["device_type"] == "cuda")
 
     @property
-    def keeps(self) -> bool:
-        return bool(self.about.get("keeps_freed_memory"))
-
-    @property
-    def processor(self) -> tuple[object, bool]:
+    def processor(self) -> object:
         """What machines share that differ by their threads alone."""
-        return self.about["cpu"], self.keeps
+        return self.about["cpu"]
 
     @property
     def title(self) -> str:
@@ -130,14 +126,14 @@ def stale_pictures(found: list[Machine]) -> list[Path]:
 Section = Callable[[list[Machine], Path], str]
 
 
-def of_each(make: Callable[[Machine, Path], str], empty: str, kept: bool = True) -> Section:
+def of_each(make: Callable[[Machine, Path], str], empty: str) -> Section:
     """A section with a part for each machine that has something to show, of a CPU with its most
-    threads; `kept`: where freed memory is kept, too."""
+    threads."""
 
     def section(found: list[Machine], here: Path) -> str:
         most = {m.processor: m for m in sorted(found, key=lambda m: int(m.about["threads"]))}
         shown = [m for m in found if m.is_cuda or m is most[m.processor]]
-        parts = [(m.title, make(m, here)) for m in shown if kept or not m.keeps]
+        parts = [(m.title, make(m, here)) for m in shown]
         return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts if text) or empty
 
     return section
@@ -155,7 +151,7 @@ def tables(found: list[Machine], here: Path) -> str:
             parts += ["A whole training step of a model:", made_of.steps(result)]
         return _joined([*parts, pictures(machine.folder, here, ("speedup_eager",))])
 
-    made = of_each(make, "", kept=False)(found, here)
+    made = of_each(make, "")(found, here)
     return _joined([made, "" if any(machine.is_cuda for machine in found) else NO_GPU])
 
 
@@ -201,7 +197,7 @@ def scaling(found: list[Machine], here: Path) -> str:
     for processor in dict.fromkeys(machine.processor for machine in cpus):
         same = [machine for machine in cpus if machine.processor == processor]
         if len(same) > 1:
-            parts.append(f"`{LATENT}`, forward+backward, {processor[0]}:")
+            parts.append(f"`{LATENT}`, forward+backward, {processor}:")
             parts.append(made_of.threads([one for machine in same for one in machine.of(LATENT)]))
     return _joined(parts) or (
         "No CPU was measured with several numbers of threads: `python -m bench --threads 1`."
@@ -233,6 +229,5 @@ SECTIONS: dict[str, Section] = {
     "pictures": of_each(
         lambda machine, here: pictures(machine.folder, here),
         "No pictures are committed: `python -m bench plots` makes them.",
-        kept=False,
     ),
 }

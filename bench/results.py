@@ -133,7 +133,6 @@ def where_words(machine: dict[str, Any]) -> str:
     words = machine["device"]
     if machine["device_type"] == "cpu":
         words += f", {thread_words(machine['threads'])}, {machine['simd']}"
-        words += ", freed memory kept" if machine.get("keeps_freed_memory") else ""
     elif machine.get("driver"):
         words += f", driver {machine['driver']}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import __main__ as command_line
-from bench import machine, results
+from bench import results
 from bench.cases import OpCase
 from tests.helpers import invented
 
@@ -145,13 +145,6 @@ def test_options_that_can_not_be(words, complaint, monkeypatch, capsys):
     said = fails(words, capsys)
     assert complaint in said.splitlines()[-1]
     assert "Traceback" not in said
-
-
-def test_a_library_that_cannot_keep_memory_is_an_error_of_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
-    said = fails(["--quick", "--keep-memory"], capsys)
-    line = "python -m bench: error: this C library has no mallopt: --keep-memory is for glibc"
-    assert said.splitlines()[-1] == line
 
 
 def test_a_folder_that_can_not_be_made(tmp_path, capsys):

@@ -30,15 +30,14 @@ def test_a_failed_part_stops_no_other_and_is_not_forgotten(fails, tmp_path):
 
 
 @needs_make
-@pytest.mark.parametrize("fails", ["keep-memory", "pages", "nothing"])
+@pytest.mark.parametrize("fails", ["threads", "pages", "nothing"])
 def test_results_are_all_that_the_pages_show(fails, tmp_path):
     # A folder given on the command line is another's: what is shown is in bench/results.
     done, calls = make("results", tmp_path, fails, f"BENCH={tmp_path}/out")
     assert (done.returncode != 0) == (fails != "nothing"), done.stderr
     folders = sorted(f"bench/results/{path.name}" for path in (ROOT / "bench/results").iterdir())
     assert sorted(calls.pop(-2).split()[3:]) == folders
-    runs = ("--threads 1", "--sizes 16M --keep-memory", "--op gaussian_latent,training_step",
-            "--op others")  # fmt: skip
+    runs = ("--threads 1", "--op gaussian_latent,training_step", "--op others")
     assert calls == [*(f"-m bench {one} --out bench/results" for one in runs), "-m bench pages"]
 
 

@@ -1,10 +1,9 @@
-"""Result files, and what labels them: commit, machine, and what becomes of freed memory."""
+"""Result files, and what labels them: commit and machine."""
 
 import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -144,33 +143,3 @@ def test_a_run_takes_its_commit_before_it_measures(checkout, monkeypatch):
         assert machine.commit() == first != machine.commit_of(root)
     finally:
         machine.commit.cache_clear()
-
-
-# --- freed memory ---------------------------------------------------------------------------------
-
-RESIDENT = """
-import sys, torch
-from bench import machine
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-if sys.argv[1] == "keep":
-    machine.keep_freed_memory()
-before = resident()
-block = torch.ones(1 << 26)
-most = resident()
-del block
-print((resident() - before) / (most - before))
-print(machine.folder_name(machine.describe(torch.device("cpu"))))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="for Linux's glibc")
-@pytest.mark.parametrize(("how", "left"), [("keep", 1.0), ("give back", 0.0)])
-def test_freed_memory_stays_with_the_process_and_the_folder_says_so(how, left):
-    done = subprocess.run(
-        [sys.executable, "-c", RESIDENT, how], env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    share, folder = done.stdout.split()
-    assert float(share) == pytest.approx(left, abs=0.1)
-    assert folder.endswith("-kept-memory") == (how == "keep")

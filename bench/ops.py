@@ -337,7 +337,7 @@ _ROWS = (
         # Weights near 0.1 and standard deviations near 0.05, as in a layer's training.
         "sample_weight", scaled((0.1, 0.0), (0.5, -3.0)), weight,
         lambda mu, rho: fr.sample_weight(mu, rho, prior_std=PRIOR_STD), sizes=("128k", "1e7"),
-        asked=(("1e7", 10, 8),),
+        asked=(("1e7", 16, 13),),
     ),
     Op(
         "gumbel_softmax", scaled((1.0, 0.0)), lambda noise, logits: (soft(noise, logits),),

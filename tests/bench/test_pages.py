@@ -142,11 +142,11 @@ def test_a_target_is_met_or_not_and_its_spread_is_told():
     # The time of a call adds a little to both.
     assert cells(result, "vs_eager") == ["8x (6-10.7)", "**no**"]
     assert cells(result, "against_float32", "bfloat16") == ["1 (0.75-1.33)", "yes"]
-    change(result, {"median_s": 0.02, "low_s": 0.02, "high_s": 0.02, "of_limit": 0.7}, **own)
+    change(result, {"median_s": 0.01, "low_s": 0.01, "high_s": 0.01, "of_limit": 0.8}, **own)
     assert cells(result, "vs_eager")[1] == cells(result, "vs_compile")[1] == "yes"
-    assert cells(result, "of_limit") == ["70%", "yes"]
-    change(result, {"of_limit": 0.69, "high_s": 0.025}, **own)
-    assert cells(result, "of_limit") == ["69% (55.2-69)", "**no**"]
+    assert cells(result, "of_limit") == ["80%", "yes"]
+    change(result, {"of_limit": 0.79, "high_s": 0.0125}, **own)
+    assert cells(result, "of_limit") == ["79% (63.2-79)", "**no**"]
     change(result, {"status": "failed", "reason": "wrong z"}, **own)
     # Not even the specification stands for a backend that was to run.
     assert cells(result, "of_limit") == ["-", "not measured"]

@@ -66,10 +66,10 @@ def negative_binomial_log_prob(
     Example:
         >>> import torch
         >>> from fused_reparam import negative_binomial_log_prob
-        >>> counts, mean, theta = torch.tensor([[0.0, 3.0], [1.0, 40.0]]), torch.ones(2, 2), 2.0
+        >>> counts, mean, theta = torch.tensor([[0.0, 3.0], [1.0, 4.0]]), torch.ones(2, 2), 2.0
         >>> negative_binomial_log_prob(counts, mean, theta)
-        tensor([[ -0.8109,  -2.7204],
-                [ -1.2164, -41.0419]])
+        tensor([[-0.8109, -2.7205],
+                [-1.2164, -3.5959]])
         >>> negative_binomial_log_prob(counts, mean, torch.ones(2), dims=-1).shape
         torch.Size([2])
     """

@@ -96,6 +96,22 @@ def more_zeros(x: Tensor, mu: Tensor, theta: Tensor, logits: Tensor) -> Tensor:
     return torch.where(x == 0, of_zero, value - F.softplus(logits))
 
 
+def absolute(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return -(x - loc).abs() / scale - torch.log(2 * scale)
+
+
+def heavy_tailed(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    return torch.distributions.StudentT(3.0, loc, scale, validate_args=False).log_prob(x)
+
+
+def in_bins(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """As PixelCNN++ writes it, of one logistic."""
+    upper, lower = (x - loc + 1 / 255) / scale, (x - loc - 1 / 255) / scale
+    inside = torch.log((torch.sigmoid(upper) - torch.sigmoid(lower)).clamp(min=1e-12))
+    inside = torch.where(x > 0.999, -F.softplus(lower), inside)
+    return torch.where(x < -0.999, upper - F.softplus(upper), inside)
+
+
 def relaxed_categories(y: Tensor, logits: Tensor) -> Tensor:
     count, score = y.shape[-1], logits - 0.7 * torch.log(y)
     shares = score - score.logsumexp(-1, keepdim=True) - torch.log(y)
@@ -122,6 +138,7 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         normal(rows, cols).softmax(-1).detach(),
     )
     means = tuple(normal(*n).detach().exp().requires_grad_() for n in ((rows, cols), (cols,)))
+    pixels = (127.5 * share).round() / 63.75 - 1
     counts = (3.0 * normal(rows, cols).detach().abs()).floor()
 
     def kl(dims: int) -> Call:
@@ -192,6 +209,16 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         Call("zero_inflated_negative_binomial_log_prob", (*means, *logits[:1]),
              lambda m, t, x: (more_zeros_log_prob(counts, m, t, x, dims=-1),),
              lambda _, m, t, x: (more_zeros(counts.to(m.dtype), m, t, x).sum(-1),), None),
+        Call("laplace_log_prob", two,
+             lambda m, s: (fr.laplace_log_prob(given.detach(), m, s.exp(), dims=-1),),
+             lambda _, m, s: (absolute(given.detach().to(m.dtype), m, s.exp()).sum(-1),), None),
+        Call("student_t_log_prob", two,
+             lambda m, s: (fr.student_t_log_prob(given.detach(), 3.0, m, s.exp(), dims=-1),),
+             lambda _, m, s: (heavy_tailed(given.detach().to(m.dtype), m, s.exp()).sum(-1),),
+             None),
+        Call("discretized_logistic_log_prob", two,
+             lambda m, s: (fr.discretized_logistic_log_prob(pixels, m, s.exp(), dims=-1),),
+             lambda _, m, s: (in_bins(pixels.to(m.dtype), m, s.exp()).sum(-1),), None),
         Call("gumbel_softmax_log_prob", logits[:1],
              lambda x: (fr.gumbel_softmax_log_prob(shares, x, 0.7),),
              lambda _, x: (relaxed_categories(shares.to(x.dtype), x),), None),

@@ -196,6 +196,11 @@ _CALLS: dict[str, _Call] = {
     "zero_inflated_negative_binomial_log_prob": _call(
         functional.zero_inflated_negative_binomial_log_prob, "x+ mu+ theta+ logits", dims=-1
     ),
+    "laplace_log_prob": _call(functional.laplace_log_prob, "x loc scale+", dims=-1),
+    "student_t_log_prob": _call(functional.student_t_log_prob, "x df+ loc scale+", dims=-1),
+    "discretized_logistic_log_prob": _call(
+        functional.discretized_logistic_log_prob, "x loc scale+", dims=-1
+    ),
     "gumbel_softmax_log_prob": _call(
         _relaxed(functional.gumbel_softmax_log_prob, lambda y: y.softmax(-1)), "y logits"
     ),

@@ -8,7 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .family import Family, Formula, located
+from .bernoulli import unsampled
+from .family import Family, Formula, located, over
+
+_LOG_2 = math.log(2.0)
 
 
 def _loc_scale(kl: Callable[[Tensor, Tensor], Tensor] | None) -> Formula:
@@ -32,6 +35,12 @@ def laplace_kl(loc: Tensor, scale: Tensor) -> Tensor:
     sized, scaled = torch.where(none, 0.0, size) * unit, inside * unit
     near = torch.where(none, 0.0, inside.detach() * (scaled * torch.exp(-sized / scaled)))
     return near + size - torch.log(scale) - 1.0
+
+
+def laplace_density(p, eps, kind, prior_kind, constants):  # type: ignore[no-untyped-def]
+    """term: log-density of a value. Parameters x, loc, scale: -|x - loc| / scale - log 2 scale."""
+    x, loc, scale = p
+    return unsampled(x, eps), (-over((x - loc).abs(), scale) - torch.log(scale) - _LOG_2,)
 
 
 def uniform_kl(loc: Tensor, scale: Tensor) -> Tensor:
@@ -67,6 +76,10 @@ def student_t_df(p, eps, kind, prior_kind, constants):  # type: ignore[no-untype
 LAPLACE = Family(
     2, 0, "laplace", 1, False, _loc_scale(laplace_kl), names="loc scale+", term="laplace"
 )
+LAPLACE_DENSITY = Family(
+    3, 0, "laplace", 1, False, laplace_density, transform="unsampled", term="laplace_density",
+    names="x loc scale+",
+)  # fmt: skip
 LOGISTIC = Family(2, 0, "logistic", 0, False, _loc_scale(None), names="loc scale+")
 GUMBEL = Family(2, 0, "gumbel", 0, False, _loc_scale(None), names="loc scale+")
 UNIFORM = Family(

@@ -207,14 +207,14 @@ def _families():
     options = {"reduction": "sample"}
     yield _case("zero_inflated", density, names, (9, 20), options, key=None)
     options = {"continuous": True, "reduction": "sample"}
-    yield _case(
-        "bernoulli_log_prob continuous",
-        fr.bernoulli_log_prob,
-        "x logits",
-        (9, 20),
-        options,
-        key=None,
-    )
+    density = fr.bernoulli_log_prob
+    yield _case("bernoulli_log_prob continuous", density, "x logits", (9, 20), options, key=None)
+    density, options = fr.laplace_log_prob, {"dims": -1}
+    yield _case("laplace_log_prob", density, "x loc scale", (33, 20), options, key=None)
+    density = fr.student_t_log_prob
+    yield _case("student_t_log_prob", density, "x df loc scale", (33, 20), options, key=None)
+    density = fr.discretized_logistic_log_prob
+    yield _case("discretized_logistic", density, "x loc scale", (33, 20), options, key=None)
     yield _case("log_normal", fr.log_normal_rsample, "loc std", (9, 20))
     options = {"clamp": (-3.0, 1.0)}
     yield _case("log_normal latent", fr.log_normal_latent, "loc logvar", (9, 20), options)

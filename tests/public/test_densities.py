@@ -1,6 +1,7 @@
 """Log-densities at given points: of a Gaussian, and of the tanh of one between two bounds."""
 
 import math
+from functools import partial
 
 import mpmath
 import pytest
@@ -60,6 +61,29 @@ def test_a_gaussian_is_that_of_torch_distributions(device):
             want = Normal(mu, SCALES[kind](x)).log_prob(z)
             got = gaussian_log_prob(z, mu, **{kind: x})
             torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
+
+
+def test_a_scale_for_all_for_a_pixel_or_a_number(device):
+    """One learned number, as a sigma-VAE has it, has the gradient of all that it served."""
+    x, mean = leaves((6, 5, 7), (6, 5, 7), device=device)
+    scales = [t for shape in ((), (1,), (5, 7), (6, 5, 7)) for t in leaves(shape, device=device)]
+    every = ("none", "sum", "mean", "sample", "batchmean")
+    calls = [*({"reduction": r} for r in every), {"dims": (1, 2)}]
+    for options in calls:
+        for kind, scale in ((kind, scale) for kind in SCALES for scale in scales):
+            with where(options, kind, scale.shape):
+                made = partial(_of_scale, kind, options)
+                compare(made, (x, mean, scale))
+            right = Normal(mean.double(), SCALES[kind](scale.double())).log_prob(x.double())
+            found = gaussian_log_prob(x, mean, **{kind: scale}).double()
+            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+        number = gaussian_log_prob(x, mean, std=0.5, **options)
+        tensor = gaussian_log_prob(x, mean, std=torch.tensor(0.5, device=device), **options)
+        torch.testing.assert_close(number, tensor)
+
+
+def _of_scale(kind, options, x, mean, scale):
+    return gaussian_log_prob(x, mean, **{kind: scale}, **options)
 
 
 def test_reductions_clamp_and_numbers(backend):

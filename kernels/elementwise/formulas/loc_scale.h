@@ -1,4 +1,4 @@
-// Divergences of Laplace, uniform and Cauchy to their standard members.
+// Divergences of Laplace, uniform and Cauchy to their standard members, and Laplace's log-density.
 #pragma once
 
 #include "elementwise/formula.h"
@@ -27,6 +27,25 @@ struct TermFormula<Term::laplace> {
     const V t = in_scales(abs(loc), inverse), e = exp(-t), sign = loc == V{} ? V{} : with_sign(one, loc);
     out.loc(g * sign * (one - e));
     out.sigma(times(g, fma(e, t, e) - inverse));
+  }
+};
+
+// Of a value, p0: -|x - loc| / scale - log(2 scale).
+template <>
+struct TermFormula<Term::laplace_density> {
+  template <class V, class Out>
+  FR_INLINE void forward(const Operands<V>& in, const Out& out) {
+    const V scale = in.p2(), size = abs(in.p0() - in.p1());
+    out.term(0, -(size / scale) - (log(scale) + num<V>(0.69314718055994531)));
+  }
+  template <bool, class V, class Out>
+  FR_INLINE void backward(const Operands<V>& in, const Out& out) {
+    constexpr double most = sizeof(typename Scalar<V>::type) == 4 ? __FLT_MAX__ : __DBL_MAX__;
+    const V d = in.p0() - in.p1(), inverse = min_keep_nan(num<V>(most), num<V>(1.0) / in.p2());
+    const V slope = times(in.grad_term(0), inverse), to_loc = d > V{} ? slope : d < V{} ? -slope : V{} * d;
+    out.p0(-to_loc);
+    out.p1(to_loc);
+    out.p2(times(slope, fma(abs(d), inverse, num<V>(-1.0))));
   }
 };
 

@@ -94,6 +94,11 @@ BOUNDS = {
     ("term", "negative_binomial_density"): (182, 200),
     # Two exp and two log(1 + e) more, choices.
     ("term", "zero_inflated_negative_binomial_density"): (246, 285),
+    ("term", "laplace_density"): (43, 44),  # quotient, log of any number
+    # Logs of any number 3 and of positive ones, quotients 5, a root, products 8, a series.
+    ("term", "student_t_density"): (215, 206),
+    # Two exp and two log(1 + e), log(1 - e^-t), quotients 4, choices.
+    ("term", "discretized_logistic_density"): (141, 184),
     ("term", "laplace"): (63, 75),  # exp, log of any number, quotient, bounds
     ("term", "uniform"): (42.5, 43.5),  # log of any number, choice
     ("term", "cauchy"): (82.5, 80.5),  # two logs of any number, a root
@@ -128,6 +133,11 @@ BOUNDS = {
     ("term_backward", "negative_binomial_density"): (60, 68),
     # Four results; two exp, two quotients and choices more.
     ("term_backward", "zero_inflated_negative_binomial_density"): (61.5, 70.5),
+    ("term_backward", "laplace_density"): (9.7, 10.4),  # three results; quotient, signs
+    # Four results; logs of any number 3, quotients 13, a root, a series.
+    ("term_backward", "student_t_density"): (61.5, 61),
+    # Three results; three exp, quotients 7, choices.
+    ("term_backward", "discretized_logistic_density"): (39, 55),
     ("term_backward", "laplace"): (21, 26),  # two results; exp, quotient, sign
     ("term_backward", "uniform"): (10, 10.5),
     ("term_backward", "cauchy"): (14, 15),

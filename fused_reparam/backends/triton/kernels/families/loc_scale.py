@@ -1,14 +1,18 @@
-"""Divergences of location-scale families to their standard members: see
+"""Divergences of location-scale families to their standard members, and log-densities: see
 `fused_reparam.families.loc_scale`. The scale is sigma itself.
 """
+
+import math
 
 import triton
 import triton.language as tl
 
-from ..approx import exp, reciprocal, sqrt
-from ..formulas import in_scales
+from ..approx import exp, log, reciprocal, reciprocal_of_any, sqrt
+from ..formulas import finite, in_scales
 from ..scale import times
 from ..uniform import fast_log
+
+LOG_2: tl.constexpr = tl.constexpr(math.log(2.0))
 
 
 @triton.jit
@@ -30,6 +34,27 @@ def laplace_divergence_gradients(
     shrunk = exp(-t, 1.0, 1.0, EXACT, MATH)
     to_loc = found[0] + gk * tl.where(loc >= 0.0, 1.0 - shrunk, shrunk - 1.0)
     return to_loc, found[1] + times(gk, shrunk + shrunk * t - inverse), found[2], found[3]
+
+
+@triton.jit
+def laplace_density_term(
+    x, loc, scale, _d, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    size = tl.abs(x - loc) * finite(reciprocal_of_any(scale, MATH))
+    return -size - log(scale, MATH) - LOG_2
+
+
+@triton.jit
+def laplace_density_term_gradients(
+    x, loc, scale, _d, gk, n2, n3, n4, n5, n6,
+    EXACT: tl.constexpr, MATH: tl.constexpr,
+):  # fmt: skip
+    inverse = finite(reciprocal_of_any(scale, MATH))
+    slope = times(gk, inverse)
+    to_loc = tl.where(x > loc, slope, tl.where(x < loc, -slope, 0.0 * (x - loc)))
+    to_scale = times(slope, tl.abs(x - loc) * inverse - 1.0)
+    return -to_loc, to_loc, to_scale, 0.0
 
 
 @triton.jit

@@ -41,6 +41,7 @@ _CONSTANTS = {
     "tanh_normal_density_between": (-1.5, 0.5),
     "gaussian_density": (-1.5, 0.5),
     "relaxed_bernoulli_density": (0.3, 0.8),
+    "discretized_logistic_density": (0.2, -0.5, 0.5),
     "categorical_kl": (0.9, 0.05),
     "log_normal": _FREE,
     "student_t": (3.0,),

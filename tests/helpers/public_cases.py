@@ -153,7 +153,7 @@ _CALLS = [
     case(fr.zero_inflated_negative_binomial_log_prob, "x mu theta logits"),
     case(fr.laplace_log_prob, "x loc scale", dims=(1, 2)),
     case(fr.student_t_log_prob, "x df loc scale"),
-    case(fr.discretized_logistic_log_prob, "x loc scale", dims=(1, 2)),
+    case(fr.discretized_logistic_log_prob, "x loc scale", reduction="mean"),
     case(fr.categorical_kl, "logits prior_logits", dim=0, reduction="sum"),
     case(fr.categorical_kl, "logits prior_logits", dim=0, unimix=0.05, dims=(0, 1)),
     case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),

@@ -41,6 +41,7 @@ CONSTANTS = {
     "tanh_normal_density_between": (-INF, INF),
     "gaussian_density": (-INF, INF),
     "relaxed_bernoulli_density": (0.3, 0.8),
+    "discretized_logistic_density": (0.2, -0.5, 0.5),
     "categorical_kl": (0.9, 0.05),
     "log_normal": (-INF, INF),
     "student_t": (5.0,),

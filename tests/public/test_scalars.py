@@ -33,6 +33,7 @@ VALUES = {
     "stride": 2, "padding": 2, "dilation": 2, "groups": 1, "num_embeddings": 3, "embedding_dim": 2,
     "padding_idx": 1, "max_norm": 0.5, "norm_type": 0.5, "input_size": 2, "hidden_size": 3,
     "num_layers": 2, "dropout": 0.0, "proj_size": 2, "threshold": 0.5,
+    "bins": 3,
 }  # fmt: skip
 OF_ROWS = {
     name.rstrip("+") for row in FAMILIES.values() for name in f"{row.names} {row.prior}".split()
@@ -45,7 +46,7 @@ SCALES = {"logvar", "log_std", "std", "var", "rho"}
 # What a function requires beside the number; of several scales none, where one is the number.
 REQUIRED = {
     "mu": MU, "mean": MU, "loc": MU, "logits": MU, "moments": MU, "concentration1": MU.exp(),
-    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(), "x": MU.sigmoid(), "theta": 0.7,
+    "z": MU, "action": 0.5 * MU, "y": MU.sigmoid(), "x": MU.sigmoid(), "theta": 0.7, "df": 3.0,
     "concentration0": 1.0, "key": KEY, "seed": 1, "shape": 3, "in_features": 3, "out_features": 3,
     "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": MU.exp(),
     "num_embeddings": 3, "embedding_dim": 2, "input_size": 2, "hidden_size": 3,
@@ -76,7 +77,7 @@ def arguments(function, name):
         given["log_std"] = MU
     if "theta" in parameters and name != "mu":  # of counts
         given["mu"] = MU.exp()
-    if name == "df":
+    if name == "df" and "base" in parameters:
         given["base"] = "student_t"
     if "key" in parameters and function is not noise.normal:
         given["key"] = KEY

@@ -14,7 +14,7 @@ from ..core.tracers import fx, node_of
 from ..functional import arguments
 from ..functional.divergence import PriorArgument, divergence, prior_of
 from ..ops.elementwise_spec import halves
-from .scales import scale_by_keyword
+from .scales import clamp_of_layer, scale_by_keyword
 from .stochastic import Stochastic, changed
 from .tensor_numbers import hold, number_of_prior, own, release
 
@@ -126,7 +126,7 @@ class FusedGaussianLatent(Stochastic):
         like = torch.empty(0, device=next((t.device for t in tensors if not t.is_cpu), None))
         wanted = divergence(reduction, prior, free_bits, free_bits_per, beta, like=like)
         self.reduction = reduction
-        self.clamp = arguments.clamp_of(clamp, scale)
+        self.clamp = clamp
         self.dim = None if dim is None else integer("dim", dim)
         self.rng = rng
         self.prior = prior
@@ -139,30 +139,32 @@ class FusedGaussianLatent(Stochastic):
         self.beta = beta if isinstance(beta, Tensor) else wanted.beta
         self.num_samples = arguments.sample_count(num_samples) or None
 
+    clamp = clamp_of_layer()
+
     @property
     def prior(self) -> PriorArgument:
         """The layer's own prior, as a call takes it; another one may be set."""
-        held = self._prior
-        if not isinstance(held, str):
-            return held
-        return self.prior_mean, {held: getattr(self, f"prior_{held}")}
+        kind = self._prior
+        if kind is None:
+            return None
+        scale = getattr(self, f"prior_{kind}")
+        number = kind == "std" and not isinstance(scale, Tensor)
+        return self.prior_mean, scale if number else {kind: scale}
 
     @prior.setter
     def prior(self, prior: PriorArgument) -> None:
         found = prior_of(prior)
-        kind = SCALE_KINDS[found.kind]
-        if found.parameters:
-            values = [value for _, value in found.parameters]
-            checks = arguments.number, arguments.deviation if kind == "std" else arguments.number
-            named = zip(("prior mean", f"prior {kind}"), values, checks, strict=True)
-            values = [number_of_prior(*each) for each in named]
-            if kind == "std" and not any(isinstance(value, Tensor) for value in values):
-                found = prior_of((values[0], values[1]))
+        kind = SCALE_KINDS[found.kind] if found.parameters else "std"
+        checks = arguments.number, arguments.deviation if kind == "std" else arguments.number
+        given = [value for _, value in found.parameters] or found.constants
+        named = zip(("prior mean", f"prior {kind}"), given, checks, strict=True)
+        mean, scale = (number_of_prior(*each) for each in named)
         release(self, "prior_mean", *(f"prior_{kind}" for kind in SCALE_KINDS))
-        self._prior = None if prior is None else found.constants or kind  # type: ignore[assignment]
-        if found.parameters:
-            hold(self, "prior_mean", own(values[0]), arguments.number)
-            hold(self, f"prior_{kind}", own(values[1]), arguments.number)
+        self._prior = None if prior is None else kind
+        if prior is not None:
+            # Each by itself: of a tuple's numbers a compiler makes constants.
+            hold(self, "prior_mean", own(mean), arguments.number)
+            hold(self, f"prior_{kind}", own(scale), arguments.number)
 
     def forward(
         self,
@@ -223,8 +225,8 @@ class FusedGaussianLatent(Stochastic):
 
     extra_repr = changed(__init__)
 
-    _prior: tuple[Any, Any] | str | None = None
-    """The numbers, or the keyword of the scale that is held with a mean, or None for N(0, 1)."""
+    _prior: str | None = None
+    """The keyword of the scale that is held with a mean, or None for N(0, 1)."""
     prior_mean: Tensor | float
 
 

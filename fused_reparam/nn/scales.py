@@ -1,14 +1,33 @@
-"""The scale that a call of a layer gives: second, as the layer was built, or by its keyword."""
+"""A layer's bounds of its scale, and the scale that a call gives: second, or by its keyword."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 
 from ..core.scales import SCALE_KINDS
+from ..functional.arguments import clamp_of
 
-__all__ = ["scale_by_keyword"]
+__all__ = ["clamp_of_layer", "scale_by_keyword"]
 
 Scale = Tensor | float | None
+
+
+def clamp_of_layer() -> property:
+    """The attribute ``clamp`` of a layer that has a ``scale``: two numbers, or None.
+
+    They are held each by itself: of a tuple's numbers a compiler makes constants.
+    """
+
+    def get(layer: Any) -> tuple[float, float] | None:
+        low = layer._clamp_low
+        return None if low is None else (low, layer._clamp_high)
+
+    def put(layer: Any, clamp: tuple[float, float] | None) -> None:
+        layer._clamp_low, layer._clamp_high = clamp_of(clamp, layer.scale) or (None, None)
+
+    return property(get, put)
 
 
 def scale_by_keyword(

@@ -14,7 +14,7 @@ from ..core.tracers import fx, node_of
 from ..functional import arguments
 from ..functional.tanh_normal import without_noise
 from ..functional.tensor_numbers import listed
-from .scales import scale_by_keyword
+from .scales import clamp_of_layer, scale_by_keyword
 from .stochastic import Stochastic, changed
 from .tensor_numbers import hold
 
@@ -70,6 +70,7 @@ class FusedTanhNormal(Stochastic):
 
     low: float | Tensor
     high: float | Tensor
+    clamp = clamp_of_layer()
 
     @names_mistakes
     def __init__(
@@ -95,7 +96,7 @@ class FusedTanhNormal(Stochastic):
             raise ValueError(f"low must be below high, got low {low} and high {high}")
         hold(self, "low", low, arguments.number)
         hold(self, "high", high, arguments.number)
-        self.clamp = arguments.clamp_of(clamp, scale)
+        self.clamp = clamp
 
     def forward(
         self,

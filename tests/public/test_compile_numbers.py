@@ -126,24 +126,42 @@ def test_numbers_of_numpy_and_tensors():
         assert counter.frame_count <= 2
 
 
+def keyed(layer):
+    return as_tuple(layer(X, key=KEY))
+
+
+def of_two(layer):
+    return layer(X, X, key=KEY)
+
+
+def with_its_kl(layer):
+    return layer.kl(), layer(X)
+
+
 @pytest.mark.parametrize(
-    ("layer", "name"),
+    ("layer", "call", "name", "value"),
     [
-        (fr.FusedGumbelSoftmax(), "tau"),
-        (fr.FusedCategoricalLatent(), "tau"),
-        (fr.FusedOneHotCategorical(0.1), "unimix"),
-        (fr.FusedRelaxedBernoulli(), "tau"),
+        (fr.FusedGumbelSoftmax(), keyed, "tau", lambda a: a),
+        (fr.FusedCategoricalLatent(), keyed, "tau", lambda a: a),
+        (fr.FusedOneHotCategorical(0.1), keyed, "unimix", lambda a: a),
+        (fr.FusedRelaxedBernoulli(), keyed, "tau", lambda a: a),
+        (fr.FusedGaussianLatent(), of_two, "clamp", lambda a: (-a, 0.5 * a)),
+        (fr.FusedGaussianLatent(), of_two, "prior", lambda a: (0.1 * a, a)),
+        (fr.FusedTanhNormal(), of_two, "clamp", lambda a: (-a, 0.5 * a)),
+        (fr.BayesianLinear(6, 2), with_its_kl, "mixture", lambda a: (0.9 * a, 1.0, 0.1 * a)),
     ],
-    ids=lambda p: p if isinstance(p, str) else type(p).__name__,
+    ids=lambda p: p if isinstance(p, str) else getattr(p, "__name__", type(p).__name__),
 )
-def test_a_layers_number(layer, name):
+def test_a_layers_numbers(layer, call, name, value):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    compiled = torch.compile(call, fullgraph=True, backend=counter)
     for a in STEPS:
-        setattr(layer, name, a)
-        got = as_tuple(compiled(X, key=KEY))
-    torch.testing.assert_close(got, as_tuple(layer(X, key=KEY)))
+        setattr(layer, name, value(a))
+        torch.manual_seed(0)
+        got = compiled(layer)
+    torch.manual_seed(0)
+    torch.testing.assert_close(got, call(layer))
     assert counter.frame_count <= 2
 
 

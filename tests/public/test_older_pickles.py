@@ -14,7 +14,7 @@ OLDER = [
     (lambda: fr.FusedGaussianLatent(prior=(0.5, 2.0), free_bits=0.5), "gaussian", LATENT, 2),
     # As it was first: of a standard normal prior.
     (lambda: fr.FusedGaussianLatent("std"), "gaussian", "scale reduction clamp dim rng", 2),
-    (lambda: fr.FusedTanhNormal(low=-2.0), "actions", "scale low high clamp", 2),
+    (lambda: fr.FusedTanhNormal(low=-2.0, clamp=(-1.0, 0.5)), "actions", "scale low high clamp", 2),
     (lambda: fr.FusedRelaxedBernoulli(0.5), "bernoulli", "tau hard", 1),
     (lambda: fr.FusedGumbelSoftmax(0.5), "categorical", "tau hard dim", 1),
     (lambda: fr.FusedCategoricalLatent(0.5), "categorical", "tau hard dim reduction", 1),
@@ -35,7 +35,8 @@ OLDER = [
 def older(layer, file, names):
     """The pickle of a layer as that code would have made it."""
     held = vars(layer)
-    now = {name: getattr(layer, name) for name in ("prior", "mixture") if hasattr(layer, name)}
+    held_otherwise = "prior", "mixture", "clamp"
+    now = {name: getattr(layer, name) for name in held_otherwise if hasattr(layer, name)}
     held["_around"] = held.get("_reversed_padding_repeated_twice")
     attributes = {name: held.get(name, now.get(name)) for name in names.split()}
     for name in held.keys() - vars(torch.nn.Module()).keys():

@@ -143,8 +143,8 @@ class WithPrior(Stochastic):
     prior_mean: Tensor | float
     prior_std: Tensor | float
     rho_init: float
-    _mixture: tuple[Any, ...] | None = None
-    """Of each number of a mixture itself, or the name of the tensor."""
+    _mixture = False
+    """Whether there is one, which ``mixture_share`` and its two ``mixture_std`` say."""
     _drawn: object = None
     """What was drawn last, by the prior as it was."""
 
@@ -175,9 +175,7 @@ class WithPrior(Stochastic):
             else:
                 vars(self)[name] = value
         if _MIXTURE[0] in numbers:
-            self._mixture = tuple(
-                name if isinstance(numbers[name], Tensor) else numbers[name] for name in _MIXTURE
-            )
+            self._mixture = True
         self._drawn = None
 
     def _means(self) -> dict[str, Tensor]:
@@ -201,9 +199,9 @@ class WithPrior(Stochastic):
     @property
     def mixture(self) -> Mixture | None:
         """Share and standard deviations of a prior that is a mixture."""
-        if self._mixture is None:
+        if not self._mixture:
             return None
-        share, std1, std2 = (getattr(self, p) if isinstance(p, str) else p for p in self._mixture)
+        share, std1, std2 = (getattr(self, name) for name in _MIXTURE)
         return share, std1, std2
 
     @mixture.setter
@@ -214,7 +212,7 @@ class WithPrior(Stochastic):
             self._check_mixture(mixture)
             checked = _fitted(zip(_MIXTURE, mixture, strict=True), self._means())
         release(self, *_MIXTURE)
-        self._mixture = None
+        self._mixture = False
         self._put(checked)
 
     def _numbers(self) -> Numbers:

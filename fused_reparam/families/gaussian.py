@@ -31,6 +31,11 @@ def _prior_of_tensors(mean: Tensor, x: Tensor, kind: int) -> _Prior:
     return _Prior(mean, x, kind, sigma_and_log(x, kind)[1])
 
 
+def _positive(x: Tensor, kind: int) -> Tensor:
+    """A prior's scale parameter; NaN, with gradients of NaN, where it has no sigma above 0."""
+    return x * torch.where(x > 0.0, 1.0, torch.nan) if kind in (STD, VAR) else x
+
+
 def _in_prior(
     loc: Tensor, x: Tensor, kind: int, log_var: Tensor, prior: _Prior, eps: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -53,7 +58,7 @@ def _in_prior(
     sigma = sigma_of(torch.where(near, x, 1.0), kind)
     ratio = sigma / prior_sigma
     far_log_var = torch.where(near, 0.0, prior.log_var)
-    fixed = far_log_var.detach()
+    fixed = far_log_var.detach().clamp(max=torch.finfo(loc.dtype).max)  # less than an infinite one
     # 1, with the derivatives that the prior's scale gives the whole distance: those of its parts
     # may be infinities that cancel.
     shrink = torch.exp(0.5 * (fixed - far_log_var))
@@ -109,7 +114,7 @@ def gaussian_prior(p, eps, kind, prior_kind, constants):  # type: ignore[no-unty
     low, high, floor = constants
     x = clamp(p[1], low, high)
     sigma, log_var = sigma_and_log(x, kind)
-    prior = _prior_of_tensors(p[2], p[3], prior_kind)
+    prior = _prior_of_tensors(p[2], _positive(p[3], prior_kind), prior_kind)
     return located(p[0], sigma, eps), (_gaussian_kl(p[0], x, kind, log_var, prior, floor),)
 
 
@@ -131,7 +136,7 @@ def log_prob_prior(p, eps, kind, prior_kind, constants):  # type: ignore[no-unty
     """The same with the prior's mean and scale as parameters 2 and 3; constants low, high."""
     x = clamp(p[1], *constants)
     sigma, log_var = sigma_and_log(x, kind)
-    prior = _prior_of_tensors(p[2], p[3], prior_kind)
+    prior = _prior_of_tensors(p[2], _positive(p[3], prior_kind), prior_kind)
     return located(p[0], sigma, eps), _log_densities(p[0], x, kind, log_var, eps, prior)
 
 

@@ -14,12 +14,12 @@ namespace fr {
 
 // sigma and what else is wanted of a scale keyword's parameter.
 inline ScalePass scale_pass(const ElementwiseKernels& kernels, const ElementwiseCall& c, const void* x,
-                            Kind kind, bool bounded, bool want_log, bool want_gradient,
+                            Kind kind, bool prior, bool want_log, bool want_gradient,
                             ElementwiseTile& t) {
-  ScalePass p{t.padded(), bounded ? c.low : -kInfinity, bounded ? c.high : kInfinity, x, t.take(),
+  ScalePass p{t.padded(), prior ? -kInfinity : c.low, prior ? kInfinity : c.high, x, t.take(),
               want_log ? t.take() : nullptr, want_gradient ? t.take() : nullptr,
               want_gradient ? t.take() : nullptr};
-  kernels.scale[c.wide()][static_cast<int>(kind)](p);
+  kernels.scale[c.wide()][prior][static_cast<int>(kind)](p);
   return p;
 }
 
@@ -34,14 +34,14 @@ inline void set_parameters(const ElementwiseKernels& kernels, const ElementwiseC
   p.loc = t.read(c.params[0]);
   if (family.parameters > 1) p.sigma = t.read(c.params[1]);
   if (family.scaled) {
-    scale = scale_pass(kernels, c, p.sigma, c.kind, true, want_log, want_gradient, t);
+    scale = scale_pass(kernels, c, p.sigma, c.kind, false, want_log, want_gradient, t);
     p.sigma = scale.sigma;
     p.log_sigma = scale.log_sigma;
   }
   if (family.parameters > 2) p.prior_loc = t.read(c.params[2]);
   if (family.parameters > 3 && !family.prior_scaled()) p.prior_sigma = t.read(c.params[3]);
   if (family.prior_scaled()) {
-    prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, false, want_log, want_gradient, t);
+    prior = scale_pass(kernels, c, t.read(c.params[3]), c.prior_kind, true, want_log, want_gradient, t);
     p.prior_sigma = prior.sigma;
     p.prior_log_sigma = prior.log_sigma;
   }

@@ -111,7 +111,7 @@ struct ElementwiseKernels {
   void (*widen)(Dtype, const void* in, void* out, int64_t count);   // 16-bit to float and back
   void (*narrow)(Dtype, const void* in, void* out, int64_t count);
   // [0] for float, [1] for double.
-  void (*scale[2][kKinds])(const ScalePass&);
+  void (*scale[2][2][kKinds])(const ScalePass&);                    // then [whether of a prior]
   void (*scale_gradient[2])(const ScalePass&, const void* to_sigma, const void* to_log_sigma,
                             const void* to_ratio, const void* dratio, void* out);
   // Whether any of the first `count` parameters of a pass is so large or so small that a ratio to the

@@ -138,14 +138,15 @@ static void narrow(Dtype dtype, const void* in, void* out, int64_t count) {
 
 // ---- scale keywords ------------------------------------------------------------------------------
 
-template <class V, Kind kind>
+template <class V, Kind kind, bool kPrior>
 static void scale_pass(const ScalePass& pass) {
   using T = typename Scalar<V>::type;
   const ScalePass p = pass;
   const V low = num<V>(p.low), high = num<V>(p.high);
   constexpr int64_t lanes = sizeof(V) / sizeof(T);
   for (int64_t i = 0; i < p.count; i += lanes) {
-    const V x = load<V>((const T*)p.x + i);
+    V x = load<V>((const T*)p.x + i);
+    if constexpr (kPrior) x = of_prior<kind>(x);
     const bool gradient = p.dsigma != nullptr;
     const Scaled<V> s = scaled<kind>(min_keep_nan(high, max_keep_nan(low, x)),
                                      p.log_sigma != nullptr, gradient);
@@ -305,10 +306,11 @@ static void in_prior_pass(const TilePass& pass, bool sampled) {
     in_prior<kLearned>(Operands<V>{p, c, i}, i, sampled);
 }
 
-#define FR_SCALES(V)                                                                          \
-  {                                                                                           \
-    scale_pass<V, Kind::logvar>, scale_pass<V, Kind::log_std>, scale_pass<V, Kind::std>,      \
-        scale_pass<V, Kind::var>, scale_pass<V, Kind::rho>                                    \
+#define FR_SCALES(V, kPrior)                                                            \
+  {                                                                                     \
+    scale_pass<V, Kind::logvar, kPrior>, scale_pass<V, Kind::log_std, kPrior>,          \
+        scale_pass<V, Kind::std, kPrior>, scale_pass<V, Kind::var, kPrior>,             \
+        scale_pass<V, Kind::rho, kPrior>                                                \
   }
 // A table of a pass for each name, of float and of double.
 #define FR_TRANSFORM(name) transform_pass<V, Transform::name>,
@@ -323,7 +325,8 @@ constexpr FormulaPasses formula_passes = {{FR_TRANSFORMS(FR_TRANSFORM)},
 
 const ElementwiseKernels& elementwise_kernels() {
   static constexpr ElementwiseKernels table = {
-      draw_noise, widen, narrow, {FR_SCALES(f32), FR_SCALES(f64)},
+      draw_noise, widen, narrow,
+      {{FR_SCALES(f32, false), FR_SCALES(f32, true)}, {FR_SCALES(f64, false), FR_SCALES(f64, true)}},
       {scale_gradient_pass<f32>, scale_gradient_pass<f64>}, {any_far<f32>, any_far<f64>},
       {{in_prior_pass<f32, false>, in_prior_pass<f32, true>},
        {in_prior_pass<f64, false>, in_prior_pass<f64, true>}},

@@ -48,6 +48,13 @@ FR_INLINE V sigma_of(V x) {
   if constexpr (kind == Kind::rho) return softplus(x, false, false).sigma;
 }
 
+// A prior's parameter; NaN, as the divergence and all gradients then are, where it has no sigma above 0.
+template <Kind kind, class V>
+FR_INLINE V of_prior(V x) {
+  if constexpr (kind != Kind::std && kind != Kind::var) return x;
+  return x > V{} ? x : num<V>(__builtin_nan(""));
+}
+
 // sigma, and rest = sigma^2 - 1 - log sigma^2.
 template <Kind kind, bool kCoarse, class V>
 FR_INLINE void sigma_and_rest(V x, V& sigma, V& rest) {

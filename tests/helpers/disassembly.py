@@ -97,7 +97,8 @@ def draw_loops() -> dict[tuple[str, str, str], list[list[str]]]:
     for name, code in functions(library()).items():
         if match := _PASS.search(name):
             isa, kind, enumeration, number, flags = match.groups()
-            far = " far" if flags.endswith("true") else ""  # the last flag of a loop
+            # The last flag of a loop; a prior's of a scale.
+            far = " far" if flags.endswith("true") else ""
             given = " given" if kind == "transform_loop" and flags.startswith(", true") else ""
             key = isa, kind.rpartition("_")[0], names_of(enumeration)[int(number)] + given + far
         elif match := _NOISE.search(name):

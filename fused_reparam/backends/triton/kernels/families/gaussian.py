@@ -61,14 +61,26 @@ def gaussian_prepare(
 
 
 @triton.jit
+def of_prior(x, KIND: tl.constexpr):
+    """A prior's scale parameter; NaN, as the divergence and all gradients then are, where it has no
+    sigma above 0.
+    """
+    if KIND == STD or KIND == VAR:
+        return tl.where(x > 0.0, x, float("nan"))
+    else:
+        return x
+
+
+@triton.jit
 def gaussian_prior_prepare(
     p, n, KIND: tl.constexpr, PRIOR_KIND: tl.constexpr, LOGS: tl.constexpr,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
     sigma, _, log_square = sigma_squares(p[1], KIND, EXACT, MATH, LOGS)
-    prior, _, prior_log = sigma_squares(p[3], PRIOR_KIND, EXACT, MATH, LOGS)
-    inverse, unit = inverse_of(p[3], prior, PRIOR_KIND, EXACT, MATH)
-    ratio = ratio_to(p[1], sigma, p[3], prior, inverse, unit, KIND, PRIOR_KIND, EXACT, MATH)
+    x = of_prior(p[3], PRIOR_KIND)
+    prior, _, prior_log = sigma_squares(x, PRIOR_KIND, EXACT, MATH, LOGS)
+    inverse, unit = inverse_of(x, prior, PRIOR_KIND, EXACT, MATH)
+    ratio = ratio_to(p[1], sigma, x, prior, inverse, unit, KIND, PRIOR_KIND, EXACT, MATH)
     return sigma, log_square, p[2], inverse, unit, ratio, prior_log
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from ..backends.cpu import extension
 from ..core.dtypes import DTYPES, compute_dtype
 from ..core.mistakes import described, not_a_tensor, suggestion
 from ..core.reductions import REDUCTIONS
@@ -108,16 +110,25 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
     """Named parameters, checked, of one dtype. One at least is a tensor; a number becomes 0-d.
 
     Of a small call such checks take a good part of the time. So the usual parameters are seen at
-    one glance: each has the first tensor's dtype and device, and broadcasts to its shape. What was
-    freed behind its back the op itself refuses.
+    one glance. What was freed behind its back the op itself refuses.
+    """
+    glance = _usual if is_compiling() else extension.parameters or _usual
+    found = glance(named)
+    return _promoted(named) if found is None else found
+
+
+def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None:
+    """The same, where each has the first tensor's dtype and device, and broadcasts to its shape.
+
+    ``kernels/torch/parameters.h`` is this in C++.
     """
     loc = named[0][1]
     if not isinstance(loc, Tensor) and len(named) > 1:
         loc = named[1][1]
     if not isinstance(loc, Tensor) or loc.dtype not in DTYPES:
-        return _promoted(named)
+        return None
     if loc.is_nested or loc.layout is not torch.strided:
-        return _promoted(named)
+        return None
     dtype, device, shape, dims = loc.dtype, loc.device, loc.shape, loc.dim()
     found = []
     for name, t in named:
@@ -130,7 +141,7 @@ def parameters(*named: tuple[str, Tensor | float]) -> list[Tensor]:
             and t.device == device
             and ((t.dim() == dims and t.shape == shape) or broadcasts_to(shape, t))
         ):
-            return _promoted(named)
+            return None
         found.append(t)
     return found
 

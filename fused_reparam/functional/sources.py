@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..core.dtypes import compute_dtype
 from ..core.mistakes import described
@@ -15,7 +16,7 @@ from ..core.modes import eager
 from ..core.noise_options import Generators, NoiseOptions, SampleShape
 from ..core.scalars import integer
 from ..core.scales import SCALE_KINDS
-from ..core.storage import TENSOR_TYPES, check_given
+from ..core.storage import check_given
 from ..families import FAMILIES, base_number
 from ..ops.elementwise import Spec, elementwise
 from ..ops.layout import UNSETTLED, empty_ordered, memory_order
@@ -221,11 +222,11 @@ def made_of(key: Any, z: Tensor) -> Tensor:
 
 def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
     """A fresh key, or what the op draws one by as its backend takes it at least cost."""
-    if not like.is_cpu and not torch.compiler.is_compiling():
-        return keys.Fresh(generator)
-    if eager():  # nothing but the backend sees the key
-        # A subclass would take the op for one of its own.
-        if generator is None and type(like) in TENSOR_TYPES:
+    if not is_compiling():
+        if not like.is_cpu:
+            return keys.Fresh(generator)
+        if generator is None:
             return draw_key.call(like)
-        return keys.random_bits(like.device, generator)
+        if eager():  # nothing but the backend sees the key
+            return keys.random_bits(like.device, generator)
     return keys.draw_key(like.device, generator)

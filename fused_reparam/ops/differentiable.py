@@ -159,7 +159,7 @@ class DifferentiableOp(ABC):
         define(f"{of_backward}({grads}, {self.saved}, {self.options}, bool[] needs) -> ({back})")
         namespace = torch.ops.fused_reparam
         self.op = getattr(namespace, self.name).default
-        self.bound = extension.Bound(self.op)
+        self.bound = extension.Bound(self.op.name(), self._observed)
         self.backward_op = getattr(namespace, of_backward).default
         for name, compute, fake, autograd in (
             (self.name, self._compute, self._fake, self._autograd),
@@ -198,21 +198,26 @@ class DifferentiableOp(ABC):
         On a CPU the dispatcher finds the compiled kernel. Elsewhere it would find ``_autograd``,
         and a detour through it costs as much again as the rest of a small call.
         """
-        first, key = inputs[0], inputs[self.key_at]
-        facts = None if first.is_cpu else eager_facts(inputs)
+        if inputs[0].is_cpu:
+            call = self._observed if is_compiling() else self.bound.call
+            return call(*inputs, *spec)  # type: ignore[no-any-return]
+        facts = eager_facts(inputs)
         if facts is None:
-            if type(key) is Fresh:
-                inputs = self.with_key(inputs, key.draw(first.device))
-            if is_compiling():
-                return self.op(*inputs, *spec)  # type: ignore[no-any-return]
-            # Within the dispatcher no Function of a transform can be applied.
-            if transforms_active():
-                return self._autograd(*inputs, *spec)  # type: ignore[no-any-return]
-            return self.bound.call(*inputs, *spec)  # type: ignore[no-any-return]
+            return self._observed(*inputs, *spec)
         if not torch._C._autograd._profiler_enabled():
             return self._directly(inputs, spec, facts)
         with torch.autograd.profiler.record_function(f"fused_reparam::{self.name}"):
             return self._directly(inputs, spec, facts)
+
+    def _observed(self, *args: Any) -> Tensors:
+        """The same, whoever looks on."""
+        key = args[self.key_at]
+        if type(key) is Fresh:
+            args = self.with_key(args, key.draw(args[0].device))
+        # Within the dispatcher no Function of a transform can be applied.
+        if transforms_active() and not is_compiling():
+            return self._autograd(*args)  # type: ignore[no-any-return]
+        return self.op(*args)  # type: ignore[no-any-return]
 
     def call(self, backend: ModuleType, tensors: Tensors, spec: Any, facts: Facts) -> Call:
         """A call by a backend, of inputs or of what was saved of them, whose layout is known."""

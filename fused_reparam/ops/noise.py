@@ -10,6 +10,7 @@ from torch import Tensor
 from ..backends import dispatch
 from ..backends.cpu import extension
 from ..core.dtypes import DTYPES
+from ..core.modes import eager
 from ..rng import bases, keys
 from .layout import empty_ordered
 from .library import LIB, define, register_vmap
@@ -119,7 +120,11 @@ def _draw_key(witness: Tensor) -> Tensor:
 
 
 LIB.impl("draw_key", _draw_key, "CompositeExplicitAutograd")
-draw_key = extension.Bound(torch.ops.fused_reparam.draw_key.default)
+# The bits of a fresh key for what an op is to compute on the CPU.
+draw_key = extension.Bound(
+    "fused_reparam::draw_key",
+    lambda like: keys.random_bits(like.device, None) if eager() else keys.draw_key(like.device),
+)
 torch.library.register_fake(
     "fused_reparam::draw_key",
     lambda witness: torch.empty((2,), dtype=torch.uint64, device=witness.device),

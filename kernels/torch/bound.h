@@ -2,8 +2,8 @@
 // PyTorch generates for its own operators do. `torch.ops` matches arguments to a schema step by step, for
 // every kind of op, which takes longer than the kernel of a small call.
 //
-// It is the same op under the same dispatcher. What may mean more than its value (a subclass of a tensor, a
-// mode that overrides functions, a tracer, an argument of another type) goes to the op in `torch.ops`.
+// It is the same op under the same dispatcher. What may mean more than its value (a subclass of a tensor, an
+// argument of another type), and all while a mode, a transform or a tracer looks on, goes to Python.
 #pragma once
 
 #include <ATen/PythonTorchFunctionTLS.h>
@@ -60,11 +60,11 @@ struct Bound {
   };
 
   c10::OperatorHandle op;
-  PyObject* in_torch_ops;
+  PyObject* otherwise;
   std::vector<Argument> arguments;
 
-  Bound(const char* name, PyObject* object)
-      : op(c10::Dispatcher::singleton().findSchemaOrThrow(name, "")), in_torch_ops(Py_NewRef(object)) {
+  Bound(const char* name, PyObject* function)
+      : op(c10::Dispatcher::singleton().findSchemaOrThrow(name, "")), otherwise(Py_NewRef(function)) {
     for (const c10::Argument& argument : op.schema().arguments()) {
       const auto optional = argument.type()->cast<c10::OptionalType>();
       const c10::Type& type = optional ? *optional->getElementType() : *argument.type();
@@ -76,7 +76,7 @@ struct Bound {
   // Whether all arguments are read.
   bool read(PyObject* const* args, Py_ssize_t count, torch::jit::Stack& stack) const {
     if (static_cast<size_t>(count) != arguments.size() || at::impl::torch_function_mode_enabled() ||
-        torch::jit::tracer::isTracing())
+        !undisturbed())
       return false;
     stack.resize(arguments.size());
     for (size_t i = 0; i < arguments.size(); ++i) {
@@ -91,11 +91,8 @@ struct Bound {
     const auto* bound = static_cast<const Bound*>(PyCapsule_GetPointer(capsule, nullptr));
     torch::jit::Stack stack;
     if (!bound->read(args, count, stack))
-      return PyObject_Vectorcall(bound->in_torch_ops, args, static_cast<size_t>(count), nullptr);
-    {
-      pybind11::gil_scoped_release others;
-      bound->op.callBoxed(stack);
-    }
+      return PyObject_Vectorcall(bound->otherwise, args, static_cast<size_t>(count), nullptr);
+    bound->op.callBoxed(stack);  // which lets others run while it computes
     if (stack.size() == 1) return wrapped(stack[0].toTensor());
     THPObjectPtr found(PyTuple_New(static_cast<Py_ssize_t>(stack.size())));
     for (size_t i = 0; i < stack.size(); ++i)
@@ -120,15 +117,15 @@ struct Bound {
   }
 };
 
-// bound(name, op): a function that calls the op of this name, which in `torch.ops` is the other argument.
+// bound(name, otherwise): a function that calls the op of this name, or what takes any arguments.
 inline PyObject* bound(PyObject*, PyObject* args) {
   HANDLE_TH_ERRORS
   const auto call = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Bound::call));
   static PyMethodDef definition = {"op", call, METH_FASTCALL, nullptr};
   const char* name;
-  PyObject* op;
-  if (!PyArg_ParseTuple(args, "sO", &name, &op)) return nullptr;
-  THPObjectPtr capsule(PyCapsule_New(new Bound(name, op), nullptr, nullptr));  // as lasting as the op
+  PyObject* otherwise;
+  if (!PyArg_ParseTuple(args, "sO", &name, &otherwise)) return nullptr;
+  THPObjectPtr capsule(PyCapsule_New(new Bound(name, otherwise), nullptr, nullptr));  // as lasting as the op
   return capsule ? PyCFunction_New(&definition, capsule.get()) : nullptr;
   END_HANDLE_TH_ERRORS
 }

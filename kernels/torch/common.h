@@ -154,6 +154,17 @@ inline double factor_of(IntArrayRef shape, Reduction reduction) {
 
 // ---- Python ------------------------------------------------------------------------------------------
 
+// Lets other threads run Python meanwhile, where this one holds the interpreter.
+class Others {
+ public:
+  Others() {
+    if (PyGILState_Check()) released_.emplace();
+  }
+
+ private:
+  std::optional<pybind11::gil_scoped_release> released_;
+};
+
 inline PyObject* wrapped(const Tensor& t) {
   return t.defined() ? THPVariable_Wrap(t) : Py_NewRef(Py_None);
 }
@@ -207,14 +218,8 @@ inline THPObjectPtr called(PyObject* function, PyObject* arguments) {
 
 template <class Call>
 void run(int (*entry)(const Call*), const Call& call) {
-  int failed;
-  if (PyGILState_Check()) {
-    pybind11::gil_scoped_release others;
-    failed = entry(&call);
-  } else {
-    failed = entry(&call);
-  }
-  TORCH_CHECK(!failed, "the native library failed");
+  const Others others;
+  TORCH_CHECK(!entry(&call), "the native library failed");
 }
 
 }  // namespace fr::ops

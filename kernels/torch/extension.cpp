@@ -3,6 +3,7 @@
 // done in Python. It computes nothing itself; `start` gets the library's functions and the ops.
 #include "torch/bound.h"
 #include "torch/kernels.h"
+#include "torch/parameters.h"
 
 namespace fr::ops {
 namespace {
@@ -97,6 +98,7 @@ PyObject* spent(PyObject*, PyObject* object) {
 
 PyMethodDef methods[] = {
     {"bound", bound, METH_VARARGS, nullptr},
+    {"parameters", parameters, METH_O, nullptr},
     {"start", start, METH_VARARGS, nullptr},
     {"spent", spent, METH_O, nullptr},
     {"bound_cache", bound_cache, METH_O, nullptr},

@@ -19,11 +19,13 @@ namespace fr::ops {
 using torch::jit::Stack;
 
 inline bool asked_for() {
+  if (PyGILState_Check()) return is_backend();
   pybind11::gil_scoped_acquire ours;
   return is_backend();
 }
 
-// Replaces an op's arguments by results; what is absent has no elements.
+// Replaces an op's arguments by results; what is absent has no elements. It is a tensor of its own in each call,
+// for an autograd Function around the op would record itself in it.
 inline void give(Stack* stack, size_t count, variable_list&& found, const at::TensorOptions& options) {
   torch::jit::drop(*stack, count);
   for (Tensor& t : found) stack->emplace_back(t.defined() ? std::move(t) : at::detail::empty_cpu({0}, options));
@@ -62,9 +64,9 @@ bool forward_here(Stack* stack, bool with_autograd) {
   if (!Op::parse(args + Op::inputs, spec) || !Op::check(spec, in, p) || !asked_for()) return false;
   bool differentiable = false;
   for (size_t i : Op::differentiable) differentiable = differentiable || wants_gradient(in[i]);
+  const Others others;
   if (!with_autograd || !differentiable) {
-    const at::TensorOptions options = in[0].options();
-    give(stack, count, Op::forward(spec, in, p), options);
+    give(stack, count, Op::forward(spec, in, p), in[0].options());
     return true;
   }
   const typename Op::Spec whole = Op::with_gradient(spec);
@@ -122,6 +124,7 @@ bool backward_here(Stack* stack, bool with_autograd) {
   if (!Op::parse(options, spec) || !suits(spec, kept, grads) || !Op::can_differentiate(kept, needs) ||
       !asked_for())
     return false;
+  const Others others;
   variable_list found = Op::backward(spec, kept, grads, needs, false);
   for (const Tensor& t : kept)
     if (t.defined()) {

@@ -23,6 +23,8 @@ from .. import dispatch
 from . import memory
 
 module: Any = None
+parameters: Callable[[tuple[Any, ...]], list[Tensor] | None] | None = None
+"""What ``functional.arguments.parameters`` sees at a glance, once there is the extension."""
 origin, reason = "", "the native library is not loaded"
 _served: dict[str, Any] = {}
 _bound: list[Bound] = []
@@ -40,14 +42,15 @@ class Bound:
 
     That function reads the arguments and calls the same op by the dispatcher: to match them to the
     schema, as ``torch.ops`` does, takes a quarter of a small forward pass. What may be more than a
-    value (subclasses, tracers, modes that override functions) it leaves to ``torch.ops``. No
-    compiler sees through it: compiled code calls ``op``.
+    value (subclasses), and calls that somebody looks on at (modes, transforms, tracers), it leaves
+    to ``otherwise``. No compiler sees through it: compiled code calls the op.
     """
 
-    __slots__ = ("call", "op")
+    __slots__ = ("call", "name", "otherwise")
 
-    def __init__(self, op: Any) -> None:
-        self.op = self.call = op
+    def __init__(self, name: str, otherwise: Callable[..., Any]) -> None:
+        self.name = name
+        self.call = self.otherwise = otherwise
         _bound.append(self)
 
 
@@ -58,7 +61,7 @@ def turned_off() -> bool:
 
 def load(library: Any) -> None:
     """Find or build the extension and start it, or say why there is none."""
-    global module, origin, reason
+    global module, origin, parameters, reason
     from . import build, cache
 
     try:
@@ -69,12 +72,12 @@ def load(library: Any) -> None:
         entries = (getattr(library.handle, f"fused_reparam_{name}") for name in _FUNCTIONS)
         addresses = [ctypes.cast(entry, ctypes.c_void_p).value for entry in entries]
         codes = library.codes
-        calls = [found.bound(one.op.name(), one.op) for one in _bound]
+        calls = [found.bound(one.name, one.otherwise) for one in _bound]
         found.start(
             dispatch.asked_for, _recorded_backward, codes.families, codes.bases, _served, *addresses
         )
         memory.start(found)
-        module = found
+        module, parameters = found, found.parameters
         for one, call in zip(_bound, calls, strict=True):
             one.call = call
     except Exception as error:  # whatever went wrong, Python can do it

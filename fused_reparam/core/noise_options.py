@@ -25,4 +25,4 @@ DEFAULTS: dict[str, Any] = {"sample_shape": None, "rng": "philox", "eps": None}
 
 def misnamed(noise: NoiseOptions) -> bool:
     """Whether a function was given a keyword that is none of these."""
-    return any(name not in DEFAULTS for name in noise)
+    return not noise.keys() <= DEFAULTS.keys()

@@ -14,6 +14,9 @@ from torch.autograd import forward_ad
 from .mistakes import described
 
 
+_EXACT = 1 << 53  # no integer up to it is rounded
+
+
 def integer(name: str, value: Any) -> int:
     """A Python integer of what ``operator.index`` takes, except a boolean."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
@@ -27,6 +30,8 @@ def real(name: str, value: Any) -> float:
         return float(value)  # a numpy.float64 is one
     if isinstance(value, (torch.SymFloat, torch.SymInt)):
         return value  # type: ignore[return-value]
+    if type(value) is int and -_EXACT <= value <= _EXACT:
+        return float(value)
     return _taken(name, "a number", float, value)  # type: ignore[no-any-return]
 
 

@@ -55,7 +55,7 @@ def special(function: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def node_of(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     """The node that stands for ``function(**given)``, or None where nothing in it is symbolic."""
-    if all(type(value) in _NOT_SYMBOLIC for value in given.values()):  # a location is a number
+    if _NOT_SYMBOLIC.issuperset(map(type, given.values())):  # a location is a number
         return None
     found: list[Proxy] = []
     map_aggregate(given, lambda value: found.append(value) if isinstance(value, Proxy) else None)  # type: ignore[func-returns-value]

@@ -165,7 +165,8 @@ def divergence(
         check_reduction(reduction)
     else:
         over = summed(reduction, dims)
-    check_choice("free_bits_per", free_bits_per, _PER)
+    if type(free_bits_per) is not str or free_bits_per not in _PER:
+        check_choice("free_bits_per", free_bits_per, _PER)
     if prior is None and free_bits is None and type(beta) is int and beta == 1:
         return usual(over)
     if not isinstance(like, Tensor):

@@ -26,6 +26,7 @@ from torch.compiler import is_compiling
 
 from ..backends import dispatch
 from ..backends.cpu import extension
+from ..core.modes import exporting
 from ..core.storage import check_gradients, check_saved
 from ..rng.keys import Fresh
 from .functions import (
@@ -143,6 +144,10 @@ class DifferentiableOp(ABC):
         """A gradient that is an incoming one as it is: which one, and that."""
         return None
 
+    def in_plain_operators(self, inputs: Tensors, spec: Any) -> Tensors:
+        """The outputs where nothing is to be drawn: an exported model needs no op of this package."""
+        raise NotImplementedError
+
     def with_key(self, inputs: Tensors, key: Any) -> Tensors:
         return *inputs[: self.key_at], key, *inputs[self.key_at + 1 :]
 
@@ -212,6 +217,8 @@ class DifferentiableOp(ABC):
     def _observed(self, *args: Any) -> Tensors:
         """The same, whoever looks on."""
         key = args[self.key_at]
+        if key is None and exporting():
+            return self.in_plain_operators(*self._unpack(args))
         if type(key) is Fresh:
             args = self.with_key(args, key.draw(args[0].device))
         # Within the dispatcher no Function of a transform can be applied.

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.modes import exporting
 from . import elementwise_call
 from . import elementwise_formula as formula
 from .differentiable import DifferentiableOp
-from .elementwise_call import Layout, unbroadcast
+from .elementwise_call import EPS, Layout, unbroadcast
 from .elementwise_check import check
 from .elementwise_spec import PARAMETERS, TERMS, Inputs, Spec, count, member, settled
 from .functions import Call, Tensors
@@ -94,6 +93,9 @@ class Elementwise(DifferentiableOp):
         z = grads[0] if spec.sample else None
         return z, *grads[1 : 1 + terms], *(None,) * (TERMS - terms)
 
+    def in_plain_operators(self, inputs: Tensors, spec: Any) -> Tensors:
+        return tuple(formula.evaluate(inputs, inputs[EPS], spec))
+
     def passed(self, grads: Tensors, kept: Tensors, spec: Any) -> tuple[int, Tensor] | None:
         """The gradient of z for p0, where z is p0 and something that does not depend on p0.
 
@@ -126,10 +128,6 @@ def elementwise(
         inputs = *params, *_ABSENT[len(params)], key, eps
     else:
         inputs = params[0], None, *params[1:], *_ABSENT[1 + len(params)], key, eps
-    if key is None and exporting():
-        # Nothing is to be drawn: an exported model needs no op of this package.
-        z, *terms = formula.evaluate(inputs, eps, spec)
-        return z, tuple(terms)
     found = _op(inputs, spec)
     return found[0], found[1 : 1 + count(spec)]  # type: ignore[return-value]
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..core import reductions
 from ..core.dtypes import compute_dtype
-from ..core.modes import exporting
 from ..families.categorical import (
     HARD,
     LARGEST_TAU,
@@ -110,6 +109,23 @@ class GumbelSoftmax(DifferentiableOp):
         to_y, to_kl, *to_kept = double_backward(cotangents, spec, grad_y, grad_kl, *kept)
         return to_y, None, to_kl, *to_kept
 
+    def in_plain_operators(self, inputs: Tensors, spec: Any) -> Tensors:
+        logits, _, *others = inputs
+        assert logits is not None
+        x, noise, control = (
+            t if t is None or not t.dim()
+            else t.to(compute_dtype(t.dtype)).unsqueeze(0).movedim(spec.dim + 1, 1)
+            for t in (logits, *others)
+        )  # fmt: skip
+        assert x is not None
+        found, soft, kl = formula(
+            x, noise, spec.mode, *numbers_of(spec.mode, spec.tau, spec.unimix, control)
+        )
+        y = found.movedim(1, spec.dim + 1).squeeze(0).to(logits.dtype)
+        if spec.reduction is not None:
+            kl = reductions.reduced(kl.squeeze(0), spec.reduction)
+        return y, soft, kl
+
     def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
         y, soft, _ = outputs
         reads_logits = spec.reduction is not None or spec.mode == ONE_HOT
@@ -160,8 +176,6 @@ def gumbel_softmax(
     if order is not UNSETTLED:
         order = tuple(order)  # a spec is hashed where a call goes past the dispatcher
     spec = Spec(order, mode, tau, unimix, dim, True, False, reduction)
-    if key is None and exporting():
-        return _in_plain_operators(logits, noise, control, spec)
     y, _, kl = _op((logits, key, noise, control), spec)
     return y, kl  # type: ignore[return-value]
 
@@ -169,25 +183,4 @@ def gumbel_softmax(
 def divergence(logits: Tensor, dim: int, reduction: str) -> Tensor:
     """The KL without a sample."""
     spec = Spec(UNSETTLED, SOFT, 1.0, 0.0, dim, False, False, reduction)
-    if exporting():
-        return _in_plain_operators(logits, None, None, spec)[1]
     return _op((logits, None, None, None), spec)[2]  # type: ignore[return-value]
-
-
-def _in_plain_operators(
-    logits: Tensor, noise: Tensor | None, control: Tensor | None, spec: Spec
-) -> tuple[Tensor, Tensor]:
-    """Nothing is to be drawn: an exported model needs no op of this package."""
-    x, drawn, number = (
-        t if t is None or not t.dim()
-        else t.to(compute_dtype(t.dtype)).unsqueeze(0).movedim(spec.dim + 1, 1)
-        for t in (logits, noise, control)
-    )  # fmt: skip
-    assert x is not None
-    found, _, kl = formula(
-        x, drawn, spec.mode, *numbers_of(spec.mode, spec.tau, spec.unimix, number)
-    )
-    y = found.movedim(1, spec.dim + 1).squeeze(0).to(logits.dtype)
-    if spec.reduction is None:
-        return y, torch.empty(0)
-    return y, reductions.reduced(kl.squeeze(0), spec.reduction)

@@ -13,7 +13,6 @@ from torch.autograd import forward_ad
 
 from .mistakes import described
 
-
 _EXACT = 1 << 53  # no integer up to it is rounded
 
 

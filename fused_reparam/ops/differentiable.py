@@ -145,7 +145,7 @@ class DifferentiableOp(ABC):
         return None
 
     def in_plain_operators(self, inputs: Tensors, spec: Any) -> Tensors:
-        """The outputs where nothing is to be drawn: an exported model needs no op of this package."""
+        """The outputs where no noise is drawn: an exported model needs no op of this package."""
         raise NotImplementedError
 
     def with_key(self, inputs: Tensors, key: Any) -> Tensors:

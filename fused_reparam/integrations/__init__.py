@@ -19,6 +19,7 @@ CONSUMERS = (
     "blitz",
     "stable_baselines3",
     "torchrl",
+    "scvi",
 )
 __all__ = ["CONSUMERS", "Report", "patch"]
 

@@ -30,10 +30,10 @@ class Step(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
-def _vae_of_scvi() -> Callable[[], Any]:
+def _vae_of_scvi(likelihood: str) -> Callable[[], Any]:
     from scvi.module import VAE
 
-    model = VAE(n_input=100, n_batch=1)
+    model = VAE(n_input=100, n_batch=1, gene_likelihood=likelihood)
     tensors = {
         "X": torch.poisson(2 * torch.rand(128, 100)),
         "batch": torch.zeros(128, 1, dtype=torch.long),
@@ -143,6 +143,7 @@ def _trained(
 
 
 _NETWORK = f"two Bayesian layers of width {WIDTH}, batch 32"
+_CELLS = "VAE of 100 genes, latent 10, batch 128"
 _DEFAULT = "SAC, two layers of 256, batch 256 (its defaults)"
 _SMALL = "SAC, two layers of 32, batch 64"
 STEPS_OF = (
@@ -158,7 +159,10 @@ STEPS_OF = (
     ),
     Step("torchrl", "a TanhNormal policy of one layer of 64, batch 256", "torchrl",
          _policy_of_torchrl),
-    Step("scvi", "VAE of 100 genes, latent 10, batch 128", "torch_distributions", _vae_of_scvi),
+    Step("scvi", _CELLS + ", zinb (its default)", "scvi", lambda: _vae_of_scvi("zinb")),
+    Step("scvi", _CELLS + ", nb", "scvi", lambda: _vae_of_scvi("nb")),
+    Step("scvi", _CELLS + ", zinb, `patch(\"torch_distributions\")`", "torch_distributions",
+         lambda: _vae_of_scvi("zinb")),
     Step("pythae", "VAE of 28x28 pixels, latent 16, batch 128", "pythae", _vae_of_pythae),
     Step("diffusers", "AutoencoderKL, one block of 32, two images of 32x32", "diffusers",
          _vae_of_diffusers),

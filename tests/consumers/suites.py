@@ -85,6 +85,10 @@ SUITES = (
     ),
     Suite(
         "scvi", "https://github.com/scverse/scvi-tools", "1.4.2",
+        "tests/distributions tests/nn tests/module", "scvi",
+    ),
+    Suite(
+        "scvi, drawing", "https://github.com/scverse/scvi-tools", "1.4.2",
         "tests/distributions tests/nn tests/module", "torch_distributions",
     ),
     # Not those of models without a posterior, nor of moving weights between devices. VidTok's own

@@ -22,6 +22,7 @@ from .servable import as_it_was, unserved
 _MODULE = "stable_baselines3.common.distributions"
 _GAUSSIAN, _SQUASHED = "DiagGaussianDistribution", "SquashedDiagGaussianDistribution"
 _PARTS = ("proba_distribution", "sample", "log_prob", "actions_from_params")
+_NOT_FINITE = "parameters that are not finite"
 _DRAWING = frozenset((*_PARTS, "get_actions"))
 
 
@@ -52,21 +53,26 @@ def targets(rng: str, exact: bool = False) -> list[Target]:
     def squashed(self: Any, mean_actions: Any, log_std: Any) -> tuple[Tensor, Tensor] | str:
         if _parts_of_its_own(self):
             return "a distribution with parts of its own"
-        why = _unserved(mean_actions, log_std)
+        why = _of_another_form(mean_actions, log_std)
         if why is not None:
             return why
         if mean_actions.dim() != 2:
             return "another shape than (batch, actions)"
-        self.distribution = Policy(mean_actions, log_std)
+        x = None
         if exact:
-            self.gaussian_actions = None
             action, log_prob = fused.tanh_normal_rsample(mean_actions, log_std=log_std, **noise)
-            return action, as_it_was(log_prob, action)
-        x, log_prob, _ = fused.gaussian_rsample_log_prob(mean_actions, log_std=log_std, **noise)
-        self.gaussian_actions = x
-        action = torch.tanh(x)
-        slope = torch.log(1 - action**2 + self.epsilon).sum(dim=1)
-        return action, as_it_was(log_prob, x) - slope
+            log_prob = as_it_was(log_prob, action)
+        else:
+            x, log_prob, _ = fused.gaussian_rsample_log_prob(mean_actions, log_std=log_std, **noise)
+            action = torch.tanh(x)
+            slope = torch.log(1 - action**2 + self.epsilon).sum(dim=1)
+            log_prob = as_it_was(log_prob, x) - slope
+        # Parameters that are not finite are seen in what was made of them; tanh hides an infinity.
+        made = (log_prob,) if x is None else (log_prob, x)
+        if Normal._validate_args and not _finite(*made) and not _finite(mean_actions, log_std):
+            return _NOT_FINITE
+        self.distribution, self.gaussian_actions = Policy(mean_actions, log_std), x
+        return action, log_prob
 
     return [
         Target(
@@ -137,13 +143,18 @@ def _proba_distribution(self: Any, mean_actions: Any, log_std: Any) -> Any:
 
 
 def _unserved(mean: Any, log_std: Any) -> str | None:
+    why = _of_another_form(mean, log_std)
+    if why is None and Normal._validate_args and not _finite(mean, log_std):
+        return _NOT_FINITE
+    return why
+
+
+def _of_another_form(mean: Any, log_std: Any) -> str | None:
     why = unserved(mean, log_std)
     if why is not None:
         return why
     if not mean.dim() or log_std.shape not in (mean.shape, mean.shape[-1:]):
         return "a scale of another shape than the mean or its actions"
-    if Normal._validate_args and not _finite(mean, log_std):
-        return "parameters that are not finite"
     return None
 
 
@@ -166,4 +177,4 @@ def _finite(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     with torch.no_grad():
-        return math.isfinite(sum(t.sum() for t in tensors).item())  # type: ignore[union-attr]
+        return math.isfinite(sum(t.sum().item() for t in tensors))

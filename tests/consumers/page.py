@@ -15,9 +15,9 @@ HEAD = """# Other packages' own tests
 `fused_reparam.integrations.patch` in place, with `rng="torch"`, because some replay the noise.
 `python -m tests.consumers --only page` writes this page of `tests/consumers/results.json`.
 
-bayesian_torch has no tests, and of diffusers' own few draw. Its row of "drawing" and that of "layers
-and models" are of tests that were written here (`tests/consumers/written`). scvi-tools' tests run
-with its own integration, and as "drawing" with that of `torch.distributions`.
+bayesian_torch has no tests, and of diffusers' own few draw. Its row of "drawing" and that of
+"layers and models" are of tests that were written here (`tests/consumers/written`). scvi-tools'
+tests run with its own integration, and as "drawing" with that of `torch.distributions`.
 """
 
 

@@ -92,8 +92,8 @@ STEPS = """## A training step
 The processor time of one thread, a step as it is over the patched one (with its own noise), in
 turns: above 1 is faster. The range is of the middle half of the pairs.
 
-| package | step | as it is, ms | ratio | range | calls a step |
-| --- | --- | --- | --- | --- | --- |"""
+| package | step | as it is, ms | ratio | range | pairs | calls a step |
+| --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def _steps(found: list[dict[str, Any]]) -> list[str]:
@@ -103,7 +103,7 @@ def _steps(found: list[dict[str, Any]]) -> list[str]:
         calls = ", ".join(f"{n / BLOCK:g} {what}" for what, n in one["calls"].items())
         cells = (
             f"{one['name']} {one['version']}", one["what"], f"{one['milliseconds']:.2f}",
-            f"{one['ratio']:.2f}", f"{low:.2f} to {high:.2f}", calls,
+            f"{one['ratio']:.2f}", f"{low:.2f} to {high:.2f}", one["pairs"], calls,
         )  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return [*lines, ""]

@@ -195,7 +195,7 @@ def measure(one: Step) -> dict[str, Any]:
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {
         "what": one.what, "milliseconds": 1e3 * statistics.median(stock),
-        "ratio": middle, "quartiles": [low, high], "calls": calls,
+        "ratio": middle, "quartiles": [low, high], "pairs": PAIRS, "calls": calls,
     }  # fmt: skip
 
 

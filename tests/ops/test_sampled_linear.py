@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vmap
 from torch.library import opcheck
 
 import fused_reparam
@@ -253,3 +253,30 @@ def test_what_is_refused(backend):
         OPS.sampled_linear_backward(
             x, None, x, mu, rho, None, None, bias, KEY, family, RHO, STD, constants, [True] * 6
         )
+
+
+@pytest.mark.parametrize("prior", ["rows", "mixture"])
+def test_forward_mode(prior, way):
+    """Tangents in float64 are the central differences of the op's own results."""
+    given = [t if t is None else t.detach() for t in inputs(prior, 37, 29, (3,), torch.float64)]
+    at = [i for i, t in enumerate(given) if t is not None]
+    generator = torch.Generator().manual_seed(4)
+
+    def results(*tensors):
+        placed = dict(zip(at, tensors, strict=True))
+        x, *params, bias = (placed.get(i) for i in range(len(given)))
+        params = [t for t in params if t is not None]
+        family, constants, _ = PRIORS[prior]
+        return sampled_linear(x, params, bias, KEY, Spec(family, RHO, STD, tuple(constants)))
+
+    leaves = [given[i] for i in at]
+    along = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in leaves]
+    found = jvp(results, tuple(leaves), tuple(along))[1]
+    step = 1e-5
+    ahead, behind = (
+        results(*(t + sign * step * d for t, d in zip(leaves, along, strict=True)))
+        for sign in (1, -1)
+    )
+    for got, after, before in zip(found, ahead, behind, strict=True):
+        want = (after - before) / (2 * step)
+        assert (got - want).norm() <= 1e-6 * want.norm()

@@ -152,3 +152,31 @@ def test_copies_print_and_refuse():
         BayesianLinear(4, 3, recompute=True, local_reparameterization=True)
     with pytest.raises(TypeError, match="recompute must be"):
         BayesianLinear(4, 3, recompute="yes")
+
+
+def test_bayesianize(backend):
+    def converted(**options):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv1d(3, IN, 1), nn.Flatten(), nn.Linear(IN, OUT))
+        return fr.bayesianize(model, rho_init=-3.0, **options)
+
+    keeps, draws = converted(), converted(recompute=True)
+    assert draws[2].recompute
+    assert not keeps[2].recompute
+    x = torch.randn(4, 3, 1)
+    assert "Sampled" in draws(x).grad_fn.name()
+
+    def of_model(model):
+        torch.manual_seed(1)
+        (model(x).square().mean() + kl_divergence(model) / 1000).backward()
+        return [p.grad for p in model.parameters()]
+
+    same(of_model(draws), of_model(keeps))
+    assert copy.deepcopy(draws)[2].recompute
+    assert "recompute=True" in repr(draws)
+    for mistaken in (nn.Conv1d(3, 4, 1), nn.Embedding(3, 4)):
+        with pytest.raises(ValueError, match="recompute=True is for"):
+            fr.bayesianize(mistaken, recompute=True)
+        assert type(mistaken).__module__.startswith("torch.nn"), "nothing is converted"
+    with pytest.raises(TypeError, match="recompute must be"):
+        fr.bayesianize(nn.Linear(3, 4), recompute="yes")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...core.mistakes import described, names_mistakes
+from ...core.scalars import flag
 from ...functional.divergence import PriorArgument
 from .convolution import BayesianConv1d, BayesianConv2d, BayesianConv3d
 from .embedding import BayesianEmbedding
@@ -40,6 +41,7 @@ def bayesianize(
     mixture: Mixture | None = None,
     rho_init: float = -5.0,
     prior: PriorArgument = None,
+    recompute: bool = False,
     **mistaken: Never,
 ) -> nn.Module:
     r"""Make the layers of a network Bayesian, in place: its weights become the means.
@@ -63,6 +65,8 @@ def bayesianize(
             layer is left alone.
         prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`. ``rho_init``
             sets the first sigma: -5 is 0.0067, -3 is 0.049.
+        recompute: whether the linear layers draw their weights again in the backward pass instead
+            of keeping them, see :class:`BayesianLinear`. Layers of other kinds keep theirs.
 
     Returns:
         The model.
@@ -71,8 +75,8 @@ def bayesianize(
         TypeError: the model is no module, or a layer can't be converted, for its weight is computed
             of others (weight norm, parametrizations, pruning), its gradients are sparse, or its
             dtype is none of the four. Nothing is converted then; leave the layer out by ``filter``.
-        ValueError: the model has no layer to convert, or the prior is wrong or does not fit one of
-            the layers. Nothing is converted then.
+        ValueError: the model has no layer to convert, or none that ``recompute`` is for, or the
+            prior is wrong or does not fit one of the layers. Nothing is converted then.
 
     Source: Blundell et al., "Weight uncertainty in neural networks", 2015; from trained weights:
     Krishnan, Subedar and Tickoo, "Specifying weight priors in Bayesian deep neural networks with
@@ -113,6 +117,7 @@ def bayesianize(
         raise TypeError(
             f"filter must be a function of a layer's name and module, got {described(filter)}"
         )
+    recompute = flag("recompute", recompute)
     found: list[tuple[type[MeanField], nn.Module]] = []
     for name, layer in model.named_modules():
         kind = _BY_LAYER.get(_without_parametrization(layer))
@@ -127,11 +132,18 @@ def bayesianize(
         found.append((kind, layer))
     if not found:
         raise ValueError(_nothing(model, filter is not None))
+    if recompute and not any(kind is BayesianLinear for kind, _ in found):
+        raise ValueError(
+            "recompute=True is for torch.nn.Linear, and none is among the layers to convert: "
+            + ", ".join(sorted({kind._of.__name__ for kind, _ in found}))
+        )
     for _, layer in found:  # all before any is converted
         fitted(checked, {name: p for name, p in layer._parameters.items() if p is not None})
     scales = _scales_in(model)
     for kind, layer in found:
         kind._convert(layer, checked, scales)
+        if recompute and isinstance(layer, BayesianLinear):
+            layer.recompute = True
     return model
 
 

@@ -8,6 +8,7 @@
 # make bench   time every op and whole training steps against PyTorch on the CPU, and draw the results
 # make results   measure all that README and docs show into bench/results, and rewrite their figures
 # make pages   rewrite README's and docs' figures from the results in bench/results
+# make docs    build the documentation site into out/site; a broken link is an error
 # make gpu-report   test and measure on a GPU with the PyTorch that $(PYTHON) has; no set-up
 #
 # The others set up what they need in $(VENV); a second run skips that. To use another interpreter or
@@ -27,9 +28,10 @@ BIN := $(VENV)/bin
 # One stamp for each PyTorch and Python: asking for another sets up again.
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
+DOCS := $(VENV)/.docs-ready
 CONSUMERS_STAMP := $(CONSUMERS_VENV)/.ready
 
-.PHONY: demo examples test test-consumers sanitize lint bench results pages gpu-report setup clean
+.PHONY: demo examples test test-consumers sanitize lint bench results pages docs gpu-report setup clean
 
 setup: $(STAMP)
 
@@ -100,6 +102,9 @@ results: $(STAMP)
 pages: $(STAMP)
 	$(BIN)/python -m bench pages
 
+docs: $(STAMP) $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 gpu-report:
 	$(PYTHON) -m bench gpu-report
 
@@ -123,6 +128,10 @@ $(CONSUMERS_STAMP): tests/consumers/requirements.txt
 
 $(LINT): pyproject.toml $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[lint]"
+	touch "$@"
+
+$(DOCS): pyproject.toml $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
 	touch "$@"
 
 clean:

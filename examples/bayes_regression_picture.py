@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from drawing import COLORS, new_figure, save
+from drawing import COLORS, DASHES, MARKS, new_figure, save
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from predictive import coverage, predict
@@ -42,8 +42,8 @@ def _bands(axes: Axes, runs: Mapping[str, Run], fold: Fold) -> None:
     ):
         axes.fill_between(grid, low, high, color=COLORS[1], alpha=alpha, lw=0, label=label)
     axes.plot(grid, fused.means.mean(0), color=COLORS[1], lw=2, label=f"mean, {names[1]}")
-    for found, index, dashes in ((written, 0, "--"), (fixed, 2, ":")):
-        style = {"color": COLORS[index], "lw": 1.6, "ls": dashes}
+    for found, index in ((written, 0), (fixed, 2)):
+        style = {"color": COLORS[index], "lw": 1.6, "ls": DASHES[index]}
         for edge, label in zip(found.band(BAND), (f"{BAND:.0%}, {names[index]}", ""), strict=True):
             axes.plot(grid, edge, label=label, **style)
     kept = fold.scaling.y_mean + fold.scaling.y_std * fold.y
@@ -62,14 +62,15 @@ def _coverage(axes: Axes, runs: Mapping[str, Sequence[Run]]) -> None:
     count = sum(len(run.below) for run in next(iter(runs.values())))
     chance = 1.96 * torch.sqrt(shares * (1 - shares) / count)
     axes.fill_between(shares, shares - chance, shares + chance, color="0.88", lw=0, label="chance")
+    axes.plot((0, 1), (0, 1), color="0.4", lw=1, label="as promised")
     for index, (name, of) in enumerate(runs.items()):
         below = torch.cat([run.below for run in of])
         found = [coverage(below, share) for share in shares.tolist()]
-        dashes, order = ("--", "-", ":")[index], (4, 3, 5)[index]
-        axes.plot(shares, found, color=COLORS[index], lw=2, ls=dashes, label=name, zorder=order)
+        style = {"color": COLORS[index], "ls": DASHES[index], "lw": 2, "zorder": 3 + index}
+        axes.plot(shares, found, label=name, **style)
     axes.set(title=f"Does a band hold what it promises?\n{count} held-out patients")
     axes.set(xlabel="share of patients that the band promises", ylabel="share that it holds")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False)
@@ -81,14 +82,23 @@ def _times(axes: Axes, measured: Sequence[StepTimes]) -> None:
     for index, name in enumerate(measured[0].seconds):
         medians = [m.seconds[name][0] * 1e3 for m in measured]
         spreads = [m.seconds[name][1] * 1e3 for m in measured]
-        style = {"color": COLORS[index], "lw": 2, "marker": "o", "ms": 4, "capsize": 2}
-        axes.errorbar(weights, medians, yerr=spreads, label=name, **style)
+        style = {
+            "color": COLORS[index],
+            "ls": DASHES[index],
+            "lw": 2,
+            "marker": MARKS[index],
+            "ms": 5,
+        }
+        axes.errorbar(weights, medians, yerr=spreads, label=name, lw=2, capsize=2, **style)
     for m in measured:
         slowest = max(middle for middle, _ in m.seconds.values()) * 1e3
         axes.annotate(f"{m.ratio[0]:.1f}x", (m.weights, slowest), (0, 8),
                       textcoords="offset points", ha="right", weight="bold")  # fmt: skip
     first, second, *_ = measured[0].seconds
-    axes.set(title=f"A training step\n(bold: {second} over {first})", ylabel="ms")
+    axes.set(
+        title=f"A training step\n(bold: {second} over {first})",
+        ylabel="forward, backward and update, ms",
+    )
     axes.set(xscale="log", yscale="log", xlabel="weights in the network")
     axes.margins(0.25, 0.2)
     axes.yaxis.set_major_formatter("{x:g}")

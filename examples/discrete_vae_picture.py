@@ -10,6 +10,7 @@ import torch
 from drawing import curves, new_figure, reconstructions, samples, save, time_bars
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,12 +45,12 @@ def _learning(figure: Figure | SubFigure, runs: Mapping[str, Sequence[Run]]) -> 
     *_, of = runs.values()
     relaxed = torch.tensor([run.relaxed for run in of]).mean(0)
     epochs = range(1, len(relaxed) + 1)
-    above.plot(epochs, relaxed, color="0.3", lw=1.2, ls=":", label="fused, letters relaxed")
+    above.plot(epochs, relaxed, color="0.3", lw=1.2, ls="-.", label="fused, letters relaxed")
     above.legend(frameon=False, title=f"mean and range of {len(of)} seeds")
     above.set(title="Negative ELBO, held-out images", ylabel="nats per image", xlabel="")
     above.set_ylim(bottom=min(above.get_ylim()[0], relaxed.min().item() - 2.0))
     below.plot(epochs, of[0].taus, color="0.3", lw=2)
-    below.set(ylabel="tau", xlabel="epoch", ylim=(0, 1.05), yticks=(0, 0.5, 1))
+    below.set(ylabel="temperature", xlabel="epoch", ylim=(0, 1.05), yticks=(0, 0.5, 1))
 
 
 def _letters(
@@ -73,13 +74,17 @@ def _letters(
 def _use(axes: Axes, model: DiscreteVAE, data: Data) -> None:
     """The share of each letter at each place of the word, over the held-out images."""
     shares = torch.softmax(model.letters(data.test), -1).mean(0)
-    effective = torch.exp(-(shares * shares.log()).sum(-1)).mean().item()
-    axes.imshow(
-        shares.sort(-1, descending=True).values.numpy(), cmap="Blues", vmin=0, aspect="auto"
-    )
+    perplexity = torch.exp(torch.special.entr(shares).sum(-1)).mean().item()
+    places, alphabet = shares.shape
+    ordered = shares.sort(-1, descending=True).values.numpy()
+    extent = (0.5, alphabet + 0.5, places + 0.5, 0.5)
+    image = axes.imshow(ordered, cmap="Blues", vmin=0, aspect="auto", extent=extent)
+    bar = axes.figure.colorbar(image, ax=axes, location="bottom", pad=0.02)
+    bar.ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bar.set_label("share of the letter")
     axes.set(xlabel="letter, most used first", ylabel="place in the word")
-    axes.set_title(f"Use of the letters:\nas even as {effective:.1f} of {shares.shape[1]}")
-    axes.set(xticks=[], yticks=[])
+    axes.set_title(f"Use of the letters:\nperplexity {perplexity:.1f} of {alphabet}")
+    axes.set(xticks=range(1, alphabet + 1, 5), yticks=range(1, places + 1))
 
 
 @torch.no_grad()
@@ -88,11 +93,12 @@ def _annealing(rows: Sequence[Axes], model: DiscreteVAE, taus: Sequence[float], 
     logits = model.letters(data.test[:1])
     for axes, tau in zip(rows, (taus[0], taus[len(taus) // 3], taus[-1]), strict=True):
         y = gumbel_softmax(logits, tau, key=noise.key(3))[0]
-        axes.imshow(y.T.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(y.T.numpy(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(f"tau {tau:.2g}", rotation=0, ha="right", va="center")
     rows[0].set_title("One word as tau falls")
     rows[-1].set_xlabel("place in the word (down: its letter)")
+    rows[0].figure.colorbar(image, ax=list(rows), label="letter's weight")
 
 
 def _likeliest(model: DiscreteVAE) -> Callable[[Tensor], Tensor]:

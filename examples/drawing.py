@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from digits import Data
 
-COLORS = ("#4c6a92", "#d9822b", "#3a9a6b")
+# Okabe and Ito's, which the colour-blind can tell apart; each with a dash and a mark of its own.
+COLORS = ("#0072B2", "#D55E00", "#009E73")
+DASHES, MARKS = ("-", "--", ":"), ("o", "s", "^")
 ROW_OF_DIGITS, SAMPLES = 12, 13
 
 
@@ -36,15 +38,15 @@ def save(figure: Figure, path: Path) -> None:
     print(f"\nwrote {path}")
 
 
-def curves(axes: Axes, runs: Mapping[str, Sequence[Sequence[float]]], dashed: str = "") -> None:
-    """Mean over the runs of each name with their range, by epoch; one dashed, as it hides another.
+def curves(axes: Axes, runs: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Mean over the runs of each name with their range, by epoch.
 
     The first epochs, which would take most of the height, are cut off.
     """
     for index, (name, of) in enumerate(runs.items()):
         found = torch.tensor(of)
         epochs = range(1, found.shape[1] + 1)
-        style = {"color": COLORS[index], "lw": 2, "ls": "--" if name == dashed else "-"}
+        style = {"color": COLORS[index], "lw": 2, "ls": DASHES[index]}
         axes.plot(epochs, found.mean(0).numpy(), label=name, zorder=3 + index, **style)
         low, high = found.min(0).values.numpy(), found.max(0).values.numpy()
         axes.fill_between(epochs, low, high, color=COLORS[index], alpha=0.15, lw=0)
@@ -62,8 +64,8 @@ def time_bars(axes: Axes, times: Mapping[str, tuple[float, float]], words: Seque
     rows = range(len(medians) - 1, -1, -1)
     axes.barh(rows, medians, xerr=spreads, color=COLORS, height=0.42, error_kw={"lw": 1})
     for row, name, median, word in zip(rows, times, medians, words, strict=False):
-        axes.text(0, row + 0.3, f"{name}: {median:,.0f} us, {word}", va="center")
-    axes.set(xlabel="us, forward and backward", yticks=[])
+        axes.text(0, row + 0.3, f"{name}: {median:,.0f} µs, {word}", va="center")
+    axes.set(xlabel="forward and backward, µs", yticks=[])
     axes.set_ylim(-0.5, len(medians) - 0.4)
     axes.set_xlim(0, 1.4 * max(medians))  # an error bar may leave it: the figure is written
     axes.spines["left"].set_visible(False)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from drawing import COLORS, new_figure, save
+from drawing import COLORS, DASHES, MARKS, new_figure, save
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
@@ -27,7 +28,10 @@ def draw(found: Variances, descents: Descents, pushed: Pushed, path: Path) -> No
     _divergence(right, pushed)
     places = bottom.subplots(1, len(pushed.draws) + 1, sharex=True, sharey=True)
     for axes, (step, (z, x)) in zip(places, pushed.draws.items(), strict=False):
-        _points(axes, z, x, f"after {step:,} steps" if step else "at the start")
+        drawn = _points(axes, z, x, f"after {step:,} steps" if step else "at the start")
+    bar = bottom.colorbar(drawn, ax=list(places[:-1]), location="left", aspect=12)
+    bar.set_ticks((-math.pi, 0, math.pi), labels=("-180°", "0°", "180°"))
+    bar.set_label("direction at the start")
     _density(places[-1], pushed)
     save(figure, path)
 
@@ -35,16 +39,17 @@ def draw(found: Variances, descents: Descents, pushed: Pushed, path: Path) -> No
 def _variances(axes: Axes, found: Variances) -> None:
     for index, (name, ratios) in enumerate(found.found.items()):
         style = {"color": COLORS[index], "zorder": 3}
-        axes.loglog(found.dimensions, ratios, "o", ms=5, label=name, **style)
-        axes.loglog(found.dimensions, found.formula[name], lw=1.5, **style)
+        axes.loglog(found.dimensions, ratios, MARKS[index], ms=5, label=name, **style)
+        axes.loglog(found.dimensions, found.formula[name], DASHES[index], lw=1.5, **style)
     axes.set(title="Variance of the gradient from one draw", xlabel="dimensions of z")
     axes.set_ylabel("variance / gradient$^2$")
-    axes.legend(frameon=False, title="dots: measured, lines: formula")
+    axes.legend(frameon=False, title="marks: measured, lines: formula")
 
 
 def _descent(axes: Axes, descents: Descents) -> None:
     for index, (name, path) in enumerate(descents.paths.items()):
-        axes.semilogy([100.0 * part for part in path], color=COLORS[index], lw=2, label=name)
+        style = {"color": COLORS[index], "ls": DASHES[index], "lw": 2}
+        axes.semilogy([100.0 * part for part in path], label=name, **style)
     axes.set(title=f"Minimizing E[f(z)] in {descents.dimensions} dimensions")
     axes.set(
         xlabel=f"step of Adam, {descents.draws} draws each", ylabel="% of the start that is left"
@@ -72,15 +77,15 @@ def _divergence(axes: Axes, pushed: Pushed) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def _points(axes: Axes, z: Tensor, x: Tensor, title: str) -> None:
+def _points(axes: Axes, z: Tensor, x: Tensor, title: str) -> PathCollection:
     """Where the draws came to lie, coloured by the direction in which they left the middle."""
     middle = z - z.mean(0)
-    angle = torch.atan2(middle[:, 1], middle[:, 0]).unsqueeze(1)
-    # A colour wheel of even lightness.
-    thirds = 2.0 * math.pi / 3.0 * torch.arange(3)
-    colors = 0.5 + 0.35 * torch.cos(angle - thirds)
-    axes.scatter(x[:, 0], x[:, 1], s=3, c=colors.numpy(), lw=0)
+    angle = torch.atan2(middle[:, 1], middle[:, 0])
+    # A cyclic map that the colour-blind can read: its two ends are one colour.
+    cycle = {"cmap": "twilight_shifted", "vmin": -math.pi, "vmax": math.pi}
+    drawn = axes.scatter(x[:, 0], x[:, 1], s=3, c=angle.numpy(), lw=0, **cycle)
     _frame(axes, title)
+    return drawn
 
 
 def _density(axes: Axes, pushed: Pushed) -> None:
@@ -93,5 +98,6 @@ def _density(axes: Axes, pushed: Pushed) -> None:
 
 def _frame(axes: Axes, title: str) -> None:
     axes.set(title=title, aspect="equal", xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE))
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=(-4, 0, 4), yticks=(-4, 0, 4))
+    axes.label_outer()
     axes.spines[:].set(visible=True, color="0.7")

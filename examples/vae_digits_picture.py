@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from drawing import COLORS, curves, new_figure, reconstructions, samples, save, time_bars
+from drawing import COLORS, DASHES, curves, new_figure, reconstructions, samples, save, time_bars
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -25,8 +25,7 @@ def draw(
     figure = new_figure(12, 7.4)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.1, 1))
     left, middle, right = top.subplots(1, 3, width_ratios=(1.25, 1.25, 1))
-    dashed = list(runs)[2]  # it hides the first
-    curves(left, {name: [run.held_out for run in of] for name, of in runs.items()}, dashed)
+    curves(left, {name: [run.held_out for run in of] for name, of in runs.items()})
     left.set(title="Negative ELBO, held-out images", ylabel="nats per image")
     _difference(middle, runs)
     latents = {name: m.latent for name, m in measured.items()}
@@ -47,7 +46,8 @@ def _difference(axes: Axes, runs: Mapping[str, Sequence[Run]]) -> None:
     for index, (name, of) in enumerate(others, start=1):
         gaps = torch.tensor([run.step_losses for run in of]) - textbook
         worst = gaps.abs().unflatten(1, (epochs, -1)).amax((0, 2))
-        axes.semilogy(range(1, epochs + 1), worst.numpy(), color=COLORS[index], lw=2, label=name)
+        style = {"color": COLORS[index], "ls": DASHES[index], "lw": 2}
+        axes.semilogy(range(1, epochs + 1), worst.numpy(), label=name, **style)
     level = textbook.mean().item()
     axes.axhline(level, color="0.5", lw=1, ls=":")
     axes.annotate("the loss itself", (epochs, level), (0, 3), textcoords="offset points",

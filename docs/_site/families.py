@@ -1,7 +1,7 @@
 """The API's pages: every public name by its docstring, and a page for each family.
 
-A family's page holds its formula, a plot of its density with draws of this package over it, who uses
-it, and the docstrings of its functions, module and distribution.
+A family's page holds its formula, a plot of its density with draws of this package over it, who
+uses it, and the docstrings of its functions, module and distribution.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ PAGES = {
         {"scale 1": D.Laplace(0.0, 1.0), "scale 0.5": D.Laplace(0.0, 0.5)}, True),
     "gumbel": _loc_scale("Gumbel", "loc - scale ln(-ln u)", "perturbed maximum",
                          {"scale 1": D.Gumbel(0.0, 1.0), "scale 0.5": D.Gumbel(0.0, 0.5)}, True),
-    "uniform": _loc_scale("Uniform", "loc + scale (2u - 1)", "dithering, additive-noise quantization",
+    "uniform": _loc_scale("Uniform", "loc + scale (2u - 1)",
+                          "dithering, additive-noise quantization",
                           {"loc 0, scale 1": D.Uniform(-1.0, 1.0),
                            "loc 1, scale 3": D.Uniform(-2.0, 4.0)}, True),
     "cauchy": _loc_scale("Cauchy", "loc + scale tan(pi (u - 1/2))", "heavy tails",
@@ -89,14 +90,16 @@ PAGES = {
         "StudentT", "loc + scale sqrt(df (u^(-2/df) - 1)) cos(2 pi u')", "heavy tails",
         {"df 1.5": D.StudentT(1.5), "df 8": D.StudentT(8.0)}, False),
     "relaxed_bernoulli": Page(
-        "relaxed Bernoulli", "sigmoid((logits + ln(u / (1 - u))) / tau), or 0 and 1 straight-through",
+        "relaxed Bernoulli",
+        "sigmoid((logits + ln(u / (1 - u))) / tau), or 0 and 1 straight-through",
         "gates, masks, L0 penalties",
         ("relaxed_bernoulli", "relaxed_bernoulli_log_prob", "bernoulli_kl"),
         ("FusedRelaxedBernoulli",), "RelaxedBernoulli",
         {f"tau {tau}, logits 0.5": D.RelaxedBernoulli(tau, logits=torch.tensor(0.5))
          for tau in (0.5, 1.5)}, (0.005, 0.995)),
     "kumaraswamy": _row("kumaraswamy", "Kumaraswamy",
-                        {"a 2, b 5": D.Kumaraswamy(2.0, 5.0), "a 3, b 1.5": D.Kumaraswamy(3.0, 1.5)},
+                        {"a 2, b 5": D.Kumaraswamy(2.0, 5.0),
+                         "a 3, b 1.5": D.Kumaraswamy(3.0, 1.5)},
                         (0.001, 0.999)),
     "exponential": _row("exponential", "Exponential",
                         {"rate 1": D.Exponential(1.0), "rate 2": D.Exponential(2.0)}, (0.001, 5.0)),
@@ -110,9 +113,11 @@ PAGES = {
         {"concentration 0.5": D.GeneralizedPareto(0.0, 1.0, 0.5),
          "concentration -0.25": D.GeneralizedPareto(0.0, 1.0, -0.25)}, (0.001, 3.9)),
     "half_normal": _row("half_normal", "HalfNormal",
-                        {"scale 1": D.HalfNormal(1.0), "scale 0.5": D.HalfNormal(0.5)}, (0.001, 3.5)),
+                        {"scale 1": D.HalfNormal(1.0), "scale 0.5": D.HalfNormal(0.5)},
+                        (0.001, 3.5)),
     "half_cauchy": _row("half_cauchy", "HalfCauchy",
-                        {"scale 1": D.HalfCauchy(1.0), "scale 0.5": D.HalfCauchy(0.5)}, (0.001, 6.0)),
+                        {"scale 1": D.HalfCauchy(1.0), "scale 0.5": D.HalfCauchy(0.5)},
+                        (0.001, 6.0)),
     "continuous_bernoulli": _row(
         "continuous_bernoulli", "ContinuousBernoulli",
         {"logits 2": D.ContinuousBernoulli(logits=torch.tensor(2.0)),
@@ -121,7 +126,8 @@ PAGES = {
         "Gumbel-softmax", "softmax((logits - ln(-ln u)) / tau), or one-hot straight-through",
         "discrete VAEs, routing",
         ("gumbel_softmax", "categorical_latent", "gumbel_softmax_log_prob"),
-        ("FusedGumbelSoftmax", "FusedCategoricalLatent"), "RelaxedOneHotCategorical", {}, (0.0, 1.0)),
+        ("FusedGumbelSoftmax", "FusedCategoricalLatent"), "RelaxedOneHotCategorical",
+        {}, (0.0, 1.0)),
     "one_hot_categorical": Page(
         "one-hot categories", "one-hot of i ~ (1 - unimix) softmax(logits) + unimix / C",
         "world models", ("one_hot_categorical", "categorical_kl"), ("FusedOneHotCategorical",),
@@ -144,7 +150,7 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
     ours = sorted(name for name, one in vars(D).items() if is_ours(one))
     head = "[What is fused, and what differs from PyTorch](../distributions.md)."
     yield "api/distributions.md", _listing("Distributions", ours, D, head)
-    text = "# Noise and backends {#api-noise}\n\n::: fused_reparam.noise\n    options: {show_root_heading: true}\n"
+    text = "# Noise and backends {#api-noise}\n\n::: fused_reparam.noise\n"
     backends = (
         fr.backend,
         fr.current_backend,
@@ -180,8 +186,8 @@ def _link(name: str, module: Any = fr) -> str:
 def _table() -> str:
     lines = [
         "# Families {#api-families}",
-        "u and u' are uniform on (0, 1), eps is a standard normal. Every sample is differentiable in "
-        "its parameters. Each page shows the density with draws of this package over it.",
+        "u and u' are uniform on (0, 1), eps is a standard normal. Every sample is differentiable "
+        "in its parameters. Each page shows the density with draws of this package over it.",
         "| family | sample | used for |\n|---|---|---|",
     ]
     rows = (f"| [{page.title}](families/{name}.md) | `{_cell(page.sample)}` | {page.users} |"

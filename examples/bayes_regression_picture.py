@@ -89,7 +89,7 @@ def _times(axes: Axes, measured: Sequence[StepTimes]) -> None:
             "marker": MARKS[index],
             "ms": 5,
         }
-        axes.errorbar(weights, medians, yerr=spreads, label=name, lw=2, capsize=2, **style)
+        axes.errorbar(weights, medians, yerr=spreads, label=name, capsize=2, **style)
     for m in measured:
         slowest = max(middle for middle, _ in m.seconds.values()) * 1e3
         axes.annotate(f"{m.ratio[0]:.1f}x", (m.weights, slowest), (0, 8),

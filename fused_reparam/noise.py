@@ -17,6 +17,7 @@ from .core.mistakes import described
 from .core.modes import eager
 from .core.scalars import integer
 from .core.storage import check_given
+from .rng.derived import fold_in, for_rank, shard, split
 from .rng.keys import (
     GraphKey,
     HostKey,
@@ -28,7 +29,18 @@ from .rng.keys import (
     on_device,
 )
 
-__all__ = ["GraphKey", "HostKey", "derived_seed", "draw_key", "key", "normal"]
+__all__ = [
+    "GraphKey",
+    "HostKey",
+    "derived_seed",
+    "draw_key",
+    "fold_in",
+    "for_rank",
+    "key",
+    "normal",
+    "shard",
+    "split",
+]
 
 _TWO63 = 1 << 63
 

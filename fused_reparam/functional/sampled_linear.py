@@ -29,18 +29,24 @@ def served(prior: Numbers) -> bool:
 
 
 def linear(
-    x: Tensor, mu: Tensor, rho: Tensor, bias: tuple[Tensor, Tensor] | None, prior: Numbers
+    x: Tensor,
+    mu: Tensor,
+    rho: Tensor,
+    bias: tuple[Tensor, Tensor] | None,
+    prior: Numbers,
+    key: Tensor | None = None,
+    key_of_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``(y, kl, kl of the bias)`` of weights drawn from N(mu, softplus(rho)^2), and of a bias.
 
     The numbers are those of ``linear(x, w, b)`` with ``w, kl = sample_weight(mu, rho, ...)`` and
-    then the same of the bias, for the same state of the generator.
+    then the same of the bias, for the same keys or state of the generator.
     """
     mean, std, mixture = prior
-    key = key_of(sources_of(None, None, {}), mu)
+    key = key_of(sources_of(key, None, {}), mu)
     b = of_bias = None
     if bias is not None:
-        b, of_bias = sample_weight(*bias, mean, std, mixture=mixture)
+        b, of_bias = sample_weight(*bias, mean, std, mixture=mixture, key=key_of_bias)
     family, prior_kind, constants, tensors = _draw(prior)
     params = parameters(("mu", mu), (SCALE_KINDS[RHO], rho), *tensors)
     y, kl = sampled_linear(x, params, b, key, Spec(family, RHO, prior_kind, constants))

@@ -42,6 +42,7 @@ def bayesianize(
     rho_init: float = -5.0,
     prior: PriorArgument = None,
     recompute: bool = False,
+    noise: str = "shared",
     **mistaken: Never,
 ) -> nn.Module:
     r"""Make the layers of a network Bayesian, in place: its weights become the means.
@@ -63,8 +64,8 @@ def bayesianize(
         model: any module. If it is such a layer itself, it becomes Bayesian.
         filter: called with the name and the module of each such layer; where it returns False the
             layer is left alone.
-        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`. ``rho_init``
-            sets the first sigma: -5 is 0.0067, -3 is 0.049.
+        prior, prior_mean, prior_std, mixture, rho_init, noise: see :class:`BayesianLinear`.
+            ``rho_init`` sets the first sigma: -5 is 0.0067, -3 is 0.049.
         recompute: whether the linear layers draw their weights again in the backward pass instead
             of keeping them, see :class:`BayesianLinear`. Layers of other kinds keep theirs.
 
@@ -109,6 +110,7 @@ def bayesianize(
         mixture=mixture,
         rho_init=rho_init,
         prior=prior,
+        noise=noise,
         **mistaken,
     )
     if not isinstance(model, nn.Module):

@@ -49,6 +49,7 @@ class _Convolution(WeightAndBias):
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
         prior: PriorArgument = None,
+        noise: str = "shared",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -71,7 +72,7 @@ class _Convolution(WeightAndBias):
         )
         super().__init__(
             layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
-            rho_init=rho_init,
+            rho_init=rho_init, noise=noise,
         )  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ class BayesianConv1d(_Convolution):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as ``torch.nn.Conv1d`` has them.
-        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init, noise: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Conv1d``. Parameters: ``weight_mu, weight_rho`` (out_channels,
@@ -161,7 +162,7 @@ class BayesianConv2d(_Convolution):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as ``torch.nn.Conv2d`` has them.
-        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init, noise: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Conv2d``. Parameters: ``weight_mu, weight_rho`` (out_channels,
@@ -210,7 +211,7 @@ class BayesianConv3d(_Convolution):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype: as ``torch.nn.Conv3d`` has them.
-        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init, noise: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Conv3d``. Parameters: ``weight_mu, weight_rho`` (out_channels,

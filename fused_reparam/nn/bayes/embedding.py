@@ -32,7 +32,7 @@ class BayesianEmbedding(MeanField):
             that is drawn is dense.
         padding_idx: of a row that is never drawn, gets no gradient, and is in no KL: its mean
             stands for itself, and starts as zeros.
-        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init, noise: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.Embedding``: integers (\*) to (\*, embedding_dim). Parameters: ``weight_mu,
@@ -76,6 +76,7 @@ class BayesianEmbedding(MeanField):
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
         prior: PriorArgument = None,
+        noise: str = "shared",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -101,7 +102,7 @@ class BayesianEmbedding(MeanField):
         )
         super().__init__(
             layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
-            rho_init=rho_init,
+            rho_init=rho_init, noise=noise,
         )  # fmt: skip
 
     @classmethod
@@ -147,6 +148,10 @@ class BayesianEmbedding(MeanField):
     @staticmethod
     def _names_in(layer: nn.Module) -> list[str]:
         return ["weight"]
+
+    @property
+    def _rows_differ(self) -> bool:
+        return self.padding_idx is not None
 
     def _parts(self, mu: Tensor, rho: Tensor) -> list[Part]:
         """The rows before and behind the one for padding."""

@@ -51,6 +51,12 @@ class BayesianLinear(WeightAndBias):
             drew; where there was none to be had (of tensors, in eval, in compiled code, outside a
             reentrant checkpoint), from weights drawn for it.
         rho_init: where rho starts; -5 is sigma = 0.0067.
+        noise: of many processes, each with its part of the batch. "shared": a draw has the key that
+            the process's generator gives, so that processes which were seeded alike draw the same
+            weights. "rank": the process's rank in the default group is folded into it
+            (:func:`fused_reparam.noise.for_rank`), so that each draws its own. The mean gradient of
+            R processes then has 1/R of the variance that comes of the weights' noise.
+            ``docs/distributed.md`` has the rest.
         local_reparameterization: draw the outputs, whose means and variances are two matrix
             products, instead of the weights: each example has noise of its own and gradients vary
             less. Not with a mixture, whose KL needs the weights.
@@ -107,6 +113,7 @@ class BayesianLinear(WeightAndBias):
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
         prior: PriorArgument = None,
+        noise: str = "shared",
         local_reparameterization: bool = False,
         recompute: bool = False,
         device: torch.device | str | None = None,
@@ -120,7 +127,7 @@ class BayesianLinear(WeightAndBias):
         layer = nn.Linear(in_features, out_features, bias, device, dtype)
         super().__init__(
             layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
-            rho_init=rho_init,
+            rho_init=rho_init, noise=noise,
         )  # fmt: skip
         self._set_ways(local_reparameterization, recompute)
 
@@ -180,7 +187,8 @@ class BayesianLinear(WeightAndBias):
             self._drawn = None
             std = deviation(x, self.weight_rho, self.bias_rho)
             mean = F.linear(x, self.weight_mu, self.bias_mu)
-            return functional.gaussian_rsample(mean, std=std.to(mean.dtype))  # type: ignore[return-value]
+            std = std.to(mean.dtype)
+            return functional.gaussian_rsample(mean, std=std, key=self._key(mean))  # type: ignore[return-value]
         if self.recompute and self.draws and self._can_recompute(x):
             return self._recomputed(x)
         return F.linear(x, *self._draw())
@@ -203,7 +211,11 @@ class BayesianLinear(WeightAndBias):
         """The same of weights that are drawn again in the backward pass."""
         self._drawn = None
         bias = None if self.bias_mu is None else (self.bias_mu, self.bias_rho)
-        y, kl, kl_of_bias = linear(x, self.weight_mu, self.weight_rho, bias, self._numbers())  # type: ignore[arg-type]
+        key = self._key(self.weight_mu)
+        of_bias = None if bias is None else self._key(self.weight_mu)
+        y, kl, kl_of_bias = linear(
+            x, self.weight_mu, self.weight_rho, bias, self._numbers(), key, of_bias  # type: ignore[arg-type]
+        )  # fmt: skip
         kls = {"weight": [kl], "bias": [] if kl_of_bias is None else [kl_of_bias]}
         parameters: list[Tensor] = [self.weight_mu, self.weight_rho, *(bias or ())]  # type: ignore[list-item]
         self._remember(kls, parameters, y)

@@ -51,7 +51,7 @@ class BayesianLSTM(MeanField):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype: as ``torch.nn.LSTM`` has them.
-        prior, prior_mean, prior_std, mixture, rho_init: see :class:`BayesianLinear`.
+        prior, prior_mean, prior_std, mixture, rho_init, noise: see :class:`BayesianLinear`.
 
     Shape:
         as ``torch.nn.LSTM``: ``layer(x)`` or ``layer(x, (h0, c0))`` of (steps, batch, input_size),
@@ -100,6 +100,7 @@ class BayesianLSTM(MeanField):
         mixture: Mixture | None = None,
         rho_init: float = -5.0,
         prior: PriorArgument = None,
+        noise: str = "shared",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **mistaken: Never,
@@ -120,7 +121,7 @@ class BayesianLSTM(MeanField):
         )
         super().__init__(
             layer, prior=prior, prior_mean=prior_mean, prior_std=prior_std, mixture=mixture,
-            rho_init=rho_init,
+            rho_init=rho_init, noise=noise,
         )  # fmt: skip
 
     @classmethod

@@ -16,7 +16,17 @@ from ...core.dtypes import DTYPES
 from ...core.mistakes import described
 from ...core.modes import eager
 from ..stochastic import Stochastic
-from .prior import Numbers, Prior, PriorOptions, WithPrior, checked_prior
+from .prior import (
+    Numbers,
+    Prior,
+    PriorOptions,
+    WithPrior,
+    checked_prior,
+    flat,
+    gaussian_kl,
+    sampled_kl,
+)
+from .ranks import is_sharded, key_of_rank, kl_of_shards, whole
 
 __all__ = ["MeanField", "Part", "WeightAndBias", "has_bias", "kl_divergence"]
 
@@ -161,13 +171,18 @@ class MeanField(WithPrior):
         drawn = self._drawn
         if drawn is not None and self.draws and self._holds(drawn):
             return [kl for name in names for kl in drawn.kls[name]]
-        parts = [part for name in names for part in self._parts(*self._parameters_of(name))]
-        if self.mixture is not None:
-            return [self._sampled(*part)[1] for part in parts]
-        return [
-            functional.gaussian_kl(mu, rho=rho, reduction="sum", prior=(mean, std))
-            for mu, rho, (mean, std, _) in parts
-        ]
+        return [kl for name in names for kl in self._kls_now(*self._parameters_of(name))]
+
+    def _kls_now(self, mu: Any, rho: Any) -> list[Tensor]:
+        """Those of one weight, computed now."""
+        mixture = self.mixture is not None
+        kl = sampled_kl if mixture else gaussian_kl
+        if not is_sharded(mu):
+            return [kl(mu, rho, *flat(numbers)) for mu, rho, numbers in self._parts(mu, rho)]
+        if self._rows_differ:  # and which of them a shard has, only DTensor knows
+            parts = self._parts(whole(mu), whole(rho))
+            return [kl(mu, rho, *map(whole, flat(numbers))) for mu, rho, numbers in parts]
+        return [kl_of_shards(kl, mu, rho, flat(self._numbers()), draws=mixture)]
 
     def _now(self, name: str) -> Tensor | None:
         """One weight as a forward pass would take it, its KL not kept."""
@@ -219,7 +234,16 @@ class MeanField(WithPrior):
 
     def _sampled(self, mu: Tensor, rho: Tensor, prior: Numbers) -> tuple[Tensor, Tensor]:
         mean, std, mixture = prior
-        return functional.sample_weight(mu, rho, mean, std, mixture=mixture)
+        return functional.sample_weight(mu, rho, mean, std, mixture=mixture, key=self._key(mu))
+
+    def _key(self, like: Tensor) -> Tensor | None:
+        """That of a draw by this rank; None, where the generator's serves all ranks."""
+        return key_of_rank(like) if self.noise == "rank" else None
+
+    @property
+    def _rows_differ(self) -> bool:
+        """Whether some rows of a weight have no KL."""
+        return False
 
     def _parts(self, mu: Any, rho: Any) -> list[Part]:
         """What is drawn for a weight, none where the layer has no such weight."""
@@ -352,7 +376,9 @@ def kl_divergence(model: nn.Module) -> Tensor:
             means and scales are parameters of several layers.
 
     Returns:
-        A 0-d tensor, float32 or float64, on the first layer's device.
+        A 0-d tensor, float32 or float64, on the first layer's device. Of sharded weights, as FSDP2
+        leaves them outside a forward pass, it is the whole KL on every rank: each adds up its
+        shards', and one number is sent; all ranks must ask for it.
 
     Raises:
         ValueError: the model has no such layer.
@@ -397,8 +423,8 @@ def _size(layer: MeanField, name: str) -> int:
 
 
 def _total(kls: Sequence[Tensor]) -> Tensor:
-    """A new tensor, which the caller may change in place."""
-    total, *others = kls
+    """A new tensor, which the caller may change in place, and which each rank has whole."""
+    total, *others = [whole(kl) for kl in kls]
     for kl in others:
         total = total + kl.to(total.device)
     return total if others else total.clone()

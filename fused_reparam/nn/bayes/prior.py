@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Never, TypedDict
 import torch
 from torch import Tensor, nn
 
+from ... import functional
 from ...core.mistakes import described, unknown
 from ...core.scales import SCALE_KINDS
 from ...functional import arguments
@@ -16,6 +17,7 @@ from ...functional.sample_weight import Mixture, mixture_constants
 from ...functional.tensor_numbers import check_broadcasts, operand
 from ..stochastic import Stochastic
 from ..tensor_numbers import number_of_prior, own, release
+from .ranks import checked_noise
 
 __all__ = [
     "Mixture",
@@ -25,7 +27,10 @@ __all__ = [
     "WithPrior",
     "checked_prior",
     "fitted",
+    "flat",
+    "gaussian_kl",
     "no_prior",
+    "sampled_kl",
 ]
 
 _MIXTURE = ("mixture_share", "mixture_std1", "mixture_std2")
@@ -42,15 +47,17 @@ class PriorOptions(TypedDict, total=False):
     prior_std: Tensor | float
     mixture: Mixture | None
     rho_init: float
+    noise: str
 
 
 class Prior(NamedTuple):
-    """A layer's, checked."""
+    """A layer's, checked; and whose noise its weights have."""
 
     mean: Tensor | float
     std: Tensor | float
     mixture: Mixture | None
     rho_init: float
+    noise: str
 
 
 def checked_prior(
@@ -61,6 +68,7 @@ def checked_prior(
     prior_std: Tensor | float = 1.0,
     mixture: Mixture | None = None,
     rho_init: float = -5.0,
+    noise: str = "shared",
     **mistaken: Never,
 ) -> Prior:
     """What a user said of it to ``of``, a class or a function."""
@@ -79,7 +87,8 @@ def checked_prior(
     std = number_of_prior("prior_std", prior_std, arguments.deviation)
     if mixture is not None:
         mixture = _checked_mixture(mixture, std)
-    return Prior(mean, std, mixture, arguments.number("rho_init", rho_init))
+    rho_init = arguments.number("rho_init", rho_init)
+    return Prior(mean, std, mixture, rho_init, checked_noise(noise))
 
 
 def _checked_mixture(mixture: Any, std: Tensor | float) -> Mixture:
@@ -137,12 +146,31 @@ def _number_of(name: str, value: Tensor | float, weights: Mapping[str, Tensor]) 
     return own(value)
 
 
+def flat(numbers: Numbers) -> tuple[Any, ...]:
+    """Mean and standard deviation of a prior, or mean and the three numbers of a mixture."""
+    mean, std, mixture = numbers
+    return (mean, std) if mixture is None else (mean, *mixture)
+
+
+def gaussian_kl(mu: Tensor, rho: Tensor, mean: Any, std: Any) -> Tensor:
+    """Of weights to their prior, summed."""
+    return functional.gaussian_kl(mu, rho=rho, reduction="sum", prior=(mean, std))
+
+
+def sampled_kl(
+    mu: Tensor, rho: Tensor, mean: Any, *mixture: Any, key: Tensor | None = None
+) -> Tensor:
+    """To a mixture: an estimate, of weights that are drawn for it."""
+    return functional.sample_weight(mu, rho, mean, mixture=mixture, key=key)[1]  # type: ignore[arg-type]
+
+
 class WithPrior(Stochastic):
     """A layer that holds the prior of its weights: numbers as attributes, tensors as buffers."""
 
     prior_mean: Tensor | float
     prior_std: Tensor | float
     rho_init: float
+    noise: str
     _mixture = False
     """Whether there is one, which ``mixture_share`` and its two ``mixture_std`` say."""
     _drawn: object = None
@@ -161,7 +189,7 @@ class WithPrior(Stochastic):
 
     def _hold(self, prior: Prior, weights: Mapping[str, Tensor]) -> None:
         """Keep a prior of these weights."""
-        self.rho_init = prior.rho_init
+        self.rho_init, self.noise = prior.rho_init, prior.noise
         self._put(fitted(prior, weights))
 
     def _put(self, numbers: Mapping[str, Tensor | float]) -> None:

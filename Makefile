@@ -1,5 +1,6 @@
 # make demo    train the example VAE with and without the fused op, side by side
 # make examples   run every example at its full settings and draw its picture in docs
+# make distributed   train a VAE by 1, 2 and 4 processes, and show that they do the same
 # make test    run the tests
 # make test-consumers   run other packages' own tests and steps, as they are and with an integration in place
 # make sanitize   run the tests of the native library under AddressSanitizer and UBSan
@@ -31,7 +32,8 @@ LINT := $(VENV)/.lint-ready
 DOCS := $(VENV)/.docs-ready
 CONSUMERS_STAMP := $(CONSUMERS_VENV)/.ready
 
-.PHONY: demo examples test test-consumers sanitize lint bench results pages docs gpu-report setup clean
+.PHONY: demo examples distributed test test-consumers sanitize lint bench results pages docs gpu-report setup \
+	clean
 
 setup: $(STAMP)
 
@@ -43,6 +45,15 @@ examples: $(STAMP)
 	$(BIN)/python examples/discrete_vae.py --out docs/discrete_vae.png
 	$(BIN)/python examples/bayes_regression.py --out docs/bayes_regression.png
 	$(BIN)/python examples/gradient_estimators.py --out docs/gradient_estimators.png
+
+distributed: $(STAMP)
+	rm -rf out/distributed
+	for processes in 1 2 4; do \
+		$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $$processes \
+			examples/vae_distributed.py --checkpoints out/distributed/$$processes \
+			--out out/distributed/runs.jsonl || exit 1; \
+	done
+	$(BIN)/python examples/vae_distributed.py --table out/distributed/runs.jsonl
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal

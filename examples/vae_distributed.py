@@ -226,6 +226,8 @@ def main(words: list[str] | None = None) -> None:
     training = Training(load(), options.seed, device)
     training.resume(options.checkpoints)
     begun = training.step
+    if begun and dist.get_rank() == 0:
+        print(f"going on from step {begun}")
     losses = train(training, options)
     weights = [p.full_tensor() for p in training.model.parameters()]
     of_noise = training.noise_digest()

@@ -30,7 +30,7 @@ def test_a_run_goes_on_after_a_fault_and_ends_as_without_it(tmp_path):
     # Rank 1 is killed in mid-epoch, behind a checkpoint: torchrun starts both anew.
     code, said = torchrun(tmp_path, 2, "killed", "--fault", f"kill:1:{KILLED}", restarts=1)
     assert code == 0, said
-    assert "Signal 9 (SIGKILL)" in said or "exitcode: -9" in said
+    assert f"going on from step {SAVED}" in said
     (again,) = runs(tmp_path, "killed")  # that of the first start was never written
     assert again["begun"] == SAVED
     assert again["losses"] == whole["losses"][SAVED:]  # the same bits

@@ -244,6 +244,7 @@ def main(words: list[str] | None = None) -> None:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             with options.out.open("a") as file:
                 file.write(json.dumps(run) + "\n")
+    dist.barrier()  # nobody leaves while others still read from it
     dist.destroy_process_group()
 
 

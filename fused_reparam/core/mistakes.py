@@ -118,7 +118,8 @@ def names_mistakes(function: F) -> F:
     """
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    if "noise" in signature.parameters:
+    noise = signature.parameters.get("noise")
+    if noise is not None and noise.kind is noise.VAR_KEYWORD:
         named += [
             inspect.Parameter(
                 name,

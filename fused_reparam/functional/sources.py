@@ -22,6 +22,7 @@ from ..ops.elementwise import Spec, elementwise
 from ..ops.layout import UNSETTLED, empty_ordered, memory_order
 from ..ops.library import all_eager, as_tensor
 from ..ops.noise import draw_key
+from ..ops.sharded import is_sharded, shared_key
 from ..rng import keys
 from ..rng.torch_draws import DRAWS
 from .arguments import check_rng, sample_count
@@ -50,6 +51,14 @@ class Drawing(NamedTuple):
 _FRESH = Sources()
 # Of a Gaussian: no bounds of its scale, the standard prior, no free bits.
 _STANDARD = (-math.inf, math.inf, 0.0, 1.0, -math.inf)
+
+# Why DTensors take no such noise, by whether there is a list of generators.
+_SHARDED = (
+    'rng="torch" draws one number after the other from the generator of one device, which no shard '
+    "can do for itself; leave it away, or give eps as a DTensor",
+    "a list of generators has one for each item of the batch, and no rank has all items; give one "
+    "key or generator",
+)
 
 
 def one_source(
@@ -141,6 +150,11 @@ def drawn_noise(
     precise as an op makes it: float32 for the 16-bit dtypes.
     """
     generator = sources.generator
+    if is_sharded(like):
+        raise NotImplementedError(
+            "a DTensor takes its noise from a key, by index in the whole: "
+            + _SHARDED[isinstance(generator, tuple)]
+        )
     if not isinstance(generator, tuple):
         return _torch_noise(sources, like, draw, shape, order, generator)
     at = len(sources.sample_shape)
@@ -211,9 +225,10 @@ def _torch_noise(
 def made_of(key: Any, z: Tensor) -> Tensor:
     """The normals that an op made of a key for a sample."""
     key = keys.on_device(as_tensor(key), z.device)
-    if torch._C._get_tracing_state() is not None:
-        # Sizes are tensors there, which no op's schema takes for integers: a standard Gaussian's
-        # sample is the noise, and gets its shape from tensors.
+    if torch._C._get_tracing_state() is not None or is_sharded(z):
+        # Of a DTensor an op of tensors knows the indices. While tracing, sizes are tensors, which no
+        # op's schema takes for integers: a standard Gaussian's sample is the noise, and gets its
+        # shape from tensors.
         zeros, ones = torch.zeros_like(z), torch.ones_like(z)
         spec = Spec(UNSETTLED, "gaussian", SCALE_KINDS.index("std"), 0, _STANDARD, 0, True, None)
         return elementwise((zeros, ones), key, None, spec)[0]
@@ -228,5 +243,6 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
         if generator is None:
             return draw_key.call(like)
         if eager():  # nothing but the backend sees the key
-            return keys.random_bits(like.device, generator)
+            drawn = keys.random_bits(like.device, generator)
+            return shared_key(drawn, [like]) if is_sharded(like) else drawn
     return keys.draw_key(like.device, generator)

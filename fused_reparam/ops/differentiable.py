@@ -52,6 +52,7 @@ from .library import (
     functorch_active,
     needs_grad,
 )
+from .sharded import any_sharded, shared_key
 
 
 class DifferentiableOp(ABC):
@@ -123,6 +124,10 @@ class DifferentiableOp(ABC):
     @abstractmethod
     def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
         """What is saved for the backward pass."""
+
+    @abstractmethod
+    def of_shards(self, inputs: Tensors, spec: Any) -> Tensors:
+        """The outputs of DTensors, differentiable: by a call of the op for this rank's shard."""
 
     def incoming(self, grads: Tensors, spec: Any) -> Tensors:
         """The gradients of the outputs that count."""
@@ -220,11 +225,20 @@ class DifferentiableOp(ABC):
         if key is None and exporting():
             return self.in_plain_operators(*self._unpack(args))
         if type(key) is Fresh:
-            args = self.with_key(args, key.draw(args[0].device))
+            drawn = key.draw(args[0].device)
+            if any_sharded(args):
+                drawn = key.key = shared_key(drawn, args)
+            args = self.with_key(args, drawn)
         # Within the dispatcher no Function of a transform can be applied.
         if transforms_active() and not is_compiling():
             return self._autograd(*args)  # type: ignore[no-any-return]
-        return self.op(*args)  # type: ignore[no-any-return]
+        try:
+            return self.op(*args)  # type: ignore[no-any-return]
+        except RuntimeError:
+            # In inference mode no Autograd kernel is asked, and DTensor knows no rule for it.
+            if not is_compiling() and torch.is_inference_mode_enabled() and any_sharded(args):
+                return self.of_shards(*self._unpack(args))
+            raise
 
     def call(self, backend: ModuleType, tensors: Tensors, spec: Any, facts: Facts) -> Call:
         """A call by a backend, of inputs or of what was saved of them, whose layout is known."""
@@ -374,6 +388,8 @@ class DifferentiableOp(ABC):
         if facts is not None:
             self.check(inputs, spec)
             return filled(self._directly(inputs, spec, facts), inputs)
+        if any_sharded(inputs):
+            return self.of_shards(inputs, spec)
         transformed = functorch_active()  # one further out may want a gradient
         if not transformed and not needs_grad(*inputs):
             return self.redispatch(inputs, spec)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import elementwise_call
+from . import elementwise_call, elementwise_sharded
 from . import elementwise_formula as formula
 from .differentiable import DifferentiableOp
 from .elementwise_call import EPS, Layout, unbroadcast
@@ -87,6 +87,9 @@ class Elementwise(DifferentiableOp):
 
     def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
         return inputs
+
+    def of_shards(self, inputs: Tensors, spec: Any) -> Tensors:
+        return elementwise_sharded.elementwise(self, check, Inputs(*inputs), spec)
 
     def incoming(self, grads: Tensors, spec: Any) -> Tensors:
         terms = count(spec)

@@ -15,6 +15,7 @@ from ..rng import bases, keys
 from .layout import empty_ordered
 from .library import LIB, define, register_vmap
 from .operands import check_key, check_order
+from .sharded import is_sharded, shared_key
 
 _OP = "torch.ops.fused_reparam.normal or base_noise"
 
@@ -120,11 +121,17 @@ def _draw_key(witness: Tensor) -> Tensor:
 
 
 LIB.impl("draw_key", _draw_key, "CompositeExplicitAutograd")
+
+
+def _observed_key(like: Tensor) -> Tensor:
+    if not eager():
+        return keys.draw_key(like.device)
+    drawn = keys.random_bits(like.device, None)
+    return shared_key(drawn, [like]) if is_sharded(like) else drawn
+
+
 # The bits of a fresh key for what an op is to compute on the CPU.
-draw_key = extension.Bound(
-    "fused_reparam::draw_key",
-    lambda like: keys.random_bits(like.device, None) if eager() else keys.draw_key(like.device),
-)
+draw_key = extension.Bound("fused_reparam::draw_key", _observed_key)
 torch.library.register_fake(
     "fused_reparam::draw_key",
     lambda witness: torch.empty((2,), dtype=torch.uint64, device=witness.device),

@@ -214,6 +214,13 @@ class SampledLinear(DifferentiableOp):
         )
         return *of_grads, *_placed(at, of_tensors), None
 
+    def of_shards(self, inputs: Tensors, spec: Any) -> Tensors:
+        """Of a shard the weights are kept: their layer is DTensor's own."""
+        given = Inputs(*inputs)
+        params = [p for p in given.of_draw()[: elementwise_spec.PARAMETERS] if p is not None]
+        w, (kl,) = draws.elementwise(params, given.key, None, spec.draw())
+        return torch.nn.functional.linear(given.x, w, given.bias), kl
+
     def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
         return inputs
 

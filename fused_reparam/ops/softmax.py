@@ -19,7 +19,7 @@ from ..families.categorical import (
     formula,
     numbers_of,
 )
-from . import softmax_call
+from . import softmax_call, softmax_sharded
 from .differentiable import DifferentiableOp
 from .functions import Call, Tensors, given
 from .layout import UNSETTLED, memory_order
@@ -131,6 +131,9 @@ class GumbelSoftmax(DifferentiableOp):
         reads_logits = spec.reduction is not None or spec.mode == ONE_HOT
         of_y = {SOFT: y, HARD: soft, ONE_HOT: None}[spec.mode]
         return inputs[0] if reads_logits else None, of_y if spec.want_y else None, inputs[3]
+
+    def of_shards(self, inputs: Tensors, spec: Any) -> Tensors:
+        return softmax_sharded.gumbel_softmax(self, inputs, self.settled(inputs, spec))
 
     def incoming(self, grads: Tensors, spec: Any) -> Tensors:
         grad_y, grad_soft, grad_kl = grads

@@ -18,6 +18,7 @@ from ..core.scalars import integer, is_number, real
 from ..core.scales import LOG_STD, LOGVAR, SCALE_KINDS
 from ..core.storage import check_given
 from ..ops.elementwise_spec import broadcasts_to
+from ..ops.sharded import beside as beside_shards
 from .tensor_numbers import beside, changing, in_graph
 
 _RNGS = ("philox", "torch")
@@ -198,7 +199,7 @@ def _beside(named: Sequence[tuple[str, Tensor | float]]) -> Tensor:
             f"must say shape and dtype, as {name}=torch.full((4, 3), {number}) would"
         )
     check_tensor(*like)
-    return _as_tensor(name, number, like[1])
+    return beside_shards(_as_tensor(name, number, like[1]), like[1])
 
 
 def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:

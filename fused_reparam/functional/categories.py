@@ -17,7 +17,15 @@ from ..ops.layout import memory_order, shifted_order
 from ..rng import keys
 from .arguments import given_noise
 from .elementwise import as_shaped, flat, sample
-from .sources import Drawing, Sources, check_items, drawn_noise, key_of, made_in_op
+from .sources import (
+    Drawing,
+    Sources,
+    check_items,
+    check_not_sharded,
+    drawn_noise,
+    key_of,
+    made_in_op,
+)
 
 _DRAWING = Drawing("gumbel", "gumbel_of_exponential")
 
@@ -129,6 +137,7 @@ def _with_noise(
 def _choices(logits: Tensor, unimix: float | Tensor, dim: int, sources: Sources) -> Tensor:
     """Noise of 0 for the class that ``OneHotCategorical`` would draw, -inf for all others."""
     front, generator = sources.sample_shape, sources.generator
+    check_not_sharded(logits, generator)
     logits = logits.movedim(dim, -1)
     shares = torch.softmax(logits - logits.logsumexp(-1, keepdim=True), -1)
     if isinstance(unimix, Tensor):

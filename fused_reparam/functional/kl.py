@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.mistakes import names_mistakes
 from ..core.scalars import integer
 from ..core.tracers import fx, special
+from ..ops.sharded import beside
 from . import elementwise
 from .arguments import class_dim, share, widened
 from .reduction import Dims, Reduction, reduced, summed
@@ -245,7 +246,7 @@ def kumaraswamy_kl(
 def _series(a: Tensor, b: Tensor, terms: int) -> Tensor:
     """-E log(1 - x) = b sum over m of B(m / a, b) / (m + a b) = sum over m of E x^m / m."""
     a, b = torch.broadcast_tensors(a, b)
-    m = torch.arange(1, terms + 1, dtype=a.dtype, device=a.device)
+    m = beside(torch.arange(1, terms + 1, dtype=a.dtype, device=a.device), a)
     ratio, more, log_b = m / a[..., None], b[..., None], torch.log(b) + torch.lgamma(b)
     log_power = torch.lgamma(1.0 + ratio) - torch.lgamma(1.0 + ratio + more) + log_b[..., None]
     found = (torch.exp(log_power) / m).sum(-1)

@@ -42,6 +42,16 @@ def any_sharded(tensors: Sequence[Any]) -> bool:
     return any(is_sharded(t) for t in tensors)
 
 
+def beside(t: Tensor, like: Any) -> Tensor:
+    """A tensor that every rank has made alike; a DTensor where ``like`` is one."""
+    if not is_sharded(like):
+        return t
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh
+    return DTensor.from_local(t, mesh, [Replicate()] * mesh.ndim, run_check=False)  # type: ignore[no-any-return]
+
+
 class Sharding:
     """Where the shards of a result are, by dims of one shape: for each dim of the mesh a dim that
     is sharded, or None where all have the same.
@@ -105,6 +115,9 @@ class Sharding:
             at = dim + front
             return at if at >= 0 and t.shape[at] == self.shape[dim] else None
 
+        if any(p.is_partial() for p in t.placements):
+            # On its way back a gradient is a sum first: DTensor makes no mean, say, of a sum.
+            t = t.redistribute(self.mesh, self.placements(own))
         there = t.redistribute(self.mesh, self.placements(own))
         return there.to_local(grad_placements=self.placements(own, Partial()))  # type: ignore[no-any-return]
 

@@ -20,58 +20,205 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 import fused_reparam as fr
 from fused_reparam import noise
 from tests.helpers.elementwise_cases import cotangents, gradients
-from tests.helpers.public_cases import CASES
+from tests.helpers.public_cases import CASES, given_noise, given_noise_params
 
 KEY = noise.key(7, 5)
 
 
 def sharded(t, mesh, placements):
-    """A DTensor of a tensor, a leaf where that is one. What is too small is replicated."""
-    found = [
-        Replicate() if isinstance(p, Shard) and p.dim >= t.dim() else p for p in placements
-    ]
-    return distribute_tensor(t.detach(), mesh, found).requires_grad_(t.requires_grad)
+    """A DTensor of a tensor that all ranks have, a leaf where that is one.
+
+    What has no such dim is replicated. Nothing is sent.
+    """
+    found = [Replicate() if isinstance(p, Shard) and p.dim >= t.dim() else p for p in placements]
+    there = distribute_tensor(t.detach(), mesh, found, src_data_rank=None)
+    return there.requires_grad_(t.requires_grad)
 
 
-def run_sharded(call, params, mesh, placements, **sources):
-    """Results and gradients of a call of DTensors, gathered."""
+def shards(found, want):
+    """This rank's shards of a result and of what the whole should be, sums added up."""
+    placements = [Replicate() if p.is_partial() else p for p in found.placements]
+    found = found.detach().redistribute(placements=placements)
+    return found.to_local(), sharded(want.detach(), found.device_mesh, placements).to_local()
+
+
+def results(call, params, **sources):
+    outputs = call(*params, **sources)
+    return outputs, gradients(outputs, params, cotangents(outputs))
+
+
+def results_sharded(call, params, mesh, placements, **sources):
+    """The same of DTensors."""
     there = [sharded(p, mesh, placements) for p in params]
     outputs = call(*there, **sources)
-    whole = [o.full_tensor() for o in outputs]
+    like = [torch.empty(o.shape, dtype=o.dtype) for o in outputs]
     grads = [
-        distribute_tensor(
-            g, mesh, [Replicate() if p.is_partial() else p for p in o.placements], src_data_rank=None
-        )
-        for g, o in zip(cotangents(whole), outputs, strict=True)
+        sharded(g, mesh, [Replicate() if p.is_partial() else p for p in o.placements])
+        for g, o in zip(cotangents(like), outputs, strict=True)
     ]
-    found = gradients(outputs, there, grads)
-    return whole, [g.full_tensor() for g in found]
+    return outputs, gradients(outputs, there, grads)
+
+
+# Made of PyTorch's own operators in part, which round the last elements of a tensor otherwise than
+# those that fill a vector.
+def _by_torch(call):
+    softplus = "rho" in (*call.names, call.options.get("scale")) and "min_std" in call.options
+    each_class = call.function is fr.gumbel_softmax and "tau" in call.names
+    return softplus or each_class or call.function is fr.tanh_normal_sample
 
 
 def compare(call, params, mesh, placements, **sources):
     """AssertionError unless the two are the same: samples bit for bit, all else to rounding."""
-    want = call(*params, **sources)
-    want_grads = gradients(want, params, cotangents(want))
-    got, got_grads = run_sharded(call, params, mesh, placements, **sources)
-    for i, (g, w) in enumerate(zip(got, want, strict=True)):
-        assert (g.shape, g.dtype) == (w.shape, w.dtype), (i, g.shape, w.shape)
-        if i == 0 and sources:
-            assert torch.equal(g, w), f"sample: {(g - w).abs().max():.3g} apart"
-        else:
-            torch.testing.assert_close(g, w, rtol=2e-6, atol=2e-6)
-    for i, (g, w) in enumerate(zip(got_grads, want_grads, strict=True)):
+    want, want_grads = results(call, params, **sources)
+    got, got_grads = results_sharded(call, params, mesh, placements, **sources)
+    # All that is sent is sent before anything is compared: else a rank would wait for another.
+    outputs = [shards(g, w) for g, w in zip(got, want, strict=True)]
+    grads = [shards(g, w) for g, w in zip(got_grads, want_grads, strict=True)]
+    for i, (g, w) in enumerate(outputs):
+        assert (got[i].shape, got[i].dtype) == (want[i].shape, want[i].dtype)
+        if i == 0 and sources and not _by_torch(call):
+            assert torch.equal(g, w), f"the sample is {(g - w).abs().max():.3g} off"
+        torch.testing.assert_close(g, w, rtol=2e-6, atol=2e-6)
+    for i, (g, w) in enumerate(grads):
         torch.testing.assert_close(
             g, w, rtol=1e-5, atol=1e-6, msg=lambda m, i=i: f"gradient {i}: {m}"
         )
 
 
+def _public(mesh, shape, dtype, ways, cases):
+    for (name, call), way in itertools.product(cases.items(), ways):
+        params = call.params(shape, dtype)
+        sources = {"key": KEY} if call.noisy else {}
+        yield (
+            f"{name} {dtype} {shape} {way}",
+            lambda c=call, p=params, w=way, s=sources: compare(c, p, mesh, w, **s),
+        )
+
+
+def _refused(error, words, function, *args, **options):
+    try:
+        function(*args, **options)
+    except error as said:
+        assert words in str(said), said
+    else:
+        raise AssertionError(f"expected {error.__name__}")
+
+
+def _no_key(mesh, way):
+    """Ranks whose generators differ, and which give no key, have one draw all the same."""
+    torch.manual_seed(100 + dist.get_rank())
+    mu, std = (sharded(t, mesh, way) for t in (torch.zeros(5, 7), torch.ones(5, 7)))
+    for options in ({}, {"generator": torch.Generator().manual_seed(dist.get_rank())}):
+        z, _, eps = fr.gaussian_latent(mu, std=std, return_eps=True, **options)
+        whole = z.full_tensor()
+        assert torch.equal(whole, eps.full_tensor())
+        assert whole.unique().numel() == 35
+        again = whole.clone()
+        dist.broadcast(again, 0)
+        assert torch.equal(again, whole)
+    number = fr.gaussian_rsample(0.5, std=std).full_tensor()
+    again = number.clone()
+    dist.broadcast(again, 0)
+    assert torch.equal(again, number)
+    assert not torch.equal(number - 0.5, whole)
+
+
+def _inference(mesh, way):
+    mu, logits = torch.randn(5, 7), torch.randn(5, 7)
+    with torch.inference_mode():
+        a = fr.gaussian_rsample(sharded(mu, mesh, way), std=1.0, key=KEY).full_tensor()
+        b = fr.one_hot_categorical(sharded(logits, mesh, way), key=KEY).full_tensor()
+    assert torch.equal(a, fr.gaussian_rsample(mu, std=1.0, key=KEY))
+    assert torch.equal(b, fr.one_hot_categorical(logits, key=KEY))
+
+
+def _refusals(mesh, way):
+    mu = sharded(torch.zeros(4, 6), mesh, way)
+    _refused(NotImplementedError, 'rng="torch"', fr.gaussian_rsample, mu, std=1.0, rng="torch")
+    _refused(NotImplementedError, 'rng="torch"', fr.one_hot_categorical, mu, rng="torch")
+    some = [torch.Generator() for _ in range(4)]
+    _refused(NotImplementedError, "list of generators", fr.gaussian_rsample, mu, std=1.0,
+             generator=some)  # fmt: skip
+    _refused(TypeError, "beside DTensors", fr.gaussian_rsample, mu, std=torch.ones(4, 6), key=KEY)
+    _refused(ValueError, "reduction must be", fr.gaussian_latent, mu, std=1.0, reduction="all")
+
+
+def _saves_no_noise(mesh, way):
+    """Where a shard's noise is cut out of the stream, none is kept for the backward pass."""
+    mu, std = (sharded(t, mesh, way).requires_grad_() for t in (torch.zeros(6, 64), torch.ones(64)))
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (sizes.append(t.numel()), t)[1], lambda t: t
+    ):
+        z = fr.gaussian_rsample(mu, std=std, key=KEY)
+    z.backward(torch.ones_like(z))
+    want = torch.autograd.grad(
+        fr.gaussian_rsample(torch.zeros(6, 64), std=(s := torch.ones(64, requires_grad=True)),
+                            key=KEY).sum(), s)[0]  # fmt: skip
+    torch.testing.assert_close(std.grad.full_tensor(), want, rtol=1e-6, atol=1e-6)
+
+
+def _layer(mesh, way, recompute):
+    """A linear layer of sampled weights, by tensor parallelism."""
+    torch.manual_seed(0)
+    layer = fr.nn.BayesianLinear(12, 10, recompute=recompute)
+    x = torch.randn(6, 12, requires_grad=True)
+    torch.manual_seed(1)
+    y, want = layer(x), None
+    loss = y.square().sum() + layer.kl()
+    loss.backward()
+    want = [y.detach(), x.grad, *(p.grad for p in layer.parameters())]
+    for name, p in list(layer.named_parameters()):
+        *path, last = name.split(".")
+        place = [w if w.dim < p.dim() else Replicate() for w in way]
+        there = torch.nn.Parameter(distribute_tensor(p.detach(), mesh, place))
+        setattr(layer.get_submodule(".".join(path)), last, there)
+    x = sharded(x.detach(), mesh, [Replicate()] * mesh.ndim).requires_grad_()
+    torch.manual_seed(1)
+    y = layer(x)
+    (y.square().sum() + layer.kl()).backward()
+    got = [y, x.grad, *(p.grad for p in layer.parameters())]
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g.full_tensor().detach(), w, rtol=1e-5, atol=1e-5)
+
+
+def _channels_last(mesh, way):
+    moments = torch.randn(2, 8, 6, 4).to(memory_format=torch.channels_last)
+    want = fr.gaussian_rsample_from_moments(moments, key=KEY)
+    there = sharded(moments, mesh, way)
+    got = fr.gaussian_rsample_from_moments(there, key=KEY)
+    assert torch.equal(got.full_tensor(), want)
+
+
+def _one_of_each_function():
+    """The shortest calls, one of each function."""
+    return dict({call.function: (name, call) for name, call in reversed(CASES.items())}.values())
+
+
 def checks(mesh):
     """Names, and functions that raise where something is wrong."""
-    ways = [[Shard(d)] for d in range(3)] if mesh.ndim == 1 else [[Shard(1), Shard(2)]]
-    for (name, call), way in itertools.product(CASES.items(), ways):
-        params = call.params((4, 3, 6))
-        sources = {"key": KEY} if call.noisy else {}
-        yield f"{name} {way}", lambda c=call, p=params, w=way, s=sources: compare(c, p, mesh, w, **s)
+    if mesh.ndim == 1:
+        ways = [[Shard(d)] for d in range(3)]
+        few = _one_of_each_function()
+        yield from _public(mesh, (4, 3, 6), torch.float32, ways[1:2], CASES)
+        yield from _public(mesh, (2, 5, 3), torch.float32, ways, few)  # uneven
+        yield from _public(mesh, (2, 1, 7), torch.float64, [[Shard(1)], [Shard(2)]], few)
+        yield from _public(mesh, (4, 3, 6), torch.float32, [[Replicate()]], few)
+        params = given_noise_params()
+        yield "given noise", lambda: compare(given_noise, params, mesh, ways[1])
+    else:
+        ways = [[Shard(1), Shard(2)], [Shard(2), Shard(2)], [Replicate(), Shard(0)]]
+        yield from _public(mesh, (4, 3, 6), torch.float32, ways, _one_of_each_function())
+    way = ways[0] if mesh.ndim == 1 else [Shard(0), Shard(1)]
+    rows, columns = [Shard(0)] * mesh.ndim, [Shard(1)] * mesh.ndim
+    yield "no key", lambda: _no_key(mesh, way)
+    for each in (rows, columns, way):
+        yield f"inference {each}", lambda w=each: _inference(mesh, w)
+        yield f"saved {each}", lambda w=each: _saves_no_noise(mesh, w)
+        yield f"channels last {each}", lambda w=each: _channels_last(mesh, w)
+        for recompute in (False, True):
+            yield f"layer {each} {recompute}", lambda w=each, r=recompute: _layer(mesh, w, r)
+    yield "refusals", lambda: _refusals(mesh, way)
 
 
 def main():

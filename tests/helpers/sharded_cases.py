@@ -12,6 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,7 +21,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 import fused_reparam as fr
 from fused_reparam import noise
 from tests.helpers.elementwise_cases import cotangents, gradients
-from tests.helpers.public_cases import CASES, given_noise, given_noise_params
+from tests.helpers.public_cases import CASES, given_noise, given_noise_params, leaves
 
 KEY = noise.key(7, 5)
 
@@ -67,6 +68,14 @@ def _by_torch(call):
     return softplus or each_class or call.function is fr.tanh_normal_sample
 
 
+def _rounding(dtype):
+    """How far sums of the same numbers in another order may be apart."""
+    eps = torch.finfo(dtype).eps
+    return (
+        {"rtol": 32 * eps, "atol": 16 * eps} if eps < 1e-3 else {"rtol": 2 * eps, "atol": 2 * eps}
+    )
+
+
 def compare(call, params, mesh, placements, **sources):
     """AssertionError unless the two are the same: samples bit for bit, all else to rounding."""
     want, want_grads = results(call, params, **sources)
@@ -78,10 +87,10 @@ def compare(call, params, mesh, placements, **sources):
         assert (got[i].shape, got[i].dtype) == (want[i].shape, want[i].dtype)
         if i == 0 and sources and not _by_torch(call):
             assert torch.equal(g, w), f"the sample is {(g - w).abs().max():.3g} off"
-        torch.testing.assert_close(g, w, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(g, w, **_rounding(w.dtype))
     for i, (g, w) in enumerate(grads):
         torch.testing.assert_close(
-            g, w, rtol=1e-5, atol=1e-6, msg=lambda m, i=i: f"gradient {i}: {m}"
+            g, w, **_rounding(w.dtype), msg=lambda m, i=i: f"gradient {i}: {m}"
         )
 
 
@@ -96,12 +105,8 @@ def _public(mesh, shape, dtype, ways, cases):
 
 
 def _refused(error, words, function, *args, **options):
-    try:
+    with pytest.raises(error, match=words):
         function(*args, **options)
-    except error as said:
-        assert words in str(said), said
-    else:
-        raise AssertionError(f"expected {error.__name__}")
 
 
 def _no_key(mesh, way):
@@ -124,7 +129,7 @@ def _no_key(mesh, way):
 
 
 def _inference(mesh, way):
-    mu, logits = torch.randn(5, 7), torch.randn(5, 7)
+    mu, logits = leaves(("mu", "logits"), (5, 7))
     with torch.inference_mode():
         a = fr.gaussian_rsample(sharded(mu, mesh, way), std=1.0, key=KEY).full_tensor()
         b = fr.one_hot_categorical(sharded(logits, mesh, way), key=KEY).full_tensor()
@@ -183,7 +188,7 @@ def _layer(mesh, way, recompute):
 
 
 def _channels_last(mesh, way):
-    moments = torch.randn(2, 8, 6, 4).to(memory_format=torch.channels_last)
+    moments = leaves(("moments",), (2, 8, 6, 4))[0].to(memory_format=torch.channels_last)
     want = fr.gaussian_rsample_from_moments(moments, key=KEY)
     there = sharded(moments, mesh, way)
     got = fr.gaussian_rsample_from_moments(there, key=KEY)
@@ -207,8 +212,12 @@ def checks(mesh):
         params = given_noise_params()
         yield "given noise", lambda: compare(given_noise, params, mesh, ways[1])
     else:
-        ways = [[Shard(1), Shard(2)], [Shard(2), Shard(2)], [Replicate(), Shard(0)]]
+        ways = [[Shard(1), Shard(2)], [Replicate(), Shard(0)]]
         yield from _public(mesh, (4, 3, 6), torch.float32, ways, _one_of_each_function())
+        # The last rank has nothing.
+        yield from _public(
+            mesh, (4, 2, 3), torch.bfloat16, [[Shard(2)] * 2], _one_of_each_function()
+        )
     way = ways[0] if mesh.ndim == 1 else [Shard(0), Shard(1)]
     rows, columns = [Shard(0)] * mesh.ndim, [Shard(1)] * mesh.ndim
     yield "no key", lambda: _no_key(mesh, way)

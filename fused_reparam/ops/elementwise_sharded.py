@@ -55,7 +55,7 @@ def elementwise(
     like = inputs.p0
     key = key_of_all(inputs.key, like.device)
     # What shapes decide is found on tensors without memory: no half of a DTensor is cut off.
-    shapes = Inputs(*[None if t is inputs.key else stand_in(t) for t in inputs])
+    shapes = Inputs(*[None if t is inputs.key else stand_in(t) for t in inputs])  # type: ignore[arg-type]
     check(shapes._replace(key=None if key is None else torch.zeros(2, dtype=torch.uint64)), spec)
     spec = settled(shapes, spec)
     shape = shape_of(elementwise_spec.parameters(shapes, spec))

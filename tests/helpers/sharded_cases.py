@@ -196,8 +196,13 @@ def _channels_last(mesh, way):
 
 
 def _one_of_each_function():
-    """The shortest calls, one of each function."""
+    """Calls, one of each function."""
     return dict({call.function: (name, call) for name, call in reversed(CASES.items())}.values())
+
+
+def _some(cases, first):
+    """A third of them."""
+    return dict(list(cases.items())[first::3])
 
 
 def checks(mesh):
@@ -206,18 +211,19 @@ def checks(mesh):
         ways = [[Shard(d)] for d in range(3)]
         few = _one_of_each_function()
         yield from _public(mesh, (4, 3, 6), torch.float32, ways[1:2], CASES)
-        yield from _public(mesh, (2, 5, 3), torch.float32, ways, few)  # uneven
-        yield from _public(mesh, (2, 1, 7), torch.float64, [[Shard(1)], [Shard(2)]], few)
-        yield from _public(mesh, (4, 3, 6), torch.float32, [[Replicate()]], few)
+        yield from _public(mesh, (2, 4, 3), torch.float32, ways[:1], few)  # by moved keys
+        yield from _public(mesh, (2, 5, 3), torch.float32, ways[1:], few)  # uneven
+        yield from _public(mesh, (2, 1, 7), torch.float64, [[Shard(2)]], few)
+        yield from _public(mesh, (4, 3, 6), torch.float32, [[Replicate()]], _some(few, 0))
         params = given_noise_params()
         yield "given noise", lambda: compare(given_noise, params, mesh, ways[1])
     else:
-        ways = [[Shard(1), Shard(2)], [Replicate(), Shard(0)]]
-        yield from _public(mesh, (4, 3, 6), torch.float32, ways, _one_of_each_function())
+        ways, few = [[Shard(1), Shard(2)]], _one_of_each_function()
+        yield from _public(mesh, (4, 3, 6), torch.float32, ways, few)
+        some = _some(few, 1)
+        yield from _public(mesh, (4, 3, 6), torch.float32, [[Replicate(), Shard(0)]], some)
         # The last rank has nothing.
-        yield from _public(
-            mesh, (4, 2, 3), torch.bfloat16, [[Shard(2)] * 2], _one_of_each_function()
-        )
+        yield from _public(mesh, (4, 2, 3), torch.bfloat16, [[Shard(2)] * 2], _some(few, 2))
     way = ways[0] if mesh.ndim == 1 else [Shard(0), Shard(1)]
     rows, columns = [Shard(0)] * mesh.ndim, [Shard(1)] * mesh.ndim
     yield "no key", lambda: _no_key(mesh, way)

@@ -150,11 +150,7 @@ def drawn_noise(
     precise as an op makes it: float32 for the 16-bit dtypes.
     """
     generator = sources.generator
-    if is_sharded(like):
-        raise NotImplementedError(
-            "a DTensor takes its noise from a key, by index in the whole: "
-            + _SHARDED[isinstance(generator, tuple)]
-        )
+    check_not_sharded(like, generator)
     if not isinstance(generator, tuple):
         return _torch_noise(sources, like, draw, shape, order, generator)
     at = len(sources.sample_shape)
@@ -168,6 +164,15 @@ def drawn_noise(
         for one in generator
     ]
     return torch.cat(drawn, at) if drawn else like.new_empty(shape)
+
+
+def check_not_sharded(like: Tensor, generator: Any) -> None:
+    """Raise NotImplementedError for a DTensor, whose noise no generator draws number by number."""
+    if is_sharded(like):
+        raise NotImplementedError(
+            "a DTensor takes its noise from a key, by index in the whole: "
+            + _SHARDED[isinstance(generator, tuple)]
+        )
 
 
 def drawing_of(family: str, constants: Sequence[float]) -> Drawing:
@@ -226,7 +231,7 @@ def made_of(key: Any, z: Tensor) -> Tensor:
     """The normals that an op made of a key for a sample."""
     key = keys.on_device(as_tensor(key), z.device)
     if torch._C._get_tracing_state() is not None or is_sharded(z):
-        # Of a DTensor an op of tensors knows the indices. While tracing, sizes are tensors, which no
+        # Of a DTensor the op knows which indices it has. Sizes are tensors while tracing, which no
         # op's schema takes for integers: a standard Gaussian's sample is the noise, and gets its
         # shape from tensors.
         zeros, ones = torch.zeros_like(z), torch.ones_like(z)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from ...core.mistakes import suggestion
 from ...core.tracers import fx, node_of
 from ...noise import draw_key, fold_in, for_rank
+from ...ops.sharded import is_sharded
 
 __all__ = ["checked_noise", "is_sharded", "key_of_rank", "kl_of_shards", "whole"]
 
@@ -35,16 +35,14 @@ def key_of_rank(like: Tensor) -> Tensor:
     return for_rank(draw_key(like.device))
 
 
-def is_sharded(parameter: Any) -> bool:
-    """Whether it is a DTensor, as FSDP2 leaves parameters outside a forward pass."""
-    # There is none where nobody has imported them, which takes a while.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(parameter, module.DTensor)
-
-
 def whole(value: Any) -> Any:
     """A tensor as each rank has it: a sharded one gathered, a partial sum added up."""
-    return value.full_tensor() if is_sharded(value) else value
+    if not is_sharded(value):
+        return value
+    found = value.full_tensor()
+    if found.requires_grad:  # beside a loss that is a DTensor, its gradient is one
+        found.register_hook(whole)
+    return found
 
 
 def kl_of_shards(
@@ -82,4 +80,4 @@ def kl_of_shards(
         given["key"] = key
     part = kl(local(mu), local(rho), *(local(number, mu) for number in numbers), **given)
     sums = [Replicate() if p.is_replicate() else Partial() for p in placements]
-    return DTensor.from_local(part, mesh, sums, run_check=False).full_tensor()
+    return whole(DTensor.from_local(part, mesh, sums, run_check=False))  # type: ignore[no-any-return]

@@ -6,6 +6,9 @@ import argparse
 import importlib.metadata
 import io
 import platform
+import shlex
+import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import torch
 import fused_reparam
 from fused_reparam import integrations, selftest
 from fused_reparam.backends import cpu, dispatch
+from fused_reparam.backends.cpu import build as native
 from fused_reparam.backends.cpu import cache, extension
 
 
@@ -35,12 +39,45 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _first_line(command: list[str]) -> str:
+    """What a program says first, or why it can't be asked."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="backslashreplace",
+            stdin=subprocess.DEVNULL, timeout=20, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return next(iter((done.stdout or done.stderr).splitlines()), "says nothing")
+
+
+def _compiler() -> str:
+    try:
+        command = native.compiler()
+    except native.BuildError as error:
+        return f"missing: {error}"
+    return f"{shlex.join(command)}: {_first_line([*command, '--version'])}"
+
+
+def _cuda() -> str:
+    """What PyTorch was built for, and the driver that is here."""
+    built = torch.version.cuda or torch.version.hip
+    tool = shutil.which("nvidia-smi")
+    query = ["--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = _first_line([tool, *query]) if tool else "none (no nvidia-smi)"
+    return f"{built or 'not in this PyTorch'}, driver {driver}"
+
+
 def info_lines() -> Iterator[str]:
     """Versions, devices, and each backend with the reason where it can't serve."""
     yield f"fused_reparam {fused_reparam.__version__}"
     yield f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield f"torch         {torch.__version__}, {torch.get_num_threads()} threads"
     yield f"triton        {_version('triton')}"
+    yield f"system        {platform.platform()}"
+    yield f"compiler      {_compiler()}"
+    yield f"CUDA          {_cuda()}"
+    yield f"cache         {next(cache.folders(), 'nowhere')}"
     for device in devices():
         name = (
             platform.processor() or platform.machine()
@@ -99,6 +136,9 @@ def patch(consumer: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status is 1 when it failed."""
     parser = argparse.ArgumentParser(prog="python -m fused_reparam", description=__doc__)
+    parser.add_argument(
+        "--version", action="version", version=f"fused_reparam {fused_reparam.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, devices and backends, and why one is missing")
     commands.add_parser(

@@ -32,6 +32,45 @@ def test_info(capsys):
         assert f"{name:<10}" + ("available" if reason is None else f"missing: {reason}") in out
 
 
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"fused_reparam {fused_reparam.__version__}\n"
+
+
+def test_info_says_what_a_report_needs(capsys, monkeypatch, tmp_path):
+    compiler = tmp_path / "cxx"
+    compiler.write_text("#!/bin/sh\necho made-up compiler 7.1\necho more\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("FUSED_REPARAM_CACHE", str(tmp_path / "kept"))
+    assert cli.main(["info"]) == 0
+    lines = dict(
+        line.split(maxsplit=1) for line in capsys.readouterr().out.split("\n\n")[0].splitlines()
+    )
+    assert lines["system"] == cli.platform.platform()
+    assert lines["compiler"] == f"{compiler}: made-up compiler 7.1"
+    assert lines["cache"].startswith(str(tmp_path / "kept"))
+    assert str(torch.version.cuda or "not in this PyTorch") in lines["CUDA"]
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", "")
+    text = "\n".join(cli.info_lines())
+    assert "compiler      missing: no C++ compiler was found" in text
+    assert "driver none" in text
+
+
+def test_messages_go_through_a_logger():
+    say = "from fused_reparam.backends.cpu import cache; cache._say('a message')"
+    done = python(say)
+    assert (done.stdout, done.stderr) == ("", "fused_reparam: a message\n")
+    done = python("import logging; logging.getLogger('fused_reparam').setLevel('WARNING'); " + say)
+    assert (done.stdout, done.stderr) == ("", "")
+    own = "import logging, sys; logging.getLogger('fused_reparam').addHandler("
+    done = python(own + "logging.StreamHandler(sys.stdout)); " + say)
+    assert (done.stdout, done.stderr) == ("a message\n", "")
+
+
 @pytest.fixture
 def fastest(monkeypatch):
     """The backend that the self-test is tried with; the interpreter would take a minute."""

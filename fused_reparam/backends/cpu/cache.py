@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import logging
 import os
 import platform
 import re
@@ -83,7 +84,7 @@ def in_cache(product: Product) -> Path:
     Safe with several processes at once: one builds, the others wait.
     """
     problems: list[str] = []
-    for folder in itertools.chain(_folders(), _last_resort()):
+    for folder in itertools.chain(folders(), _last_resort()):
         output = folder / product.file_name()
         problem = _distrust(folder)
         if problem is None:
@@ -122,7 +123,7 @@ def jit_forbidden() -> bool:
 
 def forget_failures() -> None:
     """Let what could not be compiled be tried again."""
-    for folder in filter(lambda folder: _distrust(folder) is None, _folders()):
+    for folder in filter(lambda folder: _distrust(folder) is None, folders()):
         for path in folder.glob("*.failed"):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -142,7 +143,7 @@ def _bases() -> Iterator[Path]:
         yield Path(tempfile.gettempdir()) / f"fused_reparam-{_user()}"
 
 
-def _folders() -> Iterator[Path]:
+def folders() -> Iterator[Path]:
     """Where libraries may be, apart for each system that may share a home folder."""
     system = "-".join(filter(None, [sys.platform, platform.machine(), *platform.libc_ver()]))
     return (base / system for base in _bases())
@@ -349,14 +350,33 @@ def _build_anew(output: Path, damage: str, product: Product) -> None:
 def _progress(done: int, total: int) -> None:
     """On a terminal, a line that the next one overwrites; elsewhere first and last line do."""
     with contextlib.suppress(AttributeError, OSError, ValueError):  # as below
-        if total > 1 and sys.stderr.isatty():
-            _say(f"{done} of {total} files", end="\r")
+        if total > 1 and _logger.isEnabledFor(logging.INFO) and sys.stderr.isatty():
+            sys.stderr.write(f"fused_reparam: {done} of {total} files\r")
+            sys.stderr.flush()
 
 
-def _say(text: str, end: str = "\n") -> None:
-    if sys.stderr is not None:  # or print would take stdout
-        with contextlib.suppress(OSError, ValueError):  # it is closed
-            print(f"fused_reparam: {text}", end=end, file=sys.stderr, flush=True)
+class _Stderr(logging.Handler):
+    """Writes to what ``sys.stderr`` is at the time, and fails at nothing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # it is closed
+                sys.stderr.write(f"{record.name}: {record.getMessage()}\n")
+                sys.stderr.flush()
+
+
+# What a build says is seen without any set-up of logging, and once. A program that has set up this
+# logger before it imports the package keeps what it chose.
+_logger = logging.getLogger("fused_reparam")
+if not _logger.handlers:
+    _logger.addHandler(_Stderr())
+    _logger.propagate = False
+if _logger.level == logging.NOTSET:
+    _logger.setLevel(logging.INFO)
+
+
+def _say(text: str) -> None:
+    _logger.info("%s", text)
 
 
 @functools.cache

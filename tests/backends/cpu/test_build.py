@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -158,3 +160,27 @@ def test_wheel_with_the_libraries(tmp_path):
             data = packed.read(f"fused_reparam/backends/cpu/{name}")
             assert data.endswith(build.seal(name, data[: -build.SEAL_SIZE]))
         assert not [name for name in packed.namelist() if ".build-" in name]
+
+
+def test_sdist_holds_what_its_tests_need(tmp_path):
+    """Every file that git keeps, but for those of its host and of the checkout."""
+    pytest.importorskip("setuptools", minversion="77")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("this is no checkout of git")
+    kept = {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
+    source = tmp_path / "source"
+    for name in kept:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, source / name)
+    code = "from setuptools import build_meta; import sys; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True
+    )
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as packed:
+        found = {name.partition("/")[2] for name in packed.getnames()}
+    missing = {name for name in kept - found if not name.startswith((".git", ".pre-commit"))}
+    assert not missing

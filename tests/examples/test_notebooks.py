@@ -2,13 +2,13 @@
 
 import json
 
-import matplotlib
-import matplotlib.pyplot as plt
 import pytest
 
 from tests.helpers.paths import ROOT
 
+matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 
 

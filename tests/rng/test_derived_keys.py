@@ -5,11 +5,12 @@ import re
 
 import pytest
 import torch
-from scipy import stats
 
 from fused_reparam import backend, gaussian_latent, noise
 from fused_reparam.rng import stream
 from tests.helpers.paths import ROOT
+
+stats = pytest.importorskip("scipy.stats")
 
 TWO62, TWO64 = 1 << 62, 1 << 64
 KEYS = [(0, 0), (TWO64 - 1, TWO64 - 5), (1 << 63, (1 << 33) + 1)]

@@ -137,15 +137,13 @@ $(CONSUMERS_STAMP): tests/consumers/requirements.txt
 	$(CONSUMERS_VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch "$@"
 
-# The tools alone: to install the package once more would compile the library once more.
-$(LINT): pyproject.toml $(STAMP)
+# The tools of an extra alone: to install the package once more would compile the library once more.
+$(LINT): EXTRA := lint
+$(DOCS): EXTRA := docs
+$(LINT) $(DOCS): pyproject.toml $(STAMP)
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	print(*project["optional-dependencies"]["lint"], sep="\n")' >"$@.txt"
+	print(*project["optional-dependencies"]["$(EXTRA)"], sep="\n")' >"$@.txt"
 	$(BIN)/python -m pip install --quiet --requirement "$@.txt"
-	touch "$@"
-
-$(DOCS): pyproject.toml $(STAMP)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
 	touch "$@"
 
 clean:

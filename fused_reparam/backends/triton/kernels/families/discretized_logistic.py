@@ -25,14 +25,17 @@ def log1mexp(x, y, EXACT: tl.constexpr, MATH: tl.constexpr):
 
 
 @triton.jit
+def ends(x, loc, scale, n2, n3, n4):
+    """A bin's ends in scales from loc, and whether it is the first and the last one."""
+    return (x - loc + n2) / scale, (x - loc - n2) / scale, x < n3, x > n4
+
+
+@triton.jit
 def discretized_logistic_density_term(
     x, loc, scale, _d, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    above = (x - loc + n2) / scale
-    below = (x - loc - n2) / scale
-    lower = x < n3
-    upper = x > n4
+    above, below, lower, upper = ends(x, loc, scale, n2, n3, n4)
     of_above, _, _ = softplus_parts(-tl.abs(above), MATH)
     of_below, _, _ = softplus_parts(-tl.abs(below), MATH)
     of_above += tl.where(above < 0.0, -above, 0.0)
@@ -47,10 +50,7 @@ def discretized_logistic_density_term_gradients(
     x, loc, scale, _d, gk, n2, n3, n4, n5, n6,
     EXACT: tl.constexpr, MATH: tl.constexpr,
 ):  # fmt: skip
-    above = (x - loc + n2) / scale
-    below = (x - loc - n2) / scale
-    lower = x < n3
-    upper = x > n4
+    above, below, lower, upper = ends(x, loc, scale, n2, n3, n4)
     e_above = exp(-tl.abs(above), 1.0, 1.0, EXACT, MATH)
     e_below = exp(-tl.abs(below), 1.0, 1.0, EXACT, MATH)
     of_above = reciprocal(1.0 + e_above, MATH)

@@ -140,6 +140,7 @@ def density_calls(rows: int, cols: int) -> list[Call]:
     means = tuple(normal(*n).detach().exp().requires_grad_() for n in ((rows, cols), (cols,)))
     pixels = (127.5 * share).round() / 63.75 - 1
     counts = (3.0 * normal(rows, cols).detach().abs()).floor()
+    classes = torch.arange(rows) % cols
 
     def kl(dims: int) -> Call:
         return Call(
@@ -219,6 +220,9 @@ def density_calls(rows: int, cols: int) -> list[Call]:
         Call("discretized_logistic_log_prob", two,
              lambda m, s: (fr.discretized_logistic_log_prob(pixels, m, s.exp(), dims=-1),),
              lambda _, m, s: (in_bins(pixels.to(m.dtype), m, s.exp()).sum(-1),), None),
+        Call("categorical_log_prob", logits[:1],
+             lambda x: (fr.categorical_log_prob(classes, x),),
+             lambda _, x: (-F.cross_entropy(x, classes, reduction="none"),), None),
         Call("gumbel_softmax_log_prob", logits[:1],
              lambda x: (fr.gumbel_softmax_log_prob(shares, x, 0.7),),
              lambda _, x: (relaxed_categories(shares.to(x.dtype), x),), None),

@@ -73,6 +73,12 @@ def _relaxed(function: Callable[..., Any], squash: Callable[[Tensor], Tensor]) -
     return call
 
 
+def _of_classes(logits: Tensor) -> Tensor:
+    """The log-likelihood of a class for each row, another one for the next."""
+    index = torch.arange(logits.shape[0], device=logits.device) % logits.shape[1]
+    return functional.categorical_log_prob(index, logits)
+
+
 def _elbo(x: Tensor, mu: Tensor, rho: Tensor, key: Tensor) -> tuple[Tensor, ...]:
     """Of a decoder that changes nothing."""
     objective = nn.FusedELBO("gaussian", nn.FusedGaussianLatent("rho", "sample"), std=0.5)
@@ -201,6 +207,7 @@ _CALLS: dict[str, _Call] = {
     "discretized_logistic_log_prob": _call(
         functional.discretized_logistic_log_prob, "x loc scale+", dims=-1
     ),
+    "categorical_log_prob": _call(_of_classes, "logits"),
     "gumbel_softmax_log_prob": _call(
         _relaxed(functional.gumbel_softmax_log_prob, lambda y: y.softmax(-1)), "y logits"
     ),

@@ -54,8 +54,11 @@ class FusedELBO(nn.Module):
 
     Args:
         likelihood: of x given what the decoder returns: the name of one of this package's
-            log-densities without ``_log_prob``, such as "bernoulli" or "gaussian", or a function
-            ``f(x, *decoded, dims=dims, **options)`` that sums over dims as these do.
+            log-densities without ``_log_prob``, or a function ``f(x, *decoded, dims=dims,
+            **options)`` that sums over dims as these do. Of images and bits "bernoulli"; of
+            values "gaussian", "laplace" and "student_t"; of 8-bit images "discretized_logistic";
+            of classes "categorical"; of counts "negative_binomial" and
+            "zero_inflated_negative_binomial".
         latent: a :class:`FusedGaussianLatent`, the default one when None, or another layer that
             returns ``(z, kl)`` and has a ``reduction``. Its reduction is that of all three
             numbers: "batchmean", "sum" or "sample". Its beta and free bits are in ``kl``, and so
@@ -64,15 +67,15 @@ class FusedELBO(nn.Module):
             Weights need a FusedGaussianLatent with a beta of 1 and no free bits.
         \**options: of the likelihood, by its keywords: ``FusedELBO("gaussian", std=0.1)``. A
             ``torch.nn.Parameter`` is learned: ``log_std=torch.nn.Parameter(torch.zeros(()))``.
-            Another tensor is a buffer.
+            Another tensor is a buffer. Those that no option gives come from the decoder.
 
     Shape:
         ``elbo, log_likelihood, kl = layer(x, decoder, mu, logvar)``, and whatever else the latent
         takes behind: ``layer(x, decoder, moments)``, ``std=``, ``prior=``, ``key=`` and so on. x is
         (B, \*), and ``decoder(z)`` gives what the likelihood takes behind x: a tensor, a tuple, or
-        a dict of its keywords. Of K samples z is (K * B, \*), as a batch of that size. With
-        reduction "sample" all three are (B,), otherwise they have no dims; they are float32
-        (float64 for float64).
+        a dict of its keywords. Of K samples z is (K * B, \*), as a batch of that size. Of classes
+        x is integers, and the decoder's logits have a dim more than it. With reduction "sample"
+        all three are (B,), otherwise they have no dims; they are float32 (float64 for float64).
 
         With importance weights ``log_likelihood`` and ``kl`` are means over the samples, the KL
         too, of log q - log p; the bound is at least their difference.
@@ -115,7 +118,7 @@ class FusedELBO(nn.Module):
         self.likelihood = likelihood
         self.latent = FusedGaussianLatent() if latent is None else latent
         self.importance_weighted = importance_weighted
-        _check_likelihood(likelihood, options)
+        self._from_decoder = _check_likelihood(likelihood, options)
         self._options = tuple(options)
         for name, value in options.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
@@ -152,20 +155,33 @@ class FusedELBO(nn.Module):
         samples = self._samples
         found = decoder(z if samples is None else z.flatten(0, 1))
         decoded, named = _decoded(found, None if samples is None else z.shape[:2])
-        if isinstance(self.likelihood, str) and self.likelihood != "categorical":
-            _check_decoded(x, samples, (*decoded, *named.values()))
         options = {**self._given_options(), **named}
         log_prob = self.likelihood
         if isinstance(log_prob, str):
-            log_prob = getattr(functional, log_prob + _SUFFIX)
+            if samples is not None and options.get("dim", -1) >= 0:
+                options["dim"] += 1  # behind that of the samples
+            classes = options.get("dim", -1) if log_prob == "categorical" else None
+            _check_decoded(x, samples, (*decoded, *named.values()), classes)
+            options |= self._by_name(decoded)
+            decoded, log_prob = [], getattr(functional, log_prob + _SUFFIX)
             if samples is None:  # the kernel reduces it
-                return log_prob(x, *decoded, reduction=reduction, **options)
+                return log_prob(x, reduction=reduction, **options)
         batch_dims = 1 if samples is None else 2
         dims = tuple(range(batch_dims, x.dim() - 1 + batch_dims))
         found = log_prob(x, *decoded, dims=dims, **options)
         if reduction is None:
             return found
         return _over_batch(found if samples is None else found.mean(0), reduction)
+
+    def _by_name(self, decoded: list[Any]) -> dict[str, Any]:
+        """What a decoder gives by position, as the parameters that no option gives."""
+        names = self._from_decoder
+        if len(decoded) > len(names):
+            raise ValueError(
+                f"the decoder gives {len(decoded)} values, and the {self.likelihood} likelihood "
+                f"takes {', '.join(names) or 'nothing'} from it by position"
+            )
+        return dict(zip(names, decoded, strict=False))
 
     @property
     def _samples(self) -> int | None:
@@ -218,14 +234,15 @@ def _name(likelihood: str | LogProb) -> str:
     return getattr(likelihood, "__name__", type(likelihood).__name__)
 
 
-def _check_likelihood(likelihood: str | LogProb, options: Iterable[str]) -> None:
+def _check_likelihood(likelihood: str | LogProb, options: Iterable[str]) -> list[str]:
+    """The parameters that a decoder may give by position, those that no option gives."""
     known = [
         name.removesuffix(_SUFFIX)
         for name in vars(functional)
         if name.endswith(_SUFFIX) and callable(getattr(functional, name)) and "_rsample" not in name
     ]
     if callable(likelihood):
-        return
+        return []
     if likelihood not in known:
         raise (ValueError if isinstance(likelihood, str) else TypeError)(
             f"unknown likelihood {likelihood!r}{suggestion(likelihood, known)}; it is one of "
@@ -242,6 +259,7 @@ def _check_likelihood(likelihood: str | LogProb, options: Iterable[str]) -> None
             f"FusedELBO() got an unexpected keyword argument {', '.join(mistaken)}; it takes "
             f"{', '.join(own)}; and of the {likelihood} likelihood: {', '.join(takes)}"
         )
+    return [n for n in takes if n not in options and log_prob[n].kind != log_prob[n].KEYWORD_ONLY]
 
 
 def _decoded(found: Any, of_samples: torch.Size | None) -> tuple[list[Any], dict[str, Any]]:
@@ -259,17 +277,26 @@ def _decoded(found: Any, of_samples: torch.Size | None) -> tuple[list[Any], dict
     return [split(value) for value in values], {}
 
 
-def _check_decoded(x: Tensor, samples: int | None, decoded: Iterable[Any]) -> None:
-    """Values that broadcast x to another shape would be summed more often than x has elements."""
-    shape = x.shape if samples is None else torch.Size((samples, *x.shape))
+def _check_decoded(
+    x: Tensor, samples: int | None, decoded: Iterable[Any], classes: int | None
+) -> None:
+    """Values that broadcast x to another shape would be summed more often than x has elements.
+
+    classes: the dim of the classes, which x does not have.
+    """
+    shape = [*x.shape] if samples is None else [samples, *x.shape]
     for value in decoded:
-        if not isinstance(value, Tensor) or value.shape == shape:
+        if not isinstance(value, Tensor):
             continue
-        if len(value.shape) > len(shape) or any(
-            n not in (1, m) for n, m in zip(reversed(value.shape), reversed(shape), strict=False)
+        own = [*value.shape]
+        if classes is not None and -len(own) <= classes < len(own):
+            own.pop(classes)
+        if len(own) > len(shape) or any(
+            n not in (1, m) for n, m in zip(reversed(own), reversed(shape), strict=False)
         ):
             raise ValueError(
                 f"the decoder must give values that broadcast to x, {described(x)}"
+                + ("" if classes is None else f", but for their classes along dim {classes}")
                 + ("" if samples is None else f", for each of {samples} samples")
                 + f"; got {described(value)}"
             )

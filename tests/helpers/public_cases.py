@@ -158,6 +158,7 @@ _CALLS = [
     case(fr.categorical_kl, "logits prior_logits", dim=0, unimix=0.05, dims=(0, 1)),
     case(fr.kumaraswamy_kl, "concentration1 concentration0", prior_concentration0=3.0),
     case(fr.gumbel_softmax_log_prob, "y logits", tau=0.7, dim=0, reduction="sum"),
+    case(fr.categorical_log_prob, "logits", index=torch.tensor(1), dim=0, reduction="sum"),
     case(fr.categorical_latent, "logits", tau=0.7, dim=0, dims=1),
     # Numbers that are tensors.
     case(fr.gaussian_latent, "mu log_std prior_mean prior_std", reduction="sum"),
@@ -216,7 +217,7 @@ def _name(call):
 
 
 # Made of PyTorch's operators alone.
-COMPOSED = fr.kumaraswamy_kl, fr.gumbel_softmax_log_prob
+COMPOSED = fr.kumaraswamy_kl, fr.gumbel_softmax_log_prob, fr.categorical_log_prob
 CASES = {_name(call): call for call in _CALLS}
 NOISY = {name: call for name, call in CASES.items() if call.noisy}
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -70,6 +70,7 @@ OPS_MADE = {
     # PyTorch's operators alone.
     "kumaraswamy_kl concentration1 concentration0 prior_concentration0=3.0": (0, 0),
     "gumbel_softmax_log_prob y logits tau=0.7 dim=0 reduction=sum": (0, 0),
+    "categorical_log_prob logits index=1 dim=0 reduction=sum": (0, 0),
 }
 
 

@@ -6,17 +6,27 @@ import pickle
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Laplace,
+    NegativeBinomial,
+    Normal,
+    StudentT,
+    kl_divergence,
+)
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fused_reparam import (
     FusedCategoricalLatent,
     FusedELBO,
     FusedGaussianLatent,
+    discretized_logistic_log_prob,
     gaussian_kl,
     gaussian_rsample_log_prob,
     noise,
     sampling,
+    zero_inflated_negative_binomial_log_prob,
 )
 
 KEY = noise.key(7)
@@ -185,6 +195,85 @@ def test_another_latent_and_another_likelihood():
     torch.testing.assert_close(got, type(got)(want - kl, want, kl))
 
 
+# By name: options, what the decoder gives of its output, a distribution of that, and the values.
+LIKELIHOODS = {
+    "gaussian": ({"std": 0.5}, lambda y: y, lambda y: Normal(y, 0.5), torch.randn),
+    "laplace": ({"scale": 0.5}, lambda y: y, lambda y: Laplace(y, 0.5), torch.randn),
+    "laplace of a scale": (
+        {}, lambda y: (y, y.exp()), lambda y: Laplace(y, y.exp()), torch.randn,
+    ),
+    "student_t": (
+        {"df": 3.0, "scale": 0.5}, lambda y: y, lambda y: StudentT(3.0, y, 0.5), torch.randn,
+    ),
+    "student_t of a scale": (
+        {"df": 3.0}, lambda y: (y, y.exp()), lambda y: StudentT(3.0, y, y.exp()), torch.randn,
+    ),
+    "negative_binomial": (
+        {"theta": torch.nn.Parameter(torch.tensor(1.5))}, lambda y: y.exp(),
+        lambda y: NegativeBinomial(torch.tensor(1.5), logits=y - math.log(1.5)),
+        lambda *shape: torch.randint(5, shape).float(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_options_and_what_the_decoder_gives(name, samples):
+    """What no option gives comes from the decoder, in its order."""
+    options, given, law, values = LIKELIHOODS[name]
+    decoder, _, mu, logvar = _model(torch.float32)
+    x = values(6, 5)
+    latent = FusedGaussianLatent(reduction="sample", num_samples=samples)
+    module = FusedELBO(name.split(" ")[0], latent, importance_weighted=False, **options)
+    found = module(x, lambda z: given(decoder(z)), mu, logvar, key=KEY)
+    z, _ = latent(mu, logvar, key=KEY)
+    want = law(decoder(z)).log_prob(x).sum(-1)
+    want = want if samples is None else want.mean(0)
+    torch.testing.assert_close(found.log_likelihood, want, rtol=1e-5, atol=1e-5)
+
+
+def test_8_bit_images_and_more_zeros():
+    decoder, _, mu, logvar = _model(torch.float32)
+    z, _ = FusedGaussianLatent()(mu, logvar, key=KEY)
+    y = decoder(z)
+    x = (torch.randint(256, (6, 5)) / 127.5 - 1).float()
+    module = FusedELBO("discretized_logistic", scale=torch.nn.Parameter(torch.tensor(0.3)))
+    found = module(x, decoder, mu, logvar, key=KEY).log_likelihood
+    want = discretized_logistic_log_prob(x, y, 0.3).sum(1).mean()
+    torch.testing.assert_close(found, want)
+    counts = torch.randint(3, (6, 5)).float()
+    module = FusedELBO("zero_inflated_negative_binomial", theta=2.0)
+    found = module(counts, lambda z: (decoder(z).exp(), decoder(z)), mu, logvar, key=KEY)
+    want = zero_inflated_negative_binomial_log_prob(counts, y.exp(), 2.0, y).sum(1).mean()
+    torch.testing.assert_close(found.log_likelihood, want)
+
+
+@pytest.mark.parametrize("samples", [None, 4])
+@pytest.mark.parametrize("dim", [-1, 1, -2])
+def test_classes(samples, dim):
+    """Of tokens, and of pixels whose classes are no last dim; with importance weights too."""
+    torch.manual_seed(4)
+    x, mu, logvar = torch.randint(7, (6, 5)), torch.randn(6, 3), torch.randn(6, 3)
+    decoder = torch.nn.Sequential(torch.nn.Linear(3, 35), torch.nn.Unflatten(1, (5, 7)))
+    call = decoder if dim == -1 else lambda z: decoder(z).movedim(-1, 1)
+    latent = FusedGaussianLatent(reduction="sample", num_samples=samples)
+    module = FusedELBO("categorical", latent, **({} if dim == -1 else {"dim": dim}))
+    found = module(x, call, mu, logvar, key=KEY)
+    if samples is None:
+        z, _ = latent(mu, logvar, key=KEY)
+        log_q = log_p = None
+    else:
+        z, log_q, log_p = gaussian_rsample_log_prob(mu, logvar, num_samples=samples, key=KEY)
+    logits = decoder(z.reshape(-1, 3)).view(*z.shape[:-1], 5, 7)
+    want = Categorical(logits=logits).log_prob(x).sum(-1)
+    if samples is None:
+        torch.testing.assert_close(found.log_likelihood, want)
+        return
+    torch.testing.assert_close(found.log_likelihood, want.mean(0))
+    bound = torch.logsumexp(want + log_p - log_q, 0) - math.log(samples)
+    torch.testing.assert_close(found.elbo, bound)
+
+
 def test_it_compiles_whole():
     decoder, x, mu, logvar = _model(torch.float32)
     for latent in (FusedGaussianLatent(), FusedGaussianLatent(num_samples=3)):
@@ -224,6 +313,12 @@ def test_errors_say_what_was_given_and_what_is_expected():
         FusedELBO(latent=FusedGaussianLatent(num_samples=2))(
             x, lambda z: decoder(z)[:, None], mu, logvar
         )
+    with pytest.raises(ValueError, match=r"classes along dim -1; got .*\(6, 4, 5, 7\)"):
+        FusedELBO("categorical")(
+            x.long(), lambda z: decoder(z)[:, None, :, None].expand(6, 4, 5, 7), mu, logvar
+        )
+    with pytest.raises(ValueError, match=r"gives 2 values.*laplace likelihood takes loc from it"):
+        FusedELBO("laplace", scale=1.0)(x, lambda z: (decoder(z), 1.0), mu, logvar)
     for options in ({"beta": 2.0}, {"free_bits": 0.1}, {"beta": torch.ones(())}):
         with pytest.raises(ValueError, match="beta=1 and without free_bits"):
             FusedELBO(latent=FusedGaussianLatent(num_samples=2, **options))(x, decoder, mu, logvar)

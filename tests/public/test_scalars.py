@@ -51,7 +51,7 @@ REQUIRED = {
     "in_channels": 2, "out_channels": 2, "kernel_size": 3, "rho": 0.0, "scale": MU.exp(),
     "num_embeddings": 3, "embedding_dim": 2, "input_size": 2, "hidden_size": 3,
     "model": torch.nn.Linear(2, 3), "rate": MU.exp(), "alpha": 1.0, "concentration": 1.0,
-    "prior_scale": 0.25, "prior_alpha": 1.0,
+    "prior_scale": 0.25, "prior_alpha": 1.0, "index": torch.tensor(1),
 }  # fmt: skip
 
 

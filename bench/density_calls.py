@@ -11,8 +11,16 @@ from torch import Tensor
 import fused_reparam as fr
 from bench.calls import Call, divergence
 from bench.check import Outputs
+from bench.likelihoods import (
+    DF,
+    HALF_LOG_2PI,
+    bernoulli,
+    discretized_logistic,
+    laplace,
+    negative_binomial,
+    student_t,
+)
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 UNIMIX = 0.01
 more_zeros_log_prob = fr.zero_inflated_negative_binomial_log_prob
 
@@ -70,46 +78,19 @@ def relaxed_bits(y: Tensor, logits: Tensor) -> Tensor:
     return (math.log(0.7) + d - 2 * F.softplus(d) - torch.log(y) - torch.log1p(-y)).sum(-1)
 
 
-def cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
-    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-
-
 def continuous_bits(x: Tensor, logits: Tensor) -> Tensor:
     """With the normalizer's series where logits are near 0, as Loaiza-Ganem and Cunningham do."""
     near = logits.abs() < 0.1
     safe = torch.where(near, 1.0, logits)
     normalizer = torch.log(torch.expm1(safe) / safe) - F.softplus(safe)
     series = 0.5 * logits + logits**2 / 24 - logits**4 / 2880 - F.softplus(logits)
-    return (cross_entropy(x, logits) - torch.where(near, series, normalizer)).sum(-1)
-
-
-def negative_binomial(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
-    """Of mean and inverse dispersion, as it is written by hand."""
-    log_m = torch.log(theta + mu)
-    of_gamma = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    return of_gamma + theta * (torch.log(theta) - log_m) + x * (torch.log(mu) - log_m)
+    return (bernoulli(x, logits) - torch.where(near, series, normalizer)).sum(-1)
 
 
 def more_zeros(x: Tensor, mu: Tensor, theta: Tensor, logits: Tensor) -> Tensor:
     value = negative_binomial(x, mu, theta)
     of_zero = F.softplus(value - logits) - F.softplus(-logits)
     return torch.where(x == 0, of_zero, value - F.softplus(logits))
-
-
-def absolute(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    return -(x - loc).abs() / scale - torch.log(2 * scale)
-
-
-def heavy_tailed(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    return torch.distributions.StudentT(3.0, loc, scale, validate_args=False).log_prob(x)
-
-
-def in_bins(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """As PixelCNN++ writes it, of one logistic."""
-    upper, lower = (x - loc + 1 / 255) / scale, (x - loc - 1 / 255) / scale
-    inside = torch.log((torch.sigmoid(upper) - torch.sigmoid(lower)).clamp(min=1e-12))
-    inside = torch.where(x > 0.999, -F.softplus(lower), inside)
-    return torch.where(x < -0.999, upper - F.softplus(upper), inside)
 
 
 def relaxed_categories(y: Tensor, logits: Tensor) -> Tensor:
@@ -200,7 +181,7 @@ def density_calls(rows: int, cols: int) -> list[Call]:
              lambda _, x: (relaxed_bits(share.to(x.dtype), x),), None),
         Call("bernoulli_log_prob", logits[:1],
              lambda x: (fr.bernoulli_log_prob(share, x, dims=-1),),
-             lambda _, x: (cross_entropy(share.to(x.dtype), x).sum(-1),), None),
+             lambda _, x: (bernoulli(share.to(x.dtype), x).sum(-1),), None),
         Call("continuous Bernoulli's log_prob", logits[:1],
              lambda x: (fr.bernoulli_log_prob(share, x, continuous=True, dims=-1),),
              lambda _, x: (continuous_bits(share.to(x.dtype), x),), None),
@@ -212,14 +193,14 @@ def density_calls(rows: int, cols: int) -> list[Call]:
              lambda _, m, t, x: (more_zeros(counts.to(m.dtype), m, t, x).sum(-1),), None),
         Call("laplace_log_prob", two,
              lambda m, s: (fr.laplace_log_prob(given.detach(), m, s.exp(), dims=-1),),
-             lambda _, m, s: (absolute(given.detach().to(m.dtype), m, s.exp()).sum(-1),), None),
+             lambda _, m, s: (laplace(given.detach().to(m.dtype), m, s.exp()).sum(-1),), None),
         Call("student_t_log_prob", two,
-             lambda m, s: (fr.student_t_log_prob(given.detach(), 3.0, m, s.exp(), dims=-1),),
-             lambda _, m, s: (heavy_tailed(given.detach().to(m.dtype), m, s.exp()).sum(-1),),
+             lambda m, s: (fr.student_t_log_prob(given.detach(), DF, m, s.exp(), dims=-1),),
+             lambda _, m, s: (student_t(given.detach().to(m.dtype), m, s.exp()).sum(-1),),
              None),
         Call("discretized_logistic_log_prob", two,
              lambda m, s: (fr.discretized_logistic_log_prob(pixels, m, s.exp(), dims=-1),),
-             lambda _, m, s: (in_bins(pixels.to(m.dtype), m, s.exp()).sum(-1),), None),
+             lambda _, m, s: (discretized_logistic(pixels.to(m.dtype), m, s.exp()).sum(-1),), None),
         Call("categorical_log_prob", logits[:1],
              lambda x: (fr.categorical_log_prob(classes, x),),
              lambda _, x: (-F.cross_entropy(x, classes, reduction="none"),), None),

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch import distributions as D
 
 import fused_reparam as fr
+from bench import likelihoods
+from bench.likelihoods import HALF_LOG_2PI
 from bench.noise import DRAWS, degrees
 from fused_reparam.families import FAMILIES, Family
 from fused_reparam.functional.loc_scale import BASES
@@ -31,7 +33,6 @@ Normals = Callable[[int], list[Tensor]]
 FORWARD, BACKWARD, BOTH = WORKS = ("forward", "backward", "forward+backward")
 SAMPLES = 8
 TAU, TAU_BERNOULLI, UNIMIX, PRIOR_STD = 0.8, 0.9, 0.01, 0.1
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,6 @@ PAIR = ((1.0, 0.0), (0.5, -0.5))
 """mu and logvar, as an encoder early in training gives them."""
 
 
-def pixels(normals: Normals) -> Tensors:
-    """Values in [0, 1], which are data and ask for no gradient, and logits."""
-    x, logits = normals(2)
-    return x.sigmoid_(), logits
-
-
-def counts(normals: Normals) -> Tensors:
-    """Counts, which are data and ask for no gradient, means and inverse dispersions."""
-    x, mu, theta = normals(3)
-    return x.abs_().mul_(3.0).floor_(), mu.exp_(), theta.exp_()
-
-
 # --- formulas -------------------------------------------------------------------------------------
 
 
@@ -134,19 +123,6 @@ def kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 def latent(eps: Tensor, mu: Tensor, logvar: Tensor) -> Tensors:
     return sample(eps, mu, logvar), kl(mu, logvar)
-
-
-def likelihood(_: None, x: Tensor, logits: Tensor) -> Tensors:
-    """As a Bernoulli decoder's is written, of each image."""
-    return (-F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1),)
-
-
-def of_counts(_: None, x: Tensor, mu: Tensor, theta: Tensor) -> Tensors:
-    """As scVI writes it, less its small number to add, of each cell."""
-    log_m = torch.log(theta + mu)
-    of_gamma = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    powers = theta * (torch.log(theta) - log_m) + x * (torch.log(mu) - log_m)
-    return ((powers + of_gamma).sum(-1),)
 
 
 def halves(moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,6 +249,22 @@ def located(base: str) -> Op:
     )  # fmt: skip
 
 
+def of_values(
+    name: str,
+    inputs: Callable[[Normals], Tensors],
+    ours: Callable[..., Tensor] | None = None,
+    **more: Any,
+) -> Op:
+    """The log-likelihood of values, summed over the last dim."""
+    log_prob, each = getattr(fr, f"{name}_log_prob"), getattr(likelihoods, name)
+    facts: dict[str, Any] = {"moves": (3, 5), "sizes": ("128x784", "1M")}
+    return Op(
+        f"{name}_log_prob", inputs, lambda _, *tensors: (each(*tensors).sum(-1),),
+        lambda *tensors: ((ours or log_prob)(*tensors, dims=-1),),
+        noise=(0, 0), base=None, data=1, **facts | more,
+    )  # fmt: skip
+
+
 _ROWS = (
     Op(
         "gaussian_latent", scaled(*PAIR), latent, fr.gaussian_latent, rival=latent_of,
@@ -290,18 +282,23 @@ _ROWS = (
         lambda mu, logvar: (fr.gaussian_kl(mu, logvar),),
         moves=(2, 4), noise=(0, 0), base=None, sizes=LARGE, dtypes=BOTH_DTYPES,
     ),
-    Op(
-        # Of images' pixels, and of the logits that a decoder gives for them.
-        "bernoulli_log_prob", pixels, likelihood,
-        lambda x, logits: (fr.bernoulli_log_prob(x, logits, dims=-1),),
-        moves=(2, 3), noise=(0, 0), base=None, data=1, sizes=("128x784", "1M"), dtypes=BOTH_DTYPES,
+    # Of images' pixels, and of the logits that a decoder gives for them.
+    of_values("bernoulli", likelihoods.pixels, moves=(2, 3), dtypes=BOTH_DTYPES),
+    # Of the genes of cells: counts, means and an inverse dispersion for each of them.
+    of_values("negative_binomial", likelihoods.counts, sizes=("128x2000", "1M")),
+    # Of images' pixels, with a location and a scale for each of them.
+    of_values(
+        "gaussian", likelihoods.located,
+        lambda x, mu, std, dims: fr.gaussian_log_prob(x, mu, std=std, dims=dims),
     ),
-    Op(
-        # Of the genes of cells: counts, means and an inverse dispersion for each of them.
-        "negative_binomial_log_prob", counts, of_counts,
-        lambda x, mu, theta: (fr.negative_binomial_log_prob(x, mu, theta, dims=-1),),
-        moves=(3, 5), noise=(0, 0), base=None, data=1, sizes=("128x2000", "1M"),
+    of_values("laplace", likelihoods.located),
+    of_values(
+        "student_t", likelihoods.located,
+        lambda x, *location, dims: fr.student_t_log_prob(
+            x, likelihoods.DF, *location, dims=dims
+        ),
     ),
+    of_values("discretized_logistic", likelihoods.on_a_grid),
     Op(
         "gaussian_latent_from_moments",
         lambda normals: (torch.cat(scaled(*PAIR)(normals), 1),),

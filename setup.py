@@ -3,7 +3,8 @@
 With PyTorch and a C++ compiler at hand (``pip install --no-build-isolation .``) the library and its
 extension are compiled into the package. Otherwise, or when that fails, they are built at first
 use from the sources that the package carries; with FUSED_REPARAM_REQUIRE_NATIVE=1 a failure of the
-library is an error.
+library is an error. With FUSED_REPARAM_NO_EXTENSION=1 the extension is left out, so that one wheel
+is for every PyTorch and Python.
 """
 
 import importlib.util
@@ -47,9 +48,12 @@ class CopySources(build_py):
     """The package carries the sources of the library, to build it where it will run."""
 
     def run(self):
-        super().run()
         if self.editable_mode:
+            super().run()
             return
+        # What an earlier build left here would be packed: modules since removed, an older library.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
         target = Path(self.build_lib) / "fused_reparam" / "_kernels"
         for path in native.source_files(HERE / "kernels"):
             copy = target / path.relative_to(HERE / "kernels")
@@ -86,12 +90,8 @@ class PlatformWheel(bdist_wheel):
         return (python, abi, platform) if self.root_is_pure else ("py3", "none", platform)
 
 
-REQUIRED = os.environ.get("FUSED_REPARAM_REQUIRE_NATIVE", "0") not in ("", "0")
-missing = reason_not_to_compile()
-if missing and REQUIRED:
-    raise SystemExit(f"FUSED_REPARAM_REQUIRE_NATIVE is set, and {missing}")
-if missing:
-    print(f"The native library is left to first use: {missing}", file=sys.stderr)
+def is_set(variable):
+    return os.environ.get(variable, "0") not in ("", "0")
 
 
 def extension(file_name):
@@ -99,11 +99,20 @@ def extension(file_name):
     return Extension(name, sources=[], optional=True)
 
 
+REQUIRED = is_set("FUSED_REPARAM_REQUIRE_NATIVE")
+missing = reason_not_to_compile()
+if missing and REQUIRED:
+    raise SystemExit(f"FUSED_REPARAM_REQUIRE_NATIVE is set, and {missing}")
+if missing:
+    print(f"The native library is left to first use: {missing}", file=sys.stderr)
+
 library = extension(native.library_name())
-host = None if missing else extension(native.extension_name())
+host = None
+if not missing and not is_set("FUSED_REPARAM_NO_EXTENSION"):
+    host = extension(native.extension_name())
 
 setup(
     packages=find_packages(include=["fused_reparam", "fused_reparam.*"]),
-    ext_modules=[] if missing else [library, host],
+    ext_modules=[] if missing else [library, *([host] if host else [])],
     cmdclass={"build_py": CopySources, "build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
 )

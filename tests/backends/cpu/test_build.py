@@ -2,12 +2,7 @@
 
 import os
 import shlex
-import shutil
-import signal
-import subprocess
 import sys
-import tarfile
-import zipfile
 
 import pytest
 
@@ -15,12 +10,8 @@ from fused_reparam.backends import cpu
 from fused_reparam.backends.cpu import build, extension
 from tests.helpers.fake_builds import (
     PROBE,
-    ROOT,
-    at_hand,
-    copied,
     copying_compiler,
     needs_compiler,
-    script,
 )
 from tests.helpers.fake_builds import start as run
 
@@ -112,75 +103,3 @@ def test_importing_loads_nothing():
     process = run(code, "/nonexistent")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-
-
-def make_wheel(tmp_path, **environment):
-    """The finished process that makes a wheel of a copy of the checkout."""
-    pytest.importorskip("setuptools", minversion="77")
-    source = copied(tmp_path / "source")
-    code = (
-        "from setuptools import build_meta; import sys; "
-        "print(build_meta.build_wheel(sys.argv[1] if len(sys.argv) > 1 else '.'))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=source, env=os.environ | environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("required", [False, True])
-def test_wheel_where_nothing_can_be_compiled(tmp_path, required):
-    """What build isolation gives: a wheel for any platform, with the sources inside."""
-    done = make_wheel(tmp_path, PATH="", CXX="", FUSED_REPARAM_REQUIRE_NATIVE=str(int(required)))
-    if required:
-        assert done.returncode != 0
-        assert "install g++" in done.stderr
-        return
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.endswith("-py3-none-any.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    for path in (ROOT / "kernels").glob("*/*.*"):
-        assert f"fused_reparam/_kernels/{path.relative_to(ROOT / 'kernels').as_posix()}" in names
-    assert not [name for name in names if name.endswith(".so")]
-
-
-@pytest.mark.skipif(at_hand() is None, reason="there is no native library to copy")
-def test_wheel_with_the_libraries(tmp_path):
-    """They are whole, and what a build that was killed has left is not packed with them."""
-    write = 'for word; do if [ "$before" = -o ]; then : > "$word"; fi; before=$word; done\n'
-    killer = script(tmp_path / "killer", write + "kill -9 $PPID")
-    assert make_wheel(tmp_path, CXX=killer).returncode == -signal.SIGKILL
-    done = make_wheel(tmp_path, CXX=copying_compiler(tmp_path), FUSED_REPARAM_REQUIRE_NATIVE="1")
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.glob("*.whl")
-    assert "-py3-none-linux" in path.name or not sys.platform.startswith("linux")
-    with zipfile.ZipFile(path) as packed:
-        for name in (build.library_name(), build.extension_name()):
-            data = packed.read(f"fused_reparam/backends/cpu/{name}")
-            assert data.endswith(build.seal(name, data[: -build.SEAL_SIZE]))
-        assert not [name for name in packed.namelist() if ".build-" in name]
-
-
-def test_sdist_holds_what_its_tests_need(tmp_path):
-    """Every file that git keeps, but for those of its host and of the checkout."""
-    pytest.importorskip("setuptools", minversion="77")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("this is no checkout of git")
-    kept = {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
-    source = tmp_path / "source"
-    for name in kept:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, source / name)
-    code = "from setuptools import build_meta; import sys; build_meta.build_sdist(sys.argv[1])"
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True
-    )
-    (path,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(path) as packed:
-        found = {name.partition("/")[2] for name in packed.getnames()}
-    missing = {name for name in kept - found if not name.startswith((".git", ".pre-commit"))}
-    assert not missing

@@ -9,6 +9,8 @@
 # make bench   time every op and whole training steps against PyTorch on the CPU, and draw the results
 # make results   measure all that README and docs show into bench/results, and rewrite their figures
 # make pages   rewrite README's and docs' figures from the results in bench/results
+# make wheel   build the wheel for an index into dist, of the architecture and of the system that are here
+# make test-install   install it, and the sources in every other way, into fresh environments, and see what serves
 # make docs    build the documentation site into out/site; a broken link is an error
 # make gpu-report   test and measure on a GPU with the PyTorch that $(PYTHON) has; no set-up
 #
@@ -30,10 +32,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(subst /,-,$(PYTHON))-$(TORCH)
 LINT := $(VENV)/.lint-ready
 DOCS := $(VENV)/.docs-ready
+WHEEL := $(VENV)/.wheel-ready
 CONSUMERS_STAMP := $(CONSUMERS_VENV)/.ready
 
-.PHONY: demo examples distributed test test-consumers sanitize lint bench results pages docs gpu-report setup \
-	clean
+.PHONY: demo examples distributed test test-consumers sanitize lint bench results pages docs wheel \
+	test-install gpu-report setup clean
 
 setup: $(STAMP)
 
@@ -116,6 +119,18 @@ pages: $(STAMP)
 docs: $(STAMP) $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# As [tool.cibuildwheel] in pyproject.toml has it, but that the image with an old system is missing.
+wheel: $(STAMP) $(WHEEL)
+	rm -rf out/wheel dist/*.whl
+	FUSED_REPARAM_REQUIRE_NATIVE=1 FUSED_REPARAM_NO_EXTENSION=1 \
+		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir out/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" \
+		$(BIN)/auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist out/wheel/*.whl
+
+# No part of test: each of the environments takes PyTorch, and minutes.
+test-install: wheel
+	$(BIN)/python -m tests.packaging --torch "$(TORCH)" --wheel dist/*.whl
+
 gpu-report:
 	$(PYTHON) -m bench gpu-report
 
@@ -140,7 +155,8 @@ $(CONSUMERS_STAMP): tests/consumers/requirements.txt
 # The tools of an extra alone: to install the package once more would compile the library once more.
 $(LINT): EXTRA := lint
 $(DOCS): EXTRA := docs
-$(LINT) $(DOCS): pyproject.toml $(STAMP)
+$(WHEEL): EXTRA := wheel
+$(LINT) $(DOCS) $(WHEEL): pyproject.toml $(STAMP)
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*project["optional-dependencies"]["$(EXTRA)"], sep="\n")' >"$@.txt"
 	$(BIN)/python -m pip install --quiet --requirement "$@.txt"

@@ -56,7 +56,7 @@ def main() -> int:
         "--wheel", type=os.path.abspath, help="the built wheel, for the ways with one"
     )
     parser.add_argument("--python", default=sys.executable, help="makes the environments")
-    parser.add_argument("--torch", default="torch==2.13.0", help="which PyTorch to install")
+    parser.add_argument("--torch", required=True, help="which PyTorch to install: torch==...")
     options = parser.parse_args()
     unknown = set(options.names) - {way.name for way in WAYS}
     if unknown:

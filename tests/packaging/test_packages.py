@@ -142,3 +142,21 @@ def test_sdist_holds_what_its_tests_need(tmp_path):
         found = {name.partition("/")[2] for name in packed.getnames()}
     missing = {name for name in kept - found if not name.startswith((".git", ".pre-commit"))}
     assert not missing
+
+
+def test_recipes_name_what_there_is():
+    """Wheels and containers: the PyTorch of `make test`, and files that exist."""
+    containers = {path.name: path.read_text() for path in (ROOT / "containers").iterdir()}
+    assert containers
+    texts = {name: (ROOT / name).read_text() for name in ("Makefile", "pyproject.toml")}
+    versions = {
+        name: set(re.findall(r"(?:TORCH \?= torch==|--no-deps torch==|ARG TORCH=)(\d[\w.]+)", text))
+        for name, text in (texts | containers).items()
+    }
+    assert list(versions.values()) == [versions["Makefile"]] * len(versions), versions
+    assert len(versions["Makefile"]) == 1
+    for name, text in containers.items():
+        copied_files = re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE)
+        assert copied_files, name
+        for path in " ".join(copied_files).split():
+            assert (ROOT / path).exists(), (name, path)

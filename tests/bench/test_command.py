@@ -161,7 +161,7 @@ def settings(*words):
 
 def test_what_is_measured(monkeypatch, capsys):
     latent = settings()["gaussian_latent"]
-    assert latent.sizes == ("128x20", "16k", "128k", "1M", "16M", "64M")
+    assert latent.sizes == ("128x20", "16k", "128k", "1M", "16M")
     assert (latent.works, latent.variants) == (("forward", "backward", "forward+backward"), ())
     assert settings("--op", "normal")["normal"].sizes == ("128x20", "1M", "16M")
     quick = settings("--quick", "--work", "forward,forward")["gaussian_latent"]

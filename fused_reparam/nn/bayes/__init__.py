@@ -2,10 +2,10 @@
 
 from .convert import bayesianize
 from .convolution import BayesianConv1d, BayesianConv2d, BayesianConv3d
+from .divergence import kl_divergence
 from .embedding import BayesianEmbedding
 from .linear import BayesianLinear
 from .lstm import BayesianLSTM
-from .mean_field import kl_divergence
 
 __all__ = [
     "BayesianConv1d",

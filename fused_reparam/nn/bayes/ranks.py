@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from ...core.tracers import fx, node_of
 from ...noise import draw_key, fold_in, for_rank
 from ...ops.sharded import is_sharded
 
-__all__ = ["checked_noise", "is_sharded", "key_of_rank", "kl_of_shards", "whole"]
+__all__ = ["checked_noise", "is_sharded", "key_of_rank", "kl_of_shards", "total", "whole"]
 
 _NOISE = ("shared", "rank")
 
@@ -43,6 +43,14 @@ def whole(value: Any) -> Any:
     if found.requires_grad:  # beside a loss that is a DTensor, its gradient is one
         found.register_hook(whole)
     return found
+
+
+def total(kls: Sequence[Tensor]) -> Tensor:
+    """A new tensor, which the caller may change in place, and which each rank has whole."""
+    found, *others = [whole(kl) for kl in kls]
+    for kl in others:
+        found = found + kl.to(found.device)
+    return found if others else found.clone()  # type: ignore[no-any-return]
 
 
 def kl_of_shards(

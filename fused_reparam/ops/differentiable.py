@@ -1,9 +1,9 @@
 """What makes a differentiable op of the package: schema, fake kernels, autograd, vmap's form.
 
-An op is a subclass of ``DifferentiableOp`` that says what is computed; everything about *how* a
-call gets a gradient stands here, once. Two ops of ``torch.library`` come of it: ``name``, and
-``name_backward``, which gives the gradients of the inputs from those of the outputs and from what
-was saved.
+An op is a subclass of ``DifferentiableOp`` that says what is computed (``definition.py``);
+everything about *how* a call gets a gradient stands here, once. Two ops of ``torch.library`` come
+of it: ``name``, and ``name_backward``, which gives the gradients of the inputs from those of the
+outputs and from what was saved.
 
 Each has three kernels. CompositeExplicitAutograd computes, by the backend that serves the tensors.
 Autograd, in Python, applies an autograd Function around that, or around a second call of the op
@@ -14,10 +14,9 @@ serve. The autograd Functions are in ``functions.py``.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from ..backends.cpu import extension
 from ..core.modes import exporting
 from ..core.storage import check_gradients, check_saved
 from ..rng.keys import Fresh
+from .definition import Definition
 from .functions import (
     BackwardFunction,
     Call,
@@ -55,108 +55,8 @@ from .library import (
 from .sharded import any_sharded, shared_key
 
 
-class DifferentiableOp(ABC):
-    """An op: pure functions of its tensors and its spec, the schema's other arguments.
-
-    Tensors come as tuples of fixed length, None where one is absent; a spec is a NamedTuple.
-    """
-
-    name: ClassVar[str]
-    inputs: ClassVar[str]
-    """The tensors of the schema."""
-    saved: ClassVar[str]
-    """What the backward pass gets of them and of the outputs, as a schema."""
-    outputs: ClassVar[tuple[str, ...]]
-    gradients: ClassVar[tuple[int, ...]]
-    """Which inputs have a gradient."""
-    options: ClassVar[str]
-    """The spec as a schema."""
-    Spec: ClassVar[type]
-    variable_options: ClassVar[tuple[str, ...]]
-    """What of the spec no layout depends on."""
-
-    @abstractmethod
-    def settled(self, tensors: Tensors, spec: Any) -> Any:
-        """The spec with all that it leaves to the inputs, or to what was saved of them.
-
-        Gradients are of the spec that a forward pass had: a hook on saved tensors may change their
-        strides.
-        """
-
-    @abstractmethod
-    def check(self, inputs: Tensors, spec: Any) -> None:
-        """Raise TypeError or ValueError unless the op can compute this."""
-
-    @abstractmethod
-    def check_backward(
-        self, grads: Tensors, kept: Tensors, spec: Any, needs: Sequence[bool]
-    ) -> None:
-        """The same of the backward op."""
-
-    @abstractmethod
-    def allocate(self, inputs: Tensors, spec: Any) -> Tensors:
-        """Uninitialised outputs."""
-
-    @abstractmethod
-    def allocate_gradients(self, kept: Tensors, spec: Any, needs: Sequence[bool]) -> Tensors:
-        """Uninitialised gradients, None where not needed."""
-
-    @abstractmethod
-    def layout(self, tensors: Tensors, spec: Any) -> Any:
-        """What follows from shapes and strides of the inputs, or of what was saved of them: found
-        once for all calls like it, whose variable options (None here) may differ.
-        """
-
-    @abstractmethod
-    def forward(self, call: Call, inputs: Tensors) -> Tensors:
-        """The outputs, by the call's backend; None for what is not wanted."""
-
-    @abstractmethod
-    def backward(self, call: Call, grads: Tensors, kept: Tensors, needs: Sequence[bool]) -> Tensors:
-        """The gradients that are needed, of those inputs that have one; None for the others."""
-
-    @abstractmethod
-    def double_backward(
-        self, cotangents: Tensors, grads: Tensors, kept: Tensors, spec: Any
-    ) -> Tensors:
-        """The gradients of ``backward`` for its tensors, as differentiable PyTorch code."""
-
-    @abstractmethod
-    def keep(self, inputs: Tensors, outputs: Tensors, spec: Any) -> Tensors:
-        """What is saved for the backward pass."""
-
-    @abstractmethod
-    def of_shards(self, inputs: Tensors, spec: Any) -> Tensors:
-        """The outputs of DTensors, differentiable: by a call of the op for this rank's shard."""
-
-    def incoming(self, grads: Tensors, spec: Any) -> Tensors:
-        """The gradients of the outputs that count."""
-        return grads
-
-    def tangents(self, found: Tensors, spec: Any) -> Tensors:
-        """Those of the outputs, from those of what ``incoming`` keeps."""
-        return found
-
-    def spec_with_gradient(self, spec: Any) -> Any:
-        """The spec of a forward pass that a backward pass may follow."""
-        return spec
-
-    def visible(self, outputs: Tensors, spec: Any) -> Tensors:
-        """The outputs that a caller sees."""
-        return outputs
-
-    def passed(self, grads: Tensors, kept: Tensors, spec: Any) -> tuple[int, Tensor] | None:
-        """A gradient that is an incoming one as it is: which one, and that."""
-        return None
-
-    def in_plain_operators(self, inputs: Tensors, spec: Any) -> Tensors:
-        """The outputs where no noise is drawn: an exported model needs no op of this package."""
-        raise NotImplementedError
-
-    def with_key(self, inputs: Tensors, key: Any) -> Tensors:
-        return *inputs[: self.key_at], key, *inputs[self.key_at + 1 :]
-
-    # What follows is the same for every op.
+class DifferentiableOp(Definition):
+    """An op, made of what its subclass says it computes."""
 
     def __init__(self) -> None:
         self.inputs_count = self.inputs.count("Tensor")
@@ -239,6 +139,9 @@ class DifferentiableOp(ABC):
             if not is_compiling() and torch.is_inference_mode_enabled() and any_sharded(args):
                 return self.of_shards(*self._unpack(args))
             raise
+
+    def with_key(self, inputs: Tensors, key: Any) -> Tensors:
+        return *inputs[: self.key_at], key, *inputs[self.key_at + 1 :]
 
     def call(self, backend: ModuleType, tensors: Tensors, spec: Any, facts: Facts) -> Call:
         """A call by a backend, of inputs or of what was saved of them, whose layout is known."""

@@ -134,7 +134,7 @@ def _usual(named: tuple[tuple[str, Tensor | float], ...]) -> list[Tensor] | None
     found = []
     for name, t in named:
         if not isinstance(t, Tensor):
-            t = _as_tensor(name, t, loc)
+            t = beside_shards(_as_tensor(name, t, loc), loc)
         elif t is not loc and not (
             t.dtype is dtype
             and not t.is_nested

@@ -247,7 +247,7 @@ def _drawn_key(like: Tensor, generator: torch.Generator | None) -> Any:
             return keys.Fresh(generator)
         if generator is None:
             return draw_key.call(like)
-        if eager():  # nothing but the backend sees the key
-            drawn = keys.random_bits(like.device, generator)
-            return shared_key(drawn, [like]) if is_sharded(like) else drawn
-    return keys.draw_key(like.device, generator)
+    # In eager mode nothing but the backend sees the key.
+    draw = keys.draw_key if is_compiling() or not eager() else keys.random_bits
+    drawn = draw(like.device, generator)
+    return shared_key(drawn, [like]) if is_sharded(like) else drawn

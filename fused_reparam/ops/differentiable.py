@@ -52,7 +52,7 @@ from .library import (
     functorch_active,
     needs_grad,
 )
-from .sharded import any_sharded, shared_key
+from .sharded import any_sharded, refuse_sharded, shared_key
 
 
 class DifferentiableOp(Definition):
@@ -276,6 +276,7 @@ class DifferentiableOp(Definition):
         return _result(filled(found, kept))
 
     def redispatch(self, inputs: Sequence[Any], spec: Any) -> Tensors:
+        refuse_sharded(inputs)  # which a transform had wrapped
         return tuple(below_autograd(self.op, *inputs, *spec))
 
     def redispatch_backward(

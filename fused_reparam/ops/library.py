@@ -13,6 +13,7 @@ from ..core.modes import eager
 from ..core.storage import TENSOR_TYPES, in_memory
 from ..rng.cuda import GraphKey, HostKey
 from ..rng.keys import Fresh
+from .sharded import refuse_sharded
 
 LIB = torch.library.Library("fused_reparam", "DEF")
 # A backend reads the memory it is given: a compiler must keep the strides that the op was traced
@@ -119,6 +120,7 @@ def register_vmap(name: str, rule: Callable[..., Any]) -> None:
     """
 
     def of_any_size(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
+        refuse_sharded(args)
         if info.batch_size:
             return rule(info, in_dims, *args)
         one = [

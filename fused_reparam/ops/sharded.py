@@ -42,6 +42,15 @@ def any_sharded(tensors: Sequence[Any]) -> bool:
     return any(is_sharded(t) for t in tensors)
 
 
+def refuse_sharded(tensors: Sequence[Any]) -> None:
+    """Raise NotImplementedError where a transform of ``torch.func`` asks for an op of DTensors."""
+    if any_sharded(tensors):
+        raise NotImplementedError(
+            "DTensors are not served in transforms of torch.func (grad, vjp, jacrev, vmap): call "
+            "torch.autograd.grad, which is, also with create_graph=True"
+        )
+
+
 def beside(t: Tensor, like: Any) -> Tensor:
     """A tensor that every rank has made alike; a DTensor where ``like`` is one."""
     if not is_sharded(like):
@@ -234,10 +243,12 @@ def _cut(run: Run, shape: list[int], window: list[tuple[int, int]], first: int) 
 @contextmanager
 def made_again(noise: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
     """What is saved of a call here keeps no noise: a backward pass makes it once more."""
-    at = noise.data_ptr()
+    # What is saved holds the hooks, and these must not hold the noise. A tensor without memory, as
+    # tracers have, has a storage too.
+    at, shape = noise.untyped_storage()._cdata, noise.shape
 
     def pack(t: Tensor) -> Any:
-        return make if t.data_ptr() == at and t.shape == noise.shape else t
+        return make if t.untyped_storage()._cdata == at and t.shape == shape else t
 
     def unpack(packed: Any) -> Tensor:
         return packed if isinstance(packed, Tensor) else packed()
@@ -261,7 +272,10 @@ def shared_key(key: Tensor, tensors: Sequence[Any]) -> Tensor:
     mesh = next(t.device_mesh for t in tensors if is_sharded(t))
     bits = key.view(torch.int64).clone()
     for at in range(mesh.ndim):
-        torch.distributed.broadcast(bits, group=mesh.get_group(at), group_src=0)
+        if mesh.get_local_rank(at) > 0:
+            bits.zero_()
+        # A sum that has one term: unlike a broadcast, torch.compile takes it into its graph.
+        torch.distributed.all_reduce(bits, group=mesh.get_group(at))
     return bits.view(key.dtype)
 
 

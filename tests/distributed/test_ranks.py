@@ -9,6 +9,10 @@ def test_layers_under_fsdp2_and_ddp():
     ranks.run("sharded_layers", 2)
 
 
+def test_dtensors_in_compilers_and_transforms():
+    ranks.run("dtensors", 2)
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_what_is_sent(processes):
     ranks.run("traffic", processes)

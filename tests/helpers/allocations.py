@@ -1,5 +1,7 @@
 """How much memory a call takes."""
 
+import itertools
+
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,11 +19,18 @@ def allocated(device, call):
 
 def peak(call):
     """Bytes of PyTorch's on the CPU that a call adds at most to those that are there before it."""
+    return max(itertools.accumulate(_changes(call)[1], initial=0))
+
+
+def held(call):
+    """What a call returns, and the bytes of PyTorch's on the CPU that it leaves allocated."""
+    result, changes = _changes(call)
+    return result, sum(changes)
+
+
+def _changes(call):
+    """What a call returns, and the bytes that it allocates and frees (below 0), in order."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        call()
+        result = call()
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
-    most = now = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
+    return result, [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]

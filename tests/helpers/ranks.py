@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -38,7 +39,7 @@ def run(name, ranks, timeout=240.0):
             env.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
             env.update(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
             processes.append(fresh.start(code, env))
-        said = [process.communicate(timeout=timeout) for process in processes]
+        said = outputs(processes, timeout)
         problems = []
         for rank, (process, (out, err)) in enumerate(zip(processes, said, strict=True)):
             path = Path(folder) / f"rank{rank}.json"
@@ -47,6 +48,16 @@ def run(name, ranks, timeout=240.0):
             if process.returncode or not found:
                 problems.append(f"rank {rank} ended with {process.returncode}:\n{out}\n{err}")
         assert not problems, f"{len(problems)} problems\n" + "\n".join(problems)
+
+
+def outputs(processes, timeout=240.0):
+    """What each printed to its end. None is left behind, not even one that does not end."""
+    try:
+        return [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
 
 
 def work(name, folder):
@@ -78,8 +89,16 @@ def work(name, folder):
     (Path(folder) / f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
     if not any(found.values()):
         dist.barrier()  # nobody leaves while others still read from it
+    end()
+
+
+def end():
+    """The end of a rank whose work is done.
+
+    Threads of PyTorch that end while the interpreter does abort a process now and then.
+    """
+    import torch.distributed as dist
+
     dist.destroy_process_group()
     sys.stdout.flush()
-    # Threads of PyTorch that end while the interpreter does abort a process now and then, whose
-    # work is done.
     os._exit(0)

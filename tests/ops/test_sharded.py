@@ -1,13 +1,13 @@
 """DTensors: every rank computes what one device would have computed of its shard."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.helpers.paths import ROOT, environment
+from tests.helpers import fresh
+from tests.helpers.paths import environment
+from tests.helpers.ranks import outputs
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="PyTorch without torch.distributed"
@@ -19,19 +19,10 @@ pytestmark = pytest.mark.skipif(
 def test_on_ranks(sizes, tmp_path):
     """The ranks are processes that meet by a file and talk over loopback."""
     world = torch.Size([int(n) for n in sizes.split("x")]).numel()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.helpers.sharded_cases", str(tmp_path)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), sizes], cwd=ROOT, env=environment(OMP_NUM_THREADS="1"),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=240)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    code = "from tests.helpers import sharded_cases; sharded_cases.main({!r}, {}, {!r})"
+    env = environment(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+    ranks = [fresh.start(code.format(str(tmp_path), rank, sizes), env) for rank in range(world)]
+    said = ["".join(printed) for printed in outputs(ranks)]
     assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(said)
     failures = {
         f"rank {rank}: {name}": error

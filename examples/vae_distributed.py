@@ -23,6 +23,7 @@ import os
 import shutil
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -41,6 +42,8 @@ from fused_reparam import FusedGaussianLatent, noise
 
 BATCH = 128
 LATENT_DIM = 12
+# A process that waits this long for another one has lost it.
+PATIENCE = timedelta(minutes=2)
 
 
 class VAE(nn.Module):
@@ -170,13 +173,31 @@ def train(training: Training, options: argparse.Namespace) -> list[float]:
     return losses
 
 
+def meeting() -> tuple[dist.Store, int, int]:
+    """Where the processes that torchrun has started find each other, this one's rank, their number.
+
+    The store of one machine's torchrun outlives them, and those that it starts anew would read
+    there where the dead could be reached: they wait for those, or are refused. So each start has
+    keys of its own. Of several machines no count of starts is the same on all: torchrun makes
+    another store for each start there if its environment has TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    store, rank, processes = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ["GROUP_WORLD_SIZE"] == "1":
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    return store, rank, processes
+
+
 def started() -> torch.device:
     """Join the processes that torchrun has started; alone where it has not."""
     gpu = torch.cuda.is_available()
-    if "RANK" in os.environ:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
-    else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store, rank, processes = meeting() if "RANK" in os.environ else (dist.HashStore(), 0, 1)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=processes,
+        timeout=PATIENCE,
+    )
     if not gpu:
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -14,6 +14,8 @@ TIMES = ["median_s", "low_s", "high_s"]
 FIGURES = [*TIMES, "saved_bytes", "peak_bytes", "of_copy", "of_limit", "copy_s", "noise_s",
            "host_s"]  # fmt: skip
 CONSTANT = ["shape", "elements", "moved_bytes", "threads", "device_type"]
+# The models that the front page shows: of these one that gains nothing.
+FRONT = ("mlp-vae", "image-vae", "bayes-linear")
 # The columns of a case are named by who took part, and then by the figure: `eager_median_s`.
 # `kept` is eager where freed memory is kept, `compile` the fastest of torch.compile's modes, `own`
 # of our backends, `model` ours in a compiled model.
@@ -68,3 +70,9 @@ def most_work(found: pd.DataFrame) -> pd.DataFrame:
 def largest(found: pd.DataFrame) -> pd.DataFrame:
     """Of each op, dtype and work that at the largest size."""
     return found.loc[sorted(found.groupby(["op", "dtype", "work"]).elements.idxmax())]
+
+
+def front(models: pd.DataFrame) -> pd.DataFrame:
+    """Of training steps those that the front page shows, or all if none of these was measured."""
+    chosen = models[models["size"].isin(FRONT)]
+    return chosen if len(chosen) else models

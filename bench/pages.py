@@ -23,8 +23,8 @@ RESULTS = "bench/results"
 MARKED = re.compile(r"<!-- (\w+): ([^\n]*?)-->\n(.*?)<!-- end of \1 -->", re.DOTALL)
 MARKER = re.compile(r"<!-- (?:end of \w+|\w+: [^\n]*?) ?-->")
 NO_GPU = (
-    "No GPU result is committed, and no GPU time is claimed: `make gpu-report` on a machine with a "
-    "GPU and PyTorch measures one."
+    "GPU kernels are executed instruction by instruction in the tests, and not yet timed: "
+    "`make gpu-report` on a machine with a GPU and PyTorch times them."
 )
 
 
@@ -139,30 +139,27 @@ def of_each(make: Callable[[Machine, Path], str], empty: str) -> Section:
     return section
 
 
-def tables(found: list[Machine], here: Path) -> str:
-    """Each machine's tables and first picture, and a line where no GPU is among them."""
+def gains(found: list[Machine], here: Path) -> str:
+    """The front page's picture and its figures, and a line where no GPU is among the machines."""
 
     def make(machine: Machine, here: Path) -> str:
-        parts = list(map(made_of.latent, machine.of(LATENT)))
-        if machine.others:
-            words = "The other ops at their largest size; categories have their classes in dim 1:"
-            parts += [words, made_of.ops(machine.others, largest=True)]
-        for result in machine.of(STEPS):
-            parts += ["A whole training step of a model:", made_of.steps(result)]
-        return _joined([*parts, pictures(machine.folder, here, ("speedup_eager",))])
+        parts = list(map(made_of.gains, machine.of(STEPS)))
+        return _joined([picture(machine.folder, here, "steps"), *parts]) if parts else ""
 
-    made = of_each(make, "")(found, here)
-    return _joined([made, "" if any(machine.is_cuda for machine in found) else NO_GPU])
+    made = of_each(make, "No training step was measured: `python -m bench --op training_step`.")
+    gpu = any(machine.is_cuda for machine in found)
+    return _joined([made(found, here), "" if gpu else NO_GPU])
 
 
-def pictures(folder: Path, here: Path, shown: Sequence[str] = tuple(PICTURES)) -> str:
-    """Those of a machine that are `shown`, and links to the others."""
-    paths = {name: folder / f"{name}.png" for name in PICTURES}
-    links = {name: f"[{PICTURES[name]}]({os.path.relpath(path, here).replace(os.sep, '/')})"
-             for name, path in paths.items() if path.exists()}  # fmt: skip
-    parts = [f"!{links[name]}" for name in shown if name in links]
-    rest = [link for name, link in links.items() if name not in shown]
-    return _joined([*parts, "More pictures: " + "; ".join(rest) + "." if rest else ""])
+def picture(folder: Path, here: Path, name: str) -> str:
+    """That of a machine, or nothing where it was not drawn."""
+    path = folder / f"{name}.png"
+    link = f"![{PICTURES[name].title}]({os.path.relpath(path, here).replace(os.sep, '/')})"
+    return link if path.exists() else ""
+
+
+def pictures(folder: Path, here: Path) -> str:
+    return _joined([picture(folder, here, name) for name in PICTURES])
 
 
 def target_tables(found: list[Machine], here: Path) -> str:
@@ -209,8 +206,16 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 SECTIONS: dict[str, Section] = {
-    "tables": tables,
+    "gains": gains,
     "targets": target_tables,
+    "latent": of_each(
+        lambda machine, _: _joined(list(map(made_of.latent, machine.of(LATENT)))),
+        "The latent was not measured.",
+    ),
+    "steps": of_each(
+        lambda machine, _: _joined(list(map(made_of.steps, machine.of(STEPS)))),
+        "No training step was measured: `python -m bench --op training_step`.",
+    ),
     "ops": of_each(
         lambda machine, _: made_of.ops(machine.others) if machine.others else "",
         "No other op was measured.",

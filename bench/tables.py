@@ -14,7 +14,10 @@ from bench.targets import Verdict
 from bench.variants import COMPILE, EAGER, EAGER_KEPT
 
 NOT_MEASURED = "-"
-SPREAD = "In brackets: what the quartiles of both times make of the ratio, at worst and at best."
+SPREAD = "In brackets: the worst and the best ratio that the quartiles of both times leave."
+STEPS = (
+    f"Against {EAGER} stands the fused op in an eager model, against {COMPILE} in a compiled one."
+)
 # Elements from which on a share of copy speed says something.
 MEBI = 1 << 20
 # Columns of words, which stand to the left; figures stand to the right.
@@ -104,10 +107,9 @@ def latent(result: Result) -> str:
     return f"{show(made)}\n\n{caption}"
 
 
-def ops(results: Sequence[Result], largest: bool = False) -> str:
+def ops(results: Sequence[Result]) -> str:
     """One line for each op, dtype and size, and where they come from."""
     found = frames.most_work(frames.cases(results))
-    found = frames.largest(found) if largest else found
     made = about(found, "op", "size", "dtype", "work") | rivals(found) | ours(found) | kept(found)
     return f"{show(made)}\n\n{SPREAD} {origin(results)}"
 
@@ -116,11 +118,23 @@ def steps(result: Result) -> str:
     """Whole training steps: the op in an eager model, and in a compiled one."""
     found = frames.cases([result])
     made = {"model": found["size"]} | about(found, "latent", "dtype") | rivals(found, True)
-    made |= {"fused": fused(found), "fused, compiled model": fused(found, "model"),
-             "against eager": ratio(found, "eager"),
-             "against compile": ratio(found, "compile", "model")}  # fmt: skip
-    words = f"Against {EAGER} stands ours in the eager model, against {COMPILE} our compiled model."
-    return f"{show(made)}\n\n{words} {SPREAD} {origin([result])}"
+    made |= {"fused": fused(found), "fused, compiled model": fused(found, "model")}
+    return f"{show(made | step_ratios(found))}\n\n{STEPS} {SPREAD} {origin([result])}"
+
+
+def gains(result: Result) -> str:
+    """The training steps of the front page, in few columns."""
+    found = frames.front(frames.cases([result]))
+    made = {"model": found["size"]} | rivals(found)
+    made |= times(found, own="fused", model="fused, compiled") | step_ratios(found)
+    backends = " and ".join(found[["own_backend", "model_backend"]].stack().unique())
+    words = f"Fused is by the {backends} backend. {STEPS} {SPREAD}"
+    return f"{show(made)}\n\n{words} {origin([result])}"
+
+
+def step_ratios(found: pd.DataFrame) -> Columns:
+    return {"against eager": ratio(found, "eager"),
+            "against compile": ratio(found, "compile", "model")}  # fmt: skip
 
 
 def limits(results: Sequence[Result]) -> str:

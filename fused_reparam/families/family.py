@@ -63,8 +63,8 @@ class Family(NamedTuple):
     """Those of the parameters, where it is not scaled; with a "+" that of a positive one."""
 
     # What follows is of families whose public functions are ``<name>_rsample`` and, where there is
-    # a KL, ``<name>_latent``, with a prior of the same family. Self-test, tests, bench and the
-    # README's table are made of these rows.
+    # a KL, ``<name>_latent``, with a prior of the same family. Self-test, tests, bench and
+    # the table of docs/families.md are made of these rows.
     prior: str = ""
     """The names of the numbers that say what the KL is to."""
     prior_constants: Callable[..., tuple[Any, ...]] = lambda: ()

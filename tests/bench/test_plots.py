@@ -1,6 +1,7 @@
 """Pictures: they show the results' figures, each as a bar, and of what they were made."""
 
 import shutil
+import struct
 
 import pytest
 
@@ -35,8 +36,31 @@ def test_pictures_are_made_and_say_where(drawn):
         assert words in text
     assert "128x20" not in text  # the largest size alone
     text = (drawn / "steps.svg").read_text()
-    for words in ("1.43x, 1.40 ms, native", "mlp-vae, float32", "bayes-linear, float32"):
-        assert f">{words}<" in text
+    for words in (
+        "1.43x, 1.40 ms",
+        "mlp-vae, float32",
+        "bayes-linear, float32",
+        "latent 128 x 20",
+        "eager PyTorch",
+        "torch.compile",
+        "fused_reparam",
+        "fused_reparam, compiled model",
+    ):
+        assert f">{words}<" in text  # fmt: skip
+
+
+def test_no_picture_is_taller_than_wide(drawn):
+    for name in plots.PICTURES:
+        width, height = png_size(drawn / f"{name}.png")
+        assert width >= height
+    many = [plots.Bar(f"op {i}", plots.Band(1, 1, 1), "", plots.OURS) for i in range(100)]
+    width, height = plots._figure(plots.PICTURES["copy"], ["words"], many).get_size_inches()
+    assert width >= height > 20
+
+
+def png_size(path):
+    """Width and height, which a PNG has in its first chunk."""
+    return struct.unpack(">II", path.read_bytes()[16:24])
 
 
 def test_bars_have_the_figures_and_their_quartiles():
@@ -45,22 +69,26 @@ def test_bars_have_the_figures_and_their_quartiles():
     assert [bar.label for bar in bars] == [
         "gaussian_latent, float32, 64M", "gaussian_latent, bfloat16, 64M"]  # fmt: skip
     assert bars[0].band == pytest.approx((8, 6, 10.67), rel=1e-2)
-    kept = [bar.text for bar in charts["memory_kept"]][:3]
-    assert kept[:2] == ["12 bytes an element, eager", "12 bytes an element, torch.compile"]
-    assert kept[2].endswith("an element, native")
+    kept = charts["memory_kept"][:3]
+    assert [bar.style for bar in kept] == [plots.EAGER, plots.COMPILE, plots.OURS]
+    assert [bar.band.value for bar in kept] == pytest.approx([12, 12, 16 / (1 << 26)])
 
 
 def test_the_specification_is_never_in_the_colour_of_the_fused_backends():
     result = invented.result(sizes=("1M",))
     [bar, _] = plots.charts([result])["speedup_eager"]
-    assert bar.colour == plots.GREEN
+    assert bar.style == plots.OURS
     result["rows"] = [row for row in result["rows"] if row["variant"] != "native"]
     [bar, _] = plots.charts([result])["speedup_eager"]
-    assert bar.colour == plots.GREY
-    colours = {
-        bar.text.split(", ")[2]: bar.colour for bar in plots.charts([invented.steps()])["steps"]
-    }
-    assert colours == {"eager": plots.GREY, "torch.compile": plots.GREY, "native": plots.GREEN}
+    assert bar.style == plots.SPECIFICATION
+    own = [bar.style for bar in plots.charts([invented.steps()])["steps"]]
+    assert own == [plots.EAGER, plots.COMPILE, plots.OURS, plots.OURS_COMPILED] * 2
+
+
+def test_no_two_styles_are_told_apart_by_colour_alone():
+    styles = (plots.EAGER, plots.COMPILE, plots.OURS, plots.OURS_COMPILED, plots.SPECIFICATION)
+    for of_each in zip(*styles, strict=True):
+        assert len(set(of_each)) == len(styles)
 
 
 def test_pictures_of_results_that_are_gone_are_removed(drawn, tmp_path):
@@ -98,8 +126,7 @@ def test_pages_show_the_pictures_there_are_and_a_stale_one_is_found(drawn, check
     shutil.copytree(drawn, folder, dirs_exist_ok=True)
     command_line.main(["pages", "--root", str(checkout)])
     assert command_line.main(check) == 0
-    made = section(checkout / "README.md", "tables")
-    assert "](bench/results/two/speedup_eager.png)" in made
-    assert "eager](bench/results/two/steps.png)" in made
+    made = section(checkout / "README.md", "gains")
+    assert "eager PyTorch](bench/results/two/steps.png)" in made
     made = section(checkout / "docs/performance.md", "pictures")
     assert made.count("](../bench/results/two/") == made.count("![") == 6

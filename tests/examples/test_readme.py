@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import fused_reparam as fr
 from fused_reparam.families import FAMILIES
 from fused_reparam.integrations import protocol
 from tests.helpers.paths import ROOT
@@ -27,7 +28,26 @@ def test_the_table_of_families_has_each_row(name):
     title, sample, use = row.about
     functions = f"`{name}_rsample`" + (f", `{name}_latent`" if row.terms else "")
     line = f"| {title} | {sample} | {'KL' if row.terms else ''} | {functions} | | {use} |"
-    assert line.replace("|  |", "| |") in PAGES[0].read_text()
+    assert line.replace("|  |", "| |") in (ROOT / "docs/families.md").read_text()
+
+
+def test_the_table_of_families_names_each_function_that_samples_or_scores():
+    """In backticks and in its row; the rest of `functional` are divergences to other laws."""
+    table = (ROOT / "docs/families.md").read_text().split("```python")[0]
+    missing = {name for name in fr.functional.__all__ if f"`{name}`" not in table}
+    assert missing == {"kumaraswamy_kl"}
+
+
+def test_readme_is_a_page_of_less_than_150_lines_and_says_what_it_must():
+    lines = PAGES[0].read_text().splitlines()
+    assert len(lines) < 150
+    text = " ".join(lines)
+    for words in ("make demo", "make test", "pip install", "reduction=", "fused_reparam.sampling(",
+                  "python -m fused_reparam info", "selftest", "MIT", "not yet timed",
+                  "docs/families.md", "docs/modules.md", "docs/migrate.md", "docs/noise.md",
+                  "docs/performance.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md",
+                  "SECURITY.md", "A bug:"):  # fmt: skip
+        assert words in text, words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

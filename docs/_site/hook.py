@@ -23,6 +23,16 @@ FROM_ROOT = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md
 OUTSIDE = re.compile(r"\]\(\.\./((?:fused_reparam|bench|tests|examples|kernels)[^)#]*)\)")
 
 
+def on_config(config: Any) -> Any:
+    """Each family's page stands below that of all."""
+    [api] = (part["API"] for part in config.nav if "API" in part)
+    [place] = (index for index, part in enumerate(api) if "Families" in part)
+    every = families.rows(families.PAGE.read_text())
+    links = [{row.heading: f"api/families/{row.name}.md"} for row in every]
+    api[place] = {"Families": ["families.md", *links]}
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     def add(path: str, content: str | bytes) -> None:
         if found := files.get_file_from_path(path):
@@ -63,6 +73,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return f"](repository/{target.rstrip('/')}.txt)"
         return f"](repository/{shown(target)})"
 
+    if page.file.src_path == "families.md":
+        markdown = families.with_links(markdown)
+        page.meta["hide"] = ["toc"]  # for a table that needs the room
     return OUTSIDE.sub(place, markdown).replace(".ipynb)", ".md)")
 
 
